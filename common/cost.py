@@ -1,0 +1,202 @@
+"""What a network costs: parameters and operations, in three units that are easily taken for one another.
+
+- `macs_mmdet`: multiply-accumulates as the old mmdetection counter has them, which papers print as "FLOPS":
+  convolutions and linear layers with their biases, 2 per element of an affine batch norm, 1 per element of each ReLU
+  call, and the input elements of a max-pool. Functional ReLUs, additions, interpolation, RoIAlign, NMS and group norm
+  cost nothing.
+- `macs`: convolutions and linear layers alone, without biases.
+- `flops`: what `torch.utils.flop_counter.FlopCounterMode` says, 2 per multiply-accumulate.
+
+Always for one image of a stated size.
+
+    python -m common.cost r50 --size 1333x800 --json
+"""
+
+import copy
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+import torch
+import torchvision
+import tyro
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.command import InputError, run
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one image; `parts` holds the same four numbers for each top-level child, by its name."""
+
+    params: int
+    macs_mmdet: int
+    macs: int
+    flops: int
+    parts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def count(module: nn.Module, input_size: tuple[int, int]) -> Cost:
+    """Cost of `module` for one image of `input_size`, width and height in pixels.
+
+    Runs a copy on the meta device, where shapes are known and nothing is computed; `module` itself stays as it is.
+    Where a forward looks at values (non-maximum suppression), which meta tensors lack, the forward is real instead.
+    """
+    width, height = input_size
+    try:
+        abstract = copy.deepcopy(module).to("meta")
+        return _count(abstract, torch.empty(1, 3, height, width, device="meta"))
+    except (NotImplementedError, RuntimeError):
+        device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+        return _count(module, torch.zeros(1, 3, height, width, device=device))
+
+
+@torch.no_grad()
+def _count(module: nn.Module, image: Tensor) -> Cost:
+    children = dict(module.named_children())
+    part_of = {inner: name for name, child in children.items() for inner in child.modules()}
+    macs_mmdet: dict[str | None, int] = defaultdict(int)
+    macs: dict[str | None, int] = defaultdict(int)
+
+    def record(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        part = part_of.get(layer)
+        products, others = _operations(layer, inputs[0], output)
+        macs[part] += products
+        macs_mmdet[part] += products + others
+
+    hooks = [layer.register_forward_hook(record) for layer in module.modules() if _counts(layer)]
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with FlopCounterMode(display=False) as counter:
+            module(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, flag in training.items():
+            part.training = flag
+
+    by_module = counter.get_flop_counts()
+    root = type(module).__name__
+    parts = {
+        name: {
+            "params": _parameters(child),
+            "macs_mmdet": macs_mmdet[name],
+            "macs": macs[name],
+            "flops": sum(by_module.get(f"{root}.{name}", {}).values()),
+        }
+        for name, child in children.items()
+    }
+    return Cost(
+        params=_parameters(module),
+        macs_mmdet=sum(macs_mmdet.values()),
+        macs=sum(macs.values()),
+        flops=counter.get_total_flops(),
+        parts=parts,
+    )
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _counts(layer: nn.Module) -> bool:
+    return isinstance(layer, (*_CONVOLUTIONS, *_TRANSPOSED, *_BATCH_NORMS, *_MAX_POOLS, nn.Linear, nn.ReLU))
+
+
+def _operations(layer: nn.Module, inputs: Tensor, output: Tensor) -> tuple[int, int]:
+    """Products of convolutions and linear layers, and all that the mmdetection counter adds to them."""
+    # channels are read off the tensors: an elastic layer uses only the first ones of its weight
+    bias = output.numel() if getattr(layer, "bias", None) is not None else 0
+    if isinstance(layer, _CONVOLUTIONS):
+        return output.numel() * (inputs.shape[1] // layer.groups) * math.prod(layer.kernel_size), bias
+    if isinstance(layer, _TRANSPOSED):
+        return inputs.numel() * (output.shape[1] // layer.groups) * math.prod(layer.kernel_size), bias
+    if isinstance(layer, nn.Linear):
+        return output.numel() * inputs.shape[-1], bias
+    if isinstance(layer, _BATCH_NORMS):
+        return 0, 2 * inputs.numel() if layer.affine else inputs.numel()
+    if isinstance(layer, nn.ReLU):
+        return 0, output.numel()
+    return 0, inputs.numel()  # max-pool
+
+
+class Backbone(nn.Module):
+    """The four stages of a torchvision ResNet, without its pooling and classifier, as detectors use it."""
+
+    def __init__(self, resnet: torchvision.models.ResNet) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+        self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The output of each stage, at strides 4, 8, 16 and 32."""
+        outputs, features = [], self.stem(images)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            features = layer(features)
+            outputs.append(features)
+        return outputs
+
+
+# Networks that the command knows by name: each entry builds one, on whatever device is the default.
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "r18": lambda: Backbone(torchvision.models.resnet18()),
+    "r34": lambda: Backbone(torchvision.models.resnet34()),
+    "r50": lambda: Backbone(torchvision.models.resnet50()),
+    "r101": lambda: Backbone(torchvision.models.resnet101()),
+}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of "1333x800"."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    if not match or min(size := (int(match[1]), int(match[2]))) < 1:
+        raise InputError(f"the size {text!r} is not WIDTHxHEIGHT in pixels: give, say, --size 1333x800")
+    return size
+
+
+@dataclass(frozen=True)
+class CostCommand:
+    """Parameters and operations of a network, in total and by part."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Name of the network: r18, r34, r50, r101 (backbones)."""
+    size: str = "1333x800"
+    """Width x height of the image, in pixels."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object instead of a table."""
+
+
+def main(config: CostCommand) -> None:
+    """Prints the cost of a named network."""
+    size = parse_size(config.size)
+    if config.model not in MODELS:
+        raise InputError(f"no network is named {config.model!r}: the names are {', '.join(sorted(MODELS))}")
+    with torch.device("meta"):
+        module = MODELS[config.model]()
+    try:
+        cost = count(module, size)
+    except RuntimeError as error:
+        raise InputError(f"{config.model} cannot take an image of {config.size}: {error}") from None
+    if config.json:
+        print(json.dumps(asdict(cost)))
+        return
+    print(f"{config.model} at {config.size}\n")
+    print(f"{'part':<12}{'params M':>12}{'macs_mmdet G':>14}{'macs G':>12}{'flops G':>12}")
+    for name, part in [*cost.parts.items(), ("total", asdict(cost))]:
+        numbers = [part["params"] / 1e6, part["macs_mmdet"] / 1e9, part["macs"] / 1e9, part["flops"] / 1e9]
+        print(f"{name:<12}{numbers[0]:>12.3f}{numbers[1]:>14.3f}{numbers[2]:>12.3f}{numbers[3]:>12.3f}")
+
+
+if __name__ == "__main__":
+    run(main, CostCommand)

@@ -1,0 +1,283 @@
+"""Fetch a published data set from its official address and unpack it.
+
+    python -m common.data.download coco2017 --to data/coco        (19 GB, then --data coco:data/coco)
+    python -m common.data.download voc2007 --to data/voc          (0.9 GB; with voc2012 there too, --data voc:data/voc)
+    python -m common.data.download voc2012 --to data/voc          (1.9 GB)
+
+Archives are kept in DIR/archives. A broken download goes on where it stopped when the same command is given again.
+"""
+
+import errno
+import hashlib
+import re
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tqdm import tqdm
+
+from common.command import InputError, run
+from common.data.detection_set import refuse_escape
+
+CHUNK = 1 << 20  # bytes
+TIMEOUT = 60.0  # seconds without a byte
+BDD_ADDRESS = "https://bdd-data.berkeley.edu"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to fetch. md5: where one is published; None where the publisher gives none."""
+
+    address: str
+    md5: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        return self.address.rsplit("/", 1)[-1]
+
+
+COCO = "http://images.cocodataset.org"
+VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
+# COCO publishes no checksums; those of VOC are the ones that torchvision checks.
+ARCHIVES = {
+    "coco2017": (
+        Archive(f"{COCO}/annotations/annotations_trainval2017.zip"),
+        Archive(f"{COCO}/zips/val2017.zip"),
+        Archive(f"{COCO}/zips/train2017.zip"),
+    ),
+    "voc2007": (
+        Archive(f"{VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
+        Archive(f"{VOC}/voc2007/VOCtest_06-Nov-2007.tar", "b6e924de25625d8de591ea690078ad9f"),
+    ),
+    "voc2012": (Archive(f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd"),),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Download and unpack a published data set; the same command again goes on where it stopped."""
+
+    name: Annotated[Literal["coco2017", "voc2007", "voc2012", "bdd100k"], tyro.conf.Positional]
+    """Which data set."""
+    to: Path
+    """Folder to unpack into; archives are kept in its archives/."""
+
+
+def main(config: Config) -> None:
+    if config.name == "bdd100k":
+        raise InputError(
+            f"BDD100K needs a registration: log in at {BDD_ADDRESS}, download '100K Images' and 'Detection 2020 "
+            "Labels', unpack both, and give --data bdd:DIR with the folder that holds images/ and labels/"
+        )
+    archives = config.to / "archives"
+    for archive in ARCHIVES[config.name]:
+        path = archives / archive.file_name
+        if path.exists() or not _mark(path).exists():  # an archive may be deleted once it is unpacked
+            extract(download(archive, archives), config.to)
+    form = "coco" if config.name == "coco2017" else "voc"
+    print(f"{config.name} is in {config.to}; use it as --data {form}:{config.to}")
+
+
+def download(archive: Archive, folder: Path, tries: int = 5, pause: float = 2.0) -> Path:
+    """Fetch an archive into `folder` and check it; returns its path at once where it is there and sound.
+
+    A broken connection is taken up again, at most `tries` times in all with `pause` seconds between; what came stays in
+    a .part file for the next call. The sha256 goes into `folder`/SHA256SUMS and is checked ever after; where a md5 is
+    published, that is checked first. Raises `InputError` when the archive cannot be had whole.
+    """
+    path = folder / archive.file_name
+    with _disk_sentences(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            part = path.with_name(path.name + ".part")
+            _fetch_in_tries(archive.address, part, tries, pause)
+            _check_published(archive, part)
+            _record_sha256(path, _hash(part, "sha256"))
+            part.replace(path)  # atomic: a file of this name is whole
+        else:
+            _check_recorded(archive, path)
+    return path
+
+
+def extract(path: Path, to: Path) -> None:
+    """Unpack a .zip or .tar into `to`, once: a mark beside the archive says that it is done.
+
+    Members that would land outside `to` are refused. Raises `InputError` for a damaged archive.
+    """
+    mark = _mark(path)
+    if mark.exists():
+        return
+    with _disk_sentences(to):
+        to.mkdir(parents=True, exist_ok=True)
+        try:
+            if zipfile.is_zipfile(path):
+                _extract_zip(path, to)
+            else:
+                _extract_tar(path, to)
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+            raise InputError(f"{path} cannot be unpacked ({error}); delete it and give the command again") from None
+        mark.touch()
+
+
+def _mark(path: Path) -> Path:
+    return path.with_name(path.name + ".extracted")
+
+
+def _extract_zip(path: Path, to: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        for member in members:
+            refuse_escape(member.filename, f"member {member.filename!r} of {path}")
+        for member in tqdm(members, desc=f"unpacking {path.name}", unit="file"):
+            archive.extract(member, to)  # checks the CRC of each file
+
+
+def _extract_tar(path: Path, to: Path) -> None:
+    with tarfile.open(path) as archive:
+        members = archive.getmembers()
+        for member in members:
+            refuse_escape(member.name, f"member {member.name!r} of {path}")
+        for member in tqdm(members, desc=f"unpacking {path.name}", unit="file"):
+            archive.extract(member, to, filter="data")  # refuses links out of `to`, devices, odd permissions
+
+
+def _fetch_in_tries(address: str, part: Path, tries: int, pause: float) -> None:
+    for attempt in range(1, tries + 1):
+        try:
+            return _fetch(address, part)
+        except urllib.error.HTTPError as error:
+            raise InputError(f"{address} answers {error.code} {error.reason}; check the address or try later") from None
+        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
+            if attempt == tries:
+                here = part.stat().st_size if part.exists() else 0
+                reason = getattr(error, "reason", error)
+                raise InputError(
+                    f"the download of {address} broke off ({reason}) with {here:,} bytes in {part}; check the "
+                    "connection and give the same command again to go on from there"
+                ) from None
+            time.sleep(pause)
+    return None
+
+
+def _fetch(address: str, part: Path) -> None:
+    """Bring `part` to the full length, from its end where the server can do that, else from the start."""
+    here = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={here}-"} if here else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not here:
+            raise
+        # Nothing lies past our end: the part is whole, or it is not a part of this file.
+        if error.headers.get("Content-Range", "").endswith(f"/{here}"):
+            return None
+        part.unlink()
+        return _fetch(address, part)
+    with response:
+        start, total = _range(response, here)
+        if total is not None and shutil.disk_usage(part.parent).free < total - start:
+            raise OSError(errno.ENOSPC, f"{total - start:,} bytes are needed")
+        with (
+            open(part, "r+b" if start else "wb") as file,
+            tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True) as progress,
+        ):
+            file.seek(start)
+            for chunk in _chunks(response):
+                file.write(chunk)
+                progress.update(len(chunk))
+            file.truncate()
+            length = file.tell()
+    if total is not None and length < total:
+        raise ConnectionError(f"the server closed the connection {total - length:,} bytes before the end")
+    return None
+
+
+def _range(response: HTTPResponse, wanted: int) -> tuple[int, int | None]:
+    """Where the bytes of an answer start, and the length of the whole file if it is known."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    if response.status == 206 and found and int(found[1]) == wanted:
+        return wanted, int(found[2])
+    if response.status == 200:  # a server that ignores ranges sends the whole file
+        length = response.headers.get("Content-Length")
+        return 0, None if length is None else int(length)
+    raise HTTPException(f"the server answers {response.status} to a request for the bytes from {wanted:,}")
+
+
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    while chunk := response.read(CHUNK):
+        yield chunk
+
+
+def _hash(path: Path, kind: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def _check_published(archive: Archive, path: Path) -> None:
+    """Compare with the published md5; a file that differs is removed, because it cannot be mended by resuming."""
+    if archive.md5 is None or (found := _hash(path, "md5")) == archive.md5:
+        return
+    path.unlink()
+    raise InputError(
+        f"{archive.address} came with the md5 {found} where {archive.md5} is published, and was removed; give the "
+        "command again"
+    )
+
+
+def _check_recorded(archive: Archive, path: Path) -> None:
+    """Compare an archive that is there already with what was recorded when it came."""
+    recorded = _recorded(path.parent).get(path.name)
+    found = _hash(path, "sha256")
+    if recorded is None:
+        # put there by hand: the published md5 decides, where there is one
+        if archive.md5 is not None and _hash(path, "md5") != archive.md5:
+            raise InputError(
+                f"{path} does not have the published md5 {archive.md5}; delete it and give the command again"
+            )
+        _record_sha256(path, found)
+    elif found != recorded:
+        raise InputError(
+            f"{path} changed since it was downloaded (sha256 in SHA256SUMS); delete it and give the command again"
+        )
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """File name -> sha256, from SHA256SUMS as `sha256sum` writes it."""
+    sums = folder / "SHA256SUMS"
+    lines = sums.read_text().splitlines() if sums.exists() else []
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def _record_sha256(path: Path, digest: str) -> None:
+    sums = _recorded(path.parent) | {path.name: digest}
+    written = path.with_name("SHA256SUMS.part")
+    written.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+    written.replace(path.with_name("SHA256SUMS"))
+
+
+@contextmanager
+def _disk_sentences(folder: Path) -> Iterator[None]:
+    """Turn what the file system may refuse into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"the disk of {folder} is full ({error.strerror}); make room and give the same command again"
+            ) from None
+        raise InputError(f"{error.filename or folder} cannot be written ({error.strerror}); check the folder") from None
+
+
+if __name__ == "__main__":
+    run(main, Config)

@@ -1,0 +1,105 @@
+"""Latency of one image, measured the same way wherever it is reported."""
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """median_ms and iqr_ms (75th less 25th percentile), with all that a latency depends on beside the network."""
+
+    median_ms: float
+    iqr_ms: float
+    device: str  # the product's name
+    precision: str
+    software: str
+    threads: int  # CPU threads
+
+
+@torch.inference_mode()
+def measure_latency(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    device: torch.device | str = "cpu",
+    warmup: int = 10,
+    runs: int = 50,
+    pause_s: float = 0.05,
+    precision: Precision = "float32",
+) -> Latency:
+    """Time of one forward pass at batch 1.
+
+    module: is moved to `device` and timed in evaluation mode; its train/eval flags are restored. input_shape: (3, H,
+    W), one image. warmup: passes before the clock starts. pause_s: rest between timed passes, so that a processor that
+    would slow down under steady load does not flatter whoever is measured first. precision: lower ones by autocast.
+    """
+    device = torch.device(device)
+    training = {part: part.training for part in module.modules()}
+    module = module.to(device).eval()
+    image = torch.randn(1, *input_shape, device=device)
+    on_cuda = device.type == "cuda"
+    timed = _time_on_cuda if on_cuda else _time_on_cpu
+    current = torch.cuda.device(device) if on_cuda else contextlib.nullcontext()  # events belong to the current one
+    autocast = (
+        contextlib.nullcontext()
+        if precision == "float32"
+        else torch.autocast(device.type, dtype=getattr(torch, precision))
+    )
+    try:
+        with current, autocast:
+            for _ in range(warmup):
+                module(image)
+            milliseconds = np.empty(runs)
+            for run in range(runs):
+                if pause_s:
+                    time.sleep(pause_s)
+                milliseconds[run] = timed(lambda: module(image))
+    finally:
+        for part, flag in training.items():
+            part.training = flag
+    first, median, third = np.percentile(milliseconds, [25, 50, 75])
+    return Latency(
+        float(median), float(third - first), _name(device), precision, _software(device), torch.get_num_threads()
+    )
+
+
+def _time_on_cpu(forward: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    forward()
+    return 1000 * (time.perf_counter() - start)
+
+
+def _time_on_cuda(forward: Callable[[], object]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    forward()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _software(device: torch.device) -> str:
+    parts = [f"torch {torch.__version__}"]
+    if device.type == "cuda":
+        parts += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]
+    return ", ".join(parts)

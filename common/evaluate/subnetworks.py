@@ -1,0 +1,57 @@
+"""Evaluating many sub-networks of one supernet on the same images.
+
+A sub-network's batch-norm statistics are those of nobody until they are re-estimated; each evaluation here does that
+first, on training images, and then measures loss or AP on images that the network was not trained on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.batch import Batch, ClassificationBatch, Detections
+from common.evaluate.average_precision import GroundTruth
+from common.evaluate.recalibrate import reestimate_batch_norm
+
+Losses = Callable[[dict[str, Tensor] | Tensor, Batch | ClassificationBatch], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What a sub-network is measured on; built once and used for every candidate.
+
+    calibration: batches whose images re-estimate batch norm. validation: batches for the validation loss.
+    losses(outputs, batch) -> dict with "loss", the mean over the batch's images.
+    """
+
+    calibration: Sequence[Batch | ClassificationBatch]
+    validation: Sequence[Batch | ClassificationBatch]
+    losses: Losses
+
+    def recalibrate(self, network: nn.Module) -> nn.Module:
+        """Re-estimate `network`'s batch-norm statistics in place and put it in evaluation mode."""
+        reestimate_batch_norm(network, (batch.images for batch in self.calibration))
+        return network.eval()
+
+    @torch.inference_mode()
+    def loss(self, network: nn.Module) -> float:
+        """Mean validation loss of a recalibrated `network`, weighted by the images of each batch."""
+        total = torch.zeros((), dtype=torch.float64)
+        images = 0
+        for batch in self.validation:
+            count = len(batch.labels)
+            total += self.losses(network(batch.images), batch)["loss"].double().cpu() * count
+            images += count
+        return float(total) / images
+
+
+@torch.inference_mode()
+def average_precision(network: nn.Module, batches: Sequence[Batch], truth: GroundTruth) -> dict[str, float]:
+    """The 12 COCO numbers (0..1) of a recalibrated detector on `batches`."""
+    network.eval()
+    parts, order = [], []
+    for batch in batches:
+        parts.append(network.detect(batch.images).rescaled(batch.scale).to("cpu"))
+        order.append(batch.index.cpu())
+    return truth.evaluate(Detections.cat(parts), torch.cat(order))

@@ -1,0 +1,44 @@
+"""A classifier on a backbone's last feature, and its losses: how super-networks are pre-trained and shrunk."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.batch import ClassificationBatch
+from common.models.elastic import ElasticLinear
+
+
+class Classifier(nn.Module):
+    """backbone: images -> tuple of features, with `out_channels`; its last feature may have any width up to the last.
+
+    forward: images (B, 3, S, S) -> logits (B, classes).
+    """
+
+    def __init__(self, backbone: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.linear = ElasticLinear(backbone.out_channels[-1], classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.backbone(images)[-1].mean((2, 3)))
+
+
+def classification_losses(
+    logits: Tensor, batch: ClassificationBatch, label_smoothing: float = 0.0
+) -> dict[str, Tensor]:
+    """loss: mean cross-entropy of logits (B, K); accuracy: share of the batch whose best class is right."""
+    return {
+        "loss": F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing),
+        "accuracy": (logits.detach().argmax(1) == batch.labels).float().mean(),
+    }
+
+
+def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of the student with the teacher's softened output (Hinton et al., arXiv:1503.02531, section 2).
+
+    Both (B, K). Times the temperature squared, so that gradients keep their size when it changes. No gradient reaches
+    the teacher.
+    """
+    target = (teacher_logits.detach() / temperature).softmax(1)
+    return F.cross_entropy(student_logits / temperature, target) * temperature**2

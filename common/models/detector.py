@@ -1,0 +1,358 @@
+"""A trained detector on disk and back: `NAME.safetensors` (weights) beside `NAME.json` (everything else), no pickle.
+
+    save_detector("best", model, {"categories": ["cat", "dog"], "input_size": 512})
+    detections = load_detector("best").detect([image])     # uint8 (H, W, 3) arrays in, boxes in original pixels out
+
+The JSON describes the architecture; `load_detector` builds the network from it through two small registries, one of
+backbones and one of detectors, to which a paper adds its own kinds.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from common.batch import IMAGE_MEAN, IMAGE_STD, Batch, Detections
+from common.command import InputError
+from common.models.centernet import BACKBONE_STRIDE, CenterNet
+from common.models.ofa_resnet import OFAResNetSpace, ResNet
+
+FORMAT = "detector 1"
+# Description keys without which a detector cannot be built or used.
+REQUIRED = ("categories", "input_size")
+
+
+# --- registries -------------------------------------------------------------------------------------------------------
+
+Builder = Callable[[dict[str, Any]], nn.Module]
+_BACKBONES: dict[str, Builder] = {}
+_DETECTORS: dict[str, Builder] = {}
+
+
+def register_backbone(kind: str, builder: Builder) -> None:
+    """Make `{"kind": kind, ...}` a backbone: `builder` gets that dict and returns the static module.
+
+    The module maps images to a tuple of features, the last at stride 32, and has `out_channels`. It is built on the
+    meta device, without values, so every tensor it needs must be in its state dict.
+    """
+    _BACKBONES[kind] = builder
+
+
+def register_detector(kind: str, builder: Builder) -> None:
+    """Make `{"kind": kind, "backbone": {...}, ...}` a detector: a module with `.detect(images) -> Detections`."""
+    _DETECTORS[kind] = builder
+
+
+def build_backbone(description: dict[str, Any]) -> nn.Module:
+    """The static backbone that `description` ({"kind": ..., ...}) names, not trained; InputError for an unknown one."""
+    return _build(_BACKBONES, "backbone", description)
+
+
+def build_detector(description: dict[str, Any]) -> nn.Module:
+    """The static detector that `description` ({"kind": ..., "backbone": {...}, ...}) names, not trained."""
+    return _build(_DETECTORS, "detector", description)
+
+
+def _build(registry: dict[str, Builder], part: str, description: dict[str, Any]) -> nn.Module:
+    kind = description.get("kind") if isinstance(description, dict) else None
+    if kind not in registry:
+        raise InputError(f"no {part} is of kind {kind!r}: known are {', '.join(sorted(registry))}")
+    try:
+        return registry[kind](description)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"the description of the {part} of kind {kind!r} cannot be built: {reason}") from error
+
+
+class TorchvisionResNet(nn.Module):
+    """torchvision's ResNet without its classifier, tensor names unchanged: images to four features, strides 4 to 32."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.description = {"kind": name}
+        network = torchvision.models.get_model(name, weights=None)
+        for part, module in network.named_children():
+            if part not in ("avgpool", "fc"):
+                self.add_module(part, module)
+        self.out_channels = tuple(width * network.fc.in_features // 512 for width in (64, 128, 256, 512))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> four features (B, out_channels[i], H / 2^(i + 2), W / 2^(i + 2))."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            features.append(x)
+        return tuple(features)
+
+
+register_backbone(
+    "ofa_resnet",
+    lambda description: ResNet(OFAResNetSpace.from_dict(description["space"]), description["path"]),
+)
+for _name in ("resnet18", "resnet34", "resnet50", "resnet101"):
+    register_backbone(_name, lambda description: TorchvisionResNet(description["kind"]))
+
+
+def _centernet(description: dict[str, Any]) -> CenterNet:
+    return CenterNet(
+        build_backbone(description["backbone"]),
+        categories=description["categories"],
+        neck_widths=tuple(description["neck_widths"]),
+        head_width=description["head_width"],
+    )
+
+
+register_detector("centernet", _centernet)
+
+
+# --- detector ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A network ready for use, with what is needed to feed it and to read its answers.
+
+    model: in evaluation mode, on its device. categories: class names by label. input_size: side in pixels of the square
+    that images are fitted into. mean, deviation: of the pixels, by channel, 0..1. description: the whole JSON.
+    """
+
+    model: nn.Module
+    categories: tuple[str, ...]
+    input_size: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    description: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def detect(self, images: Sequence[np.ndarray] | Batch, batch_size: int = 16) -> Detections:
+        """Detections (N, D) in pixels of the original images, clipped to them, on the detector's device.
+
+        images: N uint8 RGB arrays (H, W, 3) of any sizes, or a Batch, whose images are normalised and fitted already;
+        its boxes can be clipped only to the square input, for it does not know the original sizes.
+        """
+        if isinstance(images, Batch):
+            batch = images.to(self.device)
+            height, width = batch.images.shape[-2:]
+            sizes = batch.scale.new_tensor([[height, width]]) / batch.scale.unsqueeze(1)  # (B, 2)
+            return _clipped(self.model.detect(batch.images).rescaled(batch.scale), sizes)
+        if len(images) == 0:
+            raise InputError("no image to detect in: give at least one uint8 array (height, width, 3)")
+        return Detections.cat(
+            [self._detect_arrays(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+        )
+
+    def _detect_arrays(self, images: Sequence[np.ndarray]) -> Detections:
+        fitted = torch.from_numpy(np.stack([_fit(image, self.input_size) for image in images]))  # (B, S, S, 3)
+        pixels = fitted.to(self.device).permute(0, 3, 1, 2).float()
+        mean, deviation = (pixels.new_tensor(part).view(1, 3, 1, 1) * 255.0 for part in (self.mean, self.deviation))
+        sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.float32, device=self.device)
+        scale = self.input_size / sizes.amax(dim=1)
+        return _clipped(self.model.detect((pixels - mean) / deviation).rescaled(scale), sizes)
+
+
+def _fit(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, 3) uint8 to (size, size, 3), to the bit as `common.data.batches.letterbox` does it for training."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(
+            f"an image is {image.dtype} of shape {image.shape}: give uint8 RGB arrays of shape (height, width, 3)"
+        )
+    H, W = image.shape[:2]
+    scale = size / max(H, W)
+    height, width = (max(1, int(side * scale + 1e-6)) for side in (H, W))
+    covered = (0.0, 0.0, min(W, width / scale), min(H, height / scale))
+    fitted = np.empty((size, size, 3), dtype=np.uint8)
+    fitted[:] = [round(255 * mean) for mean in IMAGE_MEAN]
+    fitted[:height, :width] = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=covered)
+    return fitted
+
+
+def _clipped(detections: Detections, sizes: Tensor) -> Detections:
+    """Boxes cut at images of `sizes` (B, 2), height and width; boxes that lie wholly outside are no longer valid."""
+    limit = sizes.flip(1).repeat(1, 2).unsqueeze(1)  # (B, 1, 4)
+    boxes = detections.boxes.clamp(min=0).minimum(limit)
+    valid = detections.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+    return Detections(boxes, detections.scores, detections.labels, valid)
+
+
+# --- to disk and back -------------------------------------------------------------------------------------------------
+
+
+def _paths(path: str | Path) -> tuple[Path, Path]:
+    """Weights and JSON for a folder ("detector" in it), a name, or either file."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "detector"
+    stem = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
+
+
+def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any]) -> Path:
+    """Write a static detector as `NAME.safetensors` and `NAME.json`; returns the path of the JSON.
+
+    path: NAME, with or without one of the suffixes, or an existing folder (NAME is then `detector` in it).
+    model: has `.config()`, the plain numbers of neck and heads.
+    description: `categories` (names by label) and `input_size` (pixels); `backbone` ({"kind": ..., ...}, see
+        `build_backbone`) unless `model.backbone.description` is that; if wished `normalisation` ({"mean", "deviation"},
+        ImageNet's unless given), `cost`, `provenance` and whatever else JSON can hold.
+
+    Both files appear whole or not at all, and the JSON carries the weights' SHA-256, so that files that do not belong
+    together are noticed when loading.
+    """
+    for key in REQUIRED:
+        if key not in description:
+            raise InputError(f"the detector cannot be saved: its description lacks {key!r}")
+    backbone = description.get("backbone") or getattr(model.backbone, "description", None)
+    if backbone is None:
+        raise InputError(
+            "the detector cannot be saved: neither its description nor its backbone says what backbone it has"
+        )
+    architecture = {**model.config(), "backbone": backbone}
+    if len(description["categories"]) != architecture["categories"]:
+        raise InputError(
+            f"the detector cannot be saved: it tells {architecture['categories']} classes apart, "
+            f"its description names {len(description['categories'])}"
+        )
+    size = description["input_size"]
+    if size % BACKBONE_STRIDE:
+        raise InputError(f"the detector cannot be saved: its input size {size} is no multiple of {BACKBONE_STRIDE}")
+    weights_path, description_path = _paths(path)
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    rest = {key: value for key, value in description.items() if key not in ("format", "architecture", "backbone")}
+    content = {
+        "format": FORMAT,
+        "architecture": architecture,
+        "normalisation": {"mean": list(IMAGE_MEAN), "deviation": list(IMAGE_STD)},
+        **rest,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    try:
+        text = json.dumps(content, indent=2) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the detector cannot be saved: JSON cannot hold its description ({error})") from error
+    _write({weights_path: weights, description_path: text.encode()})
+    return description_path
+
+
+def _write(contents: dict[Path, bytes]) -> None:
+    """All of the files, or none where there is no room: they get their names once all are on the disk."""
+    partial = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
+    path = next(iter(contents))
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial[path], "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            os.replace(partial[path], path)
+    except OSError as error:
+        for leftover in partial.values():
+            leftover.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise InputError(f"{path} cannot be written ({reason}): make room or choose another folder") from error
+
+
+def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detector:
+    """The detector that `save_detector` wrote under `path`, ready for use on `device`.
+
+    InputError where a file is missing or damaged, or where the weights are of another architecture than described.
+    """
+    weights_path, description_path = _paths(path)
+    description = _read_description(description_path)
+    weights = _read_weights(weights_path, description.get("weights_sha256"))
+    with torch.device("meta"):
+        model = build_detector(description["architecture"])
+    expected = model.state_dict()
+    _check_same(expected, weights, weights_path)
+    model.load_state_dict({name: weights[name].to(tensor.dtype) for name, tensor in expected.items()}, assign=True)
+    return Detector(
+        model=model.to(device).eval().requires_grad_(False),
+        categories=tuple(description["categories"]),
+        input_size=description["input_size"],
+        mean=tuple(description["normalisation"]["mean"]),
+        deviation=tuple(description["normalisation"]["deviation"]),
+        description=description,
+    )
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is not there: a detector is a .safetensors file with its .json beside it") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}): save the detector again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f'{path} does not describe a detector: it lacks "format": "{FORMAT}"')
+    for key in ("architecture", "categories", "input_size", "normalisation"):
+        if key not in content:
+            raise InputError(f"{path} lacks {key!r}: save the detector again")
+    _check_description(content, path)
+    return content
+
+
+def _check_description(content: dict[str, Any], path: Path) -> None:
+    """InputError where a value that `load_detector` uses itself is not of its kind."""
+    size, names, statistics = content["input_size"], content["categories"], content["normalisation"]
+    if not isinstance(size, int) or size < 1 or size % BACKBONE_STRIDE:
+        raise InputError(f"{path} has input_size {size!r}: it must be a multiple of {BACKBONE_STRIDE} pixels")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} has categories {names!r}: they must be a list of names")
+    told_apart = content["architecture"].get("categories") if isinstance(content["architecture"], dict) else None
+    if told_apart is not None and told_apart != len(names):
+        raise InputError(f"{path} names {len(names)} categories, but its network tells {told_apart} apart")
+    if not isinstance(statistics, dict) or any(
+        not isinstance(statistics.get(key), list) or len(statistics[key]) != 3 for key in ("mean", "deviation")
+    ):
+        raise InputError(f"{path} has normalisation {statistics!r}: mean and deviation must be three numbers each")
+
+
+def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is not there: a detector is a .json file with its .safetensors beside it") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged or no safetensors file ({error}): save the detector again") from error
+    if sha256 is not None and found != sha256:
+        raise InputError(f"{path} is not the file that its JSON was written with: copy both or save the detector again")
+    return weights
+
+
+def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    """Names the first tensor by which two state dicts differ."""
+    for name, tensor in expected.items():
+        if name not in found:
+            raise InputError(f"{path} is of another architecture: it lacks {name} of shape {_shape(tensor)}")
+        if found[name].shape != tensor.shape:
+            raise InputError(
+                f"{path} is of another architecture: {name} has shape {_shape(found[name])}, not {_shape(tensor)}"
+            )
+    for name, tensor in found.items():
+        if name not in expected:
+            raise InputError(f"{path} is of another architecture: it has {name} of shape {_shape(tensor)} besides")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(side) for side in tensor.shape) or "scalar"

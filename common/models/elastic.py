@@ -1,0 +1,263 @@
+"""Elastic layers: one full-size weight, of which a sub-network uses the first channels (Once-for-All, arXiv:1908.09791, section 3).
+
+How many output channels are in use is set on the layer (`active_out_channels`); how many input channels, it reads off
+its input. A norm layer has nothing to set: it follows its input. So a network that feeds a narrower tensor into the
+next layer needs no further bookkeeping.
+
+The gradient of a slice. Plain slicing `weight[:o, :i]` is correct but slow: its backward allocates and zero-fills a
+tensor of the full size for every layer and every path, then adds it to `weight.grad`. `first_channels` adds the small
+gradient straight into the leading corner of `weight.grad` instead (allocated as zeros once), and hands autograd nothing.
+Sums over several paths or several backward passes come out the same. What it does not support: second derivatives,
+`torch.autograd.grad` with respect to the full weight, and post-accumulate hooks on it; call `.backward()`.
+With several processes, reduce `parameter.grad` after the last path of a step.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def round_channels(value: float, multiple: int = 8) -> int:
+    """The multiple of `multiple` nearest to `value`: at least `multiple`, one up where it fell under 90 % of `value`."""
+    rounded = max(multiple, int(value + multiple / 2) // multiple * multiple)
+    return rounded + multiple if rounded < 0.9 * value else rounded
+
+
+def corner(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The leading part of `tensor` of the given shape, as a view: where a sub-network's weights lie in the full ones."""
+    for dimension, size in enumerate(shape):
+        if size != tensor.shape[dimension]:
+            tensor = tensor.narrow(dimension, 0, size)
+    return tensor
+
+
+class _FirstChannels(torch.autograd.Function):
+    """The corner of a leaf weight, whose gradient goes straight into the corner of `weight.grad`."""
+
+    @staticmethod
+    def forward(context, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+        # The leaf itself, not a saved copy of its values: the backward writes its .grad and reads nothing else of it.
+        context.weight = weight
+        return corner(weight.detach(), shape).clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, gradient: Tensor) -> tuple[None, None]:
+        weight = context.weight
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        corner(weight.grad, gradient.shape).add_(gradient)
+        return None, None
+
+
+def first_channels(weight: Tensor, *shape: int) -> Tensor:
+    """The corner of `weight` of the given shape, contiguous; the weight itself where that is all of it."""
+    if weight.shape == shape:
+        return weight
+    if weight.requires_grad and weight.is_leaf and torch.is_grad_enabled():
+        return _FirstChannels.apply(weight, shape)
+    return corner(weight, shape)
+
+
+class ElasticConv2d(nn.Conv2d):
+    """A convolution of which the first `active_out_channels` filters and the first input channels are in use.
+
+    Arguments are nn.Conv2d's, at full size. Input (B, C, H, W) with any C up to `in_channels`.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self.groups != 1:
+            raise ValueError("an elastic convolution has one group")
+        self.active_out_channels = self.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = first_channels(self.weight, self.active_out_channels, x.shape[1], *self.kernel_size)
+        bias = None if self.bias is None else self.bias[: self.active_out_channels]
+        return self._conv_forward(x, weight, bias)
+
+    def extract(self, in_channels: int) -> nn.Conv2d:
+        """The plain convolution that this one is for an input of `in_channels`, with copies of the weights."""
+        with torch.device("meta"):
+            plain = nn.Conv2d(
+                in_channels,
+                self.active_out_channels,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.dilation,
+                bias=self.bias is not None,
+                padding_mode=self.padding_mode,
+            )
+        return copy_corner(self, plain)
+
+
+class ElasticConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution that reads the first channels its input has; all output channels are in use.
+
+    Input (B, C, H, W) with any C up to `in_channels`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, bias: bool = False
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = first_channels(self.weight, x.shape[1], self.out_channels, *self.kernel_size)
+        return F.conv_transpose2d(x, weight, self.bias, self.stride, self.padding)
+
+    def extract(self, in_channels: int) -> nn.ConvTranspose2d:
+        """The plain transposed convolution for an input of `in_channels`, with copies of the weights."""
+        with torch.device("meta"):
+            plain = nn.ConvTranspose2d(
+                in_channels,
+                self.out_channels,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                bias=self.bias is not None,
+            )
+        return copy_corner(self, plain)
+
+
+class ElasticLinear(nn.Linear):
+    """A linear layer that reads the first features its input (..., F) has, F up to `in_features`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, first_channels(self.weight, self.out_features, x.shape[-1]), self.bias)
+
+    def extract(self, in_features: int) -> nn.Linear:
+        """The plain linear layer for an input of `in_features`, with copies of the weights."""
+        with torch.device("meta"):
+            plain = nn.Linear(in_features, self.out_features, bias=self.bias is not None)
+        return copy_corner(self, plain)
+
+
+class ElasticBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation of the first C channels, for an input (B, C, H, W) with any C up to `num_features`.
+
+    One full-size set of weights and running statistics; training updates the statistics of the channels in use. The
+    statistics mix all sub-networks, so re-estimate them for each before evaluating it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        if channels == self.num_features:
+            return super().forward(x)
+        momentum = self.momentum
+        tracks = self.track_running_stats and self.running_mean is not None
+        if self.training and tracks:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:  # a running mean over all batches so far
+                momentum = 1.0 / float(self.num_batches_tracked)
+        from_running = tracks or not self.training
+        return F.batch_norm(
+            x,
+            self.running_mean[:channels] if from_running and self.running_mean is not None else None,
+            self.running_var[:channels] if from_running and self.running_var is not None else None,
+            self.weight[:channels] if self.affine else None,
+            self.bias[:channels] if self.affine else None,
+            self.training or self.running_mean is None,
+            0.0 if momentum is None else momentum,
+            self.eps,
+        )
+
+    def extract(self, channels: int) -> nn.BatchNorm2d:
+        """The plain layer of the first `channels`, with copies of weights and statistics."""
+        with torch.device("meta"):
+            plain = nn.BatchNorm2d(channels, self.eps, self.momentum, self.affine, self.track_running_stats)
+        return copy_corner(self, plain)
+
+
+ElasticLayer = ElasticConv2d | ElasticConvTranspose2d | ElasticLinear | ElasticBatchNorm2d
+
+
+def copy_corner(source: nn.Module, target: nn.Module) -> nn.Module:
+    """Give `target` (a smaller module with a subset of the same names) copies of the leading parts of `source`'s tensors.
+
+    `target` may be on the meta device: it takes over device, type, memory format and training mode. Returns `target`.
+    """
+    full: Mapping[str, Tensor] = source.state_dict()
+    copies = {name: corner(full[name], tensor.shape).clone() for name, tensor in target.state_dict().items()}
+    target.load_state_dict(copies, assign=True)
+    return target.train(source.training)
+
+
+def extract(module: nn.Module, *example: Tensor) -> nn.Module:
+    """A copy of `module` in which every elastic layer is its plain counterpart for the channels now active.
+
+    example: inputs of `module.forward`, from which each layer's input channels are read off in one evaluation pass (the
+    values do not matter; batch 1 will do). An elastic layer that this pass does not reach raises ValueError.
+    Networks of variable depth extract themselves (`OFAResNet.extract`).
+    """
+    seen: dict[nn.Module, int] = {}
+    layers = [layer for layer in module.modules() if isinstance(layer, ElasticLayer)]
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[layer] = inputs[0].shape[-1 if isinstance(layer, ElasticLinear) else 1]
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        with torch.no_grad():
+            module.eval()(*example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, training in modes:
+            part.training = training
+    for name, layer in module.named_modules():
+        if isinstance(layer, ElasticLayer) and layer not in seen:
+            raise ValueError(f"the example does not reach the elastic layer {name!r}")
+    # deepcopy with the replacements already in its memo puts each plain layer where its elastic one stood
+    return copy.deepcopy(module, {id(layer): layer.extract(seen[layer]) for layer in layers})
+
+
+def _input_dimension(reader: nn.Module) -> int:
+    return 0 if isinstance(reader, nn.ConvTranspose2d) else 1
+
+
+def input_importance(reader: nn.Module) -> Tensor:
+    """L1 norm of the weights that read each input channel of a conv, transposed conv or linear layer: (in_channels,)."""
+    weight = reader.weight.detach()
+    others = [dimension for dimension in range(weight.dim()) if dimension != _input_dimension(reader)]
+    return weight.abs().sum(others)
+
+
+@torch.no_grad()
+def permute_outputs(writer: nn.Module, order: Tensor) -> None:
+    """Reorder, in place, the output channels of a conv or linear layer, or all channels of a norm layer."""
+    if isinstance(writer, nn.ConvTranspose2d):
+        raise TypeError("reordering the outputs of a transposed convolution is not supported")
+    names = ["weight", "bias"]
+    if isinstance(writer, nn.BatchNorm2d):
+        names += ["running_mean", "running_var"]
+    for name in names:
+        tensor = getattr(writer, name)
+        if tensor is not None:
+            tensor.copy_(tensor[order])
+
+
+@torch.no_grad()
+def permute_inputs(reader: nn.Module, order: Tensor) -> None:
+    """Reorder, in place, the input channels of a conv, transposed conv or linear layer."""
+    reader.weight.copy_(reader.weight.index_select(_input_dimension(reader), order))
+
+
+def sort_shared_channels(writers: list[nn.Module], readers: list[nn.Module]) -> None:
+    """Sort one set of channels, most important first, leaving the full network's function as it is.
+
+    writers: every conv and norm layer whose output is these channels (several where a residual sum ties them).
+    readers: every layer that takes them as its input; a channel's importance is the L1 norm of the weights that read it.
+    """
+    importance = torch.stack([input_importance(reader) for reader in readers]).sum(0)
+    order = importance.argsort(descending=True, stable=True)
+    for writer in writers:
+        permute_outputs(writer, order)
+    for reader in readers:
+        permute_inputs(reader, order)

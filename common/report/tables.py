@@ -1,0 +1,293 @@
+"""An exhibit of a paper (a table or a figure) as one record on disk, and its table as markdown or HTML.
+
+`ExhibitResult` is the one form: `save` writes `<folder>/result.json`, `load` reads it back, and everything in the
+report is made from it.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from common.command import InputError
+from common.report.statistics import Difference
+
+PRINTED = Path(__file__).resolve().parents[2] / "results" / "paper"  # what the papers print, one JSON each
+
+Cell = str | bool | int | float | Difference | None
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write `value` as JSON, atomically: a reader sees the old file or the new one, never half of it.
+
+    Numpy scalars and arrays, paths, tuples and `Difference` are taken as they are; a number that is not finite
+    becomes null, because JSON has no word for it.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+        unfinished.write_text(json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); free some space or choose another folder"
+        ) from None
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """The JSON at `path`; an `InputError` says what is wrong with it."""
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); run its command again to write it anew") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Difference):
+        return {key: _plain(getattr(value, key)) for key in ("mean", "low", "high", "n")}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows. A cell is text, yes or no, a number, a number with its interval (`Difference`), or nothing."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def __post_init__(self):
+        object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "rows", tuple(tuple(_cell(cell) for cell in row) for row in self.rows))
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise InputError(
+                    f"row {number} of the table has {len(row)} cells, and there are {len(self.columns)} columns"
+                )
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Table | None":
+        return None if value is None else cls(value["columns"], value["rows"])
+
+
+def _cell(value: Any) -> Cell:
+    if isinstance(value, Mapping):
+        low, high = (math.nan if value.get(side) is None else float(value[side]) for side in ("low", "high"))
+        mean = math.nan if value["mean"] is None else float(value["mean"])
+        return Difference(mean, low, high, int(value.get("n", 0)))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@dataclass(frozen=True)
+class ExhibitResult:
+    """One table or figure of a paper, measured.
+
+    exhibit: "table3", "figure5"; paper: "detofa"; title, caption: what is shown and how it was measured; data, scale;
+    seeds; command: what to type to get it again; units: column -> unit; table: ours; paper_table: the printed one;
+    notes: differences from the paper; pictures: names of files beside result.json; runs: the run folders used;
+    environment: commit, versions and hardware.
+    """
+
+    exhibit: str
+    paper: str
+    title: str
+    caption: str
+    data: str
+    scale: str
+    seeds: Sequence[int]
+    command: str
+    table: Table
+    paper_table: Table | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    pictures: Sequence[str] = ()
+    runs: Sequence[str] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("seeds", "notes", "pictures", "runs"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def save(self, folder: Path) -> Path:
+        """Write `folder`/result.json, atomically, and return its path."""
+        record = {item.name: getattr(self, item.name) for item in fields(self)}
+        for name in ("table", "paper_table"):
+            if record[name] is not None:
+                record[name] = {"columns": record[name].columns, "rows": record[name].rows}
+        return write_json(Path(folder) / "result.json", record)
+
+    @classmethod
+    def load(cls, path: Path) -> "ExhibitResult":
+        """Read an exhibit's folder, or its result.json."""
+        path = Path(path)
+        path = path / "result.json" if path.is_dir() else path
+        record = read_json(path)
+        known = {item.name for item in fields(cls)}
+        try:
+            record = {name: value for name, value in record.items() if name in known}
+            record["table"] = Table.from_json(record["table"])
+            record["paper_table"] = Table.from_json(record.get("paper_table"))
+            return cls(**record)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"{path} is not an exhibit's record ({error}); run its command again to write it anew"
+            ) from None
+
+
+def printed(paper: str) -> dict[str, Any]:
+    """Every number the paper prints, from results/paper/<paper>.json."""
+    return read_json(PRINTED / f"{paper}.json")
+
+
+def printed_table(paper: str, exhibit: str) -> Table | None:
+    """The paper's own table for an exhibit; None where it prints only a picture."""
+    try:
+        return Table.from_json(printed(paper)["exhibits"][exhibit]["printed"])
+    except KeyError:
+        raise InputError(f"results/paper/{paper}.json knows no exhibit {exhibit}; see its list of exhibits") from None
+
+
+def format_measured(value: Difference) -> str:
+    """ "0.853 ± 0.012": two significant digits of the half-interval. A lopsided interval is written out."""
+    if not math.isfinite(value.mean):
+        return "–"
+    if not value.has_interval:
+        return _fixed(value.mean, _decimals_for(value.mean))
+    decimals = _decimals_for(value.half, significant=2) if value.half > 0 else _decimals_for(value.mean)
+    if abs((value.high - value.mean) - value.half) <= 0.05 * value.half:
+        return f"{_fixed(value.mean, decimals)} ± {_fixed(value.half, decimals)}"
+    low, high = _fixed(value.low, decimals), _fixed(value.high, decimals)
+    return f"{_fixed(value.mean, decimals)} [{low}, {high}]"
+
+
+def _decimals_for(value: float, significant: int = 4) -> int:
+    if not value:
+        return 0
+    return min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 8)
+
+
+def _fixed(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}".replace("-", "−")
+    return text[1:] if text.startswith("−") and not text.strip("−0.") else text  # no minus before a zero
+
+
+def _format_column(cells: Sequence[Cell]) -> list[str]:
+    """One column as text: the same number of decimals throughout, and no more than its numbers need."""
+    numbers = [cell for cell in cells if isinstance(cell, float) and math.isfinite(cell)]
+    huge = any(abs(number) >= 1e7 or 0 < abs(number) < 1e-4 for number in numbers)
+    largest = max((abs(number) for number in numbers), default=0.0)
+    allowed = _decimals_for(largest)
+    shortest = max((len(f"{number:.{allowed}f}".rstrip("0").partition(".")[2]) for number in numbers), default=0)
+
+    def text(cell: Cell) -> str:
+        if cell is None:
+            return "–"
+        if isinstance(cell, bool):
+            return "✓" if cell else "—"
+        if isinstance(cell, Difference):
+            return format_measured(cell)
+        if isinstance(cell, int):
+            return f"{cell:,}" if abs(cell) < 10**12 else f"{cell:.4g}"
+        if isinstance(cell, float):
+            if not math.isfinite(cell):
+                return "–"
+            return f"{cell:.4g}" if huge else _fixed(cell, shortest)
+        return str(cell)
+
+    return [text(cell) for cell in cells]
+
+
+def to_frame(table: Table, units: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """The table with every cell as text and the unit in its column's head."""
+    units = units or {}
+    heads = [f"{column} ({units[column]})" if units.get(column) else column for column in table.columns]
+    columns = [_format_column([row[place] for row in table.rows]) for place in range(len(heads))]
+    return pd.DataFrame(list(zip(*columns, strict=True)) if columns else [], columns=heads, dtype=object)
+
+
+def beside(ours: Table, paper: Table) -> Table | None:
+    """One table with ours next to the paper's in each shared column; None where the two do not line up.
+
+    They line up when both open with the same columns of text, naming each row once, and share a measured column.
+    A row or column that only one of them has stays, with nothing in the other's place.
+    """
+    labels = []
+    for column, other in zip(ours.columns, paper.columns, strict=False):
+        place = len(labels)
+        cells = [row[place] for row in (*ours.rows, *paper.rows)]
+        if column != other or not all(cell is None or isinstance(cell, str | bool) for cell in cells):
+            break
+        labels.append(column)
+    width = len(labels)
+    ours_by_label = {row[:width]: dict(zip(ours.columns, row, strict=True)) for row in ours.rows}
+    paper_by_label = {row[:width]: dict(zip(paper.columns, row, strict=True)) for row in paper.rows}
+    measured = [*ours.columns[width:], *(column for column in paper.columns[width:] if column not in ours.columns)]
+    unique = len(ours_by_label) == len(ours.rows) and len(paper_by_label) == len(paper.rows)
+    shared = set(ours.columns[width:]) & set(paper.columns[width:])
+    if not width or not unique or not shared or not ours_by_label.keys() & paper_by_label.keys():
+        return None
+    columns, sides = list(labels), []
+    for column in measured:
+        for whose, table, by_label in (("ours", ours, ours_by_label), ("paper", paper, paper_by_label)):
+            if column in table.columns:
+                columns.append(f"{column}, {whose}")
+                sides.append((column, by_label))
+    rows = []
+    for label in dict.fromkeys([*ours_by_label, *paper_by_label]):
+        rows.append([*label, *(by_label.get(label, {}).get(column) for column, by_label in sides)])
+    return Table(columns, rows)
+
+
+def _named_parts(result: ExhibitResult) -> list[tuple[str, pd.DataFrame]]:
+    """The tables to show: one with both where they line up, else ours and the paper's."""
+    joined = beside(result.table, result.paper_table) if result.paper_table else None
+    if joined:
+        units = {
+            f"{column}, {whose}": unit for column, unit in result.units.items() for whose in ("ours", "paper")
+        } | dict(result.units)
+        return [("Ours beside the paper's", to_frame(joined, units))]
+    parts = [("Ours", to_frame(result.table, result.units))] if result.table.rows else []
+    if result.paper_table:
+        parts.append(("The paper's", to_frame(result.paper_table, result.units)))
+    return parts
+
+
+def to_markdown(result: ExhibitResult) -> str:
+    """Ours beside the paper's, as markdown."""
+    parts = []
+    for name, frame in _named_parts(result):
+        escaped = frame.map(lambda text: text.replace("|", "\\|"))
+        parts.append(f"**{name}**\n\n{escaped.to_markdown(index=False, disable_numparse=True)}")
+    return "\n\n".join(parts)
+
+
+def to_html(result: ExhibitResult) -> str:
+    """Ours beside the paper's, as HTML tables inside figures; every cell is escaped."""
+    parts = []
+    for name, frame in _named_parts(result):
+        table = frame.to_html(index=False, border=0, justify="unset", escape=True)
+        parts.append(
+            f'<figure class="table"><figcaption>{name.replace(chr(39), "&#x27;")}</figcaption>{table}</figure>'
+        )
+    return "\n".join(parts)

@@ -1,0 +1,143 @@
+"""Training in several processes, started by `torchrun`; in a single process every function here does next to nothing.
+
+Each process sees the same batches and takes its own part of every one, so a run's data do not depend on how many
+processes share it. Gradients are averaged after the backward pass on `.grad` itself: elastic layers write there
+without passing through the hooks that DistributedDataParallel relies on.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from common.command import InputError
+
+
+def start(device: str | None = None) -> torch.device:
+    """Join the other processes when `torchrun` started this one; returns the device that this process works on.
+
+    device: "cpu", "cuda" or "cuda:N"; None takes a GPU when there is one. Under torchrun each process on a machine
+    takes the GPU of its local rank.
+    """
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {kind} was asked for, and torch finds no GPU here: give --device cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return torch.device(kind)
+    if kind.startswith("cuda"):
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local} of this machine has no GPU of its own ({torch.cuda.device_count()} here): start "
+                "torchrun with --nproc-per-node no larger than the number of GPUs"
+            )
+        torch.cuda.set_device(local)
+        kind = f"cuda:{local}"
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    return torch.device(kind)
+
+
+def stop() -> None:
+    """Leave the group; harmless in a single process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def size() -> int:
+    """How many processes train together; 1 when alone."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0; only process 0 writes files."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+def barrier() -> None:
+    """Wait for all the others."""
+    if size() > 1:
+        dist.barrier()
+
+
+def broadcast_model(model: nn.Module) -> None:
+    """Give every process the parameters and buffers of process 0."""
+    if size() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+def average(values: Tensor) -> Tensor:
+    """The mean of `values` over the processes, without waiting for the device."""
+    if size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / size()
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set in any process; all must ask at the same step."""
+    if size() == 1:
+        return flag
+    seen = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(seen)
+    return bool(seen.item() > 0)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes: one exchange a dtype, of all gradients laid end to end.
+
+    Every process must have gradients for the same parameters, that is, train the same sub-networks at a step.
+    """
+    if size() == 1:
+        return
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    for gradients in by_dtype.values():
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= size()
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        torch._foreach_copy_(gradients, [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)])
+
+
+def batch_size(batch: Any) -> int:
+    """The first dimension of the first tensor in a batch (a tensor, dataclass, dict or sequence of tensors)."""
+    if isinstance(batch, Tensor):
+        return batch.shape[0]
+    if is_dataclass(batch):
+        return batch_size(getattr(batch, fields(batch)[0].name))
+    return batch_size(next(iter(batch.values() if isinstance(batch, dict) else batch)))
+
+
+def part_of(batch: Any) -> Any:
+    """This process's part of a batch: B / size examples of every tensor in it.
+
+    Raises InputError when the batch size B does not divide by the number of processes.
+    """
+    if size() == 1:
+        return batch
+    examples = batch_size(batch)
+    if examples % size():
+        raise InputError(
+            f"a batch of {examples} does not divide among {size()} processes: choose a batch size that is a multiple"
+        )
+    share = examples // size()
+    return _slice(batch, slice(rank() * share, (rank() + 1) * share))
+
+
+def _slice(batch: Any, part: slice) -> Any:
+    if isinstance(batch, Tensor):
+        return batch[part]
+    if is_dataclass(batch):
+        return type(batch)(**{field.name: _slice(getattr(batch, field.name), part) for field in fields(batch)})
+    if isinstance(batch, dict):
+        return {name: _slice(value, part) for name, value in batch.items()}
+    return type(batch)(_slice(value, part) for value in batch)

@@ -1,0 +1,558 @@
+"""The one training loop: any network, any losses, resumable at any moment with the same numbers to the bit.
+
+Nothing random is carried from step to step: every draw comes from (seed, stage, step, purpose), see `Step.generator`,
+and torch's own generator is seeded at each step. So a checkpoint holds weights, optimiser, schedule and position only.
+"""
+
+import math
+import resource
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.command import InputError
+from common.train import distributed
+from common.train.checkpoint import load_strictly
+from common.train.run_folder import Run
+from common.train.schedule import Optimisation, build_optimiser, build_schedule
+
+CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device once
+
+
+class TrainingError(InputError):
+    """A loss or weight became NaN or infinite."""
+
+
+class Batches(Protocol):
+    """What training draws from: the same batches for the same epoch, whenever and however often it is asked."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]: ...
+
+
+class Stateful(Protocol):
+    """Anything that is saved with a checkpoint: tensors, numbers and strings in a dict."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a training is: `index` counts steps in the epoch, `global_step` in the whole stage, both from 0."""
+
+    epoch: int
+    index: int
+    global_step: int
+    total_steps: int
+    seed: int
+    stage: str
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """A random generator of its own for each purpose at each step; the same one whenever the step is redone."""
+        return np.random.default_rng(self._entropy(purpose))
+
+    def torch_seed(self) -> int:
+        """Seeds torch's own generator (dropout) for this step, differently in each process."""
+        sequence = np.random.SeedSequence(self._entropy(f"torch {distributed.rank()}"))
+        return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def _entropy(self, purpose: str) -> list[int]:
+        return [
+            self.seed & (2**64 - 1),
+            zlib.crc32(self.stage.encode()),
+            self.global_step,
+            zlib.crc32(purpose.encode()),
+        ]
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a stage of training took.
+
+    seconds, cpu_seconds: wall clock and process time (all threads) of the steps with their batches, over all the
+    resumptions; work lost to a kill and done again counts once. callback_seconds: wall clock of before_epoch and
+    after_epoch, not part of `seconds`. samples: images trained on. losses: means over the last epoch.
+    peak_memory: bytes, of the GPU when there is one, else of this process.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    callback_seconds: float
+    samples: int
+    steps: int
+    losses: dict[str, float]
+    peak_memory: int
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "FitReport":
+        """The report in a stage's record on disk."""
+        return cls(**{field.name: record[field.name] for field in fields(cls)})
+
+
+StepLosses = Callable[[Any, Step], Iterable[dict[str, Tensor]]]
+
+
+def fit(
+    run: Run,
+    stage: str,
+    model: nn.Module,
+    batches: Batches,
+    optimisation: Optimisation,
+    step_losses: StepLosses,
+    seed: int,
+    device: torch.device | str,
+    before_epoch: Callable[[int], None] | None = None,
+    after_epoch: Callable[[int], dict[str, Any] | None] | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    checkpoint_every_s: float = 60.0,
+    keep: Mapping[str, Stateful] | None = None,
+) -> FitReport:
+    """Train `model` in place; its weights end up in the run folder under the name of the stage.
+
+    step_losses(batch, step) yields one dict a sub-network: "loss", a scalar to backpropagate, and any named parts.
+    Each is backpropagated before the next is asked for, so that one graph at a time is in memory; gradients add up,
+    then the optimiser steps once. Logged values are means over the dicts of a step that hold the name.
+    before_epoch(epoch) runs at the start of an epoch, and again when one is resumed in the middle; after_epoch(epoch)
+    may return values for the epoch's log line. The model is in training mode when before_epoch is called.
+    keep: further objects whose state goes with the checkpoint (a moving average, a teacher pool).
+
+    The same call again goes on from the last checkpoint, with the same final weights to the bit on a CPU; a stage
+    already finished is loaded and reported at once. SIGINT and SIGTERM save first, then raise KeyboardInterrupt.
+    Under `torchrun` each process works on its part of every batch.
+
+    Raises TrainingError, leaving everything on disk as it was, when a loss or weight is not finite; InputError when
+    the folder holds the stage of another architecture or schedule, or the disk is full.
+    """
+    device = torch.device(device)
+    keep = keep or {}
+    model.to(device)
+    finished = run.stage_done(stage)
+    if finished is not None:
+        weights, _ = run.load_weights(stage)
+        load_strictly(model, weights, str(run.path / f"{stage}.safetensors"))
+        kept = run.load_state(stage) if keep else None
+        for name, thing in keep.items():
+            thing.load_state_dict((kept or {})["keep"][name])
+        return FitReport.from_record(finished)
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), _Interruption() as interruption:  # what follows draws as if fit never ran
+        training = _Training(run, stage, model, batches, optimisation, step_losses, seed, device, precision, keep)
+        return training.train(before_epoch, after_epoch, checkpoint_every_s, interruption)
+
+
+class _Training:
+    """The state of one stage of training, and the moves on it."""
+
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        model: nn.Module,
+        batches: Batches,
+        optimisation: Optimisation,
+        step_losses: StepLosses,
+        seed: int,
+        device: torch.device,
+        precision: str,
+        keep: Mapping[str, Stateful],
+    ) -> None:
+        self.run, self.stage, self.model, self.batches = run, stage, model, batches
+        self.optimisation, self.step_losses, self.seed, self.device = optimisation, step_losses, seed, device
+        self.autocast = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": precision == "bfloat16"}
+        self.precision, self.keep = precision, keep
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimiser = build_optimiser(model, optimisation)
+        self.steps_per_epoch = batches.steps_per_epoch
+        self.total_steps = optimisation.epochs * self.steps_per_epoch
+        if self.steps_per_epoch < 1:
+            raise InputError(f"stage {stage} has no batch to train on: choose a smaller batch size or more images")
+        self.schedule = build_schedule(self.optimiser, optimisation, self.steps_per_epoch)
+        self.epoch = self.index = self.samples = 0
+        self.clock = _Clock()
+        self.losses = _Losses()
+        self.last_checkpoint = time.perf_counter()
+
+    @property
+    def step(self) -> Step:
+        """The step about to be done."""
+        done = self.epoch * self.steps_per_epoch + self.index
+        return Step(self.epoch, self.index, done, self.total_steps, self.seed, self.stage)
+
+    def train(
+        self,
+        before_epoch: Callable[[int], None] | None,
+        after_epoch: Callable[[int], dict[str, Any] | None] | None,
+        checkpoint_every_s: float,
+        interruption: "_Interruption",
+    ) -> FitReport:
+        self._begin()
+        progress = Progress(self.stage, self.total_steps, self.step.global_step, unit="step")
+        self.clock.start()
+        try:
+            while self.epoch < self.optimisation.epochs:
+                self.model.train()
+                if before_epoch is not None:
+                    with self.clock.aside(), interruption.at_once():
+                        before_epoch(self.epoch)
+                for batch in self._rest_of_epoch():
+                    self._train_step(batch)
+                    progress.advance()
+                    if self.index % CHECK_EVERY == 0:
+                        self._look_at_losses()
+                        progress.show(loss=self.losses.latest.get("loss"), epoch=self.epoch)
+                        if distributed.any_process(interruption.asked, self.device):
+                            self._stop_here()
+                    elif interruption.asked and distributed.size() == 1:
+                        self._stop_here()
+                    self._checkpoint(after_s=checkpoint_every_s)
+                self._look_at_losses()
+                extra = {}
+                if after_epoch is not None:
+                    self._checkpoint(after_s=checkpoint_every_s / 12)  # a kill in there then costs no training
+                    with self.clock.aside(), interruption.at_once():
+                        extra = after_epoch(self.epoch) or {}
+                self._log_epoch(extra)
+                if self.epoch + 1 < self.optimisation.epochs:
+                    self.losses = _Losses()
+                self.epoch, self.index = self.epoch + 1, 0
+                if distributed.any_process(interruption.asked, self.device):
+                    self._stop_here()
+                self._checkpoint(after_s=checkpoint_every_s / 12)
+        finally:
+            progress.close()
+        return self._finish()
+
+    # ---- one step
+
+    def _rest_of_epoch(self) -> Iterator[Any]:
+        yield from self.batches.epoch(self.epoch, self.index) if self.index < self.steps_per_epoch else ()
+        if self.index != self.steps_per_epoch:
+            raise RuntimeError(
+                f"epoch {self.epoch} gave {self.index} batches where {self.steps_per_epoch} were promised"
+            )
+
+    def _train_step(self, batch: Any) -> None:
+        step = self.step
+        torch.manual_seed(step.torch_seed())
+        self.optimiser.zero_grad(set_to_none=True)
+        values: dict[str, list[Tensor]] = {}
+        losses = iter(self.step_losses(distributed.part_of(batch), step))
+        while True:
+            with torch.autocast(**self.autocast):  # the forward pass only
+                part = next(losses, None)
+            if part is None:
+                break
+            part["loss"].backward()
+            for name, value in part.items():
+                values.setdefault(name, []).append(torch.as_tensor(value, device=self.device).detach().float())
+        if not values:
+            raise RuntimeError(f"step_losses of stage {self.stage} yielded nothing to train on")
+        distributed.average_gradients(self.parameters)
+        if self.optimisation.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.optimisation.clip_norm, foreach=True)
+        self.optimiser.step()
+        self.schedule.step()
+        self.losses.add(step, values)
+        self.samples += distributed.batch_size(batch)
+        self.index += 1
+
+    def _look_at_losses(self) -> None:
+        """Bring the losses since the last look to the CPU; stop at the first that is not finite."""
+        bad = self.losses.settle()
+        if bad is not None:
+            step, values = bad
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise TrainingError(
+                f"training stage {self.stage} of {self.run.path} stopped at epoch {step.epoch}, step {step.index}: "
+                f"a loss is not finite ({shown}); nothing was overwritten: lower the learning rate, clip the "
+                "gradient, or train in float32, in another output folder"
+            )
+
+    def _check_weights(self) -> None:
+        """A finite loss can still have had an infinite gradient; no checkpoint may hold what it made of the weights."""
+        norms = torch._foreach_norm([parameter.detach() for parameter in self.parameters], math.inf)
+        if not torch.stack([norm.float() for norm in norms]).isfinite().all():
+            raise TrainingError(
+                f"training stage {self.stage} of {self.run.path} stopped at epoch {self.epoch}, step {self.index}: "
+                f"a weight is not finite (losses {self.losses.means()}); nothing was overwritten: lower the learning "
+                "rate, clip the gradient, or train in float32, in another output folder"
+            )
+
+    # ---- the folder
+
+    def _begin(self) -> None:
+        state = self.run.load_state(self.stage)
+        if state is not None:
+            self._restore(state)
+        distributed.broadcast_model(self.model)
+        if state is None:
+            self._save()  # from here on the log can be taken back to what it was
+        if distributed.rank() == 0:
+            environment = self.run.environment
+            commit = (environment.get("git_commit") or "unknown")[:10] + "+changes" * bool(environment.get("git_dirty"))
+            count = sum(parameter.numel() for parameter in self.model.parameters())
+            at = "" if state is None else f", resumed at epoch {self.epoch} step {self.index}"
+            print(
+                f"{self.stage}: {count:,} parameters, {self.device} {self.precision}, processes {distributed.size()}, "
+                f"{self.optimisation.epochs} epochs of {self.steps_per_epoch} steps, seed {self.seed}, "
+                f"commit {commit}{at}",
+                file=sys.stderr,
+            )
+        distributed.barrier()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        where = f"{self.run.path / self.stage}.state"
+        load_strictly(self.model, state["model"], where)
+        asked = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps, "seed": self.seed}
+        for name, value in asked.items():
+            if state[name] != value:
+                raise InputError(
+                    f"the checkpoint {where} was made with {name} = {state[name]}, and this training has {value}: "
+                    "go on with the same data and settings, or delete it to train this stage from its start"
+                )
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.index, self.samples = state["epoch"], state["index"], state["samples"]
+        self.clock = _Clock(**state["clock"])
+        self.losses = _Losses(dict(state["loss_sums"]), dict(state["loss_counts"]))
+        for name, thing in self.keep.items():
+            thing.load_state_dict(state["keep"][name])
+        self.run.cut_log(state["log_length"])
+
+    def _checkpoint(self, after_s: float) -> None:
+        """Save when the last checkpoint is older than `after_s` seconds. Only the first process ever writes."""
+        if distributed.rank() == 0 and time.perf_counter() - self.last_checkpoint >= after_s:
+            self._save()
+
+    def _save(self) -> None:
+        self._look_at_losses()
+        self._check_weights()
+        self.run.save_state(
+            self.stage,
+            {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "epoch": self.epoch,
+                "index": self.index,
+                "samples": self.samples,
+                "steps_per_epoch": self.steps_per_epoch,
+                "total_steps": self.total_steps,
+                "seed": self.seed,
+                "clock": self.clock.read(),
+                "loss_sums": self.losses.sums,
+                "loss_counts": self.losses.counts,
+                "log_length": self.run.log_length(),
+                "keep": {name: thing.state_dict() for name, thing in self.keep.items()},
+            },
+        )
+        self.last_checkpoint = time.perf_counter()
+
+    def _stop_here(self) -> None:
+        if distributed.rank() == 0:
+            self._save()
+        raise KeyboardInterrupt
+
+    def _log_epoch(self, extra: Mapping[str, Any]) -> None:
+        clock = self.clock.read()
+        record = {"stage": self.stage, "epoch": self.epoch, **self.losses.means()}
+        record["learning_rate"] = self.optimiser.param_groups[0]["lr"]
+        record["samples_per_second"] = self.samples / clock["seconds"]
+        record["seconds"] = clock["seconds"]
+        self.run.log(**{**record, **extra})
+
+    def _finish(self) -> FitReport:
+        self._check_weights()
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        report = FitReport(
+            **self.clock.read(),
+            samples=self.samples,
+            steps=self.total_steps,
+            losses=self.losses.means(),
+            peak_memory=peak,
+        )
+        self.run.save_weights(self.stage, self.model.state_dict(), {"stage": self.stage, "seed": self.seed})
+        if self.keep:  # asked for again when the finished stage is loaded
+            self.run.save_state(self.stage, {"keep": {name: thing.state_dict() for name, thing in self.keep.items()}})
+        self.run.finish_stage(self.stage, asdict(report))
+        if not self.keep:
+            self.run.delete_state(self.stage)
+        if distributed.rank() == 0:
+            print(
+                f"{self.stage}: done in {report.seconds:,.1f} s ({report.samples / report.seconds:,.0f} samples/s, "
+                f"{report.cpu_seconds:,.1f} s of CPU), peak memory {peak / 2**20:,.0f} MiB",
+                file=sys.stderr,
+            )
+        distributed.barrier()
+        return report
+
+
+class _Losses:
+    """Means of named losses over an epoch. New values stay on the device until `settle` brings them over at once."""
+
+    def __init__(self, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None) -> None:
+        self.sums = sums or {}
+        self.counts = counts or {}
+        self.latest: dict[str, float] = {}
+        self._pending: list[tuple[Step, tuple[str, ...], Tensor]] = []
+
+    def add(self, step: Step, values: Mapping[str, list[Tensor]]) -> None:
+        """Take one step's losses: for each name, the scalars of its sub-networks."""
+        means = [parts[0] if len(parts) == 1 else torch.stack(parts).mean() for parts in values.values()]
+        self._pending.append((step, tuple(values), distributed.average(torch.stack(means))))
+
+    def settle(self) -> tuple[Step, dict[str, float]] | None:
+        """Add what is pending to the sums, in float64 and in order; returns the first step with a non-finite loss."""
+        if not self._pending:
+            return None
+        numbers = iter(torch.cat([values for _, _, values in self._pending]).tolist())
+        pending, self._pending = self._pending, []
+        for step, names, _ in pending:
+            self.latest = {name: next(numbers) for name in names}
+            if not all(map(math.isfinite, self.latest.values())):
+                return step, self.latest
+            for name, value in self.latest.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.counts[name] = self.counts.get(name, 0) + 1
+        return None
+
+    def means(self) -> dict[str, float]:
+        """The mean of each name over the steps that had it."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+
+class _Clock:
+    """Wall and processor seconds spent so far, carried over from checkpoint to checkpoint."""
+
+    def __init__(self, seconds: float = 0.0, cpu_seconds: float = 0.0, callback_seconds: float = 0.0) -> None:
+        self.seconds, self.cpu_seconds, self.callback_seconds = seconds, cpu_seconds, callback_seconds
+        self._since: tuple[float, float] | None = None
+
+    def start(self) -> None:
+        self._since = (time.perf_counter(), _cpu_seconds())
+
+    def read(self) -> dict[str, float]:
+        if self._since is not None:
+            wall, cpu = time.perf_counter(), _cpu_seconds()
+            self.seconds += wall - self._since[0]
+            self.cpu_seconds += cpu - self._since[1]
+            self._since = (wall, cpu)
+        return {
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "callback_seconds": self.callback_seconds,
+        }
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time in here is the callbacks', not the training's."""
+        self.read()
+        self._since, begin = None, time.perf_counter()
+        yield
+        self.callback_seconds += time.perf_counter() - begin
+        self.start()
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process, all its threads, and its workers that have ended."""
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + workers.ru_utime + workers.ru_stime
+
+
+class _Interruption:
+    """Makes of SIGINT and SIGTERM a wish that the loop grants after its step, when the state is whole.
+
+    The second signal, and any while a callback runs, raises KeyboardInterrupt at once. Outside the main thread
+    signals cannot be caught: then nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Interruption":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _handle(self, *_: object) -> None:
+        if self.asked or self._at_once:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In here a signal interrupts at once: a checkpoint of a few seconds ago stands, and callbacks may be long."""
+        if self.asked and distributed.size() == 1:
+            raise KeyboardInterrupt
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+
+class Progress:
+    """A bar with the time left on a terminal; elsewhere a line on stderr about every 30 seconds."""
+
+    def __init__(self, label: str, total: int, done: int = 0, unit: str = "it", every_s: float = 30.0) -> None:
+        self.label, self.total, self.done, self.unit, self.every_s = label, total, done, unit, every_s
+        self.shown: dict[str, Any] = {}
+        self._began, self._first = time.perf_counter(), done
+        self._last_line = self._began
+        self._silent = distributed.rank() > 0
+        on_terminal = sys.stderr.isatty() and not self._silent
+        self._bar = tqdm(desc=label, total=total, initial=done, unit=unit, dynamic_ncols=True) if on_terminal else None
+
+    def show(self, **values: Any) -> None:
+        """Values to stand beside the bar from now on; None leaves one out."""
+        self.shown.update(values)
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._values(), refresh=False)
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more are done."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif not self._silent and time.perf_counter() - self._last_line >= self.every_s:
+            self._last_line = time.perf_counter()
+            each = (self._last_line - self._began) / (self.done - self._first)
+            left = tqdm.format_interval((self.total - self.done) * each)
+            print(
+                f"{self.label}: {self.done}/{self.total} {self.unit}s, {left} left, {self._values()}", file=sys.stderr
+            )
+
+    def close(self) -> None:
+        """Leave the terminal to others."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _values(self) -> str:
+        shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in self.shown.items()}
+        return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)

@@ -1,0 +1,620 @@
+"""DetOFA: Efficient Training of Once-for-All Networks for Object Detection using Path Filter.
+
+Sakuma, Ishii, Narihira; ICCV Workshops 2023. The whole method in the paper's order:
+
+    Table 1        the search space A, and CompOFA*'s coupling of it          Operations
+    Section 3.1.1  the path filter g(a; theta_p)                              tokenise, PathFilter
+    Section 3.1.2  its FLOPs-bounded loss and its training                    flops_bounded_loss, train_filter
+    Section 3.2    operation pruning and path pruning                         prune_operations, PathSampler
+    Algorithm 1    supernet training with search space pruning                warm_up, fine_tune
+    Section 3.3    the best path for a budget                                 search
+
+Words: a *path* a is one sub-network, a row of choice indices (common.models.ofa_resnet); a *layer* is a bottleneck, a
+*block* is what the paper calls a block, a run of layers of one stride; an *operation* is what one layer may be: the
+(D, W) of its block and its own E. *FLOPs* in the paper is any cost here, a `Constraint`; the tables use
+multiply-accumulates of the backbone. What the paper leaves open is a setting, listed in detofa/README.md.
+
+Command:  python -m detofa.train --help
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.command import InputError
+from common.evaluate.subnetworks import Evaluator
+from common.models.ofa_resnet import OFAResNetSpace
+from common.search.evolution import EvolutionResult, EvolutionSettings, evolve
+from common.train.loop import FitReport, Step, fit
+from common.train.run_folder import Run
+from common.train.schedule import Optimisation
+
+# ------------------------------------------------------------------------------------------------------------------
+# The search space: Table 1
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Operations:
+    """The operations that a search space still has: A with all of them, the pruned space with fewer.
+
+    allowed: (L, D, W, E) bool; [l, d, w, e] says whether layer l may have expand ratio e in a block of depth d and
+    width w. A layer that depth d drops has no operation there: it is the skip connection.
+    """
+
+    space: OFAResNetSpace
+    allowed: np.ndarray
+
+    @staticmethod
+    def all(space: OFAResNetSpace) -> "Operations":
+        """OFA's space, first row of Table 1: every D, W and E."""
+        position = space.layer_index_in_stage
+        base = np.asarray(space.base_depths)[space.layer_stage]
+        present = position[:, None] < base[:, None] + np.asarray(space.depths)[None, :]  # (L, D)
+        shape = (*present.shape, len(space.widths), len(space.expands))
+        return Operations(space, np.broadcast_to(present[:, :, None, None], shape).copy())
+
+    @staticmethod
+    def compound(space: OFAResNetSpace) -> "Operations":
+        """CompOFA*, second row of Table 1: a block's depth and width rise together."""
+        if len(space.depths) != len(space.widths):
+            raise InputError("CompOFA* couples depths with widths one to one: give the space as many of each")
+        coupled = np.eye(len(space.depths), dtype=bool)[None, :, :, None]
+        return Operations(space, Operations.all(space).allowed & coupled)
+
+    def block_choices(self, block: int) -> np.ndarray:
+        """(D, W) bool: the pairs under which every layer of the block that is there has an operation left."""
+        layers = np.flatnonzero(self.space.layer_stage == block)
+        possible = self.allowed[layers].any(axis=3)  # (layers, D, W)
+        dropped = ~Operations.all(self.space).allowed[layers].any(axis=3)
+        return (possible | dropped).all(axis=0)
+
+    def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """(count, C) int8 paths a ~ U: each block's (D, W) uniform among those left, then each layer's E likewise."""
+        space = self.space
+        paths = space.sample(count, generator)
+        for block in range(len(space.base_depths)):
+            pairs = np.argwhere(self.block_choices(block))
+            chosen = pairs[generator.integers(len(pairs), size=count)]
+            paths[:, space.depth_columns][:, block], paths[:, space.width_columns][:, block] = chosen.T
+        expands = paths[:, space.expand_columns]
+        for layer in range(expands.shape[1]):
+            options = self.allowed[layer, *self._block_of(layer, paths)]  # (count, E)
+            expands[:, layer] = (generator.random(options.shape) * options).argmax(axis=1)
+        return space.canonical(paths)
+
+    def contains(self, paths: np.ndarray) -> np.ndarray:
+        """(P,) bool: whether all layers of a path are operations that are left."""
+        active, expands = self.space.active_layers(paths), paths[:, self.space.expand_columns]
+        inside = np.ones(len(paths), dtype=bool)
+        for layer in range(expands.shape[1]):
+            inside &= self.allowed[layer, *self._block_of(layer, paths), expands[:, layer]] | ~active[:, layer]
+        return inside
+
+    def size(self) -> int:
+        """Exact number of paths (of the backbone's blocks)."""
+        total = 1
+        for block in range(len(self.space.base_depths)):
+            layers = np.flatnonzero(self.space.layer_stage == block)
+            total *= sum(
+                int(np.prod([max(1, self.allowed[layer, d, w].sum()) for layer in layers], dtype=object))
+                for d, w in np.argwhere(self.block_choices(block))
+            )
+        return total
+
+    def _block_of(self, layer: int, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        block = self.space.layer_stage[layer]
+        return paths[:, self.space.depth_columns][:, block], paths[:, self.space.width_columns][:, block]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A resource that a path costs: FLOPs in the paper; latency, parameters or anything additive by the same face.
+
+    cost(paths (P, C)) -> (P,) float64. lowest, highest: the range over the search space A; `buckets` intervals of
+    equal width cut it (Section 3.1.1: five).
+    """
+
+    name: str
+    unit: str
+    cost: Callable[[np.ndarray], np.ndarray]
+    lowest: float
+    highest: float
+    buckets: int = 5
+
+    def bucket(self, paths: np.ndarray) -> np.ndarray:
+        """(P,) int64: the interval of each path's cost."""
+        share = (self.cost(paths) - self.lowest) / (self.highest - self.lowest)
+        return np.clip((share * self.buckets).astype(np.int64), 0, self.buckets - 1)
+
+    def budget(self, share: float) -> float:
+        """The cost that lies `share` (0..1) of the way from the cheapest path to the dearest."""
+        return self.lowest + share * (self.highest - self.lowest)
+
+
+def sample_per_bucket(
+    operations: Operations, constraint: Constraint, per_bucket: int, generator: np.random.Generator, draws: int = 40
+) -> np.ndarray:
+    """Algorithm 1, line 3: `per_bucket` different paths of every cost bucket, drawn uniformly within it.
+
+    A bucket that `draws` rounds of 50,000 uniform paths do not fill stays shorter: it is all but empty.
+    Returns (P, C) int8, ordered by bucket.
+    """
+    kept: list[list[np.ndarray]] = [[] for _ in range(constraint.buckets)]
+    seen: set[bytes] = set()
+    for _ in range(draws):
+        paths = operations.sample(50_000, generator)
+        buckets = constraint.bucket(paths)
+        for bucket, chosen in enumerate(kept):
+            for path in paths[buckets == bucket]:
+                if len(chosen) == per_bucket:
+                    break
+                if path.tobytes() not in seen:
+                    seen.add(path.tobytes())
+                    chosen.append(path)
+        if all(len(chosen) == per_bucket for chosen in kept):
+            break
+    return np.array([path for chosen in kept for path in chosen], dtype=np.int8)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3.1.1 Path filter design
+# ------------------------------------------------------------------------------------------------------------------
+
+SKIP_CONNECTION = 0  # the token SC
+
+
+def tokenise(space: OFAResNetSpace, paths: np.ndarray) -> np.ndarray:
+    """Layer-wise tokens (P, L): SC = 0 where depth drops the layer, else 1 + its (W, E) pair.
+
+    Block-wise choices are repeated for each layer of the block, as in "W1.0_E0.25 W1.0_E0.35 SC SC".
+    """
+    if space.elastic_stem:
+        raise InputError("the path filter has no token for stem choices (the paper's Table 1 has none): fix the stem")
+    width = paths[:, space.width_columns][:, space.layer_stage].astype(np.int64)
+    expand = paths[:, space.expand_columns].astype(np.int64)
+    return np.where(space.active_layers(paths), 1 + width * len(space.expands) + expand, SKIP_CONNECTION)
+
+
+def positional_encoding(positions: Iterable[int], dimensions: int) -> Tensor:
+    """Sine and cosine of the positions at geometric wavelengths: (len(positions), dimensions).
+
+    Equation 3 as printed is garbled; this is the standard form that the text names ("standard cosine/sine-based").
+    """
+    position = torch.as_tensor(list(positions), dtype=torch.float32)[:, None]
+    frequency = 10000.0 ** (-torch.arange(0, dimensions, 2, dtype=torch.float32) / dimensions)
+    angle = position * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """The path filter and its training; Section 4.1 gives the sizes, the rest is unstated."""
+
+    dimensions: int = 128
+    """Embedding size, and width of the feed-forward and final layers."""
+    layers: int = 3
+    """Transformer encoder layers."""
+    heads: int = 4
+    """Attention heads."""
+    budget_condition: bool = True
+    """Feed the FLOPs bucket to the filter (Table 2, second row without)."""
+    block_position: bool = True
+    """Add the block's positional encoding (Table 2, third row without)."""
+    bounded_loss: bool = True
+    """Compare only paths of one bucket (Table 2, first row without)."""
+    batch_size: int = 128
+    """Paths a training step; pairs are formed inside it."""
+    pretraining: Optimisation = field(default_factory=lambda: Optimisation(epochs=60, learning_rate=1e-3))
+    """Training on paths of the classification supernet."""
+    fine_tuning: Optimisation = field(default_factory=lambda: Optimisation(epochs=60, learning_rate=3e-4))
+    """Training on paths of the detection supernet, from the pre-trained filter."""
+
+
+class PathFilter(nn.Module):
+    """g(a; theta_p): the score of a path among those of its cost bucket (Figure 2); higher means lower loss.
+
+    forward(tokens (P, L) int64, bucket (P,) int64) -> (P,) scores in 0..1.
+    """
+
+    def __init__(self, space: OFAResNetSpace, buckets: int, settings: FilterSettings):
+        super().__init__()
+        dimensions = settings.dimensions
+        self.settings = settings
+        self.operation_embedding = nn.Embedding(1 + len(space.widths) * len(space.expands), dimensions)
+        self.budget_embedding = nn.Embedding(buckets, dimensions)
+        position = positional_encoding(range(len(space.layer_stage)), dimensions)
+        if settings.block_position:
+            position = position + positional_encoding(space.layer_stage, dimensions)
+        self.register_buffer("position", position, persistent=False)  # (L, dimensions)
+        layer = nn.TransformerEncoderLayer(dimensions, settings.heads, dimensions, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, settings.layers, enable_nested_tensor=False)
+        self.score = nn.Sequential(nn.Linear(dimensions, dimensions), nn.ReLU(), nn.Linear(dimensions, 1), nn.Sigmoid())
+
+    def forward(self, tokens: Tensor, bucket: Tensor) -> Tensor:
+        sequence = self.operation_embedding(tokens) + self.position  # (P, L, dimensions)
+        if self.settings.budget_condition:
+            budget = self.budget_embedding(bucket)[:, None]  # (P, 1, dimensions)
+            sequence = torch.cat([budget, sequence], dim=1)
+        return self.score(self.encoder(sequence).mean(dim=1)).squeeze(1)
+
+
+class PathScorer:
+    """A trained filter with its space and constraint: paths in, scores out."""
+
+    def __init__(self, path_filter: PathFilter, space: OFAResNetSpace, constraint: Constraint, batch_size: int = 4096):
+        self.path_filter, self.space, self.constraint, self.batch_size = path_filter, space, constraint, batch_size
+
+    @torch.inference_mode()
+    def __call__(self, paths: np.ndarray) -> np.ndarray:
+        """(P, C) paths -> (P,) float64 scores, comparable within a bucket."""
+        device = self.path_filter.position.device
+        tokens = torch.from_numpy(tokenise(self.space, paths)).to(device)
+        buckets = torch.from_numpy(self.constraint.bucket(paths)).to(device)
+        self.path_filter.eval()
+        parts = zip(tokens.split(self.batch_size), buckets.split(self.batch_size), strict=True)
+        return torch.cat([self.path_filter(*part) for part in parts]).double().cpu().numpy()
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3.1.2 Path filter training
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def flops_bounded_loss(scores: Tensor, losses: Tensor, buckets: Tensor, bounded: bool = True) -> Tensor:
+    """Equations 4 and 5: mean of max(0, 1 - (g(a) - g(a')))^2 over ordered pairs with loss(a) <= loss(a').
+
+    scores, losses: (P,). buckets: (P,) int64; with `bounded` only pairs of one bucket count. Pairs with t = 0 are
+    left out: their hinge is the constant 1, without gradient.
+    """
+    pairs = losses[:, None] <= losses[None, :]
+    pairs = pairs & ~torch.eye(len(losses), dtype=torch.bool, device=losses.device)
+    if bounded:
+        pairs = pairs & (buckets[:, None] == buckets[None, :])
+    hinge = (1 - (scores[:, None] - scores[None, :])).clamp(min=0).square()
+    return (hinge * pairs).sum() / pairs.sum().clamp(min=1)
+
+
+@dataclass(frozen=True, eq=False)
+class PathLosses:
+    """Paths with the validation loss that each had in some supernet: what a filter learns from.
+
+    paths: (P, C) int8. losses: (P,) float64.
+    """
+
+    paths: np.ndarray
+    losses: np.ndarray
+
+    def split(self, share: float, generator: np.random.Generator) -> tuple["PathLosses", "PathLosses"]:
+        """A random `share` of the paths and the rest (the paper: 80 % training, 20 % validation)."""
+        order = generator.permutation(len(self.paths))
+        first, second = np.split(order, [round(share * len(order))])
+        return self._take(first), self._take(second)
+
+    def _take(self, index: np.ndarray) -> "PathLosses":
+        return PathLosses(self.paths[index], self.losses[index])
+
+
+@dataclass(frozen=True)
+class _FilterBatch:
+    tokens: Tensor
+    buckets: Tensor
+    losses: Tensor
+
+
+class _FilterBatches:
+    """Batches of paths for the training loop: shuffled by (seed, epoch)."""
+
+    def __init__(self, data: PathLosses, space, constraint: Constraint, batch_size: int, seed: int, device):
+        self._tokens = torch.from_numpy(tokenise(space, data.paths)).to(device)
+        self._buckets = torch.from_numpy(constraint.bucket(data.paths)).to(device)
+        self._losses = torch.from_numpy(data.losses).to(device)
+        self._batch_size, self._seed = min(batch_size, len(data.paths)), seed
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self._losses) // self._batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[_FilterBatch]:
+        order = torch.from_numpy(np.random.default_rng([self._seed, epoch]).permutation(len(self._losses)))
+        for step in range(start, self.steps_per_epoch):
+            yield self._take(order[step * self._batch_size : (step + 1) * self._batch_size].to(self._losses.device))
+
+    def whole(self) -> _FilterBatch:
+        return self._take(slice(None))
+
+    def _take(self, index) -> _FilterBatch:
+        return _FilterBatch(self._tokens[index], self._buckets[index], self._losses[index])
+
+
+def train_filter(
+    run: Run,
+    stage: str,
+    path_filter: PathFilter,
+    data: PathLosses,
+    space: OFAResNetSpace,
+    constraint: Constraint,
+    optimisation: Optimisation,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> FitReport:
+    """Train `path_filter` in place on 80 % of `data`; it ends with the weights of least loss on the other 20 %."""
+    settings = path_filter.settings
+    training, validation = data.split(0.8, np.random.default_rng([seed, 80]))
+    batches = _FilterBatches(training, space, constraint, settings.batch_size, seed, device)
+    held_out = _FilterBatches(validation, space, constraint, settings.batch_size, seed, device).whole()
+    best = f"{stage}-best"
+
+    def losses_of(batch: _FilterBatch) -> Tensor:
+        scores = path_filter(batch.tokens, batch.buckets)
+        return flops_bounded_loss(scores, batch.losses, batch.buckets, settings.bounded_loss)
+
+    def keep_best(epoch: int) -> None:
+        path_filter.eval()
+        with torch.no_grad():
+            loss = float(losses_of(held_out))
+        path_filter.train()
+        if not run.has_weights(best) or loss < run.load_weights(best)[1]["loss"]:
+            run.save_weights(best, path_filter.state_dict(), {"loss": loss, "epoch": epoch})
+
+    report = fit(
+        run,
+        stage,
+        path_filter,
+        batches,
+        optimisation,
+        lambda batch, step: [{"loss": losses_of(batch)}],
+        seed=seed,
+        device=device,
+        after_epoch=keep_best,
+    )
+    path_filter.load_state_dict(run.load_weights(best)[0])
+    path_filter.eval()
+    return report
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3.2 Search space pruning via path filter
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class OperationScores:
+    """Section 3.2, Figure 7: what the filter thinks of each operation.
+
+    index: (O, 4) int64 rows (layer, D, W, E). score: (O,) mean path score of n paths with the operation inserted.
+    cost: (O,) mean cost of those paths.
+    """
+
+    index: np.ndarray
+    score: np.ndarray
+    cost: np.ndarray
+
+
+def score_operations(
+    operations: Operations, scorer: PathScorer, samples: int, generator: np.random.Generator
+) -> OperationScores:
+    """Insert every operation into `samples` uniform paths and average their scores (n in the paper, unstated)."""
+    space = operations.space
+    index = np.argwhere(operations.allowed)
+    base = operations.sample(samples, generator)
+    inserted = np.repeat(base[None], len(index), axis=0)  # (O, samples, C)
+    layer, depth, width, expand = index.T
+    block, row = space.layer_stage[layer], np.arange(len(index))
+    inserted[..., space.depth_columns][row, :, block] = depth[:, None]
+    inserted[..., space.width_columns][row, :, block] = width[:, None]
+    inserted[..., space.expand_columns][row, :, layer] = expand[:, None]
+    paths = space.canonical(inserted.reshape(-1, base.shape[1]))
+    shape = (len(index), samples)
+    scores = scorer(paths).reshape(shape).mean(axis=1)
+    costs = scorer.constraint.cost(paths).reshape(shape).mean(axis=1)
+    return OperationScores(index, scores, costs)
+
+
+OperationPruning = Literal["none", "flops", "score_bucket", "score_all"]
+
+
+def prune_operations(
+    operations: Operations,
+    scores: OperationScores,
+    strategy: OperationPruning,
+    ratio_all: float,
+    ratio_bucket: float,
+    buckets: int,
+    generator: np.random.Generator,
+) -> Operations:
+    """The three strategies of Section 3.2; returns the space that is left.
+
+    flops: `ratio_bucket` of each cost bucket's operations, at random. score_bucket: the worst `ratio_bucket` of each
+    bucket. score_all: the worst `ratio_all` of all, then the worst `ratio_bucket` of what is left in each bucket.
+    Buckets here cut the operations' own range of cost into equal widths. A removal that would leave a block without
+    any complete (D, W) is passed over, so a path always remains.
+    """
+    edges = np.linspace(scores.cost.min(), scores.cost.max(), buckets + 1)[1:-1]
+    bucket = np.digitize(scores.cost, edges)
+    allowed = operations.allowed.copy()
+    left = Operations(operations.space, allowed)
+
+    def remove(candidates: np.ndarray, count: int) -> None:
+        for candidate in candidates:
+            if count <= 0:
+                break
+            where = tuple(scores.index[candidate])
+            allowed[where] = False
+            if left.block_choices(operations.space.layer_stage[where[0]]).any():
+                count -= 1
+            else:
+                allowed[where] = True
+
+    if strategy == "none":
+        return left
+    worst_first = np.argsort(scores.score, kind="stable")
+    if strategy == "flops":
+        worst_first = generator.permutation(len(scores.score))
+    if strategy == "score_all":
+        remove(worst_first, round(ratio_all * len(worst_first)))
+    for which in range(buckets):
+        members = [o for o in worst_first if bucket[o] == which and allowed[tuple(scores.index[o])]]
+        remove(np.array(members, dtype=int), round(ratio_bucket * len(members)))
+    return left
+
+
+def path_thresholds(
+    operations: Operations, scorer: PathScorer, ratio: float, generator: np.random.Generator, samples: int = 5000
+) -> np.ndarray:
+    """Algorithm 1, line 6: (buckets,) scores under which the worst `ratio` of a bucket's paths lie.
+
+    Estimated on uniform paths of the pruned space; a bucket without any gets minus infinity.
+    """
+    constraint = scorer.constraint
+    if ratio == 0:
+        return np.full(constraint.buckets, -np.inf)
+    paths = operations.sample(samples, generator)
+    scores, buckets = scorer(paths), constraint.bucket(paths)
+    inside = [scores[buckets == bucket] for bucket in range(constraint.buckets)]
+    return np.array([np.quantile(s, ratio) if len(s) else -np.inf for s in inside])
+
+
+@dataclass(frozen=True, eq=False)
+class PathSampler:
+    """Algorithm 1, lines 10 to 13: a ~ U of the pruned space, drawn again while its score is under the threshold."""
+
+    operations: Operations
+    scorer: PathScorer | None = None
+    thresholds: np.ndarray | None = None
+
+    def __call__(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """(count, C) accepted paths; whole groups are scored at once rather than one path at a time."""
+        if self.scorer is None or self.thresholds is None or np.isneginf(self.thresholds).all():
+            return self.operations.sample(count, generator)
+        accepted: list[np.ndarray] = []
+        while sum(map(len, accepted)) < count:
+            paths = self.operations.sample(max(4, 2 * count), generator)
+            bucket = self.scorer.constraint.bucket(paths)
+            accepted.append(paths[self.scorer(paths) >= self.thresholds[bucket]])
+        return np.concatenate(accepted)[:count]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Algorithm 1: supernet training
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PruningSettings:
+    """How the search space is pruned; the defaults are the paper's (Section 4.2)."""
+
+    operations: OperationPruning = "score_all"
+    """Operation pruning strategy."""
+    ratio_all: float = 0.10
+    """Worst share of all operations to remove (score_all)."""
+    ratio_bucket: float = 0.30
+    """Share of each cost bucket's operations to remove."""
+    ratio_path: float = 0.25
+    """Worst share of each bucket's paths to leave out of training."""
+    operation_samples: int = 100
+    """Paths an operation is inserted into (n, unstated in the paper)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a supernet is trained on: data, loss, and the images that its paths are validated on.
+
+    batches: as `common.train.loop.fit` takes them. losses(outputs, batch) -> dict with "loss". evaluator: D_val.
+    """
+
+    batches: object
+    losses: Callable
+    evaluator: Evaluator
+
+
+def train_supernet(
+    run: Run,
+    stage: str,
+    supernet: nn.Module,
+    task: Task,
+    sampler: Callable[[int, np.random.Generator], np.ndarray],
+    optimisation: Optimisation,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> FitReport:
+    """Equation 1: one sampled path a step (Algorithm 1, lines 7 to 16). `supernet.activate(path)` selects it."""
+
+    def step_losses(batch, step: Step) -> Iterator[dict[str, Tensor]]:
+        supernet.activate(sampler(1, step.generator("path"))[0])
+        yield task.losses(supernet(batch.images), batch)
+
+    return fit(run, stage, supernet, task.batches, optimisation, step_losses, seed=seed, device=device)
+
+
+def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evaluator, paths: np.ndarray) -> PathLosses:
+    """Algorithm 1, line 3: the validation loss of each path, its batch-norm statistics re-estimated first.
+
+    Every result is recorded as a candidate of `run` at once, so an interrupted sampling goes on with the next path.
+    """
+    space = supernet.backbone.space
+    known = {record["path"]: record["loss"] for record in run.candidates(purpose=purpose)}
+    for path in run.progress(paths, purpose):
+        key = space.key(path)
+        if key not in known:
+            network = evaluator.recalibrate(supernet.extract(path))
+            known[key] = evaluator.loss(network)
+            run.candidate(purpose=purpose, path=key, loss=known[key])
+    return PathLosses(paths, np.array([known[space.key(path)] for path in paths]))
+
+
+def prune(
+    operations: Operations, scorer: PathScorer, settings: PruningSettings, seed: int
+) -> tuple[PathSampler, OperationScores]:
+    """Algorithm 1, lines 5 and 6: the sampler of the pruned space, and the scores that it was pruned by."""
+    generator = np.random.default_rng([seed, 5])
+    scores = score_operations(operations, scorer, settings.operation_samples, generator)
+    left = prune_operations(
+        operations,
+        scores,
+        settings.operations,
+        settings.ratio_all,
+        settings.ratio_bucket,
+        scorer.constraint.buckets,
+        generator,
+    )
+    thresholds = path_thresholds(left, scorer, settings.ratio_path, generator)
+    return PathSampler(left, scorer, thresholds), scores
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 3.3 Resource-constraint search
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def search(
+    operations: Operations, scorer: PathScorer, budget: float, settings: EvolutionSettings, seed: int
+) -> EvolutionResult:
+    """Equation 2: the path of best score with cost at most `budget`, by evolution with the filter as predictor.
+
+    Scores are comparable within a bucket only, and a dearer bucket holds the better paths: so the search is for the
+    best path of the dearest bucket that the budget reaches, or of the next one down where that has no such path.
+
+    Raises `InputError` where no path of the space costs so little.
+    """
+    constraint, space = scorer.constraint, operations.space
+    if budget < constraint.lowest:
+        raise InputError(
+            f"no path has {constraint.name} <= {budget:.4g} {constraint.unit}: the cheapest has {constraint.lowest:.4g}, "
+            f"the dearest {constraint.highest:.4g}; give a budget in that range"
+        )
+    generator = np.random.default_rng([seed, 33])
+
+    def feasible(paths: np.ndarray) -> np.ndarray:
+        return (constraint.cost(paths) <= budget) & operations.contains(paths)
+
+    def rank(paths: np.ndarray) -> np.ndarray:
+        # A score lies in 0..1, so the bucket before the point orders buckets and the score orders within one.
+        return constraint.bucket(paths) + scorer(paths)
+
+    radices = np.array([max(choice) + 1 for choice in space.choices])
+    return evolve(operations.sample, space.canonical, feasible, rank, radices, settings, generator)

@@ -1,0 +1,127 @@
+"""The four scales of DetOFA's reproduction, as named settings. A scale is a preset, never a branch in the code."""
+
+from dataclasses import dataclass, field, replace
+
+from common.command import InputError
+from common.data.augment import Augmentation
+from common.models.ofa_resnet import OFAResNetSpace
+from common.search.evolution import EvolutionSettings
+from common.train.schedule import Optimisation
+from detofa.baselines import Phase, ShrinkingSettings
+from detofa.method import FilterSettings, PruningSettings
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that a run of DetOFA needs to know besides its data and seed."""
+
+    name: str
+    """Scale: smoke, nano, mini or paper."""
+    space: OFAResNetSpace
+    """The search space A."""
+    neck_widths: tuple[int, int, int]
+    """Channels of CenterNet's three transposed convolutions."""
+    head_width: int
+    """Channels inside each of CenterNet's heads."""
+    image_size: int
+    """Side of the square that images are fitted into, pixels."""
+    train_images: int | None
+    """Images to train on at the most (none: all)."""
+    validation_images: int | None
+    """Images that AP is reported on at the most (none: all)."""
+    proxy_images: int
+    """Training images held out as D_val: path losses for the filter come from them, never the reported AP."""
+    calibration_images: int
+    """Training images that re-estimate batch-norm statistics before AP is measured."""
+    proxy_calibration_images: int
+    """The same before a path's loss is measured, where a rough estimate ranks as well."""
+    batch_size: int
+    """Images a training step."""
+    evaluation_batch_size: int
+    """Images a forward pass of an evaluation."""
+    augmentation: Augmentation
+    """Of the detection images."""
+    crop_size: int
+    """Side of the classification images, pixels."""
+    crops: int | None
+    """Object crops in the classification set (none: all); they stand in for ImageNet."""
+    classification: Optimisation
+    """Pre-training of the classification supernet."""
+    warm_up: Optimisation
+    """Algorithm 1, line 2."""
+    fine_tuning: Optimisation
+    """Algorithm 1, lines 7 to 16."""
+    shrinking: ShrinkingSettings
+    """The phases of OFA's progressive shrinking, which together with the full net take three times the epochs."""
+    path_filter: FilterSettings
+    """The path filter and its training."""
+    pretraining_paths: int
+    """Paths a bucket from the classification supernet (paper: 2000)."""
+    fine_tuning_paths: int
+    """Paths a bucket from the detection supernet, m (paper: 100)."""
+    pruning: PruningSettings = field(default_factory=PruningSettings)
+    """How the space is pruned."""
+    evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
+    """The search for a budget."""
+    budget_shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """Budgets of figures 5, 8 and 9: shares of the way from the cheapest path to the dearest (middles of the buckets)."""
+    figure6_paths: int = 15
+    """Uniform paths a bucket that figure 6 shows."""
+    filter_folds: int = 5
+    """Folds of table 2's cross-validation."""
+
+
+def _adam(epochs: int, learning_rate: float, milestones: tuple[float, ...] = (), **more) -> Optimisation:
+    policy = "multistep" if milestones else "constant"
+    return Optimisation(
+        epochs=epochs, optimiser="adam", learning_rate=learning_rate, policy=policy, milestones=milestones, **more
+    )
+
+
+def _cosine(epochs: int, learning_rate: float, **more) -> Optimisation:
+    return Optimisation(epochs=epochs, optimiser="adam", learning_rate=learning_rate, policy="cosine", **more)
+
+
+_SMOKE = Preset(
+    name="smoke",
+    space=OFAResNetSpace(base_depths=(1, 1, 1, 1), stage_widths=(16, 32, 48, 64), stem_width=16, channel_multiple=4),
+    neck_widths=(16, 16, 16),
+    head_width=16,
+    image_size=64,
+    train_images=48,
+    validation_images=24,
+    proxy_images=16,
+    calibration_images=16,
+    proxy_calibration_images=16,
+    batch_size=8,
+    evaluation_batch_size=8,
+    augmentation=Augmentation(),
+    crop_size=32,
+    crops=64,
+    classification=_adam(1, 2e-3),
+    warm_up=_adam(1, 2e-3),
+    fine_tuning=_adam(1, 2e-3),
+    shrinking=ShrinkingSettings(
+        phases=(
+            Phase("depth", 1, ("depth",)),
+            Phase("expand", 1, ("depth", "expand")),
+            Phase("width", 2, ("depth", "expand", "width")),
+        ),
+        optimisation=_adam(1, 2e-3),
+    ),
+    path_filter=FilterSettings(
+        dimensions=16,
+        layers=1,
+        heads=2,
+        batch_size=16,
+        pretraining=_adam(2, 1e-3),
+        fine_tuning=_adam(2, 1e-3),
+    ),
+    pretraining_paths=3,
+    fine_tuning_paths=3,
+    pruning=PruningSettings(operation_samples=4),
+    evolution=EvolutionSettings(population=10, generations=4),
+    budget_shares=(0.3, 0.7),
+    figure6_paths=2,
+    filter_folds=2,
+)

@@ -1,0 +1,206 @@
+"""Batches: the same for a seed, resumed or not, held in memory or streamed."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from common.batch import normalise
+from common.command import InputError
+from common.data.augment import CROP_AUGMENTATION, PADDING, Augmentation
+from common.data.batches import ClassificationBatches, DetectionBatches, letterbox, resident
+from common.data.crops import object_crops
+from common.data.detection_set import DetectionSet
+from common.data.scenes import scenes
+
+
+@pytest.fixture(scope="module")
+def dataset() -> DetectionSet:
+    return scenes("train", 11, 48, seed=2)
+
+
+def _wide_images(counts=(2, 0, 11), crowd_first=False) -> DetectionSet:
+    """Images of 60x30 and 30x60 pixels with `counts` boxes each, grey by their position."""
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    M = int(offsets[-1])
+    sizes = np.array([(30, 60) if i % 2 == 0 else (60, 30) for i in range(len(counts))], np.int32)
+    low = np.stack([np.arange(M) % 5 * 2.0, np.arange(M) % 3 * 3.0], axis=1)
+    crowd = np.zeros(M, bool)
+    crowd[:1] = crowd_first
+    return DetectionSet(
+        name="wide",
+        split="val",
+        categories=("a", "b"),
+        category_ids=np.array([1, 2]),
+        image_ids=np.arange(len(counts)),
+        sizes=sizes,
+        offsets=offsets,
+        boxes=np.concatenate([low, low + 10], axis=1).astype(np.float32),
+        labels=np.arange(M) % 2,
+        crowd=crowd,
+        area=np.full(M, 100.0),
+        load_image=lambda index: np.full((*sizes[index], 3), 40 * index, np.uint8),
+    )
+
+
+def _assert_equal(first, second) -> None:
+    for field in fields(first):
+        assert torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
+
+
+def _assert_all_equal(first, second) -> None:
+    first, second = list(first), list(second)
+    assert len(first) == len(second) > 0
+    for one, other in zip(first, second, strict=True):
+        _assert_equal(one, other)
+
+
+@pytest.mark.parametrize("augment", [None, Augmentation()])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resident_equals_streamed(dataset, device, augment, workers):
+    held = DetectionBatches(dataset, 32, 4, device, augment, seed=7)
+    streamed = DetectionBatches(dataset, 32, 4, device, augment, seed=7, memory_limit=0, workers=workers)
+    assert held.images is not None
+    assert streamed.images is None
+    _assert_all_equal(held.epoch(1), streamed.epoch(1))
+    _assert_all_equal(held.in_order(), streamed.in_order())
+
+
+def test_resuming_continues_the_epoch(dataset, device):
+    batches = DetectionBatches(dataset, 32, 2, device, Augmentation(), seed=7)
+    assert batches.steps_per_epoch == 5
+    whole = list(batches.epoch(3))
+    assert len(whole) == 5
+    _assert_all_equal(whole[2:], batches.epoch(3, start=2))
+    assert list(batches.epoch(3, start=5)) == []
+
+
+def test_resuming_does_not_draw_what_it_skips(dataset):
+    drawn = []
+
+    def load_image(index):
+        drawn.append(index)
+        return dataset.load_image(index)
+
+    watched = DetectionSet(**{**vars(dataset), "load_image": load_image})
+    batches = DetectionBatches(watched, 48, 2, memory_limit=0, workers=0)
+    assert drawn == []
+    list(batches.epoch(0, start=4))
+    assert len(drawn) == 2
+
+
+def test_seed_and_epoch_decide(dataset):
+    batches = DetectionBatches(dataset, 32, 5, augment=Augmentation(), seed=7)
+    other_seed = DetectionBatches(dataset, 32, 5, augment=Augmentation(), seed=8, images=batches.images)
+    first = next(batches.epoch(0))
+    _assert_equal(first, next(batches.epoch(0)))
+    assert not torch.equal(first.index, next(batches.epoch(1)).index)
+    assert not torch.equal(first.index, next(other_seed.epoch(0)).index)
+
+
+def test_an_epoch_shows_each_image_once_and_in_order_shows_all(dataset):
+    batches = DetectionBatches(dataset, 32, 2, augment=Augmentation())
+    shown = torch.cat([batch.index for batch in batches.epoch(0)]).tolist()
+    assert len(shown) == len(set(shown)) == 10
+    in_order = list(batches.in_order())
+    assert torch.cat([batch.index for batch in in_order]).tolist() == list(range(11))
+    assert len(in_order[-1].images) == 1
+
+
+def test_in_order_is_the_set_itself(device):
+    dataset = _wide_images()
+    (batch,) = DetectionBatches(dataset, 30, 4, device, Augmentation()).in_order()
+    assert batch.images.shape == (3, 3, 30, 30)
+    assert batch.boxes.shape == (3, 16, 4)  # 11 boxes, rounded up to a multiple of 8
+    assert batch.valid.sum(dim=1).tolist() == [2, 0, 11]
+    assert batch.scale.tolist() == [0.5, 0.5, 0.5]
+    original = batch.boxes / batch.scale.view(-1, 1, 1)
+    for index in range(3):
+        rows = dataset.boxes_of(index)
+        kept = batch.valid[index]
+        torch.testing.assert_close(original[index][kept].cpu(), torch.from_numpy(dataset.boxes[rows]))
+        assert batch.labels[index][kept].tolist() == dataset.labels[rows].tolist()
+    grey = normalise(torch.full((1, 3, 1, 1), 40.0, device=device)).flatten()
+    torch.testing.assert_close(batch.images[1, :, 29, 14], grey)  # 15 wide, 30 high
+    assert batch.images[1, :, :, 16:].abs().max() < 0.01
+
+
+def test_crowds_are_no_targets():
+    (batch,) = DetectionBatches(_wide_images((2, 1), crowd_first=True), 30, 4).in_order()
+    assert batch.boxes.shape[1] == 8
+    assert batch.valid.sum(dim=1).tolist() == [1, 1]
+    assert batch.boxes[0, 0].tolist() == [1.0, 1.5, 6.0, 6.5]
+    assert batch.labels[0, 0] == 1
+
+
+def test_images_without_a_box_survive_augmentation(device):
+    batches = DetectionBatches(_wide_images((0, 0, 0)), 30, 3, device, Augmentation())
+    (batch,) = batches.epoch(0)
+    assert not batch.valid.any()
+    assert batch.boxes.abs().max() == 0
+    assert torch.isfinite(batch.images).all()
+
+
+def test_letterbox_keeps_positions():
+    image = np.zeros((70, 101, 3), np.uint8)
+    image[20:50, 30:80] = 255
+    boxed = letterbox(image, 64)
+    scale = 64 / 101
+    assert boxed.shape == (64, 64, 3)
+    bright = boxed[..., 0] > 180
+    bright[44:] = False  # 70 rows make 44; below is padding
+    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    found = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    np.testing.assert_allclose(found, np.array([30, 20, 80, 50]) * scale, atol=1.0)
+    assert tuple(boxed[50, 5]) == PADDING
+    assert letterbox(boxed, 64) is boxed
+    assert letterbox(np.zeros((1, 300, 3), np.uint8), 32).shape == (32, 32, 3)
+
+
+def test_several_batches_share_the_decoded_images(dataset):
+    images = resident(dataset, 32)
+    first, second = (DetectionBatches(dataset, 32, size, images=images) for size in (2, 4))
+    assert first.images.data_ptr() == second.images.data_ptr()
+    with pytest.raises(ValueError, match="not the 11 of this set"):
+        DetectionBatches(dataset, 40, 2, images=images)
+
+
+def test_faults_are_one_sentence(dataset):
+    with pytest.raises(InputError, match="too few for one batch of 12"):
+        next(DetectionBatches(dataset, 32, 12).epoch(0))
+    with pytest.raises(InputError, match="at least 1"):
+        DetectionBatches(dataset, 32, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_is_named_without_a_traceback(workers):
+    def broken(index):
+        raise InputError("image x.jpg cannot be decoded; export it again")
+
+    dataset = DetectionSet(**{**vars(_wide_images()), "load_image": broken})
+    with pytest.raises(InputError) as error:
+        resident(dataset, 32, workers=workers)
+    assert str(error.value) == "image x.jpg cannot be decoded; export it again"
+
+
+def test_classification_batches(dataset, device):
+    crops = object_crops(dataset, 24, count=30)
+    batches = ClassificationBatches(crops, 8, device, CROP_AUGMENTATION, seed=1)
+    assert batches.steps_per_epoch == 3
+    whole = list(batches.epoch(0))
+    assert whole[0].images.shape == (8, 3, 24, 24)
+    _assert_all_equal(whole[1:], batches.epoch(0, start=1))
+    in_order = list(batches.in_order())
+    assert torch.cat([batch.labels for batch in in_order]).tolist() == crops.labels.tolist()
+    torch.testing.assert_close(in_order[0].images.cpu(), normalise(crops.images[:8]))
+
+
+def test_cpu_and_cuda_see_the_same_augmentation(dataset):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    on_cpu = next(DetectionBatches(dataset, 32, 4, "cpu", Augmentation()).epoch(0))
+    on_cuda = next(DetectionBatches(dataset, 32, 4, "cuda", Augmentation()).epoch(0)).to("cpu")
+    assert torch.equal(on_cpu.index, on_cuda.index)
+    torch.testing.assert_close(on_cpu.boxes, on_cuda.boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(on_cpu.images, on_cuda.images, atol=2e-2, rtol=0)

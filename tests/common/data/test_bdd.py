@@ -1,0 +1,122 @@
+"""The BDD100K reader: label files of both years, ignored regions, and every kind of bad input."""
+
+import copy
+import json
+
+import pytest
+from PIL import Image
+
+from common.command import InputError
+from common.data.bdd import BDD_CATEGORIES, LABEL_FILES, read_bdd
+
+
+def label(category, corners, **more):
+    return {"category": category, "box2d": dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True)), **more}
+
+
+SIZE = {"width": 64, "height": 36}
+FRAMES = [
+    {
+        "name": "b.jpg",
+        "size": SIZE,
+        "labels": [
+            label("motor", (1.5, 2, 10.25, 12)),
+            {"category": "lane", "poly2d": [{"vertices": [[0, 0], [1, 1]]}]},
+            label("traffic sign", (0, 0, 63.4, 35), attributes={"occluded": True}),
+            label("other vehicle", (3, 3, 9, 9)),
+            label("pedestrian", (3, 3, 3, 9), attributes={"crowd": True}),
+        ],
+    },
+    {"name": "c.jpg", "size": SIZE, "labels": None},
+    {"name": "a.jpg", "labels": [label("person", (1200, 700, 1279, 719)), label("trailer", (4, 4, 8, 8))]},
+    {"name": "d.jpg", "size": SIZE},
+]
+
+
+def write(root, contents, split="train", pattern=LABEL_FILES[0]):
+    folder = root / "images" / "100k" / split
+    folder.mkdir(parents=True)
+    for name in "abcd":
+        Image.new("RGB", (1280, 720) if name == "a" else (64, 36)).save(folder / f"{name}.jpg")
+    path = root / pattern.format(split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
+    return root
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("pattern", LABEL_FILES)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_every_label_file_gives_the_same_set(tmp_path, pattern, split, wrapped):
+    found = read_bdd(write(tmp_path, {"frames": FRAMES} if wrapped else FRAMES, split, pattern), split)
+    assert found.categories == BDD_CATEGORIES
+    assert len(BDD_CATEGORIES) == 10
+    assert found.image_ids.tolist() == [1, 2, 3, 4]  # frames without labels are kept
+    assert found.offsets.tolist() == [0, 4, 4, 6, 6]
+    assert found.sizes.tolist() == [[36, 64], [36, 64], [720, 1280], [36, 64]]
+    names = [found.categories[k] for k in found.labels]
+    assert names == ["motorcycle", "traffic sign", "car", "pedestrian", "pedestrian", "truck"]
+    assert found.crowd.tolist() == [False, False, True, True, False, True]
+    # the far corner of the file is the last pixel inside
+    assert found.boxes[:2].tolist() == [[1.5, 2, 11.25, 13], [0, 0, 64, 36]]
+    assert found.boxes[3].tolist() == [3, 3, 4, 10]
+    assert found.area[:2].tolist() == [9.75 * 11, 64 * 36]
+    assert found.load_image(2).shape == (720, 1280, 3)
+
+
+def first(**changes):
+    return lambda frames: frames[0]["labels"][0].update(changes)
+
+
+BAD = {
+    "unknown category": (first(category="tram"), r"frame 'b\.jpg' of .* has a box of the unknown category 'tram'"),
+    "category missing": (lambda f: f[0]["labels"][0].pop("category"), "unknown category None"),
+    "corner missing": (lambda f: f[0]["labels"][0]["box2d"].pop("x2"), r"frame 'b\.jpg' .* box2d without x1"),
+    "corner of letters": (first(box2d={"x1": "a", "y1": 1, "x2": 2, "y2": 3}), "box2d without x1"),
+    "box no object": (first(box2d=[1, 2, 3, 4]), "box2d without x1"),
+    "label no object": (lambda f: f[0]["labels"].append(3), "label that is not an object"),
+    "outside": (lambda f: f[0]["labels"][0]["box2d"].update(x2=70), r"a motorcycle of frame 'b\.jpg' .* outside"),
+    "no area": (lambda f: f[0]["labels"][0]["box2d"].update(x2=0), "without area"),
+    "not finite": (lambda f: f[0]["labels"][0]["box2d"].update(x2=float("nan")), "not a finite number"),
+    "name missing": (lambda f: f[2].pop("name"), "frame 2 of .* has no name"),
+    "duplicate frame": (lambda f: f[1].update(name="b.jpg"), r"duplicate frame names .* b\.jpg occurs"),
+    "climbing": (lambda f: f[1].update(name="../c.jpg"), r"file_name '\.\./c\.jpg' .* does not stay inside"),
+    "missing": (lambda f: f[1].update(name="gone.jpg"), r"1 of the 4 images .* missing, first .*gone\.jpg"),
+    "bad size": (lambda f: f[1].update(size=[1, 2]), r"frame 'c\.jpg' .* size without height"),
+    "no frames": (lambda f: f.clear(), "holds no image"),
+    "no labels": (lambda f: [frame.update(labels=[]) for frame in f], "holds no box"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_sentence(tmp_path, name):
+    change, sentence = BAD[name]
+    frames = copy.deepcopy(FRAMES)
+    change(frames)
+    with pytest.raises(InputError, match=sentence) as caught:
+        read_bdd(write(tmp_path, frames), "train")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("contents", "sentence"),
+    [("{", "not valid JSON"), ("{}", "not a list of frames"), ("[1]", "not a list of frames"), ("3", "not a list")],
+)
+def test_wrong_json(tmp_path, contents, sentence):
+    with pytest.raises(InputError, match=rf"det_train\.json is {sentence}"):
+        read_bdd(write(tmp_path, contents), "train")
+
+
+def test_missing_labels_and_an_unknown_split(tmp_path):
+    with pytest.raises(InputError, match=r"no BDD100K labels at any of .*det_20/det_val\.json.*images_val\.json"):
+        read_bdd(write(tmp_path, FRAMES), "val")
+    with pytest.raises(InputError, match="not 'test'"):
+        read_bdd(tmp_path, "test")
+
+
+def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
+    write(tmp_path, FRAMES)
+    path = tmp_path / "images" / "100k" / "train" / "b.jpg"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"b\.jpg cannot be decoded"):
+        read_bdd(tmp_path, "train").load_image(0)

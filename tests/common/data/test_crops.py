@@ -1,0 +1,99 @@
+"""Object crops: the right object, the right label, in the middle."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.command import InputError
+from common.data.augment import PADDING
+from common.data.coco import read_coco
+from common.data.crops import crop, object_crops
+from common.data.detection_set import DetectionSet
+from common.data.scenes import CATEGORIES, scenes
+
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
+
+
+def _painted(boxes, labels, crowd=None, side=100, images=1) -> DetectionSet:
+    """One or more equal grey images with a bright rectangle in each box, coloured by label."""
+    boxes, labels = np.asarray(boxes, np.float32), np.asarray(labels, np.int64)
+    image = np.full((side, side, 3), 90, dtype=np.uint8)
+    for (x0, y0, x1, y1), label in zip(boxes.astype(int), labels, strict=True):
+        image[y0:y1, x0:x1] = COLOURS[label]
+    M = len(boxes)
+    return DetectionSet(
+        name="painted",
+        split="train",
+        categories=("red", "green", "blue"),
+        category_ids=np.arange(1, 4),
+        image_ids=np.arange(1, images + 1),
+        sizes=np.full((images, 2), side, np.int32),
+        offsets=np.arange(images + 1, dtype=np.int64) * M,
+        boxes=np.tile(boxes, (images, 1)),
+        labels=np.tile(labels, images),
+        crowd=np.tile(np.zeros(M, bool) if crowd is None else np.asarray(crowd), images),
+        area=np.tile(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).astype(np.float64), images),
+        load_image=lambda index: image,
+    )
+
+
+def test_each_crop_shows_the_object_of_its_label():
+    dataset = _painted([[10, 10, 40, 30], [60, 50, 80, 90], [5, 70, 35, 99]], [2, 0, 1])
+    crops = object_crops(dataset, 32)
+    assert crops.images.shape == (3, 3, 32, 32)
+    assert crops.images.dtype == torch.uint8
+    assert crops.labels.tolist() == [2, 0, 1]
+    assert crops.categories == ("red", "green", "blue")
+    for image, label in zip(crops.images, crops.labels, strict=True):
+        assert image[:, 16, 16].tolist() == COLOURS[label].tolist()
+
+
+def test_a_crop_is_square_with_context():
+    dataset = _painted([[40, 30, 60, 70]], [0])
+    image = crop(dataset.load_image(0), dataset.boxes[0], 65, context=1.3)  # 52 original pixels on 65
+    red = image[..., 1] < 45
+    rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
+    assert len(rows) == pytest.approx(40 * 65 / 52, abs=1)
+    assert len(columns) == pytest.approx(20 * 65 / 52, abs=1)
+    assert (rows[0] + rows[-1]) / 2 == pytest.approx(32, abs=0.6)
+    assert (columns[0] + columns[-1]) / 2 == pytest.approx(32, abs=0.6)
+
+
+def test_beyond_the_border_is_padding():
+    dataset = _painted([[0, 0, 20, 20]], [0])
+    image = crop(dataset.load_image(0), dataset.boxes[0], 40, context=2.0)
+    assert tuple(image[3, 3]) == PADDING
+    assert image[20, 20].tolist() == [255, 0, 0]
+
+
+def test_crowds_and_slivers_are_left_out():
+    dataset = _painted([[10, 10, 40, 30], [60, 50, 80, 90], [5, 70, 35, 73]], [2, 0, 1], crowd=[True, False, False])
+    assert object_crops(dataset, 16).labels.tolist() == [0]
+    with pytest.raises(InputError, match="no object"):
+        object_crops(_painted([[10, 10, 12, 12]], [0]), 16)
+
+
+def test_count_draws_without_replacement_and_by_seed():
+    dataset = _painted([[10, 10, 40, 30], [60, 50, 80, 90], [5, 70, 35, 99]], [2, 0, 1], images=20)
+    first, again, other = (object_crops(dataset, 8, count=30, seed=seed) for seed in (0, 0, 1))
+    assert len(first.labels) == 30
+    assert torch.equal(first.labels, again.labels)
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.labels, other.labels)
+    assert torch.bincount(first.labels).max() <= 20  # each of the 20 red ones at most once
+    assert len(object_crops(dataset, 8, count=1000).labels) == 60
+
+
+def test_scenes_give_crops_of_every_class():
+    dataset = scenes("train", 40, 64)
+    crops = object_crops(dataset, 24)
+    assert crops.categories == CATEGORIES
+    assert set(crops.labels.tolist()) == set(range(len(CATEGORIES)))
+    expected = crop(dataset.load_image(0), dataset.boxes[0], 24, 1.3)
+    np.testing.assert_array_equal(crops.images[0].permute(1, 2, 0).numpy(), expected)
+
+
+def test_real_photographs(aquarium):
+    crops = object_crops(read_coco(aquarium, "val"), 32, count=12)
+    assert crops.images.shape == (12, 3, 32, 32)
+    assert crops.images.float().std() > 10

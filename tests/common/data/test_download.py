@@ -1,0 +1,281 @@
+"""Downloads against a small server on 127.0.0.1: whole, cut in the middle, resumed, wrong, full disk."""
+
+import errno
+import hashlib
+import io
+import shutil
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+from common.command import InputError, run
+from common.data import download as module
+from common.data.download import ARCHIVES, Archive, Config, download, extract, main
+
+CONTENTS = np.random.default_rng(0).bytes(3_000_000)
+MD5 = hashlib.md5(CONTENTS).hexdigest()
+
+
+class Server:
+    """Serves `contents` at any path. cut: bytes after which each of the next answers breaks off."""
+
+    def __init__(self):
+        self.contents, self.ranges, self.cuts, self.requests, self.status = CONTENTS, True, [], [], None
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def address(self, name="set.bin"):
+        return f"http://127.0.0.1:{self.http.server_port}/{name}"
+
+    def answer(self, handler):
+        asked = handler.headers.get("Range")
+        self.requests.append(asked)
+        if self.status is not None:
+            handler.send_error(self.status)
+            return
+        start, total = 0, len(self.contents)
+        if asked and self.ranges:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= total:
+                handler.send_response(416)
+                handler.send_header("Content-Range", f"bytes */{total}")
+                handler.end_headers()
+                return
+            handler.send_response(206)
+            handler.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        else:
+            handler.send_response(200)
+        handler.send_header("Content-Length", str(total - start))
+        handler.end_headers()
+        body = self.contents[start:]
+        handler.wfile.write(body[: self.cuts.pop(0)] if self.cuts else body)
+
+
+@pytest.fixture
+def server():
+    running = Server()
+    yield running
+    running.http.shutdown()
+    running.http.server_close()
+
+
+def test_a_whole_download_is_recorded_and_not_repeated(server, tmp_path):
+    path = download(Archive(server.address(), MD5), tmp_path / "new" / "archives")
+    assert path.name == "set.bin"
+    assert path.read_bytes() == CONTENTS
+    assert not path.with_name("set.bin.part").exists()
+    digest = hashlib.sha256(CONTENTS).hexdigest()
+    assert path.with_name("SHA256SUMS").read_text() == f"{digest}  set.bin\n"
+    assert download(Archive(server.address(), MD5), path.parent) == path
+    assert server.requests == [None]
+
+
+def test_a_cut_download_goes_on_in_the_same_call(server, tmp_path):
+    server.cuts = [1_000_000, 500_000]
+    path = download(Archive(server.address(), MD5), tmp_path, tries=3, pause=0)
+    assert path.read_bytes() == CONTENTS
+    assert server.requests == [None, "bytes=1000000-", "bytes=1500000-"]
+
+
+def test_a_cut_download_goes_on_in_the_next_call(server, tmp_path):
+    server.cuts = [1_234_567]
+    with pytest.raises(InputError, match=r"broke off .* 1,234,567 bytes in .*same command again") as caught:
+        download(Archive(server.address(), MD5), tmp_path, tries=1)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "set.bin.part").read_bytes() == CONTENTS[:1_234_567]
+    assert not (tmp_path / "set.bin").exists()
+    assert download(Archive(server.address(), MD5), tmp_path, tries=1).read_bytes() == CONTENTS
+    assert server.requests == [None, "bytes=1234567-"]
+
+
+def test_a_server_that_ignores_ranges_is_read_from_the_start(server, tmp_path):
+    server.ranges = False
+    (tmp_path / "set.bin.part").write_bytes(CONTENTS[:2_000_000])
+    assert download(Archive(server.address(), MD5), tmp_path, tries=1).read_bytes() == CONTENTS
+    assert server.requests == ["bytes=2000000-"]
+
+
+def test_a_part_that_is_whole_is_taken_as_it_is(server, tmp_path):
+    (tmp_path / "set.bin.part").write_bytes(CONTENTS)
+    assert download(Archive(server.address(), MD5), tmp_path, tries=1).read_bytes() == CONTENTS
+    assert server.requests == [f"bytes={len(CONTENTS)}-"]
+
+
+def test_a_part_longer_than_the_file_is_fetched_anew(server, tmp_path):
+    (tmp_path / "set.bin.part").write_bytes(CONTENTS + b"more")
+    assert download(Archive(server.address(), MD5), tmp_path, tries=1).read_bytes() == CONTENTS
+    assert server.requests == [f"bytes={len(CONTENTS) + 4}-", None]
+
+
+def test_a_wrong_checksum_leaves_nothing_that_passes_for_the_file(server, tmp_path):
+    with pytest.raises(InputError, match=f"came with the md5 {MD5} where {'0' * 32} is published"):
+        download(Archive(server.address(), "0" * 32), tmp_path, tries=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changed_since_is_noticed(server, tmp_path):
+    archive = Archive(server.address())  # nothing published: what came first counts
+    path = download(archive, tmp_path)
+    assert download(archive, tmp_path) == path
+    path.write_bytes(CONTENTS[:-1] + b"?")
+    with pytest.raises(InputError, match="changed since it was downloaded"):
+        download(archive, tmp_path)
+
+
+def test_a_file_put_there_by_hand_is_checked_against_the_published_md5(server, tmp_path):
+    path = tmp_path / "set.bin"
+    path.write_bytes(CONTENTS)
+    assert download(Archive(server.address(), MD5), tmp_path) == path
+    (tmp_path / "SHA256SUMS").unlink()
+    with pytest.raises(InputError, match="does not have the published md5"):
+        download(Archive(server.address(), "0" * 32), tmp_path)
+    assert server.requests == []
+
+
+def test_errors_of_the_server_and_of_the_connection(server, tmp_path):
+    server.status = 404
+    with pytest.raises(InputError, match="answers 404"):
+        download(Archive(server.address()), tmp_path, tries=3, pause=0)
+    assert len(server.requests) == 1
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(InputError, match=r"broke off .*refused.* with 0 bytes"):
+        download(Archive(server.address()), tmp_path, tries=2, pause=0)
+
+
+def test_a_disk_too_small_is_said_before_it_is_filled(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match=r"disk of .* is full \(3,000,000 bytes are needed\)"):
+        download(Archive(server.address()), tmp_path, tries=1)
+
+
+def test_a_disk_that_fills_up_keeps_what_came(server, tmp_path, monkeypatch):
+    def failing(response):
+        yield response.read(700_000)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_chunks", failing)
+        with pytest.raises(InputError, match=r"full \(No space left on device\); make room"):
+            download(Archive(server.address(), MD5), tmp_path, tries=1)
+    assert (tmp_path / "set.bin.part").stat().st_size == 700_000
+    assert download(Archive(server.address(), MD5), tmp_path, tries=1).read_bytes() == CONTENTS
+    assert server.requests[-1] == "bytes=700000-"
+
+
+def test_a_folder_that_cannot_be_made(server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        download(Archive(server.address()), tmp_path / "file" / "archives", tries=1)
+
+
+def zip_of(members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+def tar_of(members, links=()):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, text in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+        for name, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("name", "make"), [("a.zip", zip_of), ("a.tar", tar_of)])
+def test_archives_are_unpacked_once(tmp_path, name, make):
+    path = tmp_path / name
+    path.write_bytes(make({"VOCdevkit/VOC2007/a.txt": "one", "b.txt": "two"}))
+    extract(path, tmp_path / "to")
+    assert (tmp_path / "to" / "VOCdevkit" / "VOC2007" / "a.txt").read_text() == "one"
+    (tmp_path / "to" / "b.txt").unlink()
+    extract(path, tmp_path / "to")
+    assert not (tmp_path / "to" / "b.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("a.zip", zip_of({"fine.txt": "x", "../out.txt": "x"})),
+        ("a.zip", zip_of({"/tmp/out.txt": "x"})),
+        ("a.tar", tar_of({"fine.txt": "x", "../out.txt": "x"})),
+        ("a.tar", tar_of({"/out.txt": "x"})),
+        ("a.tar", tar_of({}, links=[("link", "../../out")])),
+    ],
+)
+def test_members_that_climb_out_are_refused(tmp_path, name, contents):
+    path = tmp_path / name
+    path.write_bytes(contents)
+    with pytest.raises(InputError, match=r"does not stay inside|cannot be unpacked"):
+        extract(path, tmp_path / "deep" / "to")
+    assert not list(tmp_path.rglob("out*"))
+    assert not path.with_name(f"{name}.extracted").exists()
+
+
+@pytest.mark.parametrize("contents", [b"no archive", b"", tar_of({"a.txt": "x" * 5000})[:3000]])
+def test_damaged_archives_are_one_clear_sentence(tmp_path, contents):
+    path = tmp_path / "a.tar"
+    path.write_bytes(contents)
+    with pytest.raises(InputError, match=r"a\.tar cannot be unpacked"):
+        extract(path, tmp_path / "to")
+    assert not path.with_name("a.tar.extracted").exists()
+
+
+def test_a_damaged_member_of_a_zip_is_noticed(tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(zip_of({"a.txt": "sound text"}).replace(b"sound", b"wrong", 1))
+    with pytest.raises(InputError, match=r"a\.zip cannot be unpacked"):
+        extract(path, tmp_path / "to")
+
+
+def test_the_command_from_end_to_end(server, tmp_path, monkeypatch, capsys):
+    server.contents = zip_of({"annotations/a.json": "{}"})
+    monkeypatch.setitem(ARCHIVES, "coco2017", (Archive(server.address("annotations.zip")),))
+    arguments = ["coco2017", "--to", str(tmp_path)]
+    run(main, Config, arguments)
+    assert (tmp_path / "annotations" / "a.json").read_text() == "{}"
+    assert f"--data coco:{tmp_path}" in capsys.readouterr().out
+    (tmp_path / "archives" / "annotations.zip").unlink()  # an unpacked archive may be deleted
+    run(main, Config, arguments)
+    assert server.requests == [None]
+    shutil.rmtree(tmp_path / "archives")
+    run(main, Config, arguments)
+    assert server.requests == [None, None]
+
+
+def test_bdd100k_says_where_to_register(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(main, Config, ["bdd100k", "--to", str(tmp_path)])
+    assert caught.value.code == 2
+    assert "needs a registration: log in at https://bdd-data.berkeley.edu" in capsys.readouterr().err
+
+
+def test_the_published_checksums_are_those_of_torchvision():
+    published = {entry["filename"]: entry["md5"] for entry in DATASET_YEAR_DICT.values()}
+    published["VOCtrainval_11-May-2012.tar"] = DATASET_YEAR_DICT["2012"]["md5"]  # 2008 names its file alike
+    checked = [archive for name in ("voc2007", "voc2012") for archive in ARCHIVES[name]]
+    assert {archive.file_name: archive.md5 for archive in checked}.items() <= published.items()

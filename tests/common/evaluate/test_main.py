@@ -1,0 +1,159 @@
+"""`python -m common.evaluate` on files, good and bad."""
+
+import contextlib
+import io
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from common.command import InputError
+from common.evaluate.__main__ import EvaluateCommand, main
+from common.evaluate.average_precision import METRICS
+
+
+def make_files(folder: Path, seed: int = 0) -> tuple[Path, Path]:
+    random = np.random.default_rng(seed)
+    annotations, detections = [], []
+    for place in range(40):
+        box = [*random.uniform(0, 200, 2), *random.uniform(5, 150, 2)]
+        record = {"image_id": int(random.integers(3, 9)), "category_id": int(random.integers(1, 4))}
+        crowd = int(random.random() < 0.1)
+        annotations.append({**record, "id": place + 1, "bbox": box, "area": box[2] * box[3] * 0.7, "iscrowd": crowd})
+        for _ in range(3):
+            near = (np.array(box) + random.normal(0, 6, 4)).clip(1).tolist()
+            detections.append({**record, "bbox": near, "score": int(random.integers(1, 9)) / 9})
+    ground_truth = {
+        "images": [{"id": identity, "file_name": f"{identity}.jpg"} for identity in range(2, 10)],
+        "categories": [{"id": identity, "name": f"class {identity}"} for identity in (2, 1, 3)],
+        "annotations": annotations,
+    }
+    paths = folder / "gt.json", folder / "detections.json"
+    paths[0].write_text(json.dumps(ground_truth))
+    paths[1].write_text(json.dumps(detections))
+    return paths
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_json_is_one_object_and_equals_pycocotools(tmp_path, monkeypatch, capfd):
+    gt, dt = make_files(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--gt", str(gt), "--dt", str(dt), "--json"])
+    runpy.run_module("common.evaluate", run_name="__main__")
+    numbers = json.loads(capfd.readouterr().out)
+    assert tuple(numbers) == METRICS
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(gt)
+        evaluation = COCOeval(truth, truth.loadRes(str(dt)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert 0.1 < numbers["AP"] < 0.9
+    np.testing.assert_allclose(list(numbers.values()), evaluation.stats, rtol=0, atol=1e-12)
+
+
+def test_real_set_equals_pycocotools(aquarium, tmp_path, capsys):
+    gt, dt = aquarium / "annotations" / "instances_val.json", tmp_path / "detections.json"
+    random = np.random.default_rng(0)
+    detections = [
+        {
+            "image_id": annotation["image_id"],
+            "category_id": annotation["category_id"],
+            "bbox": (np.array(annotation["bbox"]) + random.normal(0, 4, 4)).clip(0.5).tolist(),
+            "score": float(random.integers(1, 5)) / 4,
+        }
+        for annotation in json.loads(gt.read_text())["annotations"]
+    ]
+    dt.write_text(json.dumps(detections))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(gt)
+        evaluation = COCOeval(truth, truth.loadRes(str(dt)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    main(EvaluateCommand(gt, dt, json=True))
+    numbers = list(json.loads(capsys.readouterr().out).values())
+    np.testing.assert_allclose(numbers, evaluation.stats, rtol=0, atol=1e-12)
+
+
+def test_table_has_a_line_for_each_number(tmp_path, capsys):
+    gt, dt = make_files(tmp_path)
+    main(EvaluateCommand(gt, dt))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(METRICS)
+
+
+def test_no_detections(tmp_path, capsys):
+    gt, dt = make_files(tmp_path)
+    dt.write_text("[]")
+    main(EvaluateCommand(gt, dt, json=True))
+    assert json.loads(capsys.readouterr().out)["AP"] == 0
+
+
+def test_an_annotation_without_area_has_that_of_its_box(tmp_path, capsys):
+    gt, dt = make_files(tmp_path)
+    content = json.loads(gt.read_text())
+    outcomes = []
+    for area in ("box", "none"):
+        for annotation in content["annotations"]:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+            if area == "none":
+                del annotation["area"]
+        gt.write_text(json.dumps(content))
+        main(EvaluateCommand(gt, dt, json=True))
+        outcomes.append(capsys.readouterr().out)
+    assert outcomes[0] == outcomes[1]
+
+
+BAD_GROUND_TRUTHS = [
+    (lambda content: [], "not a COCO ground truth"),
+    (lambda content: {**content, "annotations": 5}, "annotations must be a list"),
+    (lambda content: {**content, "images": []}, "images is empty"),
+    (lambda content: {**content, "images": [*content["images"], {"id": 2}]}, "images has the id 2 twice"),
+    (lambda content: {**content, "annotations": [{"image_id": 3, "category_id": 1}]}, r"annotations\[0\] has no bbox"),
+    (lambda content: {**content, "categories": [{"id": "cat"}]}, "must be an integer"),
+    (
+        lambda content: {**content, "categories": [{"id": 1}]},
+        "has category_id [23], which the ground truth does not have",
+    ),
+]
+BAD_DETECTIONS = [
+    ({"image_id": 99}, r"detections\[0\] has image_id 99, which the ground truth"),
+    ({"category_id": 99}, "category_id 99, which the ground truth"),
+    ({"score": float("nan")}, "score nan, which must be a finite number"),
+    ({"score": None}, "must be a finite number"),
+    ({"bbox": [1, 2, 3]}, r"must be \[x, y, width, height\]"),
+    ({"bbox": [1, 2, -3, 4]}, "no negative width"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_GROUND_TRUTHS)
+def test_bad_ground_truth_gives_a_sentence(tmp_path, change, message):
+    gt, dt = make_files(tmp_path)
+    gt.write_text(json.dumps(change(json.loads(gt.read_text()))))
+    with pytest.raises(InputError, match=message):
+        main(EvaluateCommand(gt, dt))
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_DETECTIONS)
+def test_bad_detections_give_a_sentence(tmp_path, change, message):
+    gt, dt = make_files(tmp_path)
+    records = json.loads(dt.read_text())
+    dt.write_text(json.dumps([{**records[0], **change}]))
+    with pytest.raises(InputError, match=message):
+        main(EvaluateCommand(gt, dt))
+
+
+def test_unreadable_files_give_a_sentence(tmp_path):
+    gt, dt = make_files(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        main(EvaluateCommand(tmp_path / "nowhere.json", dt))
+    dt.write_text("{not json")
+    with pytest.raises(InputError, match="not valid JSON"):
+        main(EvaluateCommand(gt, dt))
+    dt.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not valid JSON"):
+        main(EvaluateCommand(gt, dt))

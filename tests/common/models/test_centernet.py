@@ -1,0 +1,428 @@
+"""CenterNet's batched targets, losses and decoding against plain loops written from their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.batch import Batch, Detections
+from common.command import InputError
+from common.models.centernet import (
+    CenterNet,
+    centernet_losses,
+    centernet_targets,
+    decode,
+    gaussian_radius,
+    heatmap_targets,
+)
+
+CLASSES = 5
+STRIDE = 4
+
+
+class TinyBackbone(nn.Module):
+    """Four strided convolutions to strides 4, 8, 16 and 32."""
+
+    def __init__(self, widths: tuple[int, ...] = (8, 8, 16, 16)) -> None:
+        super().__init__()
+        self.out_channels = widths
+        ins, strides = (3, *widths[:-1]), (4, 2, 2, 2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3 + 2 * (s == 4), s, 1 + (s == 4)), nn.BatchNorm2d(b), nn.ReLU())
+            for a, b, s in zip(ins, widths, strides, strict=True)
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = []
+        for stage in self.stages:
+            images = stage(images)
+            features.append(images)
+        return tuple(features)
+
+
+def random_batch(seed: int, device: torch.device | str = "cpu", count: int = 4, boxes: int = 9) -> Batch:
+    """Images of 96x64 pixels with boxes of all sizes, some past the edge, one without area, two on one cell."""
+    height, width = 96, 64
+    generator = torch.Generator().manual_seed(seed)
+    size = torch.rand(count, boxes, 2, generator=generator) ** 2 * 70 + 1
+    corner = torch.rand(count, boxes, 2, generator=generator) * torch.tensor([width - 8.0, height - 8.0]) - 4
+    xyxy = torch.cat([corner, corner + size], dim=-1)
+    labels = torch.randint(CLASSES, (count, boxes), generator=generator)
+    valid = torch.rand(count, boxes, generator=generator) > 0.3
+    xyxy[0, 0, 2:] = xyxy[0, 0, :2]
+    xyxy[0, 1], xyxy[0, 2] = torch.tensor([10.0, 10, 30, 40]), torch.tensor([12.0, 14, 29, 36])
+    labels[0, 1], labels[0, 2] = 1, 3
+    xyxy[1, 0], xyxy[1, 1], labels[1, :2] = xyxy[0, 1], xyxy[0, 2], 2
+    valid[0, :3] = valid[1, :2] = True
+    valid[2] = False
+    images = torch.zeros(count, 3, height, width)
+    return Batch(images, xyxy, labels, valid, torch.arange(count), torch.ones(count)).to(device)
+
+
+def random_outputs(seed: int, batch: Batch, scale: float = 3.0) -> dict[str, Tensor]:
+    B, _, H, W = batch.images.shape
+    generator = torch.Generator().manual_seed(seed)
+    channels = {"heatmap": CLASSES, "size": 2, "offset": 2}
+    return {
+        name: (torch.randn(B, count, H // STRIDE, W // STRIDE, generator=generator) * scale).to(batch.images.device)
+        for name, count in channels.items()
+    }
+
+
+# --- plain references -------------------------------------------------------------------------------------------------
+
+
+def released_radius(height: float, width: float, overlap: float) -> float:
+    """The three quadratics a r^2 + b r + c as the released code solves them: larger root, divided by 2."""
+    quadratics = (
+        (1, height + width, width * height * (1 - overlap) / (1 + overlap)),
+        (4, 2 * (height + width), (1 - overlap) * width * height),
+        (4 * overlap, -2 * overlap * (height + width), (overlap - 1) * width * height),
+    )
+    return min((b + math.sqrt(b * b - 4 * a * c)) / 2 for a, b, c in quadratics)
+
+
+def visible_objects(batch: Batch, image: int) -> list[tuple[int, float, float, float, float]]:
+    """(label, left, top, right, bottom) in cells, cut at the image, without what has no area."""
+    height, width = (side / STRIDE for side in batch.images.shape[-2:])
+    objects = []
+    for box, label, valid in zip(batch.boxes[image], batch.labels[image], batch.valid[image], strict=True):
+        left, top, right, bottom = (box.cpu().numpy() / np.float32(STRIDE)).tolist()
+        left, right = min(max(left, 0.0), width), min(max(right, 0.0), width)
+        top, bottom = min(max(top, 0.0), height), min(max(bottom, 0.0), height)
+        if valid and right > left and bottom > top:
+            objects.append((int(label), left, top, right, bottom))
+    return objects
+
+
+def naive_heatmap(batch: Batch, image: int) -> np.ndarray:
+    rows, columns = (side // STRIDE for side in batch.images.shape[-2:])
+    heatmap = np.zeros((CLASSES, rows, columns))
+    for label, left, top, right, bottom in visible_objects(batch, image):
+        radius = int(released_radius(math.ceil(bottom - top), math.ceil(right - left), 0.7))
+        sigma = (2 * radius + 1) / 6
+        column, row = int((left + right) / 2), int((top + bottom) / 2)
+        for y in range(max(0, row - radius), min(rows, row + radius + 1)):
+            for x in range(max(0, column - radius), min(columns, column + radius + 1)):
+                value = math.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * sigma**2))
+                heatmap[label, y, x] = max(heatmap[label, y, x], value)
+    return heatmap
+
+
+def naive_losses(outputs: dict[str, Tensor], batch: Batch, images: list[int]) -> dict[str, float]:
+    focal = positives = size = offset = objects = 0.0
+    for image in images:
+        target = naive_heatmap(batch, image)
+        score = 1 / (1 + np.exp(-outputs["heatmap"][image].double().cpu().numpy()))
+        for p, t in zip(score.ravel(), target.ravel(), strict=True):
+            if t == 1:
+                focal -= (1 - p) ** 2 * math.log(p)
+                positives += 1
+            else:
+                focal -= (1 - t) ** 4 * p**2 * math.log(1 - p)
+        for _, left, top, right, bottom in visible_objects(batch, image):
+            x, y = (left + right) / 2, (top + bottom) / 2
+            found_size = outputs["size"][image, :, int(y), int(x)].tolist()
+            found_offset = outputs["offset"][image, :, int(y), int(x)].tolist()
+            size += abs(found_size[0] - (right - left)) + abs(found_size[1] - (bottom - top))
+            offset += abs(found_offset[0] - (x - int(x))) + abs(found_offset[1] - (y - int(y)))
+            objects += 1
+    losses = {"heatmap": focal / max(positives, 1), "size": size / max(2 * objects, 1)}
+    losses["offset"] = offset / max(2 * objects, 1)
+    losses["loss"] = losses["heatmap"] + 0.1 * losses["size"] + losses["offset"]
+    return losses
+
+
+def naive_decode(outputs: dict[str, Tensor], image: int, top: int) -> list[tuple[float, int, list[float]]]:
+    heatmap = outputs["heatmap"][image].cpu().numpy()
+    classes, rows, columns = heatmap.shape
+    peaks = []
+    for k in range(classes):
+        for y in range(rows):
+            for x in range(columns):
+                if heatmap[k, y, x] == heatmap[k, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max():
+                    peaks.append((-heatmap[k, y, x], k, y, x))
+    found = []
+    for logit, k, y, x in sorted(peaks)[:top]:
+        dx, dy = outputs["offset"][image, :, y, x].tolist()
+        w, h = (max(0.0, side) for side in outputs["size"][image, :, y, x].tolist())
+        cx, cy = x + dx, y + dy
+        box = [STRIDE * side for side in (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)]
+        found.append((1 / (1 + math.exp(logit)), k, box))
+    return found
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("height", [1, 7, 24, 128])
+@pytest.mark.parametrize("width", [1, 10, 100])
+def test_radius_equals_the_released_formula(height, width):
+    found = gaussian_radius(torch.tensor(height), torch.tensor(width))
+    assert found.item() == pytest.approx(released_radius(height, width, 0.7), rel=1e-12)
+
+
+def intersection_over_union(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    overlap = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
+
+
+@pytest.mark.parametrize(("height", "width"), [(10.0, 10.0), (40.0, 7.0)])
+def test_exact_radius_keeps_the_overlap_in_the_worst_case(height, width):
+    r = gaussian_radius(torch.tensor(height), torch.tensor(width), exact=True).item()
+    moved = [(r, r, width + r, height + r), (r, r, width - r, height - r), (-r, -r, width + r, height + r)]
+    assert min(intersection_over_union((0, 0, width, height), box) for box in moved) == pytest.approx(0.7, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_heatmap_equals_a_loop_over_boxes(seed, device):
+    batch = random_batch(seed, device)
+    found = heatmap_targets(batch, STRIDE, CLASSES)
+    expected = np.stack([naive_heatmap(batch, image) for image in range(4)])
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.cpu().numpy(), expected, atol=1e-6)
+    assert ((expected > 0) & (expected < 1)).any(), "the test needs Gaussians wider than one cell"
+
+
+def test_heatmap_in_chunks_is_the_same(monkeypatch):
+    batch = random_batch(0)
+    whole = heatmap_targets(batch, STRIDE, CLASSES)
+    monkeypatch.setattr("common.models.centernet.GAUSSIAN_CHUNK", 4 * 24 * 16 * 2)
+    assert torch.equal(whole, heatmap_targets(batch, STRIDE, CLASSES))
+
+
+def test_targets_do_not_depend_on_padding():
+    batch = random_batch(1)
+    wider = Batch(
+        batch.images,
+        torch.cat([batch.boxes, torch.full((4, 3, 4), 7.0)], dim=1),
+        torch.cat([batch.labels, torch.full((4, 3), -1)], dim=1),
+        torch.cat([batch.valid, torch.zeros(4, 3, dtype=torch.bool)], dim=1),
+        batch.index,
+        batch.scale,
+    )
+    outputs = random_outputs(1, batch)
+    assert torch.equal(heatmap_targets(batch, STRIDE, CLASSES), heatmap_targets(wider, STRIDE, CLASSES))
+    torch.testing.assert_close(centernet_losses(outputs, batch), centernet_losses(outputs, wider))
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_losses_equal_loops(seed, device):
+    batch = random_batch(seed, device)
+    outputs = random_outputs(seed, batch)
+    found = centernet_losses(outputs, batch)
+    expected = naive_losses(outputs, batch, [0, 1, 2, 3])
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_of_each_image_equal_batches_of_one(device):
+    batch = random_batch(3, device)
+    outputs = random_outputs(3, batch)
+    found = centernet_losses(outputs, batch, reduction="image")
+    for image in range(4):
+        expected = naive_losses(outputs, batch, [image])
+        assert {name: value[image].item() for name, value in found.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_targets_made_before_give_the_same_losses():
+    batch = random_batch(4)
+    outputs = random_outputs(4, batch)
+    targets = centernet_targets(batch, STRIDE, CLASSES)
+    assert centernet_losses(outputs, targets)["loss"] == centernet_losses(outputs, batch)["loss"]
+
+
+@pytest.mark.parametrize("boxes", [0, 6])
+def test_batch_without_objects_counts_only_negatives(boxes, device):
+    batch = random_batch(5, device, boxes=9)
+    batch = Batch(batch.images, batch.boxes[:, :boxes], batch.labels[:, :boxes], batch.valid[:, :boxes] & False,
+                  batch.index, batch.scale)  # fmt: skip
+    outputs = random_outputs(5, batch)
+    found = centernet_losses(outputs, batch)
+    score = outputs["heatmap"].double().sigmoid()
+    expected = -(score**2 * torch.log1p(-score)).sum()
+    assert found["heatmap"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found["size"] == 0
+    assert found["offset"] == 0
+
+
+@pytest.mark.parametrize("scale", [3.0, 200.0])
+def test_loss_and_gradient_are_finite_at_any_confidence(scale, device):
+    batch = random_batch(6, device)
+    outputs = {name: value.requires_grad_() for name, value in random_outputs(6, batch, scale).items()}
+    loss = centernet_losses(outputs, batch)["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    assert all(value.grad.isfinite().all() for value in outputs.values())
+    # A centre missed with certainty still pulls: the clipped loss of the released code would not.
+    target = heatmap_targets(batch, STRIDE, CLASSES)
+    missed = (target == 1) & (outputs["heatmap"] < -20)
+    assert (outputs["heatmap"].grad[missed] < 0).all()
+    assert missed.any() == (scale == 200.0)
+
+
+def test_losses_are_float32_under_autocast(device):
+    batch = random_batch(7, device)
+    outputs = {name: value.bfloat16() for name, value in random_outputs(7, batch).items()}
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        found = centernet_losses(outputs, batch)
+    expected = centernet_losses({name: value.float() for name, value in outputs.items()}, batch)
+    assert all(value.dtype == torch.float32 for value in found.values())
+    torch.testing.assert_close(found, expected)
+
+
+# --- detections -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top", [7, 100])
+def test_decoding_equals_a_loop_over_cells(top, device):
+    batch = random_batch(8, device)
+    outputs = random_outputs(8, batch)
+    outputs["heatmap"] = (outputs["heatmap"] * 4).round() / 4  # ties, also between neighbours
+    found = decode(outputs, top=top, stride=STRIDE)
+    for image in range(4):
+        # Equal scores at the last place may be cut either way: compare what lies strictly above it.
+        expected = naive_decode(outputs, image, top)
+        above = sum(score > expected[-1][0] + 1e-9 for score, _, _ in expected)
+        scores, labels, boxes = zip(*expected[:above], strict=True)
+        np.testing.assert_allclose(found.scores[image, :above].cpu(), scores, rtol=1e-5)
+        assert found.labels[image, :above].tolist() == list(labels)
+        np.testing.assert_allclose(found.boxes[image, :above].cpu(), boxes, atol=1e-3)
+        assert found.valid[image].sum() == len(expected)
+
+
+def test_fewer_cells_than_detections_are_padded():
+    outputs = {"heatmap": torch.zeros(2, 1, 3, 3), "size": torch.ones(2, 2, 3, 3), "offset": torch.zeros(2, 2, 3, 3)}
+    outputs["heatmap"][0, 0, 1, 1] = 1.0
+    found = decode(outputs, top=20)
+    assert found.boxes.shape == (2, 20, 4)
+    assert found.valid.sum(dim=1).tolist() == [1, 9]
+
+
+def perfect_outputs(batch: Batch) -> dict[str, Tensor]:
+    """Maps that say exactly what the targets of `batch` say."""
+    targets = centernet_targets(batch, STRIDE, CLASSES)
+    outputs = {"heatmap": torch.logit(targets.heatmap, eps=1e-6)}
+    for name, values in (("size", targets.size), ("offset", targets.offset)):
+        maps = values.new_zeros(len(values), 2, targets.heatmap[0, 0].numel())
+        for image in range(len(values)):
+            for slot in targets.present[image].nonzero().flatten().tolist():
+                maps[image, :, targets.cell[image, slot]] = values[image, slot]
+        outputs[name] = maps.view(len(values), 2, *targets.heatmap.shape[-2:])
+    return outputs
+
+
+def separate_objects() -> Batch:
+    """Two images with three objects each, on cells of their own."""
+    boxes = torch.tensor(
+        [[[3.0, 5, 21, 30], [40.5, 8, 60, 20], [10, 50, 50, 93]], [[0, 0, 9, 9], [30, 30, 64, 96], [1, 60, 20, 71]]]
+    )
+    labels = torch.tensor([[0, 1, 4], [2, 2, 3]])
+    return Batch(torch.zeros(2, 3, 96, 64), boxes, labels, labels >= 0, torch.arange(2), torch.ones(2))
+
+
+def test_true_maps_decode_to_the_true_boxes(device):
+    batch = separate_objects().to(device)
+    found = decode(perfect_outputs(batch), stride=STRIDE)
+    for image in range(2):
+        confident = found.valid[image] & (found.scores[image] > 0.99)
+        assert confident.sum() == 3
+        order = found.boxes[image, confident][:, 3].argsort()
+        truth = batch.boxes[image][:, 3].argsort()
+        torch.testing.assert_close(found.boxes[image, confident][order], batch.boxes[image][truth])
+        assert torch.equal(found.labels[image, confident][order], batch.labels[image][truth])
+
+
+def test_true_maps_lose_almost_nothing():
+    batch = separate_objects()
+    perfect = centernet_losses(perfect_outputs(batch), batch)
+    assert perfect["size"] < 1e-6
+    assert perfect["offset"] < 1e-6
+    random = centernet_losses(random_outputs(0, batch), batch)
+    assert perfect["heatmap"] < 0.05 * random["heatmap"]
+
+
+# --- network ----------------------------------------------------------------------------------------------------------
+
+
+def test_network_gives_the_documented_maps(device):
+    model = CenterNet(TinyBackbone(), CLASSES, neck_widths=(16, 12, 8), head_width=8).to(device).eval()
+    images = torch.randn(2, 3, 96, 64, device=device)
+    outputs = model(images)
+    assert {name: tuple(value.shape) for name, value in outputs.items()} == {
+        "heatmap": (2, CLASSES, 24, 16),
+        "size": (2, 2, 24, 16),
+        "offset": (2, 2, 24, 16),
+    }
+    assert outputs["heatmap"].sigmoid().mean().item() == pytest.approx(0.1, abs=0.03)
+    found = model.detect(images, top=30)
+    assert isinstance(found, Detections)
+    assert found.boxes.shape == (2, 30, 4)
+    assert not found.boxes.requires_grad
+
+
+def test_batch_gives_what_single_images_give(device):
+    model = CenterNet(TinyBackbone(), CLASSES, neck_widths=(16, 12, 8), head_width=8).to(device).eval()
+    images = torch.randn(3, 3, 64, 64, device=device)
+    together = model(images)
+    for image in range(3):
+        alone = model(images[image : image + 1])
+        for name, value in together.items():
+            torch.testing.assert_close(value[image], alone[name][0], atol=1e-5, rtol=1e-4)
+
+
+def test_published_neck_and_heads_have_their_parameters():
+    model = CenterNet(TinyBackbone((8, 8, 16, 512)), 80)
+    neck = 512 * 256 * 16 + 2 * 256 * 256 * 16 + 3 * 2 * 256
+    heads = 3 * (256 * 64 * 9 + 64) + 65 * (80 + 2 + 2)
+    counted = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("backbone"))
+    assert counted == neck + heads
+
+
+def test_images_that_do_not_fit_are_refused():
+    model = CenterNet(TinyBackbone(), CLASSES, neck_widths=(8, 8, 8), head_width=8)
+    with pytest.raises(InputError, match=r"100x96 pixels.*multiples of 32"):
+        model(torch.zeros(1, 3, 96, 100))
+
+
+def test_one_image_is_learnt_by_heart(device):
+    torch.manual_seed(0)
+    batch = separate_objects().to(device)
+    batch = Batch(
+        torch.randn(2, 3, 96, 64, device=device), batch.boxes, batch.labels, batch.valid, batch.index, batch.scale
+    )
+    model = CenterNet(TinyBackbone(), CLASSES, neck_widths=(16, 16, 16), head_width=16).to(device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(120):
+        loss = centernet_losses(model(batch.images), batch)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    found = model.eval().detect(batch.images, top=3)
+    assert sorted(found.labels[0].tolist()) == sorted(batch.labels[0].tolist())
+
+
+def test_static_network_on_a_narrower_backbone_takes_the_first_channels():
+    wide = CenterNet(TinyBackbone(), CLASSES, neck_widths=(8, 8, 8), head_width=8).eval()
+    narrow = wide.with_backbone(TinyBackbone((8, 8, 16, 10)))
+    features = torch.randn(1, 10, 2, 2)
+    padded = torch.cat([features, torch.zeros(1, 6, 2, 2)], dim=1)
+    torch.testing.assert_close(narrow.neck(features), wide.neck(padded))
+    assert not narrow.training
+    assert torch.equal(narrow.heatmap[0].weight, wide.heatmap[0].weight)
+
+
+def test_elastic_neck_takes_fewer_channels():
+    pytest.importorskip("common.models.elastic")
+    elastic = CenterNet(TinyBackbone(), CLASSES, neck_widths=(8, 8, 8), head_width=8, elastic=True).eval()
+    static = elastic.with_backbone(TinyBackbone((8, 8, 16, 10)))
+    features = torch.randn(2, 10, 3, 2)
+    torch.testing.assert_close(elastic.neck(features), static.neck(features))

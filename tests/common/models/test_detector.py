@@ -1,0 +1,324 @@
+"""Detectors on disk and back, and detection in images of any size."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from common.batch import Batch, Detections, normalise
+from common.command import InputError
+from common.data.batches import letterbox
+from common.models import detector as module
+from common.models.centernet import CenterNet
+from common.models.detector import (
+    Detector,
+    build_backbone,
+    load_detector,
+    register_backbone,
+    save_detector,
+)
+from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+
+SPACE = OFAResNetSpace(base_depths=(1, 1, 1, 1), depths=(0, 1), stage_widths=(16, 16, 24, 32), stem_width=8)
+DESCRIPTION = {
+    "categories": ["bolt", "nut", "washer"],
+    "input_size": 64,
+    "cost": {"macs": 1},
+    "provenance": {"seed": 3},
+}
+
+
+def small_detector(path=None, seed: int = 0, neck_widths=(8, 8, 8)) -> CenterNet:
+    torch.manual_seed(seed)
+    elastic = OFAResNet(SPACE)
+    path = SPACE.smallest() if path is None else path
+    model = CenterNet(elastic.extract(path), 3, neck_widths=neck_widths, head_width=8)
+    model(torch.randn(4, 3, 64, 64))  # batch-norm statistics that differ from the initial ones
+    # Heads that answer, so that scores and boxes differ from place to place.
+    for head in (model.heatmap, model.size, model.offset):
+        nn.init.normal_(head[0].weight, std=0.5)
+        nn.init.normal_(head[-1].weight, std=0.5)
+    return model.eval()
+
+
+def assert_equal(first: Detections, second: Detections) -> None:
+    for field in ("boxes", "scores", "labels", "valid"):
+        assert torch.equal(getattr(first, field), getattr(second, field)), field
+
+
+# --- to disk and back -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [SPACE.smallest(), SPACE.largest()], ids=["smallest", "largest"])
+def test_saved_detector_comes_back_equal(tmp_path, path):
+    model = small_detector(path)
+    json_path = save_detector(tmp_path / "best", model, DESCRIPTION)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.json", "best.safetensors"]
+    random_state = torch.random.get_rng_state()
+    loaded = load_detector(json_path)
+    assert torch.equal(random_state, torch.random.get_rng_state()), "loading must not disturb a seeded run"
+    assert loaded.categories == ("bolt", "nut", "washer")
+    assert loaded.description["cost"] == {"macs": 1}
+    assert loaded.description["provenance"] == {"seed": 3}
+    assert loaded.description["architecture"]["backbone"]["path"] == path.tolist()
+    assert not loaded.model.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.model.state_dict()[name]), name
+    images = torch.randn(2, 3, 64, 64)
+    assert_equal(model.detect(images), loaded.model.detect(images))
+
+
+def test_every_way_to_name_a_detector(tmp_path):
+    save_detector(tmp_path, small_detector(), DESCRIPTION)
+    for name in ("", "detector", "detector.json", "detector.safetensors"):
+        assert load_detector(tmp_path / name).input_size == 64
+    save_detector(tmp_path / "new" / "v1.5", small_detector(), DESCRIPTION)
+    assert (tmp_path / "new" / "v1.5.json").is_file()
+    assert load_detector(str(tmp_path / "new" / "v1.5")).input_size == 64
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_torchvision_backbone_by_name(name):
+    import torchvision
+
+    backbone = build_backbone({"kind": name}).eval()
+    network = torchvision.models.get_model(name).eval()
+    left_over = backbone.load_state_dict(network.state_dict(), strict=False)
+    assert left_over.missing_keys == []
+    assert left_over.unexpected_keys == ["fc.weight", "fc.bias"]
+    images = torch.randn(1, 3, 64, 96)
+    features = backbone(images)
+    assert [tuple(feature.shape[1:]) for feature in features] == [
+        (width, 64 // stride, 96 // stride) for width, stride in zip(backbone.out_channels, (4, 8, 16, 32), strict=True)
+    ]
+    torch.testing.assert_close(network.fc(features[-1].mean(dim=(2, 3))), network(images))
+
+
+def test_backbone_of_another_kind_can_be_registered(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BACKBONES", dict(module._BACKBONES))
+
+    class Pooled(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.out_channels = (width,)
+            self.layer = nn.Conv2d(3, width, 32, 32)
+
+        def forward(self, images):
+            return (self.layer(images),)
+
+    register_backbone("pooled", lambda description: Pooled(description["width"]))
+    description = {**DESCRIPTION, "backbone": {"kind": "pooled", "width": 6}}
+    save_detector(tmp_path, CenterNet(Pooled(6), 3, (4, 4, 4), 4), description)
+    assert load_detector(tmp_path).model.backbone.out_channels == (6,)
+
+
+def test_weights_of_another_network_are_refused_by_name_and_shape(tmp_path):
+    save_detector(tmp_path / "a", small_detector(), DESCRIPTION)
+    save_detector(tmp_path / "b", small_detector(neck_widths=(8, 16, 8)), DESCRIPTION)
+    os.replace(tmp_path / "b.safetensors", tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"not the file that its JSON was written with"):
+        load_detector(tmp_path / "a")
+    content = json.loads((tmp_path / "a.json").read_text())
+    del content["weights_sha256"]  # as in a description written by hand
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"another architecture: neck\.3\.weight has shape 8x16x4x4, not 8x8x4x4"):
+        load_detector(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("size.2.bias"), r"lacks size\.2\.bias of shape 2$"),
+        (lambda weights: weights.update(extra=torch.zeros(2, 3)), r"it has extra of shape 2x3 besides"),
+    ],
+)
+def test_missing_and_superfluous_tensors_are_named(tmp_path, change, message):
+    json_path = save_detector(tmp_path, small_detector(), DESCRIPTION)
+    weights = load_file(tmp_path / "detector.safetensors")
+    change(weights)
+    save_file(weights, tmp_path / "detector.safetensors")
+    content = json.loads(json_path.read_text())
+    del content["weights_sha256"]
+    json_path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        load_detector(tmp_path)
+
+
+def rewrite(**changes):
+    """Change keys of the JSON; None removes."""
+
+    def change(folder):
+        content = json.loads((folder / "detector.json").read_text())
+        content = {key: value for key, value in {**content, **changes}.items() if value is not None}
+        (folder / "detector.json").write_text(json.dumps(content))
+
+    return change
+
+
+def truncate(folder):
+    weights = (folder / "detector.safetensors").read_bytes()
+    (folder / "detector.safetensors").write_bytes(weights[: len(weights) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "detector.json").unlink(), r"detector\.json is not there"),
+        (lambda folder: (folder / "detector.safetensors").unlink(), r"detector\.safetensors is not there"),
+        (lambda folder: (folder / "detector.json").write_text("{"), r"detector\.json cannot be read as JSON"),
+        (lambda folder: (folder / "detector.json").write_text("[]"), r"does not describe a detector"),
+        (truncate, r"detector\.safetensors is damaged"),
+        (lambda folder: (folder / "detector.safetensors").write_bytes(b""), r"detector\.safetensors is damaged"),
+        (rewrite(categories=None), r"lacks 'categories'"),
+        (rewrite(architecture=None), r"lacks 'architecture'"),
+        (rewrite(architecture={"kind": "yolo"}), r"no detector is of kind 'yolo': known are centernet"),
+        (rewrite(architecture={"kind": "centernet"}), r"cannot be built: 'backbone' is missing"),
+        (rewrite(architecture={"kind": "centernet", "backbone": {"kind": "vgg"}}), r"no backbone is of kind 'vgg'"),
+        (rewrite(architecture=[]), r"no detector is of kind None"),
+        (rewrite(categories=["bolt"]), r"names 1 categories.*tells 3"),
+        (rewrite(normalisation={"mean": [0, 0]}), r"normalisation"),
+        (rewrite(input_size="large"), r"input_size"),
+    ],
+)
+def test_damaged_detectors_are_refused_in_one_sentence(tmp_path, damage, message):
+    save_detector(tmp_path, small_detector(), DESCRIPTION)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        load_detector(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({"categories": ["a", "b", "c"]}, "lacks 'input_size'"),
+        ({**DESCRIPTION, "categories": ["a", "b"]}, "tells 3 classes apart, its description names 2"),
+        ({**DESCRIPTION, "input_size": 100}, "multiple of 32"),
+        ({**DESCRIPTION, "provenance": {"folder": object()}}, "JSON"),
+    ],
+)
+def test_incomplete_descriptions_are_not_saved(tmp_path, description, message):
+    with pytest.raises(InputError, match=message):
+        save_detector(tmp_path, small_detector(), description)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+def test_a_full_disk_leaves_the_old_detector_whole(tmp_path, monkeypatch, suffix):
+    save_detector(tmp_path, small_detector(seed=1), DESCRIPTION)
+    before = load_detector(tmp_path).model.state_dict()
+
+    written = []
+
+    def full(descriptor):
+        written.append(descriptor)
+        if len(written) == ["safetensors", "json"].index(suffix) + 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=rf"detector\.{suffix} cannot be written \(No space left on device\)"):
+        save_detector(tmp_path, small_detector(seed=2), DESCRIPTION)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["detector.json", "detector.safetensors"]
+    after = load_detector(tmp_path).model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# --- detection --------------------------------------------------------------------------------------------------------
+
+
+class SolidRectangle(nn.Module):
+    """Stands in for a network: finds the bounding box of the bright pixels, and one box that sticks out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anything = nn.Parameter(torch.zeros(1))
+        self.seen: list[torch.Tensor] = []
+
+    def detect(self, images):
+        self.seen.append(images)
+        B, _, H, W = images.shape
+        boxes = images.new_zeros(B, 2, 4)
+        for index, image in enumerate(images):
+            y, x = (image[0] > 1.5).nonzero().unbind(1)
+            if len(x):
+                boxes[index, 0] = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1])
+            boxes[index, 1] = images.new_tensor([-5, -5, 2 * W, 2 * H])
+        scores = images.new_tensor([0.9, 0.8]).expand(B, 2)
+        return Detections(boxes, scores, torch.zeros_like(scores, dtype=torch.long), scores > 0)
+
+
+def rectangle_detector(device: torch.device, size: int = 64) -> Detector:
+    model = SolidRectangle().to(device)
+    return Detector(model, ("rectangle",), size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), {})
+
+
+def picture(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    image = np.full((height, width, 3), 90, dtype=np.uint8)
+    image[box[1] : box[3], box[0] : box[2]] = 255
+    return image
+
+
+def test_boxes_come_back_in_pixels_of_images_of_any_size(device):
+    detector = rectangle_detector(device)
+    truths = [(100, 60, 200, 160), (8, 4, 20, 16), (0, 0, 64, 64), (30, 300, 60, 400)]
+    sizes = [(192, 256), (20, 32), (64, 64), (500, 70)]
+    images = [picture(*size, box) for size, box in zip(sizes, truths, strict=True)]
+    found = detector.detect(images, batch_size=3)
+    assert [len(batch) for batch in detector.model.seen] == [3, 1]
+    assert found.boxes.shape == (4, 2, 4)
+    for index, (truth, (height, width)) in enumerate(zip(truths, sizes, strict=True)):
+        pixel = max(height, width) / 64  # of the network, in original pixels
+        np.testing.assert_allclose(found.boxes[index, 0].cpu(), truth, atol=1.01 * pixel)
+        np.testing.assert_allclose(found.boxes[index, 1].cpu(), [0, 0, width, height], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 64), (33, 100), (100, 33), (7, 301), (20, 11)])
+def test_images_reach_the_network_as_in_training(height, width, device):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    detector = rectangle_detector(device)
+    detector.detect([image])
+    expected = torch.from_numpy(letterbox(image, 64)).permute(2, 0, 1).unsqueeze(0).to(device)
+    assert torch.equal(detector.model.seen[0], normalise(expected))
+
+
+def test_a_batch_gives_what_its_images_give(device, tmp_path):
+    save_detector(tmp_path, small_detector(), DESCRIPTION)
+    detector = load_detector(tmp_path, device)
+    assert detector.device.type == device.type
+    images = [np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8) for seed in range(3)]
+    fitted = torch.from_numpy(np.stack([letterbox(image, 64) for image in images])).permute(0, 3, 1, 2)
+    none = torch.zeros(3, 0)
+    batch = Batch(
+        normalise(fitted), torch.zeros(3, 0, 4), none.long(), none.bool(), torch.arange(3), torch.full((3,), 64 / 96)
+    )
+    assert_equal(detector.detect(batch), detector.detect(images))
+    assert detector.detect(batch).valid.any()
+
+
+def test_boxes_wholly_outside_are_not_valid():
+    detector = rectangle_detector(torch.device("cpu"))
+    image = picture(32, 64, (10, 5, 20, 15))
+    detector.model.detect = lambda images: Detections(
+        torch.tensor([[[0.0, 40, 64, 60], [0, 20, 10, 60]]]),
+        torch.ones(1, 2),
+        torch.zeros(1, 2).long(),
+        torch.ones(1, 2) > 0,
+    )
+    found = detector.detect([image])
+    assert found.valid.tolist() == [[False, True]]
+    assert found.boxes[0, 1].tolist() == [0, 20, 10, 32]
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), np.zeros((0, 8, 3), np.uint8)]
+)
+def test_arrays_that_are_no_images_are_refused(image):
+    with pytest.raises(InputError, match=r"give uint8 RGB arrays of shape \(height, width, 3\)"):
+        rectangle_detector(torch.device("cpu")).detect([image])
+    with pytest.raises(InputError, match="no image"):
+        rectangle_detector(torch.device("cpu")).detect([])

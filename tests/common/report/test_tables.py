@@ -1,0 +1,151 @@
+"""The exhibit's record on disk, and its tables as text."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.command import InputError
+from common.report.statistics import Difference
+from common.report.tables import (
+    ExhibitResult,
+    Table,
+    beside,
+    format_measured,
+    printed,
+    printed_table,
+    to_frame,
+    to_html,
+    to_markdown,
+    write_json,
+)
+
+RESULT = ExhibitResult(
+    exhibit="table3",
+    paper="detofa",
+    title="Cost",
+    caption="Cost of training.",
+    data="scenes",
+    scale="smoke",
+    seeds=[0, 1],
+    command="python -m detofa.reproduce --only table3",
+    table=Table(["Method", "Cost"], [["OFA", Difference(1.5, 1.25, 1.75, 2)], ["Ours", np.float64(0.8)]]),
+    paper_table=Table(["Method", "Cost"], [["OFA", 1.15], ["CompOFA*", 0.383]]),
+    units={"Cost": "GPU days"},
+    environment={"gpus": [], "torch": "2"},
+)
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    path = RESULT.save(tmp_path / "exhibits" / "table3")
+    assert path.name == "result.json"
+    assert ExhibitResult.load(path) == RESULT
+    assert ExhibitResult.load(path.parent) == RESULT
+    assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+def test_record_is_plain_json_as_the_report_reads_it(tmp_path):
+    record = json.loads(RESULT.save(tmp_path).read_text())
+    assert record["table"]["columns"] == ["Method", "Cost"]
+    assert record["table"]["rows"][0][1] == {"mean": 1.5, "low": 1.25, "high": 1.75, "n": 2}
+    assert record["seeds"] == [0, 1]
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    path = write_json(tmp_path / "x.json", {"a": math.nan, "b": np.array([1.0, np.inf])})
+    assert json.loads(path.read_text()) == {"a": None, "b": [1.0, None]}
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    path = write_json(tmp_path / "x.json", 1)
+    with pytest.raises(TypeError):
+        write_json(path, object())
+    assert path.read_text() == "1\n"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"exhibit": "x"}', '{"table": {"columns": ["a"], "rows": [[1, 2]]}}'])
+def test_damaged_record_is_one_sentence(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(InputError):
+        ExhibitResult.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Difference(0.85312, 0.84112, 0.86512, 3), "0.853 ± 0.012"),
+        (Difference(37.123, 35.123, 39.123, 3), "37.1 ± 2.0"),
+        (Difference(0.62, 0.40, 0.70, 50), "0.62 [0.40, 0.70]"),
+        (Difference(-0.0001, -0.5001, 0.4999, 3), "0.00 ± 0.50"),
+        (Difference(-1.5, -2.0, -1.0, 3), "−1.50 ± 0.50"),
+        (Difference(0.5, math.nan, math.nan, 1), "0.5000"),
+        (Difference(math.nan, math.nan, math.nan, 0), "–"),
+        (Difference(2.0, 2.0, 2.0, 2), "2.000 ± 0.000"),
+    ],
+)
+def test_format_measured(value, text):
+    assert format_measured(value) == text
+
+
+def test_columns_share_their_decimals():
+    frame = to_frame(Table(["a", "b", "c", "d"], [[0.5, 1234567, True, None], [0.125, 2, False, 6.15e20]]), {"a": "ms"})
+    assert list(frame.columns) == ["a (ms)", "b", "c", "d"]
+    assert frame.to_numpy().tolist() == [["0.500", "1,234,567", "✓", "–"], ["0.125", "2", "—", "6.15e+20"]]
+
+
+def test_beside_aligns_rows_by_label_and_keeps_what_one_side_lacks():
+    joined = beside(RESULT.table, RESULT.paper_table)
+    assert joined.columns == ("Method", "Cost, ours", "Cost, paper")
+    assert joined.rows == (
+        ("OFA", Difference(1.5, 1.25, 1.75, 2), 1.15),
+        ("Ours", 0.8, None),
+        ("CompOFA*", None, 0.383),
+    )
+
+
+def test_tables_that_do_not_line_up_stay_apart():
+    other = Table(["Width", "AP"], [["8", 0.1]])
+    assert beside(RESULT.table, other) is None
+    assert beside(RESULT.table, Table(["Method", "Cost"], [["Another", 1.0]])) is None
+    assert beside(RESULT.table, Table(["Method", "Cost"], [["OFA", 1.0], ["OFA", 2.0]])) is None
+    text = to_markdown(replace(RESULT, paper_table=other))
+    assert "**Ours**" in text
+    assert "**The paper's**" in text
+
+
+def test_markdown_shows_both_with_unit_and_interval():
+    text = to_markdown(RESULT)
+    assert "Cost, ours (GPU days)" in text
+    assert "1.50 ± 0.25" in text
+    assert "1.15" in text
+
+
+def test_html_escapes_cells():
+    text = to_html(replace(RESULT, table=Table(["Method"], [["<script>x</script>"]]), paper_table=None))
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_printed_numbers_of_detofa():
+    record = printed("detofa")
+    table2, table3 = printed_table("detofa", "table2"), printed_table("detofa", "table3")
+    assert (len(table2.rows), len(table2.columns)) == (4, 6)
+    assert table2.rows[0] == (False, True, True, 0.790, 0.590, 0.174)
+    assert table2.rows[3] == (True, True, True, 0.930, 0.870, 0.224)
+    assert [row[0] for row in table3.rows] == ["OFA (w/ PS)", "OFA (w/o PS)", "CompOFA*", "Ours"]
+    assert table3.rows[0][1::2] == (1.150, 14.41)
+    assert table3.rows[3] == ("Ours", 0.800, 0.414, 5.260, 0.456)
+    assert len(printed_table("detofa", "table1").rows) == 2
+    for figure in ("figure5", "figure6", "figure7", "figure8", "figure9"):
+        assert printed_table("detofa", figure) is None
+        assert record["exhibits"][figure]["readable"]
+    numbers = {(number["id"], number.get("data"), number["where"]): number["value"] for number in record["numbers"]}
+    assert len(numbers) == len(record["numbers"])  # each number once a place
+    reductions = {number["value"] for number in record["numbers"] if number["id"] == "cost_reduction"}
+    assert reductions == {30, 60, 63}  # the text gives both 60 % and 63 % for COCO
+    assert numbers["transfer_gain", "Pascal VOC", "Section 4.2"] == 6.55
+    assert numbers["path_pruning_ratio", None, "Section 4.2"] == 25
+    with pytest.raises(InputError):
+        printed_table("detofa", "table9")

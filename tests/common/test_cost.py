@@ -1,0 +1,156 @@
+"""Costs against FACTS' printed numbers, torch's own counter, and formulas worked out by hand."""
+
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.command import InputError
+from common.cost import MODELS, CostCommand, count, main, parse_size
+from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d
+
+
+# the old mmdetection counter's numbers, as the papers print them
+@pytest.mark.parametrize(
+    ("name", "size", "giga"),
+    [
+        ("r18", (1333, 800), 38.90),
+        ("r50", (1333, 800), 88.03),
+        ("r101", (1333, 800), 167.91),
+        ("r50", (1280, 800), 84.08),
+        ("r101", (1280, 800), 160.15),
+        ("r101", (1080, 720), 122.54),
+    ],
+)
+def test_backbones_of_the_papers(name, size, giga):
+    with torch.device("meta"):
+        backbone = MODELS[name]()
+    assert count(backbone, size).macs_mmdet == pytest.approx(giga * 1e9, rel=1e-3)
+
+
+def by_hand(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+    cost = count(nn.Sequential(nn.Conv2d(3, shape[0], 1, bias=False), layer), (shape[2], shape[1]))
+    return cost.parts["1"]["macs"], cost.parts["1"]["macs_mmdet"]
+
+
+def test_each_layer_by_the_formula():
+    C, H, W = 4, 6, 10
+    assert by_hand(nn.Conv2d(4, 8, 3, stride=2, padding=1), (C, H, W)) == (9 * 4 * 8 * 15, 9 * 4 * 8 * 15 + 8 * 15)
+    assert by_hand(nn.Conv2d(4, 8, (3, 1), groups=2, bias=False), (C, H, W))[1] == 3 * 2 * 8 * 4 * 10
+    assert by_hand(nn.Linear(10, 7), (C, H, W)) == (4 * 6 * 70, 4 * 6 * (70 + 7))
+    assert by_hand(nn.BatchNorm2d(4), (C, H, W)) == (0, 2 * 240)
+    assert by_hand(nn.BatchNorm2d(4, affine=False), (C, H, W)) == (0, 240)
+    assert by_hand(nn.ReLU(inplace=True), (C, H, W)) == (0, 240)
+    assert by_hand(nn.MaxPool2d(2), (C, H, W)) == (0, 240)
+    assert by_hand(nn.GroupNorm(2, 4), (C, H, W)) == (0, 0)
+    transposed = 4 * 4 * 4 * 5 // 1 * 60  # kh * kw * cin * cout * Hin * Win
+    assert by_hand(nn.ConvTranspose2d(4, 5, 4, stride=2, padding=1), (C, H, W)) == (transposed, transposed + 5 * 240)
+    assert by_hand(nn.ConvTranspose2d(4, 4, 4, stride=2, groups=4, bias=False), (C, H, W))[1] == 4 * 4 * 4 * 60
+
+
+class Reuse(nn.Module):
+    """A ReLU that is called twice, and one that is a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, bias=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, images):
+        return nn.functional.relu(self.relu(self.conv(self.relu(images))))
+
+
+def test_each_call_of_a_relu_counts_and_functions_do_not():
+    assert count(Reuse(), (5, 2)).parts["relu"]["macs_mmdet"] == (3 + 4) * 10
+
+
+@pytest.mark.parametrize("width", [64, 97])
+def test_macs_and_flops_against_torch(width):
+    module = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8)),
+        nn.ConvTranspose2d(8, 6, 4, stride=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 11),
+    )
+    cost = count(module, (width, 40))
+    with FlopCounterMode(display=False) as counter:
+        module.eval()(torch.zeros(1, 3, 40, width))
+    assert cost.flops == counter.get_total_flops() == 2 * cost.macs
+    assert cost.params == sum(parameter.numel() for parameter in module.parameters())
+    for part in cost.parts.values():
+        assert part["flops"] == 2 * part["macs"]
+    for unit in ("params", "macs", "macs_mmdet", "flops"):
+        assert sum(part[unit] for part in cost.parts.values()) == getattr(cost, unit)
+
+
+def test_counting_leaves_the_module_alone():
+    module = Reuse().train()
+    before = module.conv.weight.clone()
+    count(module, (5, 2))
+    assert module.training
+    assert module.relu.training
+    assert module.conv.weight.device.type == "cpu"
+    assert torch.equal(module.conv.weight, before)
+    assert not module.conv._forward_hooks
+
+
+def test_elastic_layers_cost_what_is_in_use():
+    elastic = nn.Sequential(
+        ElasticConv2d(3, 8, 3),
+        ElasticBatchNorm2d(8),
+        ElasticConv2d(8, 6, 1, bias=True),
+        ElasticConvTranspose2d(6, 4, 4, 2, 1),
+    )
+    elastic[0].active_out_channels, elastic[2].active_out_channels = 5, 2
+    channels = (3, 5, 5, 2)
+    plain = nn.Sequential(*[layer.extract(width) for layer, width in zip(elastic, channels, strict=True)])
+    small, full = count(plain, (9, 7)), count(elastic, (9, 7))
+    assert (full.macs, full.macs_mmdet, full.flops) == (small.macs, small.macs_mmdet, small.flops)
+
+
+class LooksAtValues(nn.Module):
+    """What a detector does after its network: a result whose size depends on values, which meta tensors lack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, bias=False)
+
+    def forward(self, images):
+        return self.conv(images)[torch.ones(1).bool()].nonzero() if images.sum() >= 0 else None
+
+
+def test_a_network_that_looks_at_values_is_run_for_real():
+    assert count(LooksAtValues(), (5, 2)).macs == 120
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_command_prints_one_object(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["cost", "r18", "--size", "320x200", "--json"])
+    runpy.run_module("common.cost", run_name="__main__")
+    printed = json.loads(capfd.readouterr().out)
+    assert list(printed) == ["params", "macs_mmdet", "macs", "flops", "parts"]
+    assert printed["macs_mmdet"] == sum(part["macs_mmdet"] for part in printed["parts"].values())
+    assert set(printed["parts"]) == {"stem", "layer1", "layer2", "layer3", "layer4"}
+
+
+def test_table_ends_with_the_total(capsys):
+    main(CostCommand("r18", "320x200"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "r18 at 320x200"
+    assert lines[-1].split()[:2] == ["total", "11.177"]
+
+
+@pytest.mark.parametrize("size", ["1333", "1333x", "0x5", "-1x5", "axb", "5x5x5"])
+def test_bad_size_gives_a_sentence(size):
+    with pytest.raises(InputError, match="WIDTHxHEIGHT"):
+        parse_size(size)
+
+
+def test_unknown_name_lists_the_names():
+    with pytest.raises(InputError, match=r"'r51'.*r101, r18, r34, r50"):
+        main(CostCommand("r51"))

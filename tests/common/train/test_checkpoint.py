@@ -1,0 +1,33 @@
+"""Weights go only into the architecture they came from."""
+
+import pytest
+import torch
+from torch import nn
+
+from common.command import InputError
+from common.train.checkpoint import load_strictly, load_tensors, save_tensors
+
+
+def network(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
+
+
+def test_weights_load_into_their_own_architecture(tmp_path, device):
+    source, target = network(4).to(device), network(4).to(device)
+    save_tensors(tmp_path / "a.safetensors", source.state_dict(), {})
+    load_strictly(target, load_tensors(tmp_path / "a.safetensors")[0], "a")
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_the_first_tensor_that_differs_is_named_with_both_shapes():
+    target = network(8)
+    before = target[0].weight.clone()
+    with pytest.raises(
+        InputError, match=r"weights in a\.st .*0\.weight has shape \(4, 3, 3, 3\) there and \(8, 3, 3, 3\)"
+    ):
+        load_strictly(target, network(4).state_dict(), "a.st")
+    with pytest.raises(InputError, match=r"a tensor 1\.weight of shape \(8,\) and the weights have none"):
+        load_strictly(target, nn.Sequential(nn.Conv2d(3, 8, 3)).state_dict(), "a.st")
+    with pytest.raises(InputError, match=r"they hold a tensor 2\.weight of shape \(1, 8, 1, 1\)"):
+        load_strictly(target, nn.Sequential(*network(8), nn.Conv2d(8, 1, 1)).state_dict(), "a.st")
+    assert torch.equal(target[0].weight, before)

@@ -1,0 +1,383 @@
+"""The training loop: right steps, the same numbers however often it is killed, a clear stop when a loss is not finite.
+
+Run as a script with a folder, this file trains in a child process that it kills at random moments until it gets done.
+"""
+
+import copy
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.command import InputError
+from common.train.loop import FitReport, Progress, Step, TrainingError, fit
+from common.train.run_folder import Run
+from common.train.schedule import Optimisation, build_optimiser
+
+TIMES = {"seconds", "cpu_seconds", "callback_seconds", "samples_per_second", "peak_memory"}
+
+
+class Batches:
+    """Random points and the sum of their coordinates; the same for the same epoch and step."""
+
+    def __init__(self, steps_per_epoch: int = 13, size: int = 8, device="cpu", pause: float = 0.0) -> None:
+        self.steps_per_epoch, self.size, self.device, self.pause = steps_per_epoch, size, device, pause
+
+    def epoch(self, epoch: int, start: int = 0):
+        for index in range(start, self.steps_per_epoch):
+            generator = torch.Generator().manual_seed(1000 * epoch + index)
+            points = torch.randn(self.size, 4, generator=generator).to(self.device)
+            time.sleep(self.pause)
+            yield points, points.sum(1, keepdim=True)
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
+
+
+def losses_of(model: nn.Module):
+    """Two sub-networks a step, the second on a random part of the input, as elastic training does."""
+
+    def step_losses(batch: tuple[Tensor, Tensor], step: Step):
+        points, sums = batch
+        yield {"loss": functional.mse_loss(model(points), sums)}
+        width = int(step.generator("width").integers(1, 4))
+        loss = functional.l1_loss(model(points * (torch.arange(4, device=points.device) < width)), sums)
+        yield {"loss": loss, "part": loss.detach() * 2}
+
+    return step_losses
+
+
+def train(folder: Path, checkpoint_every_s: float, pause: float = 0.0) -> None:
+    """Two stages and a result: what a command does."""
+    run = Run.open(folder, {"kind": "tiny"})
+    torch.manual_seed(5)
+    model = network()
+    average = torch.optim.swa_utils.AveragedModel(model)
+
+    def after_epoch(epoch: int) -> dict:
+        average.update_parameters(model)
+        return {"weight": model[0].weight.sum().item()}
+
+    schedule = Optimisation(epochs=3, policy="cosine", warmup_epochs=0.5, weight_decay=0.01, clip_norm=1.0)
+    for stage in ("first", "second"):
+        fit(
+            run,
+            stage,
+            model,
+            Batches(pause=pause),
+            schedule,
+            losses_of(model),
+            seed=3,
+            device="cpu",
+            after_epoch=after_epoch,
+            checkpoint_every_s=checkpoint_every_s,
+            keep={"average": average},
+        )
+    run.finish({"sum": sum(parameter.double().sum().item() for parameter in average.parameters())})
+
+
+def kill_until_done(folder: Path, checkpoint_every_s: float, seed: int) -> int:
+    """Train in a child process killed after random times until one attempt reaches the end.
+
+    Returns at how many different positions in the training it was killed.
+    """
+    dice = random.Random(seed)
+    torch.set_num_threads(1)  # a forked child has no thread pool
+    build_optimiser(network(), Optimisation())  # imports half of torch: not in every child anew
+    positions = set()
+    for attempt in range(1000):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                train(folder, checkpoint_every_s, pause=0.002)
+                status = 0
+            finally:
+                os._exit(status)
+        limit = time.monotonic() + (dice.uniform(0.02, 0.25) if attempt < 10 else 60)
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < limit:
+            time.sleep(0.001)
+        if ended != (0, 0):
+            assert ended[1] == 0, "the training itself failed"
+            return len(positions)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if (folder / "config.json").exists():
+            for stage in ("first", "second"):
+                state = Run.read(folder).load_state(stage) or {"epoch": 0, "index": 0}
+                positions.add((stage, state["epoch"], state["index"]))
+    raise AssertionError("never done")
+
+
+def without_times(text: str) -> list[dict]:
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in text.splitlines()]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in ("first.safetensors", "second.safetensors", "result.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert without_times((one / "log.jsonl").read_text()) == without_times((other / "log.jsonl").read_text())
+    for stage in ("first", "second"):
+        records = [json.loads((folder / "stages" / f"{stage}.json").read_text()) for folder in (one, other)]
+        assert without_times(json.dumps(records[0])) == without_times(json.dumps(records[1]))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    train(folder, checkpoint_every_s=60)
+    return folder
+
+
+def test_a_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path, unbroken):
+    arguments = [sys.executable, __file__, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 5  # positions at which it was killed
+    for name in ("every-step", "seldom"):
+        assert_same_run(unbroken, tmp_path / name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_call_goes_on(tmp_path, unbroken, number):
+    main = threading.main_thread().ident
+    timer = threading.Timer(0.15, lambda: signal.pthread_kill(main, number))
+    timer.start()
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, checkpoint_every_s=60, pause=0.01)
+    assert signal.getsignal(number) == before
+    states = [Run.read(tmp_path).load_state(stage) for stage in ("first", "second")]
+    position = next(state for state in reversed(states) if state is not None)
+    assert position["epoch"] + position["index"] > 0  # not merely the checkpoint of the start
+    train(tmp_path, checkpoint_every_s=60)
+    assert_same_run(unbroken, tmp_path)
+
+
+def test_the_steps_are_those_of_a_plain_loop(tmp_path, device):
+    """Against the same training written out, without dropout."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).to(device)
+    plain = copy.deepcopy(model)
+    batches = Batches(device=device)
+    settings = Optimisation(epochs=2, optimiser="sgd", learning_rate=0.05, policy="constant", clip_norm=0.5)
+    report = fit(Run.open(tmp_path, {}), "net", model, batches, settings, losses_of(model), seed=1, device=device)
+
+    optimiser = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9)
+    logged = []
+    for epoch in range(2):
+        for index, batch in enumerate(batches.epoch(epoch)):
+            optimiser.zero_grad()
+            step = Step(epoch, index, epoch * 13 + index, 26, 1, "net")
+            values = list(losses_of(plain)(batch, step))
+            sum(value["loss"] for value in values).backward()
+            nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+            optimiser.step()
+            logged.append((sum(value["loss"].item() for value in values) / 2, values[1]["part"].item()))
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    means = torch.tensor(logged[13:]).mean(0).tolist()
+    assert report.losses == pytest.approx({"loss": means[0], "part": means[1]}, rel=1e-4)
+    assert (report.steps, report.samples) == (26, 26 * 8)
+    records = Run.read(tmp_path).logged(stage="net")
+    assert [record["epoch"] for record in records] == [0, 1]
+    assert records[1]["loss"] == report.losses["loss"]
+
+
+def test_a_finished_stage_is_loaded_and_not_trained_again(tmp_path):
+    run = Run.open(tmp_path, {})
+    model, settings = network(), Optimisation(epochs=1)
+    report = fit(run, "net", model, Batches(), settings, losses_of(model), seed=0, device="cpu")
+    again = network()
+
+    def never(batch, step):
+        raise AssertionError("trained again")
+
+    assert fit(run, "net", again, Batches(), settings, never, seed=0, device="cpu") == report
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert FitReport.from_record(run.stage_done("net")) == report
+    assert not (tmp_path / "net.state").exists()  # only the weights are of use now
+    with pytest.raises(InputError, match="another architecture"):
+        fit(run, "net", nn.Linear(4, 1), Batches(), settings, never, seed=0, device="cpu")
+
+
+def test_callbacks_and_mode(tmp_path):
+    model, seen = network(), []
+
+    def before_epoch(epoch: int) -> None:
+        seen.append(("before", epoch, model.training))
+        time.sleep(0.02)
+
+    def after_epoch(epoch: int) -> dict:
+        seen.append(("after", epoch, model.training))
+        model.eval()
+        return {"AP": 0.1 * epoch}
+
+    run = Run.open(tmp_path, {})
+    arguments = (run, "net", model, Batches(), Optimisation(epochs=2), losses_of(model), 0, "cpu")
+    report = fit(*arguments, before_epoch, after_epoch)
+    assert seen == [("before", 0, True), ("after", 0, True), ("before", 1, True), ("after", 1, True)]
+    assert [record["AP"] for record in run.logged()] == [0.0, 0.1]
+    assert report.callback_seconds > 0.04
+
+
+def test_training_leaves_the_random_numbers_of_others_alone(tmp_path):
+    """Else a resumed command, which skips finished stages, would draw other weights for what comes next."""
+    model = network()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    fit(Run.open(tmp_path, {}), "net", model, Batches(), Optimisation(epochs=1), losses_of(model), 0, "cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("checkpoint_every_s", [0.0, 60.0])
+def test_a_loss_that_is_not_finite_stops_and_overwrites_nothing(tmp_path, device, bad, checkpoint_every_s):
+    run, model = Run.open(tmp_path, {}), network()
+    saved = []
+
+    def step_losses(batch, step):
+        if step.global_step == 16:  # epoch 1, step 3
+            saved.append((tmp_path / "net.state").read_bytes())
+        factor = bad if step.global_step >= 16 else 1.0
+        loss = functional.mse_loss(model(batch[0]), batch[1])
+        yield {"loss": loss, "heatmap": loss.detach() * factor, "size": loss.detach()}
+
+    with pytest.raises(
+        TrainingError, match=r"stage net .*epoch 1, step 3: a loss is not finite \(loss \d.*heatmap (nan|inf)"
+    ):
+        fit(
+            run,
+            "net",
+            model,
+            Batches(device=device),
+            Optimisation(epochs=4),
+            step_losses,
+            0,
+            device,
+            checkpoint_every_s=checkpoint_every_s,
+        )
+    assert (tmp_path / "net.state").read_bytes() == saved[0]
+    assert not run.has_weights("net")
+    assert run.stage_done("net") is None
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    run, model = Run.open(tmp_path, {}), nn.Linear(4, 1)
+
+    def step_losses(batch, step):
+        loss = functional.mse_loss(model(batch[0]), batch[1])
+        if step.global_step == 12:  # the last of the epoch: its loss is finite, its gradient is not
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+        yield {"loss": loss}
+
+    with pytest.raises(TrainingError, match="a weight is not finite"):
+        fit(run, "net", model, Batches(), Optimisation(epochs=1), step_losses, 0, "cpu", checkpoint_every_s=1e9)
+    assert not run.has_weights("net")
+
+
+def test_a_full_disk_stops_training_and_the_last_checkpoint_stands(tmp_path, monkeypatch):
+    run, model = Run.open(tmp_path, {}), network()
+    arguments = (run, "net", model, Batches(), Optimisation(epochs=2), losses_of(model), 0, "cpu")
+    replace, calls = os.replace, []
+
+    def full(*paths):
+        calls.append(paths)
+        if len(calls) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(InputError, match="the disk is full"):
+            fit(*arguments, checkpoint_every_s=0.0)
+    assert run.load_state("net")["index"] == 4
+    fit(*arguments)
+    assert run.has_weights("net")
+
+
+def test_another_schedule_or_network_than_the_checkpoint_is_refused(tmp_path):
+    run, model = Run.open(tmp_path, {}), network()
+
+    def stop(epoch: int) -> None:
+        raise InputError("enough")
+
+    arguments = (Optimisation(epochs=2), losses_of(model), 0, "cpu")
+    with pytest.raises(InputError, match="enough"):
+        fit(run, "net", model, Batches(), *arguments, after_epoch=stop)
+    with pytest.raises(InputError, match="steps_per_epoch = 13, and this training has 7"):
+        fit(run, "net", model, Batches(7), *arguments)
+    with pytest.raises(InputError, match="another architecture"):
+        fit(run, "net", nn.Linear(4, 2), Batches(), *arguments)
+
+
+def test_an_empty_or_short_set_of_batches_is_noticed(tmp_path):
+    run, model = Run.open(tmp_path, {}), network()
+    arguments = (Optimisation(epochs=1), losses_of(model), 0, "cpu")
+    with pytest.raises(InputError, match="no batch to train on"):
+        fit(run, "net", model, Batches(0), *arguments)
+    short = Batches(5)
+    short.epoch = lambda epoch, start: list(Batches(5).epoch(epoch, start))[:3]
+    with pytest.raises(RuntimeError, match="gave 3 batches where 5"):
+        fit(run, "net", model, short, *arguments)
+
+
+def test_the_forward_pass_runs_in_the_precision_asked_for(tmp_path, device):
+    run, model, seen = Run.open(tmp_path, {}), nn.Linear(4, 1), []
+
+    def step_losses(batch, step):
+        outputs = model(batch[0])
+        seen.append(outputs.dtype)
+        yield {"loss": functional.mse_loss(outputs.float(), batch[1])}
+
+    fit(
+        run,
+        "net",
+        model,
+        Batches(3, device=device),
+        Optimisation(epochs=1),
+        step_losses,
+        0,
+        device,
+        precision="bfloat16",
+    )
+    assert set(seen) == {torch.bfloat16}
+    assert model.weight.dtype == model.weight.grad.dtype == torch.float32
+
+
+def test_generators_differ_by_seed_stage_step_and_purpose_only():
+    def draw(seed=0, stage="a", step=0, purpose="width") -> float:
+        return Step(0, 0, step, 9, seed, stage).generator(purpose).random()
+
+    assert draw() == draw()
+    assert len({draw(), draw(seed=1), draw(stage="b"), draw(step=1), draw(purpose="depth")}) == 5
+
+
+def test_progress_away_from_a_terminal_is_a_line_now_and_then(capsys):
+    progress = Progress("paths", 10, done=4, unit="candidate", every_s=0.0)
+    progress.show(best=0.25, failed=None)
+    progress.advance()
+    assert capsys.readouterr().err == "paths: 5/10 candidates, 00:00 left, best 0.25\n"
+    quiet = Progress("paths", 10)
+    quiet.advance()
+    assert capsys.readouterr().err == ""
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    total = kill_until_done(folder / "every-step", 0.0, seed=1) + kill_until_done(folder / "seldom", 0.05, seed=2)
+    print(total)

@@ -1,0 +1,100 @@
+"""Learning rates agree with torch's own schedulers, and optimisers hold what the settings say."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from common.command import InputError
+from common.train.schedule import Optimisation, build_optimiser, build_schedule
+
+STEPS = 7  # an epoch
+
+
+def rates(optimisation: Optimisation) -> list[float]:
+    optimiser = build_optimiser(nn.Linear(2, 2), optimisation)
+    schedule = build_schedule(optimiser, optimisation, STEPS)
+    return step_through(optimiser, schedule, optimisation.epochs * STEPS)
+
+
+def step_through(optimiser, schedule, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        found.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 1.5])
+@pytest.mark.parametrize("policy", ["constant", "multistep", "cosine"])
+def test_rates_are_those_of_torch(policy, warmup_epochs):
+    optimisation = Optimisation(
+        epochs=6, learning_rate=0.2, policy=policy, milestones=(3, 4.5), warmup_epochs=warmup_epochs, warmup_start=0.1
+    )
+    optimiser = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.2)
+    warmup, total = round(warmup_epochs * STEPS), 6 * STEPS
+    if policy == "cosine":
+        after = lr_scheduler.CosineAnnealingLR(optimiser, total - warmup)
+    elif policy == "multistep":
+        after = lr_scheduler.MultiStepLR(optimiser, [3 * STEPS - warmup, round(4.5 * STEPS) - warmup], 0.1)
+    else:
+        after = lr_scheduler.ConstantLR(optimiser, 1.0)
+    schedule = after
+    if warmup:
+        rise = lr_scheduler.LinearLR(optimiser, 0.1, total_iters=warmup)
+        schedule = lr_scheduler.SequentialLR(optimiser, [rise, after], [warmup])
+    torch.testing.assert_close(rates(optimisation), step_through(optimiser, schedule, total), rtol=1e-9, atol=1e-12)
+
+
+def test_a_schedule_resumes_where_it_was():
+    optimisation = Optimisation(epochs=4, warmup_epochs=1)
+    whole = rates(optimisation)
+    optimiser = build_optimiser(nn.Linear(2, 2), optimisation)
+    schedule = build_schedule(optimiser, optimisation, STEPS)
+    first = step_through(optimiser, schedule, 11)
+    saved = optimiser.state_dict(), schedule.state_dict()
+    optimiser = build_optimiser(nn.Linear(2, 2), optimisation)
+    schedule = build_schedule(optimiser, optimisation, STEPS)
+    optimiser.load_state_dict(saved[0])
+    schedule.load_state_dict(saved[1])
+    assert first + step_through(optimiser, schedule, 17) == whole
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])
+def test_optimisers(name, kind):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    model[2].requires_grad_(False)
+    settings = {"optimiser": name, "weight_decay": 0.3, "momentum": 0.8, "nesterov": name == "sgd"}
+    optimiser = build_optimiser(model, Optimisation(**settings, no_decay_on_norm=True))
+    assert type(optimiser).__name__ == kind
+    decayed, plain = optimiser.param_groups
+    assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(4, 3, 3, 3)]
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+    assert len(plain["params"]) == 3
+    assert decayed.get("momentum", decayed.get("betas", [None])[0]) == 0.8
+    assert decayed.get("nesterov", False) == (name == "sgd")
+    assert len(build_optimiser(model, Optimisation(**settings)).param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"weight_decay": -1.0},
+        {"warmup_epochs": 13.0},
+        {"milestones": (3, 2)},
+        {"clip_norm": 0.0},
+        {"policy": "multistep"},
+    ],
+)
+def test_settings_without_sense_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong)) if "policy" not in wrong else "multistep"):
+        Optimisation(**wrong)
+
+
+def test_a_frozen_model_is_refused():
+    with pytest.raises(InputError, match="nothing to train"):
+        build_optimiser(nn.Linear(2, 2).requires_grad_(False), Optimisation())
