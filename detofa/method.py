@@ -17,6 +17,7 @@ multiply-accumulates of the backbone. What the paper leaves open is a setting, l
 Command:  python -m detofa.train --help
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -29,6 +30,7 @@ from common.command import InputError
 from common.evaluate.subnetworks import Evaluator
 from common.models.ofa_resnet import OFAResNetSpace
 from common.search.evolution import EvolutionResult, EvolutionSettings, evolve
+from common.search.executors import evaluate_all
 from common.train.loop import FitReport, Step, fit
 from common.train.run_folder import Run
 from common.train.schedule import Optimisation
@@ -516,8 +518,6 @@ class PruningSettings:
     """Share of each cost bucket's operations to remove."""
     ratio_path: float = 0.25
     """Worst share of each bucket's paths to leave out of training."""
-    operation_samples: int = 100
-    """Paths an operation is inserted into (n, unstated in the paper)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -554,25 +554,29 @@ def train_supernet(
 def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evaluator, paths: np.ndarray) -> PathLosses:
     """Algorithm 1, line 3: the validation loss of each path, its batch-norm statistics re-estimated first.
 
-    Every result is recorded as a candidate of `run` at once, so an interrupted sampling goes on with the next path.
+    Every result is recorded as a candidate of `run` at once, so an interrupted sampling goes on with the next path; a
+    path that cannot be evaluated is recorded with the reason and left out.
     """
-    space = supernet.backbone.space
-    known = {record["path"]: record["loss"] for record in run.candidates(purpose=purpose)}
-    for path in run.progress(paths, purpose):
-        key = space.key(path)
-        if key not in known:
-            network = evaluator.recalibrate(supernet.extract(path))
-            known[key] = evaluator.loss(network)
-            run.candidate(purpose=purpose, path=key, loss=known[key])
-    return PathLosses(paths, np.array([known[space.key(path)] for path in paths]))
+
+    def validate(path: np.ndarray) -> dict[str, float]:
+        began = time.process_time()
+        loss = evaluator.loss(evaluator.recalibrate(supernet.extract(path)))
+        return {"loss": loss, "cpu_seconds": time.process_time() - began}
+
+    def key(path: np.ndarray) -> list[str]:
+        return [purpose, supernet.backbone.space.key(path)]
+
+    records = list(evaluate_all(validate, paths, run, key, score="loss", label=purpose))
+    done = np.array([record["status"] == "done" for record in records], dtype=bool)
+    return PathLosses(paths[done], np.array([record["loss"] for record in records if record["status"] == "done"]))
 
 
 def prune(
-    operations: Operations, scorer: PathScorer, settings: PruningSettings, seed: int
+    operations: Operations, scorer: PathScorer, settings: PruningSettings, operation_samples: int, seed: int
 ) -> tuple[PathSampler, OperationScores]:
     """Algorithm 1, lines 5 and 6: the sampler of the pruned space, and the scores that it was pruned by."""
     generator = np.random.default_rng([seed, 5])
-    scores = score_operations(operations, scorer, settings.operation_samples, generator)
+    scores = score_operations(operations, scorer, operation_samples, generator)
     left = prune_operations(
         operations,
         scores,
@@ -604,8 +608,8 @@ def search(
     constraint, space = scorer.constraint, operations.space
     if budget < constraint.lowest:
         raise InputError(
-            f"no path has {constraint.name} <= {budget:.4g} {constraint.unit}: the cheapest has {constraint.lowest:.4g}, "
-            f"the dearest {constraint.highest:.4g}; give a budget in that range"
+            f"no path has {constraint.name} <= {budget:.4g} {constraint.unit}: give a budget between "
+            f"{constraint.lowest:.4g} (the cheapest path) and {constraint.highest:.4g} (the dearest)"
         )
     generator = np.random.default_rng([seed, 33])
 

@@ -1,6 +1,6 @@
 """The four scales of DetOFA's reproduction, as named settings. A scale is a preset, never a branch in the code."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from common.command import InputError
 from common.data.augment import Augmentation
@@ -8,7 +8,7 @@ from common.models.ofa_resnet import OFAResNetSpace
 from common.search.evolution import EvolutionSettings
 from common.train.schedule import Optimisation
 from detofa.baselines import Phase, ShrinkingSettings
-from detofa.method import FilterSettings, PruningSettings
+from detofa.method import FilterSettings
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ class Preset:
     """Paths a bucket from the classification supernet (paper: 2000)."""
     fine_tuning_paths: int
     """Paths a bucket from the detection supernet, m (paper: 100)."""
-    pruning: PruningSettings = field(default_factory=PruningSettings)
-    """How the space is pruned."""
+    search_paths: int
+    """Paths a bucket from the finished supernet: the search's filter and the random search learn from the same."""
+    operation_samples: int = 100
+    """Paths an operation is inserted into to score it (n, unstated in the paper)."""
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
     """The search for a budget."""
     budget_shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    """Budgets of figures 5, 8 and 9: shares of the way from the cheapest path to the dearest (middles of the buckets)."""
+    """Budgets of figures 5, 8 and 9: shares of the way from the cheapest path to the dearest (the buckets' middles)."""
     figure6_paths: int = 15
     """Uniform paths a bucket that figure 6 shows."""
     filter_folds: int = 5
@@ -119,9 +121,19 @@ _SMOKE = Preset(
     ),
     pretraining_paths=3,
     fine_tuning_paths=3,
-    pruning=PruningSettings(operation_samples=4),
+    search_paths=3,
+    operation_samples=4,
     evolution=EvolutionSettings(population=10, generations=4),
     budget_shares=(0.3, 0.7),
     figure6_paths=2,
     filter_folds=2,
 )
+
+PRESETS = {preset.name: preset for preset in (_SMOKE,)}
+
+
+def preset(name: str) -> Preset:
+    """The preset of a scale; `InputError` for an unknown name."""
+    if name not in PRESETS:
+        raise InputError(f"unknown scale {name!r}: give one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -10,6 +10,7 @@ the pre-trained weights, the data order, the held-out images and, but for CompOF
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import nn
 from common.batch import Batch
 from common.command import InputError
 from common.cost_table import CostTable
+from common.data.augment import CROP_AUGMENTATION
 from common.data.batches import ClassificationBatches, DetectionBatches
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
@@ -32,6 +34,7 @@ from common.models.centernet import CenterNet, centernet_losses
 from common.models.classifier import Classifier, classification_losses
 from common.models.ofa_resnet import OFAResNet
 from common.search.evolution import EvolutionResult
+from common.search.executors import evaluate_all
 from common.train.run_folder import Run
 from common.train.schedule import Optimisation
 from detofa.baselines import centernet_distillation, progressive_shrinking
@@ -146,7 +149,9 @@ class Study:
                 "out to compare paths: give at least twice as many, or a smaller scale"
             )
         order = np.random.default_rng(0).permutation(len(dataset))  # the same held-out images for every seed
-        return dataset.subset(np.sort(order[preset.proxy_images :])), dataset.subset(np.sort(order[: preset.proxy_images]))
+        return dataset.subset(np.sort(order[preset.proxy_images :])), dataset.subset(
+            np.sort(order[: preset.proxy_images])
+        )
 
     @property
     def training_set(self) -> DetectionSet:
@@ -201,7 +206,7 @@ class Study:
         preset, crops = self.preset, self.crops
         held_out = max(1, len(crops.labels) // 10)
         training, proxy = crops.split(len(crops.labels) - held_out)
-        batches = ClassificationBatches(training, preset.batch_size, self.device, preset.augmentation, self.seed)
+        batches = ClassificationBatches(training, preset.batch_size, self.device, CROP_AUGMENTATION, self.seed)
         size = preset.evaluation_batch_size
         calibration = training.split(min(len(training.labels), preset.proxy_calibration_images))[0]
         in_order = [list(ClassificationBatches(c, size, self.device).in_order()) for c in (calibration, proxy)]
@@ -239,7 +244,7 @@ class Study:
         categories = len(self.training_set.categories)
         return CenterNet(backbone, categories, preset.neck_widths, preset.head_width, elastic=True).to(self.device)
 
-    def _new_filter(self, settings=None) -> PathFilter:
+    def new_filter(self, settings=None) -> PathFilter:
         torch.manual_seed(self.seed)
         return PathFilter(self.space, self.constraint.buckets, settings or self.preset.path_filter).to(self.device)
 
@@ -247,26 +252,195 @@ class Study:
         """The filter with this study's space and constraint."""
         return PathScorer(path_filter, self.space, self.constraint)
 
-    # ---- pre-training
+    # ---- training
 
-    def classification(self) -> tuple[Classifier, Run]:
-        """The classification supernet: the full net first, then uniform paths; with the losses of sampled paths."""
-        run, supernet, task = self.open("classification"), self._classifier(), self.classification_task
-        largest = self.space.largest()[None]
-        optimisation = self.preset.classification
-        everything = Operations.all(self.space)
-        common = {"optimisation": optimisation, "seed": self.seed, "device": self.device}
-        full = train_supernet(run, "full", supernet, task, lambda count, _: largest, **common)
-        uniform = train_supernet(run, "uniform", supernet, task, everything.sample, **common)
-        if run.result is None:
-            started = time.process_time()
-            self._path_losses(run, "classification", supernet, task.evaluator, self.preset.pretraining_paths, everything)
-            run.finish({"seconds": full.seconds + uniform.seconds, "sampling_cpu_seconds": time.process_time() - started})
-        return supernet, run
+    def _fit(self, run: Run, stage: str, supernet: nn.Module, task: Task, sampler, optimisation: Optimisation) -> dict:
+        """One stage of supernet training; its seconds, wall clock and processor."""
+        report = train_supernet(run, stage, supernet, task, sampler, optimisation, self.seed, self.device)
+        return {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
 
     def _path_losses(
-        self, run: Run, purpose: str, supernet: nn.Module, evaluator: Evaluator, per_bucket: int, operations: Operations
-    ) -> PathLosses:
+        self, run: Run, purpose: str, supernet: nn.Module, task: Task, operations: Operations, per_bucket: int
+    ) -> tuple[PathLosses, dict]:
+        """Sampled paths with their losses, and the seconds that validating them took."""
         generator = np.random.default_rng([self.seed, 3])
         paths = sample_per_bucket(operations, self.constraint, per_bucket, generator)
-        return validate_paths(run, purpose, supernet, evaluator, paths)
+        losses = validate_paths(run, purpose, supernet, task.evaluator, paths)
+        records = [record for record in run.candidates() if record["key"][0] == purpose]
+        spent = {name: sum(record.get(name, 0.0) for record in records) for name in ("seconds", "cpu_seconds")}
+        return losses, spent
+
+    def _train_filter(
+        self, run: Run, stage: str, path_filter: PathFilter, data: PathLosses, optimisation: Optimisation
+    ) -> dict:
+        report = train_filter(
+            run, stage, path_filter, data, self.space, self.constraint, optimisation, self.seed, self.device
+        )
+        return {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
+
+    @cached_property
+    def classification(self) -> tuple[Classifier, PathLosses, Run]:
+        """The classification supernet (the full net first, then uniform paths), and sampled paths with their losses."""
+        run, supernet, task = self.open("classification"), self._classifier(), self.classification_task
+        everything, largest = Operations.all(self.space), self.space.largest()[None]
+        costs = {
+            "full": self._fit(run, "full", supernet, task, lambda count, _: largest, self.preset.classification),
+            "uniform": self._fit(run, "uniform", supernet, task, everything.sample, self.preset.classification),
+        }
+        losses, costs["sampling"] = self._path_losses(
+            run, "classification", supernet, task, everything, self.preset.pretraining_paths
+        )
+        if run.result is None:
+            run.finish({"costs": costs, "paths": len(losses.paths)})
+        return supernet, losses, run
+
+    @cached_property
+    def pretrained_filter(self) -> tuple[PathFilter, Run]:
+        """The path filter trained on paths of the classification supernet."""
+        _, losses, _ = self.classification
+        run, path_filter = self.open("filter"), self.new_filter()
+        costs = {"filter": self._train_filter(run, "filter", path_filter, losses, self.preset.path_filter.pretraining)}
+        if run.result is None:
+            run.finish({"costs": costs})
+        return path_filter, run
+
+    @cached_property
+    def warm_up(self) -> tuple[dict, PathFilter, PathLosses, Run]:
+        """Algorithm 1, lines 2 to 4: the supernet's weights, the fine-tuned filter, the paths it was tuned on."""
+        run, supernet, task = self.open("warm-up"), self._transferred(self.detector()), self.detection_task
+        everything = Operations.all(self.space)
+        costs = {"warm-up": self._fit(run, "warm-up", supernet, task, everything.sample, self.preset.warm_up)}
+        losses, costs["sampling"] = self._path_losses(
+            run, "warm-up", supernet, task, everything, self.preset.fine_tuning_paths
+        )
+        path_filter = self.new_filter()
+        path_filter.load_state_dict(self.pretrained_filter[0].state_dict())
+        fine_tuning = self.preset.path_filter.fine_tuning
+        costs["filter"] = self._train_filter(run, "filter", path_filter, losses, fine_tuning)
+        if run.result is None:
+            run.finish({"costs": costs, "paths": len(losses.paths)})
+        return supernet.state_dict(), path_filter, losses, run
+
+    def _transferred(self, supernet: CenterNet) -> CenterNet:
+        """The backbone of the classification supernet; neck and heads stay fresh (Section 4.1)."""
+        supernet.backbone.load_state_dict(self.classification[0].backbone.state_dict())
+        return supernet
+
+    def pruned(self, pruning: PruningSettings) -> tuple[PathSampler, OperationScores]:
+        """Algorithm 1, lines 5 and 6, after the shared warm-up."""
+        scorer = self.scorer(self.warm_up[1])
+        return prune(Operations.all(self.space), scorer, pruning, self.preset.operation_samples, self.seed)
+
+    def operations(self, variant: Variant) -> Operations:
+        """The space that a variant's nets are searched in."""
+        if variant.coupled:
+            return Operations.compound(self.space)
+        if variant.pruning is not None:
+            return self.pruned(variant.pruning)[0].operations
+        return Operations.all(self.space)
+
+    def trained(self, name: str) -> tuple[CenterNet, Run, dict]:
+        """The supernet of `VARIANTS[name]` after training, its run, and the seconds that each part took."""
+        variant, preset = VARIANTS[name], self.preset
+        run, supernet = self.open(name, variant=asdict(variant)), self.detector()
+        task, largest = self.detection_task, self.space.largest()[None]
+        if variant.shrinking:
+            full, _, costs = self.trained("fullnet")
+            supernet.load_state_dict(full.state_dict())
+            teacher = self.final_evaluator.recalibrate(full.extract(self.space.largest()))
+            reports = progressive_shrinking(
+                run, supernet, teacher, task, centernet_distillation, preset.shrinking, self.seed, self.device
+            )
+            for phase, report in zip(preset.shrinking.phases, reports, strict=True):
+                costs[phase.name] = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
+            return supernet, run, costs
+        sampler = self.operations(variant).sample
+        if variant.full_net:
+            sampler = lambda count, _: largest  # noqa: E731
+        if variant.shared_warm_up:
+            weights, _, _, warm_up = self.warm_up
+            supernet.load_state_dict(weights)
+            costs = {"warm-up": warm_up.result["costs"]["warm-up"]}
+            if variant.pruning is not None:
+                costs |= {part: warm_up.result["costs"][part] for part in ("sampling", "filter")}
+                sampler = self.pruned(variant.pruning)[0]
+        else:
+            if variant.transfer:
+                self._transferred(supernet)
+            costs = {"warm-up": self._fit(run, "warm-up", supernet, task, sampler, preset.warm_up)}
+        costs["fine-tuning"] = self._fit(run, "fine-tuning", supernet, task, sampler, preset.fine_tuning)
+        return supernet, run, costs
+
+    # ---- results
+
+    def result(self, name: str) -> dict:
+        """The finished variant: what it cost, and for every budget the net found, a random search's, and their AP."""
+        run = self.open(name, variant=asdict(VARIANTS[name]))
+        if run.result is not None:
+            return run.result
+        supernet, _, costs = self.trained(name)
+        if VARIANTS[name].full_net:
+            largest = self.space.largest()
+            run.finish({"costs": costs, "full": self.measured(run, supernet, [largest])[0]})
+            return run.result
+        operations = self.operations(VARIANTS[name])
+        losses, costs["search sampling"] = self._path_losses(
+            run, "search", supernet, self.detection_task, operations, self.preset.search_paths
+        )
+        path_filter = self.search_filter(run, losses)
+        found, by_chance = [], []
+        began = time.perf_counter()
+        for share in self.preset.budget_shares:
+            budget = self.constraint.budget(share)
+            found.append(self.find(operations, path_filter, budget).best)
+            affordable = np.flatnonzero(self.constraint.cost(losses.paths) <= budget)
+            by_chance.append(losses.paths[affordable[losses.losses[affordable].argmin()]])
+        seconds = time.perf_counter() - began
+        run.finish(
+            {
+                "costs": costs,
+                "search_seconds": seconds,
+                "space": str(operations.size()),
+                "budgets": [self.constraint.budget(share) for share in self.preset.budget_shares],
+                "found": self.measured(run, supernet, found),
+                "random": self.measured(run, supernet, by_chance),
+            }
+        )
+        return run.result
+
+    def search_filter(self, run: Run, losses: PathLosses) -> PathFilter:
+        """Section 3.3: the filter trained again on paths of the finished supernet, as predictor of the search."""
+        path_filter = self.new_filter()
+        path_filter.load_state_dict(self.pretrained_filter[0].state_dict())
+        self._train_filter(run, "search-filter", path_filter, losses, self.preset.path_filter.fine_tuning)
+        return path_filter
+
+    def find(self, operations: Operations, path_filter: PathFilter, budget: float) -> EvolutionResult:
+        """The best path for one budget."""
+        return search(operations, self.scorer(path_filter), budget, self.preset.evolution, self.seed)
+
+    def sampled(self, name: str) -> list[dict]:
+        """Figure 6: uniform paths of every bucket from a variant's space, with AP and cost."""
+        operations = self.operations(VARIANTS[name])
+        generator = np.random.default_rng([self.seed, 6])
+        paths = sample_per_bucket(operations, self.constraint, self.preset.figure6_paths, generator)
+        supernet, run, _ = self.trained(name)
+        return self.measured(run, supernet, paths)
+
+    def measured(self, run: Run, supernet: CenterNet, paths: Sequence[np.ndarray]) -> list[dict]:
+        """For each path of a trained supernet: its name, costs and the 12 COCO numbers on the validation images."""
+
+        def measure(path: np.ndarray) -> dict:
+            network = self.final_evaluator.recalibrate(supernet.extract(path))
+            numbers = average_precision(network, self._validation_batches, self._truth)
+            cost = float(self.constraint.cost(path[None])[0])
+            return {"cost": cost, "bucket": int(self.constraint.bucket(path[None])[0]), **numbers}
+
+        def key(path: np.ndarray) -> list[str]:
+            return ["AP", self.space.key(path)]
+
+        records = evaluate_all(measure, paths, run, key, label="AP")
+        return [
+            {"path": self.space.key(path), "choices": path.tolist(), **r}
+            for path, r in zip(paths, records, strict=True)
+        ]

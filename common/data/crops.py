@@ -23,6 +23,11 @@ class Crops:
     labels: Tensor
     categories: tuple[str, ...]
 
+    def split(self, count: int) -> tuple["Crops", "Crops"]:
+        """The first `count` crops and the rest."""
+        first = Crops(self.images[:count], self.labels[:count], self.categories)
+        return first, Crops(self.images[count:], self.labels[count:], self.categories)
+
 
 def crop(image: np.ndarray, box: np.ndarray, size: int, context: float) -> np.ndarray:
     """The square round `box` (4,) xyxy, `context` times its longer side, as (size, size, 3) uint8, antialiased.

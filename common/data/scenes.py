@@ -35,7 +35,7 @@ MAX_OBJECTS = 16
 _COUNT_WEIGHTS = np.exp(-0.045 * np.arange(1, MAX_OBJECTS + 1))
 _COUNT_STEPS = np.cumsum(_COUNT_WEIGHTS) / _COUNT_WEIGHTS.sum()
 # Before hiding and clipping, which make areas smaller: shares summed up, and bounds of sqrt(mask area) at 640 pixels.
-_SIZE_STEPS = np.array([0.485, 0.755])
+_SIZE_STEPS = np.array([0.51, 0.755])
 _SIZE_LOW = np.array([24.0, 34.0, 98.0])
 _SIZE_HIGH = np.array([32.0, 92.0, 290.0])
 _LEAST_EXTENT = 5.0 / 96.0  # of the side: 5 pixels at size 96

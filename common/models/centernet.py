@@ -8,6 +8,7 @@ they follow the authors' released code, and where that and the paper differ a do
 A *cell* is one position of the output map, `stride` pixels wide. Sizes and offsets are measured in cells.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from common.batch import Batch, Detections
 from common.command import InputError
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
+from common.models.ofa_resnet import sort_channels
 
 BACKBONE_STRIDE = 32
 # A rare class: sigmoid(-2.19) = .1, so that the many empty cells do not swamp the first steps (RetinaNet's prior).
@@ -110,6 +112,18 @@ class CenterNet(nn.Module):
     def detect(self, images: Tensor, top: int = 100) -> Detections:
         """Detections (B, top) in pixels of `images` (B, 3, H, W), best first. Call `eval()` before."""
         return decode(self(images), top=top, stride=self.stride)
+
+    def activate(self, path: Sequence[int]) -> None:
+        """Use the sub-network of `path` (see the elastic backbone) from the next forward on."""
+        self.backbone.activate(path)
+
+    def extract(self, path: Sequence[int]) -> "CenterNet":
+        """The plain detector on the plain backbone of `path`, with copies of the weights."""
+        return self.with_backbone(self.backbone.extract(path))
+
+    def sort_channels(self) -> None:
+        """Sort the elastic backbone's channels by importance, the neck's first layer moving along."""
+        sort_channels(self.backbone, readers={3: [self.neck[0]]})
 
     def config(self) -> dict[str, Any]:
         """Plain numbers from which neck and heads can be built again; the backbone describes itself."""

@@ -1,5 +1,8 @@
 """A classifier on a backbone's last feature, and its losses: how super-networks are pre-trained and shrunk."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +22,19 @@ class Classifier(nn.Module):
         self.linear = ElasticLinear(backbone.out_channels[-1], classes)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
+
+    def activate(self, path: Sequence[int]) -> None:
+        """Use the sub-network of `path` of an elastic backbone from the next forward on."""
+        self.backbone.activate(path)
+
+    @torch.no_grad()
+    def extract(self, path: Sequence[int]) -> "Classifier":
+        """The classifier on the plain backbone of `path`, with copies of the weights."""
+        backbone = self.backbone.extract(path)
+        plain = Classifier(backbone, self.linear.out_features).to(self.linear.weight.device)
+        plain.linear.weight.copy_(self.linear.weight[:, : backbone.out_channels[-1]])
+        plain.linear.bias.copy_(self.linear.bias)
+        return plain.train(self.training)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.linear(self.backbone(images)[-1].mean((2, 3)))

@@ -1,4 +1,6 @@
-"""Elastic layers: one full-size weight, of which a sub-network uses the first channels (Once-for-All, arXiv:1908.09791, section 3).
+"""Elastic layers: one full-size weight, of which a sub-network uses the first channels.
+
+After Once-for-All (arXiv:1908.09791, section 3).
 
 How many output channels are in use is set on the layer (`active_out_channels`); how many input channels, it reads off
 its input. A norm layer has nothing to set: it follows its input. So a network that feeds a narrower tensor into the
@@ -6,10 +8,11 @@ next layer needs no further bookkeeping.
 
 The gradient of a slice. Plain slicing `weight[:o, :i]` is correct but slow: its backward allocates and zero-fills a
 tensor of the full size for every layer and every path, then adds it to `weight.grad`. `first_channels` adds the small
-gradient straight into the leading corner of `weight.grad` instead (allocated as zeros once), and hands autograd nothing.
+gradient straight into the corner of `weight.grad` instead (allocated as zeros once), and hands autograd nothing.
 Sums over several paths or several backward passes come out the same. What it does not support: second derivatives,
 `torch.autograd.grad` with respect to the full weight, and post-accumulate hooks on it; call `.backward()`.
-With several processes, reduce `parameter.grad` after the last path of a step.
+With several processes, reduce `parameter.grad` after the last path of a step. The optimiser still goes over the full
+weights, whatever the path: build it with `fused=True`.
 """
 
 import copy
@@ -22,13 +25,13 @@ from torch.autograd.function import once_differentiable
 
 
 def round_channels(value: float, multiple: int = 8) -> int:
-    """The multiple of `multiple` nearest to `value`: at least `multiple`, one up where it fell under 90 % of `value`."""
+    """The multiple nearest to `value`: at least `multiple`, and one up where it fell under 90 % of `value`."""
     rounded = max(multiple, int(value + multiple / 2) // multiple * multiple)
     return rounded + multiple if rounded < 0.9 * value else rounded
 
 
 def corner(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The leading part of `tensor` of the given shape, as a view: where a sub-network's weights lie in the full ones."""
+    """The leading part of `tensor` of the given shape, a view: where a sub-network's weights lie in the full ones."""
     for dimension, size in enumerate(shape):
         if size != tensor.shape[dimension]:
             tensor = tensor.narrow(dimension, 0, size)
@@ -40,9 +43,9 @@ class _FirstChannels(torch.autograd.Function):
 
     @staticmethod
     def forward(context, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-        # The leaf itself, not a saved copy of its values: the backward writes its .grad and reads nothing else of it.
+        # The leaf itself, not saved values: the backward writes its .grad and reads nothing else of it.
         context.weight = weight
-        return corner(weight.detach(), shape).clone()
+        return corner(weight.detach(), shape)
 
     @staticmethod
     @once_differentiable
@@ -55,7 +58,7 @@ class _FirstChannels(torch.autograd.Function):
 
 
 def first_channels(weight: Tensor, *shape: int) -> Tensor:
-    """The corner of `weight` of the given shape, contiguous; the weight itself where that is all of it."""
+    """The corner of `weight` of the given shape, with the cheap gradient; the weight itself where that is all of it."""
     if weight.shape == shape:
         return weight
     if weight.requires_grad and weight.is_leaf and torch.is_grad_enabled():
@@ -178,7 +181,7 @@ ElasticLayer = ElasticConv2d | ElasticConvTranspose2d | ElasticLinear | ElasticB
 
 
 def copy_corner(source: nn.Module, target: nn.Module) -> nn.Module:
-    """Give `target` (a smaller module with a subset of the same names) copies of the leading parts of `source`'s tensors.
+    """Give `target`, a smaller module with a subset of the same names, copies of the corners of `source`'s tensors.
 
     `target` may be on the meta device: it takes over device, type, memory format and training mode. Returns `target`.
     """
@@ -189,18 +192,27 @@ def copy_corner(source: nn.Module, target: nn.Module) -> nn.Module:
 
 
 def extract(module: nn.Module, *example: Tensor) -> nn.Module:
-    """A copy of `module` in which every elastic layer is its plain counterpart for the channels now active.
+    """A copy of `module` in which everything elastic is its plain counterpart for the channels now active.
 
     example: inputs of `module.forward`, from which each layer's input channels are read off in one evaluation pass (the
-    values do not matter; batch 1 will do). An elastic layer that this pass does not reach raises ValueError.
-    Networks of variable depth extract themselves (`OFAResNet.extract`).
+    values do not matter; batch 1 will do). A part with an `extract()` of its own, such as `OFAResNet`, is asked for it.
+    An elastic layer elsewhere that the pass does not reach raises ValueError.
     """
+    plain: dict[int, nn.Module] = {}
     seen: dict[nn.Module, int] = {}
-    layers = [layer for layer in module.modules() if isinstance(layer, ElasticLayer)]
+    elastic: dict[nn.Module, str] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, ElasticLayer):
+            elastic[part] = name
+        elif hasattr(part, "extract"):
+            plain[id(part)] = part.extract()
+            # What lies inside is taken care of.
+            plain |= {id(inside): nn.Identity() for inside in part.modules() if inside is not part}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen[layer] = inputs[0].shape[-1 if isinstance(layer, ElasticLinear) else 1]
 
+    layers = [layer for layer in elastic if id(layer) not in plain]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     modes = [(part, part.training) for part in module.modules()]
     try:
@@ -211,11 +223,12 @@ def extract(module: nn.Module, *example: Tensor) -> nn.Module:
             hook.remove()
         for part, training in modes:
             part.training = training
-    for name, layer in module.named_modules():
-        if isinstance(layer, ElasticLayer) and layer not in seen:
-            raise ValueError(f"the example does not reach the elastic layer {name!r}")
-    # deepcopy with the replacements already in its memo puts each plain layer where its elastic one stood
-    return copy.deepcopy(module, {id(layer): layer.extract(seen[layer]) for layer in layers})
+    for layer in layers:
+        if layer not in seen:
+            raise ValueError(f"the example does not reach the elastic layer {elastic[layer]!r}")
+        plain[id(layer)] = layer.extract(seen[layer])
+    # With the replacements in its memo, deepcopy puts each plain part where the elastic one stood.
+    return copy.deepcopy(module, plain)
 
 
 def _input_dimension(reader: nn.Module) -> int:
@@ -223,7 +236,7 @@ def _input_dimension(reader: nn.Module) -> int:
 
 
 def input_importance(reader: nn.Module) -> Tensor:
-    """L1 norm of the weights that read each input channel of a conv, transposed conv or linear layer: (in_channels,)."""
+    """L1 norm of the weights that read each input channel of a conv, transposed conv or linear layer: (channels,)."""
     weight = reader.weight.detach()
     others = [dimension for dimension in range(weight.dim()) if dimension != _input_dimension(reader)]
     return weight.abs().sum(others)
@@ -253,7 +266,7 @@ def sort_shared_channels(writers: list[nn.Module], readers: list[nn.Module]) -> 
     """Sort one set of channels, most important first, leaving the full network's function as it is.
 
     writers: every conv and norm layer whose output is these channels (several where a residual sum ties them).
-    readers: every layer that takes them as its input; a channel's importance is the L1 norm of the weights that read it.
+    readers: every layer that takes them as its input. A channel's importance is the L1 norm of the weights reading it.
     """
     importance = torch.stack([input_importance(reader) for reader in readers]).sum(0)
     order = importance.argsort(descending=True, stable=True)

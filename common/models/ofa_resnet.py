@@ -40,9 +40,9 @@ class Architecture:
 class OFAResNetSpace:
     """The choices of the super-network, and paths through it as rows of int8 choice indices.
 
-    A path is a row of C columns: stem_skip, stem_mid, stem_out, then depth and width of the four stages, then the expand
-    ratio of every layer of every stage at maximal depth (L layers; 18 for ResNet50). Each entry is an index into the
-    list of choices. Two rows may differ only in layers that their depth drops; `canonical` makes such rows equal.
+    A path is a row of C columns: stem_skip, stem_mid, stem_out, then depth and width of the four stages, then the
+    expand ratio of every layer of every stage at maximal depth (L layers; 18 for ResNet50). Each entry is an index into
+    the list of choices. Two rows may differ only in layers that their depth drops; `canonical` makes such rows equal.
     """
 
     base_depths: tuple[int, ...] = (2, 2, 4, 2)  # layers of each stage before `depths` is added
@@ -235,7 +235,7 @@ class OFAResNetSpace:
         }
 
     def parse(self, description: Mapping) -> np.ndarray:
-        """The path (C,) int8 that `describe` describes; `stem` may be left out (the full stem). InputError if illegal."""
+        """The path (C,) int8 that `describe` describes; `stem` may be left out: the full one. InputError if illegal."""
         if not isinstance(description, Mapping) or not {"depth", "width", "expand"} <= description.keys():
             raise InputError("an architecture description must be an object with depth, width and expand")
         path = np.zeros(len(self.columns), dtype=np.int8)

@@ -140,6 +140,8 @@ def _feasible_samples(sample, feasible: Feasible, count: int, generator, draws: 
             break
     found = np.concatenate(kept)[:count]
     if len(found) == 0:
-        raise InputError("no candidate meets the constraint among many random ones: the budget lies too near the cheapest")
+        raise InputError(
+            "no candidate meets the constraint among many random ones: the budget lies too near the cheapest"
+        )
     # A tight budget leaves few: the population then starts with repetitions and mutation spreads it.
     return found[np.arange(count) % len(found)]

@@ -144,16 +144,19 @@ def _outcomes(
 def _in_processes(
     function: Callable[[Item], dict[str, Any]], todo: dict[str, Item], workers: int
 ) -> Iterator[tuple[str, Outcome]]:
-    """Several processes on this machine. When one dies, those in flight are tried again, each alone in a process."""
+    """Several processes on this machine. When one dies, those in flight are tried again, each in a process alone."""
     waiting = list(reversed(todo))
     while waiting:
         caught: list[str] = []
         with _Pool(min(workers, len(waiting))) as pool:
             flying: dict[Future, str] = {}
-            while (waiting or flying) and not caught:
-                while waiting and len(flying) < workers:
+            while flying or (waiting and not caught):
+                while waiting and not caught and len(flying) < workers:
                     name = waiting.pop()
-                    flying[pool.submit(_attempt, function, todo[name])] = name
+                    try:
+                        flying[pool.submit(_attempt, function, todo[name])] = name
+                    except BrokenProcessPool:
+                        caught.append(name)
                 for future in wait(flying, return_when=FIRST_COMPLETED).done:
                     name = flying.pop(future)
                     try:
@@ -162,7 +165,6 @@ def _in_processes(
                         caught.append(name)
                         continue
                     yield name, outcome
-            caught.extend(flying.values())
         for name in caught:
             yield name, _alone(function, todo[name])
 

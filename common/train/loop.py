@@ -87,7 +87,7 @@ class FitReport:
     seconds, cpu_seconds: wall clock and process time (all threads) of the steps with their batches, over all the
     resumptions; work lost to a kill and done again counts once. callback_seconds: wall clock of before_epoch and
     after_epoch, not part of `seconds`. samples: images trained on. losses: means over the last epoch.
-    peak_memory: bytes, of the GPU when there is one, else of this process.
+    peak_memory: bytes, on the GPU in this stage, or of the whole process so far when trained on a CPU.
     """
 
     seconds: float
@@ -145,11 +145,20 @@ def fit(
     if finished is not None:
         weights, _ = run.load_weights(stage)
         load_strictly(model, weights, str(run.path / f"{stage}.safetensors"))
-        kept = run.load_state(stage) if keep else None
+        kept = (run.load_state(f"{stage}-kept") or {}) if keep else {}
         for name, thing in keep.items():
-            thing.load_state_dict((kept or {})["keep"][name])
+            if name not in kept:
+                raise InputError(
+                    f"stage {stage} in {run.path} was finished without the state of its {name}: delete "
+                    f"{run.path / 'stages' / stage}.json to train it again"
+                )
+            thing.load_state_dict(kept[name])
         return FitReport.from_record(finished)
+    if not run.writes and distributed.rank() == 0:
+        raise RuntimeError(f"{run.path} was opened for reading (or closed): nothing can be trained in it")
     gpus = [device] if device.type == "cuda" else []
+    if gpus:
+        torch.cuda.reset_peak_memory_stats(device)
     with torch.random.fork_rng(gpus), _Interruption() as interruption:  # what follows draws as if fit never ran
         training = _Training(run, stage, model, batches, optimisation, step_losses, seed, device, precision, keep)
         return training.train(before_epoch, after_epoch, checkpoint_every_s, interruption)
@@ -221,6 +230,7 @@ class _Training:
                         self._stop_here()
                     self._checkpoint(after_s=checkpoint_every_s)
                 self._look_at_losses()
+                progress.show(loss=self.losses.latest.get("loss"), epoch=self.epoch)
                 extra = {}
                 if after_epoch is not None:
                     self._checkpoint(after_s=checkpoint_every_s / 12)  # a kill in there then costs no training
@@ -251,9 +261,11 @@ class _Training:
         torch.manual_seed(step.torch_seed())
         self.optimiser.zero_grad(set_to_none=True)
         values: dict[str, list[Tensor]] = {}
-        losses = iter(self.step_losses(distributed.part_of(batch), step))
+        losses = None
         while True:
             with torch.autocast(**self.autocast):  # the forward pass only
+                if losses is None:
+                    losses = iter(self.step_losses(distributed.part_of(batch), step))
                 part = next(losses, None)
             if part is None:
                 break
@@ -392,10 +404,9 @@ class _Training:
         )
         self.run.save_weights(self.stage, self.model.state_dict(), {"stage": self.stage, "seed": self.seed})
         if self.keep:  # asked for again when the finished stage is loaded
-            self.run.save_state(self.stage, {"keep": {name: thing.state_dict() for name, thing in self.keep.items()}})
+            self.run.save_state(f"{self.stage}-kept", {name: thing.state_dict() for name, thing in self.keep.items()})
         self.run.finish_stage(self.stage, asdict(report))
-        if not self.keep:
-            self.run.delete_state(self.stage)
+        self.run.delete_state(self.stage)
         if distributed.rank() == 0:
             print(
                 f"{self.stage}: done in {report.seconds:,.1f} s ({report.samples / report.seconds:,.0f} samples/s, "

@@ -138,11 +138,16 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _writing(self) -> bool:
+        if not self.writes and distributed.rank() == 0:
+            raise RuntimeError(f"{self.path} was opened for reading (or closed): nothing can be written to it")
+        return self.writes
+
     # ---- JSON
 
     def write_json(self, name: str, value: Any) -> None:
         """Write NAME.json atomically; NaN and infinity become null."""
-        if self.writes:
+        if self._writing():
             text = json.dumps(jsonable(value), indent=1, allow_nan=False)
             write_atomically(self._file(name, ".json"), f"{text}\n".encode())
 
@@ -171,7 +176,7 @@ class Run:
 
     def finish_stage(self, name: str, record: Mapping[str, Any]) -> None:
         """Mark a stage of the run as done, with what it found."""
-        if self.writes:
+        if self._writing():
             try:
                 (self.path / "stages").mkdir(exist_ok=True)
             except OSError as error:
@@ -187,7 +192,7 @@ class Run:
 
     def log(self, **record: Any) -> None:
         """Append one line to log.jsonl, on disk when this returns."""
-        if self.writes:
+        if self._writing():
             append_line(self.path / "log.jsonl", json.dumps(jsonable(record), allow_nan=False))
 
     def logged(self, **where: Any) -> list[dict[str, Any]]:
@@ -201,12 +206,12 @@ class Run:
 
     def cut_log(self, length: int) -> None:
         """Take log.jsonl back to `length` bytes: the lines past a checkpoint are about to be written again."""
-        if self.writes and self.log_length() > length:
+        if self._writing() and self.log_length() > length:
             os.truncate(self.path / "log.jsonl", length)
 
     def candidate(self, **record: Any) -> None:
         """Append one line to candidates.jsonl, on disk when this returns."""
-        if self.writes:
+        if self._writing():
             append_line(self.path / "candidates.jsonl", json.dumps(jsonable(record), allow_nan=False))
 
     def candidates(self, **where: Any) -> list[dict[str, Any]]:
@@ -217,7 +222,7 @@ class Run:
 
     def save_weights(self, name: str, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
         """Write NAME.safetensors with `meta` (plain JSON) inside, atomically."""
-        if self.writes:
+        if self._writing():
             save_tensors(self._file(name, ".safetensors"), state_dict, jsonable(meta or {}))
 
     def load_weights(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -230,7 +235,7 @@ class Run:
 
     def save_state(self, name: str, state: Mapping[str, Any]) -> None:
         """Write NAME.state atomically: tensors, numbers, strings and containers of them, for resuming."""
-        if self.writes:
+        if self._writing():
             buffer = io.BytesIO()  # first to memory: torch hides the system's reason when writing to a file fails
             torch.save(dict(state), buffer)
             write_atomically(self._file(name, ".state"), buffer.getvalue())
@@ -250,7 +255,7 @@ class Run:
 
     def delete_state(self, name: str) -> None:
         """Remove NAME.state when there."""
-        if self.writes:
+        if self._writing():
             self._file(name, ".state").unlink(missing_ok=True)
 
     # ---- names

@@ -37,19 +37,20 @@ def random_set(seed: int = 0, images: int = 12, boxes: int = 40) -> DetectionSet
 
 
 def test_boxes_given_in_any_order_are_grouped_by_image_and_keep_their_order():
-    owner = [2, 0, 2, 0, 2]
-    boxes = [[k, k, k + 5, k + 6] for k in range(5)]
+    owner = [2, 0, 2, 0, 2] * 20
+    boxes = [[k / 10, k / 10, k / 10 + 5, k / 10 + 6] for k in range(100)]
+    boxes = np.array(boxes, np.float32).tolist()
     grouped = DetectionSet.from_boxes(
         name="made", split="val", categories=["a"], category_ids=[1], image_ids=[7, 8, 9], sizes=[(20, 30)] * 3,
-        owner=owner, boxes=boxes, labels=[0] * 5, crowd=[False, True, False, False, False], area=None,
+        owner=owner, boxes=boxes, labels=[0] * 100, crowd=[False, True] + [False] * 98, area=None,
         load_image=plain_image, describe=str,
     )  # fmt: skip
     for image in range(3):
-        expected = [boxes[row] for row in range(5) if owner[row] == image]
+        expected = [boxes[row] for row in range(100) if owner[row] == image]
         assert grouped.boxes[grouped.boxes_of(image)].tolist() == expected
-    assert grouped.offsets.tolist() == [0, 2, 2, 5]
-    assert grouped.crowd.tolist() == [True, False, False, False, False]
-    assert grouped.area.tolist() == [30.0] * 5
+    assert grouped.offsets.tolist() == [0, 40, 40, 100]
+    assert grouped.crowd.tolist() == [True] + [False] * 99
+    assert grouped.area == pytest.approx(30.0)
     assert grouped.boxes.dtype == np.float32
     assert grouped.area.dtype == np.float64
     assert grouped.labels.dtype == grouped.offsets.dtype == np.int64

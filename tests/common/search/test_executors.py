@@ -100,14 +100,14 @@ def test_an_early_stop_leaves_the_rest_for_later(tmp_path):
 
 def test_several_processes_even_when_one_is_killed(tmp_path):
     run = Run.open(tmp_path, {})
-    items = [(0, 3), (7, 0), (0, 1), (1, 0), (0, 2)]
+    items = [(0, 3), (1, 0), (7, 0), (0, 2)]
     records = evaluate(run, items, workers=2)
     assert [record["key"] for record in records] == [list(item) for item in items]
-    assert [record.get("AP") for record in records] == [0.3, None, 0.1, None, 0.2]
-    assert "its process was killed" in records[1]["reason"]
-    assert "memory" in records[3]["reason"]
+    assert [record.get("AP") for record in records] == [0.3, None, None, 0.2]
+    assert "memory" in records[1]["reason"]
+    assert "its process was killed" in records[2]["reason"]
     assert os.getpid() not in {record.get("process") for record in records}
-    assert len(run.candidates()) == 5
+    assert len(run.candidates()) == 4
 
 
 def test_ray_is_asked_for_by_a_sentence_when_missing(tmp_path, monkeypatch):

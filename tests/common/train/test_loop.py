@@ -1,4 +1,4 @@
-"""The training loop: right steps, the same numbers however often it is killed, a clear stop when a loss is not finite.
+"""The training loop: right steps, the same numbers however often it is killed, a clear stop at a loss not finite.
 
 Run as a script with a folder, this file trains in a child process that it kills at random moments until it gets done.
 """
@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -31,14 +30,15 @@ TIMES = {"seconds", "cpu_seconds", "callback_seconds", "samples_per_second", "pe
 class Batches:
     """Random points and the sum of their coordinates; the same for the same epoch and step."""
 
-    def __init__(self, steps_per_epoch: int = 13, size: int = 8, device="cpu", pause: float = 0.0) -> None:
-        self.steps_per_epoch, self.size, self.device, self.pause = steps_per_epoch, size, device, pause
+    def __init__(self, steps_per_epoch: int = 13, size: int = 8, device="cpu", before_batch=None) -> None:
+        self.steps_per_epoch, self.size, self.device = steps_per_epoch, size, device
+        self.before_batch = before_batch or (lambda epoch, index: None)
 
     def epoch(self, epoch: int, start: int = 0):
         for index in range(start, self.steps_per_epoch):
             generator = torch.Generator().manual_seed(1000 * epoch + index)
             points = torch.randn(self.size, 4, generator=generator).to(self.device)
-            time.sleep(self.pause)
+            self.before_batch(epoch, index)
             yield points, points.sum(1, keepdim=True)
 
 
@@ -59,7 +59,7 @@ def losses_of(model: nn.Module):
     return step_losses
 
 
-def train(folder: Path, checkpoint_every_s: float, pause: float = 0.0) -> None:
+def train(folder: Path, checkpoint_every_s: float, before_batch=None) -> None:
     """Two stages and a result: what a command does."""
     run = Run.open(folder, {"kind": "tiny"})
     torch.manual_seed(5)
@@ -76,7 +76,7 @@ def train(folder: Path, checkpoint_every_s: float, pause: float = 0.0) -> None:
             run,
             stage,
             model,
-            Batches(pause=pause),
+            Batches(before_batch=before_batch),
             schedule,
             losses_of(model),
             seed=3,
@@ -102,7 +102,7 @@ def kill_until_done(folder: Path, checkpoint_every_s: float, seed: int) -> int:
         if child == 0:
             status = 1
             try:
-                train(folder, checkpoint_every_s, pause=0.002)
+                train(folder, checkpoint_every_s, before_batch=lambda epoch, index: time.sleep(0.002))
                 status = 0
             finally:
                 os._exit(status)
@@ -151,20 +151,51 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path, u
         assert_same_run(unbroken, tmp_path / name)
 
 
+def test_a_kill_between_the_last_files_of_a_stage_loses_nothing(tmp_path, unbroken, monkeypatch):
+    """Weights, kept states, the stage's record and the removal of the checkpoint: a kill after each."""
+    for method in ("save_weights", "save_state", "finish_stage", "delete_state"):
+        with monkeypatch.context() as patch:
+            original = getattr(Run, method)
+
+            def killed(run, name, *arguments, original=original):
+                original(run, name, *arguments)
+                if original.__name__ != "save_state" or name.endswith("-kept"):
+                    raise InterruptedError
+
+            patch.setattr(Run, method, killed)
+            with pytest.raises(InterruptedError):
+                train(tmp_path / method, checkpoint_every_s=60)
+        train(tmp_path / method, checkpoint_every_s=60)
+        assert_same_run(unbroken, tmp_path / method)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_same_call_goes_on(tmp_path, unbroken, number):
-    main = threading.main_thread().ident
-    timer = threading.Timer(0.15, lambda: signal.pthread_kill(main, number))
-    timer.start()
+    def interrupt(epoch: int, index: int) -> None:
+        if (epoch, index) == (1, 5):
+            signal.raise_signal(number)
+
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, checkpoint_every_s=60, pause=0.01)
+        train(tmp_path, checkpoint_every_s=60, before_batch=interrupt)
     assert signal.getsignal(number) == before
-    states = [Run.read(tmp_path).load_state(stage) for stage in ("first", "second")]
-    position = next(state for state in reversed(states) if state is not None)
-    assert position["epoch"] + position["index"] > 0  # not merely the checkpoint of the start
+    state = Run.read(tmp_path).load_state("first")
+    assert (state["epoch"], state["index"]) == (1, 6)  # the step under way was finished first
     train(tmp_path, checkpoint_every_s=60)
     assert_same_run(unbroken, tmp_path)
+
+
+def test_a_signal_in_a_callback_is_heard_at_once(tmp_path):
+    heard = []
+
+    def after_epoch(epoch: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        heard.append("too late")
+
+    run, model = Run.open(tmp_path, {}), network()
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, "net", model, Batches(), Optimisation(epochs=1), losses_of(model), 0, "cpu", after_epoch=after_epoch)
+    assert heard == []
 
 
 def test_the_steps_are_those_of_a_plain_loop(tmp_path, device):
@@ -339,22 +370,20 @@ def test_an_empty_or_short_set_of_batches_is_noticed(tmp_path):
 def test_the_forward_pass_runs_in_the_precision_asked_for(tmp_path, device):
     run, model, seen = Run.open(tmp_path, {}), nn.Linear(4, 1), []
 
-    def step_losses(batch, step):
+    def one(batch, step):
         outputs = model(batch[0])
         seen.append(outputs.dtype)
-        yield {"loss": functional.mse_loss(outputs.float(), batch[1])}
+        return {"loss": functional.mse_loss(outputs.float(), batch[1])}
 
-    fit(
-        run,
-        "net",
-        model,
-        Batches(3, device=device),
-        Optimisation(epochs=1),
-        step_losses,
-        0,
-        device,
-        precision="bfloat16",
-    )
+    def as_generator(batch, step):
+        yield one(batch, step)
+
+    def as_list(batch, step):
+        return [one(batch, step)]
+
+    for stage, losses in (("a", as_generator), ("b", as_list)):
+        arguments = (Batches(3, device=device), Optimisation(epochs=1), losses, 0, device)
+        fit(run, stage, model, *arguments, precision="bfloat16")
     assert set(seen) == {torch.bfloat16}
     assert model.weight.dtype == model.weight.grad.dtype == torch.float32
 

@@ -45,6 +45,18 @@ def test_a_folder_without_a_run_cannot_be_read(tmp_path):
         Run.read(tmp_path)
 
 
+def test_a_run_opened_for_reading_or_closed_is_not_written(tmp_path):
+    run = Run.open(tmp_path, {})
+    reader = Run.read(tmp_path)
+    run.close()
+    for closed in (run, reader):
+        with pytest.raises(RuntimeError, match="opened for reading"):
+            closed.candidate(AP=0.5)
+        with pytest.raises(RuntimeError, match="opened for reading"):
+            closed.finish({})
+    assert reader.candidates() == []
+
+
 def test_json_holds_no_nan_and_no_foreign_types():
     value = {1: np.float32(0.5), "a": torch.tensor([1.0, float("nan")]), "b": (Path("x"), {3, 1}), "c": float("inf")}
     assert jsonable(value) == {"1": 0.5, "a": [1.0, None], "b": ["x", [1, 3]], "c": None}

@@ -1,0 +1,239 @@
+"""The OFA-ResNet space, its super-network and the networks taken out of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from common.command import InputError
+from common.models.classifier import Classifier, soft_target_loss
+from common.models.elastic import ElasticConvTranspose2d, extract
+from common.models.ofa_resnet import OFAResNet, OFAResNetSpace, ResNet, sort_channels
+
+PAPER = OFAResNetSpace()
+TINY = OFAResNetSpace((1, 1, 2, 1), stage_widths=(16, 24, 32, 48), stem_width=16, channel_multiple=4, elastic_stem=True)
+MINIMAL = OFAResNetSpace(
+    (1, 1, 1, 1), (0, 1), (0.5, 1.0), (0.25, 0.5), stage_widths=(8, 8, 16, 16), stem_width=8, channel_multiple=4
+)
+
+
+def _randomise_statistics(net):
+    for name, tensor in net.state_dict().items():
+        if "running_mean" in name:
+            tensor.uniform_(-0.2, 0.2)
+        if "running_var" in name or "norm.weight" in name:
+            tensor.uniform_(0.5, 1.5)
+
+
+def test_widths_of_the_paper_space():
+    widths = [[PAPER.stage_width(stage, width) for width in range(3)] for stage in range(4)]
+    assert widths == [[168, 208, 256], [336, 408, 512], [664, 816, 1024], [1328, 1640, 2048]]
+    assert [PAPER.stem_middle(width) for width in range(3)] == [24, 24, 32]
+    assert [PAPER.stem_out(width) for width in range(3)] == [40, 48, 64]
+    assert PAPER.middle_width(0, 2, 2) == 88
+    assert len(PAPER.layer_stage) == 18
+
+
+def test_size():
+    assert PAPER.size() == 351**3 * 3159 == 136_606_377_609
+    assert OFAResNetSpace(elastic_stem=True).size() == 18 * 351**3 * 3159
+
+
+@pytest.mark.parametrize("elastic_stem", [False, True])
+def test_enumerate_gives_every_network_once(elastic_stem):
+    space = OFAResNetSpace(
+        (1, 1, 1, 1),
+        (0, 1),
+        (1.0,),
+        (0.25, 0.5),
+        stage_widths=(8, 8, 16, 16),
+        stem_width=8,
+        channel_multiple=4,
+        elastic_stem=elastic_stem,
+    )
+    paths = np.stack(list(space.enumerate()))
+    assert len(paths) == space.size() == len(np.unique(paths, axis=0))
+    assert (space.canonical(paths) == paths).all()
+
+
+@pytest.mark.parametrize("space", [PAPER, TINY, MINIMAL])
+def test_sample_is_canonical_legal_and_covers_every_choice(space):
+    paths = space.sample(2000, np.random.default_rng(0))
+    assert paths.dtype == np.int8
+    assert paths.shape == (2000, len(space.columns))
+    assert (space.canonical(paths) == paths).all()
+    for column, allowed in zip(paths.T, space.choices, strict=True):
+        assert set(column.tolist()) == set(allowed)
+    assert (space.sample(5, np.random.default_rng(1)) == space.sample(5, np.random.default_rng(1))).all()
+
+
+def test_depth_drops_the_last_layers():
+    path = PAPER.largest()
+    path[PAPER.depth_columns] = [0, 1, 2, 0]
+    active = PAPER.active_layers(path)
+    assert active.astype(int).tolist() == [1, 1, 0, 0, *[1, 1, 1, 0], *[1] * 6, *[1, 1, 0, 0]]
+    assert PAPER.canonical(path)[PAPER.expand_columns].tolist() == [2 * int(kept) for kept in active]
+    assert PAPER.active_layers(path[None]).shape == (1, 18)
+
+
+@pytest.mark.parametrize("space", [PAPER, TINY, MINIMAL])
+def test_descriptions_and_keys(space):
+    paths = space.sample(200, np.random.default_rng(2))
+    for path in paths:
+        assert (space.parse(json.loads(json.dumps(space.describe(path)))) == path).all()
+    keys = {space.key(path) for path in paths}
+    assert len(keys) == len(np.unique(paths, axis=0))
+    assert OFAResNetSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+
+
+def test_illegal_descriptions_are_refused_in_a_sentence():
+    good = PAPER.describe(PAPER.smallest())
+    for change, word in [
+        ({"depth": [0, 1, 2, 3]}, "depth has 3"),
+        ({"width": [1.0, 1.0]}, "list of 4"),
+        ({"expand": [[0.2]] * 4}, "list of 2"),
+        ({"stem": {"residual": False, "middle": 1.0, "width": 1.0}}, "fixed stem"),
+        ({"expand": None}, "4 lists"),
+    ]:
+        with pytest.raises(InputError, match=word):
+            PAPER.parse(good | change)
+    with pytest.raises(InputError, match="depth, width and expand"):
+        PAPER.parse({"depth": [0, 0, 0, 0]})
+    with pytest.raises(InputError, match="depth_1"):
+        ResNet(PAPER, [0, 2, 2, 7, *[0] * 25])
+    with pytest.raises(InputError, match="increasing"):
+        OFAResNetSpace(widths=(1.0, 0.5))
+
+
+def test_forward_gives_strides_4_to_32():
+    net = OFAResNet(TINY).eval()
+    path = TINY.largest()
+    path[TINY.width_columns] = [0, 1, 2, 0]
+    net.activate(path)
+    shapes = [tuple(feature.shape) for feature in net(torch.zeros(1, 3, 72, 100))]
+    widths = net.extract().out_channels
+    assert net.out_channels == (16, 24, 32, 48)
+    assert widths == tuple(TINY.stage_width(stage, width) for stage, width in enumerate([0, 1, 2, 0]))
+    assert shapes == [(1, w, -(-72 // s), -(-100 // s)) for w, s in zip(widths, (4, 8, 16, 32), strict=True)]
+
+
+def _assert_extraction_is_exact(net, path, size, device):
+    net.activate(path)
+    plain = net.extract()
+    images = torch.randn(2, 3, size, size, device=device)
+    net.eval(), plain.eval()
+    with torch.no_grad():
+        assert all(map(torch.equal, net(images), plain(images)))
+    net.train(), plain.train()
+    optimisers = [torch.optim.SGD(n.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4) for n in (net, plain)]
+    for network, optimiser in zip((net, plain), optimisers, strict=True):
+        outputs = network(images)
+        network.outputs = [output.detach() for output in outputs]
+        sum(output.square().mean() for output in outputs).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert all(map(torch.equal, net.outputs, plain.outputs))
+    trained = net.extract().state_dict()
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, trained[name]), name
+
+
+def test_extraction_is_exact_at_thin_scale(device):
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+    torch.manual_seed(0)
+    net = OFAResNet(TINY).to(device)
+    _randomise_statistics(net)
+    paths = TINY.sample(4, np.random.default_rng(3))
+    for path in [*paths, TINY.smallest(), TINY.largest()]:
+        _assert_extraction_is_exact(net, path, 64, device)
+
+
+def test_extraction_is_exact_at_paper_widths():
+    torch.manual_seed(0)
+    net = OFAResNet(PAPER)
+    _randomise_statistics(net)
+    _assert_extraction_is_exact(net, PAPER.sample(1, np.random.default_rng(4))[0], 64, torch.device("cpu"))
+
+
+def test_unused_weights_get_no_gradient():
+    net = OFAResNet(TINY)
+    net.activate(TINY.smallest())
+    sum(output.square().mean() for output in net(torch.randn(2, 3, 32, 32))).backward()
+    assert net.stages[0][1].reduce.conv.weight.grad is None
+    gradient = net.stages[2][1].reduce.conv.weight.grad
+    middle, width = TINY.middle_width(2, 0, 0), TINY.stage_width(2, 0)
+    assert gradient[:middle, :width].abs().sum() > 0
+    assert gradient[middle:].abs().sum() + gradient[:, width:].abs().sum() == 0
+
+
+def test_largest_static_net_and_supernet_share_weights():
+    net, plain = OFAResNet(TINY), ResNet(TINY, TINY.largest())
+    net.load_state_dict(plain.state_dict())
+    images = torch.randn(1, 3, 32, 32)
+    assert all(map(torch.equal, net.eval()(images), plain.eval()(images)))
+    plain.load_state_dict(net.state_dict())
+
+
+def test_description_builds_the_same_network():
+    path = TINY.sample(1, np.random.default_rng(5))[0]
+    plain = OFAResNet(TINY).extract(path)
+    description = json.loads(json.dumps(plain.description))
+    assert description["kind"] == "ofa_resnet"
+    again = ResNet(OFAResNetSpace.from_dict(description["space"]), description["path"])
+    again.load_state_dict(plain.state_dict())
+
+
+def test_zero_init_last_makes_later_blocks_the_identity():
+    net = ResNet(TINY, TINY.largest(), zero_init_last=True)
+    x = torch.rand(2, 16, 8, 8)
+    assert torch.equal(net.stages[0][1](x), x)
+
+
+def test_sort_channels_keeps_the_function_and_sorts():
+    torch.manual_seed(0)
+    net = OFAResNet(TINY).eval()
+    _randomise_statistics(net)
+    neck = ElasticConvTranspose2d(48, 4, 4, 2, 1)
+    images = torch.randn(2, 3, 64, 64)
+
+    def run():
+        with torch.no_grad():
+            return neck(net(images)[-1])
+
+    before, first = run(), net.stages[0][0].reduce.conv.weight.clone()
+    sort_channels(net, readers={3: [neck]})
+    torch.testing.assert_close(run(), before, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(first, net.stages[0][0].reduce.conv.weight)
+
+    def importance(*convs):
+        return sum(conv.weight.detach().abs().sum((0, 2, 3)) for conv in convs)
+
+    for blocks in net.stages:
+        for block in blocks:
+            assert (importance(block.expand.conv).diff() <= 1e-4).all()
+            assert (importance(block.spatial.conv).diff() <= 1e-4).all()
+    for stage in range(3):
+        following = net.stages[stage + 1][0]
+        readers = [block.reduce.conv for block in list(net.stages[stage])[1:]]
+        readers += [following.reduce.conv, following.shortcut.project.conv]
+        assert (importance(*readers).diff() <= 1e-4).all()
+
+
+def test_classifier_extracts_with_its_backbone():
+    torch.manual_seed(0)
+    classifier = Classifier(OFAResNet(TINY), 7)
+    classifier.backbone.activate(TINY.smallest())
+    images = torch.randn(2, 3, 32, 32)
+    plain = extract(classifier, images)
+    assert isinstance(plain.backbone, ResNet)
+    assert torch.equal(plain.eval()(images), classifier.eval()(images))
+
+
+def test_soft_target_loss_is_smallest_at_the_teacher():
+    teacher = torch.randn(4, 5)
+    loss = soft_target_loss(teacher, teacher, 2.0)
+    expected = torch.distributions.Categorical(logits=teacher / 2).entropy().mean() * 4
+    torch.testing.assert_close(loss, expected)
+    assert soft_target_loss(torch.randn(4, 5), teacher, 2.0) > loss
