@@ -85,16 +85,21 @@ class CostTable:
         """paths (P, C) int8, canonical or not -> costs (P,), int64 (float64 where measured); numpy in, numpy out."""
         if isinstance(paths, np.ndarray):
             return self(torch.from_numpy(np.ascontiguousarray(paths))).numpy()
+        # On a CPU, blocks that stay in its cache, in one thread: they are over before a second one has woken up, and
+        # waiting for it on a busy machine costs a hundredfold. Elsewhere, all at once.
+        if paths.device.type != "cpu":
+            return self._look_up(paths)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return torch.cat([self._look_up(block) for block in paths.split(PATHS_AT_ONCE)])
+        finally:
+            torch.set_num_threads(threads)
+
+    def _look_up(self, paths: Tensor) -> Tensor:
         costs, radix, starts = (table.to(paths.device) for table in (self._costs, self._radix, self._starts))
-        total = torch.empty(len(paths), dtype=costs.dtype, device=paths.device)
-        # On a CPU, blocks that stay in its cache; elsewhere, all at once.
-        block = PATHS_AT_ONCE if paths.device.type == "cpu" else max(1, len(paths))
-        for begin in range(0, len(paths), block):
-            rows = paths[begin : begin + block].double()
-            codes = torch.addmm(starts, radix, rows.T).int()  # (parts, block)
-            looked_up = costs.index_select(0, codes.flatten()).view(codes.shape)
-            torch.sum(looked_up, 0, out=total[begin : begin + block])
-        return total
+        codes = torch.addmm(starts, radix, paths.double().T).int()  # (parts, P)
+        return costs.index_select(0, codes.flatten()).view(codes.shape).sum(0)
 
     @staticmethod
     def macs(space: OFAResNetSpace, input_size: int | tuple[int, int], head: Head | None = None) -> "CostTable":
@@ -137,7 +142,7 @@ class CostTable:
         size = _halved(_halved(size))
         for stage in range(STAGES):
             parts += _stage_parts(space, stage, _BlockCosts(space, stage, cost_of, size), dtype)
-            size = size if stage == 0 else _halved(size)
+            size = _halved(size) if space.stage_strides[stage] == 2 else size
         if head is not None:
             widths = range(len(space.widths))
             costs = np.array([head(space.stage_width(STAGES - 1, width)) for width in widths], dtype=dtype)
@@ -164,7 +169,7 @@ class _BlockCosts:
 
     def __init__(self, space: OFAResNetSpace, stage: int, cost_of: CostOf, size: tuple[int, int]) -> None:
         self.space, self.stage, self.cost_of, self.size = space, stage, cost_of, size
-        self.stride = 2 if stage > 0 else 1
+        self.stride = space.stage_strides[stage]
         self.known: dict[tuple[int, ...], float] = {}
 
     def first(self, before: int, width: int, expand: int) -> float:

@@ -21,7 +21,7 @@ from common.command import InputError
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
 from common.models.ofa_resnet import sort_channels
 
-BACKBONE_STRIDE = 32
+SIDE_MULTIPLE = 32  # image sides: what the deepest backbone halves five times
 # A rare class: sigmoid(-2.19) = .1, so that the many empty cells do not swamp the first steps (RetinaNet's prior).
 HEATMAP_BIAS = -2.19
 # Elements of Gaussians held at once while targets are made: 64 MiB of float32.
@@ -78,13 +78,16 @@ class CenterNet(nn.Module):
         elastic: bool = False,
     ) -> None:
         super().__init__()
-        if not 1 <= len(neck_widths) <= 5:
-            raise InputError(f"a CenterNet neck has 1 to 5 widths, not {len(neck_widths)}: give three for stride 4")
+        if not neck_widths or backbone.stride % 2 ** len(neck_widths):
+            raise InputError(
+                f"a CenterNet neck of {len(neck_widths)} transposed convolutions does not fit a backbone of stride "
+                f"{backbone.stride}: each halves the stride, and 4 is the one to end at"
+            )
         self.categories = categories
         self.neck_widths = tuple(neck_widths)
         self.head_width = head_width
         self.elastic = elastic
-        self.stride = BACKBONE_STRIDE // 2 ** len(neck_widths)
+        self.stride = backbone.stride // 2 ** len(neck_widths)
         self.backbone = backbone
         self.neck = make_neck(backbone.out_channels[-1], self.neck_widths, elastic)
         self.heatmap = make_head(self.neck_widths[-1], head_width, categories)
@@ -103,7 +106,7 @@ class CenterNet(nn.Module):
         offset: (B, 2, h, w) x and y of its centre from the cell's top left corner, in cells, 0..1 when right.
         """
         height, width = images.shape[-2:]
-        if height % BACKBONE_STRIDE or width % BACKBONE_STRIDE:
+        if height % SIDE_MULTIPLE or width % SIDE_MULTIPLE:
             raise InputError(f"images of {width}x{height} pixels do not fit CenterNet: make both sides multiples of 32")
         features = self.neck(self.backbone(images)[-1])  # (B, neck_widths[-1], H/4, W/4)
         return {"heatmap": self.heatmap(features), "size": self.size(features), "offset": self.offset(features)}

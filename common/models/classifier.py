@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.batch import ClassificationBatch
-from common.models.elastic import ElasticLinear
+from common.models.elastic import ElasticLinear, copy_corner
 
 
 class Classifier(nn.Module):
@@ -27,13 +27,12 @@ class Classifier(nn.Module):
         """Use the sub-network of `path` of an elastic backbone from the next forward on."""
         self.backbone.activate(path)
 
-    @torch.no_grad()
     def extract(self, path: Sequence[int]) -> "Classifier":
         """The classifier on the plain backbone of `path`, with copies of the weights."""
         backbone = self.backbone.extract(path)
-        plain = Classifier(backbone, self.linear.out_features).to(self.linear.weight.device)
-        plain.linear.weight.copy_(self.linear.weight[:, : backbone.out_channels[-1]])
-        plain.linear.bias.copy_(self.linear.bias)
+        with torch.device("meta"):
+            plain = Classifier(backbone, self.linear.out_features)
+        copy_corner(self.linear, plain.linear)
         return plain.train(self.training)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, Batch, Detections
 from common.command import InputError
-from common.models.centernet import BACKBONE_STRIDE, CenterNet
+from common.models.centernet import SIDE_MULTIPLE, CenterNet
 from common.models.ofa_resnet import OFAResNetSpace, ResNet
 
 FORMAT = "detector 1"
@@ -85,6 +85,7 @@ class TorchvisionResNet(nn.Module):
         for part, module in network.named_children():
             if part not in ("avgpool", "fc"):
                 self.add_module(part, module)
+        self.stride = 32
         self.out_channels = tuple(width * network.fc.in_features // 512 for width in (64, 128, 256, 512))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -231,8 +232,8 @@ def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any
             f"its description names {len(description['categories'])}"
         )
     size = description["input_size"]
-    if size % BACKBONE_STRIDE:
-        raise InputError(f"the detector cannot be saved: its input size {size} is no multiple of {BACKBONE_STRIDE}")
+    if size % SIDE_MULTIPLE:
+        raise InputError(f"the detector cannot be saved: its input size {size} is no multiple of {SIDE_MULTIPLE}")
     weights_path, description_path = _paths(path)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     rest = {key: value for key, value in description.items() if key not in ("format", "architecture", "backbone")}
@@ -313,8 +314,8 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _check_description(content: dict[str, Any], path: Path) -> None:
     """InputError where a value that `load_detector` uses itself is not of its kind."""
     size, names, statistics = content["input_size"], content["categories"], content["normalisation"]
-    if not isinstance(size, int) or size < 1 or size % BACKBONE_STRIDE:
-        raise InputError(f"{path} has input_size {size!r}: it must be a multiple of {BACKBONE_STRIDE} pixels")
+    if not isinstance(size, int) or size < 1 or size % SIDE_MULTIPLE:
+        raise InputError(f"{path} has input_size {size!r}: it must be a multiple of {SIDE_MULTIPLE} pixels")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} has categories {names!r}: they must be a list of names")
     told_apart = content["architecture"].get("categories") if isinstance(content["architecture"], dict) else None

@@ -8,20 +8,22 @@ next layer needs no further bookkeeping.
 
 The gradient of a slice. Plain slicing `weight[:o, :i]` is correct but slow: its backward allocates and zero-fills a
 tensor of the full size for every layer and every path, then adds it to `weight.grad`. `first_channels` adds the small
-gradient straight into the corner of `weight.grad` instead (allocated as zeros once), and hands autograd nothing.
+gradient of a large weight straight into the corner of `weight.grad` instead (allocated as zeros once), and hands
+autograd nothing; a small weight is sliced plainly, since there the detour through Python costs more than the zeros.
 Sums over several paths or several backward passes come out the same. What it does not support: second derivatives,
 `torch.autograd.grad` with respect to the full weight, and post-accumulate hooks on it; call `.backward()`.
 With several processes, reduce `parameter.grad` after the last path of a step. The optimiser still goes over the full
 weights, whatever the path: build it with `fused=True`.
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+DIRECT_FROM = 1 << 16  # elements of a weight from which the direct gradient pays
 
 
 def round_channels(value: float, multiple: int = 8) -> int:
@@ -58,10 +60,10 @@ class _FirstChannels(torch.autograd.Function):
 
 
 def first_channels(weight: Tensor, *shape: int) -> Tensor:
-    """The corner of `weight` of the given shape, with the cheap gradient; the weight itself where that is all of it."""
+    """The corner of `weight` of the given shape, cheap to differentiate; the weight itself where that is all of it."""
     if weight.shape == shape:
         return weight
-    if weight.requires_grad and weight.is_leaf and torch.is_grad_enabled():
+    if weight.numel() >= DIRECT_FROM and weight.requires_grad and weight.is_leaf and torch.is_grad_enabled():
         return _FirstChannels.apply(weight, shape)
     return corner(weight, shape)
 
@@ -83,21 +85,6 @@ class ElasticConv2d(nn.Conv2d):
         bias = None if self.bias is None else self.bias[: self.active_out_channels]
         return self._conv_forward(x, weight, bias)
 
-    def extract(self, in_channels: int) -> nn.Conv2d:
-        """The plain convolution that this one is for an input of `in_channels`, with copies of the weights."""
-        with torch.device("meta"):
-            plain = nn.Conv2d(
-                in_channels,
-                self.active_out_channels,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                self.dilation,
-                bias=self.bias is not None,
-                padding_mode=self.padding_mode,
-            )
-        return copy_corner(self, plain)
-
 
 class ElasticConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution that reads the first channels its input has; all output channels are in use.
@@ -114,31 +101,12 @@ class ElasticConvTranspose2d(nn.ConvTranspose2d):
         weight = first_channels(self.weight, x.shape[1], self.out_channels, *self.kernel_size)
         return F.conv_transpose2d(x, weight, self.bias, self.stride, self.padding)
 
-    def extract(self, in_channels: int) -> nn.ConvTranspose2d:
-        """The plain transposed convolution for an input of `in_channels`, with copies of the weights."""
-        with torch.device("meta"):
-            plain = nn.ConvTranspose2d(
-                in_channels,
-                self.out_channels,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                bias=self.bias is not None,
-            )
-        return copy_corner(self, plain)
-
 
 class ElasticLinear(nn.Linear):
     """A linear layer that reads the first features its input (..., F) has, F up to `in_features`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, first_channels(self.weight, self.out_features, x.shape[-1]), self.bias)
-
-    def extract(self, in_features: int) -> nn.Linear:
-        """The plain linear layer for an input of `in_features`, with copies of the weights."""
-        with torch.device("meta"):
-            plain = nn.Linear(in_features, self.out_features, bias=self.bias is not None)
-        return copy_corner(self, plain)
 
 
 class ElasticBatchNorm2d(nn.BatchNorm2d):
@@ -170,65 +138,17 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
             self.eps,
         )
 
-    def extract(self, channels: int) -> nn.BatchNorm2d:
-        """The plain layer of the first `channels`, with copies of weights and statistics."""
-        with torch.device("meta"):
-            plain = nn.BatchNorm2d(channels, self.eps, self.momentum, self.affine, self.track_running_stats)
-        return copy_corner(self, plain)
-
-
-ElasticLayer = ElasticConv2d | ElasticConvTranspose2d | ElasticLinear | ElasticBatchNorm2d
-
 
 def copy_corner(source: nn.Module, target: nn.Module) -> nn.Module:
     """Give `target`, a smaller module with a subset of the same names, copies of the corners of `source`'s tensors.
 
-    `target` may be on the meta device: it takes over device, type, memory format and training mode. Returns `target`.
+    This is how a plain layer or network is taken out of an elastic one: build it with the active channels, on the meta
+    device if you like (it takes over device, type, memory format and training mode), and copy. Returns `target`.
     """
     full: Mapping[str, Tensor] = source.state_dict()
     copies = {name: corner(full[name], tensor.shape).clone() for name, tensor in target.state_dict().items()}
     target.load_state_dict(copies, assign=True)
     return target.train(source.training)
-
-
-def extract(module: nn.Module, *example: Tensor) -> nn.Module:
-    """A copy of `module` in which everything elastic is its plain counterpart for the channels now active.
-
-    example: inputs of `module.forward`, from which each layer's input channels are read off in one evaluation pass (the
-    values do not matter; batch 1 will do). A part with an `extract()` of its own, such as `OFAResNet`, is asked for it.
-    An elastic layer elsewhere that the pass does not reach raises ValueError.
-    """
-    plain: dict[int, nn.Module] = {}
-    seen: dict[nn.Module, int] = {}
-    elastic: dict[nn.Module, str] = {}
-    for name, part in module.named_modules():
-        if isinstance(part, ElasticLayer):
-            elastic[part] = name
-        elif hasattr(part, "extract"):
-            plain[id(part)] = part.extract()
-            # What lies inside is taken care of.
-            plain |= {id(inside): nn.Identity() for inside in part.modules() if inside is not part}
-
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[layer] = inputs[0].shape[-1 if isinstance(layer, ElasticLinear) else 1]
-
-    layers = [layer for layer in elastic if id(layer) not in plain]
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        with torch.no_grad():
-            module.eval()(*example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for part, training in modes:
-            part.training = training
-    for layer in layers:
-        if layer not in seen:
-            raise ValueError(f"the example does not reach the elastic layer {elastic[layer]!r}")
-        plain[id(layer)] = layer.extract(seen[layer])
-    # With the replacements in its memo, deepcopy puts each plain part where the elastic one stood.
-    return copy.deepcopy(module, plain)
 
 
 def _input_dimension(reader: nn.Module) -> int:

@@ -33,6 +33,7 @@ class Architecture:
     stem_middle: int
     stem_width: int
     stage_widths: tuple[int, ...]
+    stage_strides: tuple[int, ...]
     middle_widths: tuple[tuple[int, ...], ...]  # of each block, stage by stage; their number is the depth
 
 
@@ -51,14 +52,17 @@ class OFAResNetSpace:
     expands: tuple[float, ...] = (0.2, 0.25, 0.35)  # middle width of a bottleneck over its output width
     stage_widths: tuple[int, ...] = (256, 512, 1024, 2048)
     stem_width: int = 64
+    stage_strides: tuple[int, ...] = (1, 2, 2, 2)  # 1 or 2 each, after the stem's stride of 4
     channel_multiple: int = 8  # every width is rounded to a multiple of this
     elastic_stem: bool = False  # let skip and widths of the stem be chosen too
 
     def __post_init__(self) -> None:
-        for name in ("base_depths", "depths", "widths", "expands", "stage_widths"):
+        for name in ("base_depths", "depths", "widths", "expands", "stage_widths", "stage_strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.base_depths) != STAGES or len(self.stage_widths) != STAGES:
             raise InputError(f"base_depths and stage_widths must each give {STAGES} numbers, one a stage")
+        if len(self.stage_strides) != STAGES or not set(self.stage_strides) <= {1, 2}:
+            raise InputError(f"stage_strides must give {STAGES} numbers, each 1 or 2, not {self.stage_strides}")
         for name in ("depths", "widths", "expands"):
             values = getattr(self, name)
             if not values or len(values) > len(_DIGITS) or any(a >= b for a, b in itertools.pairwise(values)):
@@ -214,6 +218,7 @@ class OFAResNetSpace:
             stem_middle=self.stem_middle(stem_mid),
             stem_width=self.stem_out(stem_out),
             stage_widths=tuple(self.stage_width(stage, width) for stage, width in enumerate(widths)),
+            stage_strides=self.stage_strides,
             middle_widths=tuple(map(tuple, middles)),
         )
 
@@ -408,13 +413,14 @@ class _ResNetBody(nn.Module):
         super().__init__()
         a = architecture
         self.out_channels = a.stage_widths
+        self.stride = 4 * prod(a.stage_strides)
         self.stem = Stem(layers, a.stem_middle, a.stem_width, a.stem_residual)
         self.stages = nn.ModuleList()
         in_channels = a.stem_width
         for stage, (width, middles) in enumerate(zip(a.stage_widths, a.middle_widths, strict=True)):
             blocks = nn.ModuleList()
             for index, middle in enumerate(middles):
-                stride = 2 if stage > 0 and index == 0 else 1
+                stride = a.stage_strides[stage] if index == 0 else 1
                 blocks.append(Bottleneck(layers, in_channels, middle, width, stride, project=index == 0))
                 in_channels = width
             self.stages.append(blocks)

@@ -65,7 +65,7 @@ def test_head_is_added_by_the_last_width():
     head = {TINY.stage_width(3, width): 1000 * (width + 1) for width in range(3)}
     paths = TINY.sample(50, np.random.default_rng(2))
     extra = CostTable.macs(TINY, 64, head=head.get)(paths) - CostTable.macs(TINY, 64)(paths)
-    assert (extra == 1000 * (paths[:, TINY.width_columns][:, -1] + 1)).all()
+    assert (extra == 1000 * (paths[:, TINY.width_columns][:, -1].astype(int) + 1)).all()
 
 
 def test_measured_sums_what_is_measured():
