@@ -1,10 +1,10 @@
 """Scenes: the built-in detection set, drawn on the fly from (seed, split, index); nothing is stored.
 
-Sixteen classes, every pair of four shapes and four textures ("striped disc", "dotted cross", ...), so neither shape nor
+Twelve classes, every pair of four shapes and three textures ("striped disc", "dotted cross", ...), so neither shape nor
 texture nor colour alone tells a class. Objects are turned and stretched, hide one another, and stand among things of
 no class: the classes' shapes with a foreign texture, foreign shapes with the classes' textures, lines, a textured
 background, uneven light and noise. Objects per image and their areas follow COCO: about 7 an image, and about 41 %
-small, 34 % medium and 24 % large by COCO's bounds (32^2 and 96^2 pixels) on an image 640 pixels wide.
+small, 34 % medium and 24 % large by COCO's bounds (32^2 and 96^2 pixels) on an image 320 pixels wide.
 
 A scene is made in two steps. `layout` places the objects in units of the image's side and knows every box without a
 pixel drawn; `paint` draws a layout at any size. The same (seed, split, index) is thus one scene at every size.
@@ -20,7 +20,7 @@ from common.command import InputError
 from common.data.detection_set import DetectionSet
 
 SHAPES = ("disc", "square", "triangle", "cross")
-TEXTURES = ("plain", "striped", "checked", "dotted")
+TEXTURES = ("plain", "striped", "dotted")
 CATEGORIES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
 
 # Drawn as clutter only, never as a class.
@@ -30,15 +30,15 @@ _ALL_SHAPES = SHAPES + _FOREIGN_SHAPES
 _ALL_TEXTURES = (*TEXTURES, _FOREIGN_TEXTURE)
 
 # Pixels. `area` is given as on an image of this side, so that COCO's size bounds keep their meaning.
-REFERENCE_SIDE = 640.0
+REFERENCE_SIDE = 320.0
 MAX_OBJECTS = 16
 _COUNT_WEIGHTS = np.exp(-0.045 * np.arange(1, MAX_OBJECTS + 1))
 _COUNT_STEPS = np.cumsum(_COUNT_WEIGHTS) / _COUNT_WEIGHTS.sum()
-# Before hiding and clipping, which make areas smaller: shares summed up, and bounds of sqrt(mask area) at 640 pixels.
+# Before hiding and clipping, which make areas smaller: shares summed up, and bounds of sqrt(mask area) at 320 pixels.
 _SIZE_STEPS = np.array([0.51, 0.755])
 _SIZE_LOW = np.array([24.0, 34.0, 98.0])
-_SIZE_HIGH = np.array([32.0, 92.0, 290.0])
-_LEAST_EXTENT = 5.0 / 96.0  # of the side: 5 pixels at size 96
+_SIZE_HIGH = np.array([32.0, 92.0, 180.0])
+_LEAST_EXTENT = 6.0 / 96.0  # of the side: 6 pixels at size 96
 _LEAST_CLIPPED_EXTENT = 4.0 / 96.0
 _LEAST_VISIBLE = 0.25  # an object hidden by more than 75 % is left out, of the annotations and of the picture
 _CROSS_ARM = 0.38  # half the width of an arm; a shape's own coordinates span about -1..1
@@ -128,7 +128,7 @@ class Layout:
     visible: np.ndarray
 
     def area(self) -> np.ndarray:
-        """(T,) float64: the visible part of each mask, in pixels of an image 640 pixels wide, as COCO's `area`."""
+        """(T,) float64: the visible part of each mask, in pixels of an image 320 pixels wide, as COCO's `area`."""
         return _FILL_AREAS[self.shape] * self.radius**2 * self.visible * REFERENCE_SIDE**2
 
 
@@ -139,7 +139,7 @@ def _generator(seed: int, split: str, index: int) -> np.random.Generator:
 def layout(random: np.random.Generator) -> Layout:
     """Place the objects and the clutter of one scene."""
     objects = 1 + int(np.searchsorted(_COUNT_STEPS, random.random(), side="right"))
-    clutter = int(random.random() * 5.0)
+    clutter = int(random.random() * 3.0)
     draws = random.random((objects + clutter, 12))
     T = objects + clutter  # things
 
@@ -270,10 +270,6 @@ def _pattern(texture: int, u: np.ndarray, v: np.ndarray, cycles: np.float32, pix
     sharpness = max(np.float32(0.6), pixels / turn)
     if name == "striped":
         wave = np.sin(turn * u)
-    elif name == "checked":
-        columns = (2.0 * sharpness * np.sin(turn * u)).clip(-1.0, 1.0)
-        wave = columns * (2.0 * sharpness * np.sin(turn * v)).clip(-1.0, 1.0)
-        sharpness = np.float32(0.5)
     elif name == "dotted":
         wave = np.cos(turn * u) + np.cos(turn * v) - np.float32(0.8)
     else:
@@ -334,7 +330,7 @@ def _develop(canvas: np.ndarray, random: np.random.Generator) -> np.ndarray:
     # The sum of two bytes: noise of a triangular distribution, far cheaper than a normal one.
     grain = np.frombuffer(random.bytes(2 * canvas.size), dtype=np.uint8).reshape(2, *canvas.shape)
     grain = np.subtract(grain[0], grain[1], dtype=np.float32)  # standard deviation 104
-    grain *= np.float32(0.01 + 0.07 * noise)
+    grain *= np.float32(0.01 + 0.04 * noise)
     canvas += grain
     canvas.clip(0.0, 255.0, out=canvas)
     return np.ascontiguousarray(canvas.astype(np.uint8).transpose(1, 2, 0))
@@ -357,7 +353,7 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
     """`count` scenes of size x size pixels; the first n of a larger set are the n of a smaller one.
 
     Splits ("train", "val", any name) share no image. Boxes are of the whole object, clipped to the image; `area` is
-    the visible part of its mask in pixels of an image 640 pixels wide, so that COCO's small (< 32^2) and large
+    the visible part of its mask in pixels of an image 320 pixels wide, so that COCO's small (< 32^2) and large
     (>= 96^2) mean the same at every size. The pictures are equal to the byte on one machine and one numpy version.
     """
     if count < 1:

@@ -13,7 +13,7 @@ from common.data.voc import read_voc
 
 FORMS = "scenes[:train=2000,val=500,size=96], coco:DIR, voc:DIR or bdd:DIR"
 SPLITS = ("train", "val")
-SCENES_DEFAULTS = {"train": 2000, "val": 500, "size": 96, "seed": 0}
+SCENES_DEFAULTS = {"train": 2500, "val": 1000, "size": 96, "seed": 0}
 """Images of each split, side in pixels, and the seed of the drawing."""
 READERS: dict[str, Callable[[Path, str], DetectionSet]] = {"coco": read_coco, "voc": read_voc, "bdd": read_bdd}
 
