@@ -4,7 +4,7 @@ Twelve classes, every pair of four shapes and three textures ("striped disc", "d
 texture nor colour alone tells a class. Objects are turned and stretched, hide one another, and stand among things of
 no class: the classes' shapes with a foreign texture, foreign shapes with the classes' textures, lines, a textured
 background, uneven light and noise. Objects per image and their areas follow COCO: about 7 an image, and about 41 %
-small, 34 % medium and 24 % large by COCO's bounds (32^2 and 96^2 pixels) on an image 320 pixels wide.
+small, 34 % medium and 24 % large by COCO's bounds (32^2 and 96^2 pixels) on an image 224 pixels wide.
 
 A scene is made in two steps. `layout` places the objects in units of the image's side and knows every box without a
 pixel drawn; `paint` draws a layout at any size. The same (seed, split, index) is thus one scene at every size.
@@ -30,14 +30,14 @@ _ALL_SHAPES = SHAPES + _FOREIGN_SHAPES
 _ALL_TEXTURES = (*TEXTURES, _FOREIGN_TEXTURE)
 
 # Pixels. `area` is given as on an image of this side, so that COCO's size bounds keep their meaning.
-REFERENCE_SIDE = 320.0
+REFERENCE_SIDE = 224.0
 MAX_OBJECTS = 16
 _COUNT_WEIGHTS = np.exp(-0.045 * np.arange(1, MAX_OBJECTS + 1))
 _COUNT_STEPS = np.cumsum(_COUNT_WEIGHTS) / _COUNT_WEIGHTS.sum()
-# Before hiding and clipping, which make areas smaller: shares summed up, and bounds of sqrt(mask area) at 320 pixels.
-_SIZE_STEPS = np.array([0.51, 0.755])
+# Before hiding and clipping, which make areas smaller: shares summed up, and bounds of sqrt(mask area) at 224 pixels.
+_SIZE_STEPS = np.array([0.45, 0.84])
 _SIZE_LOW = np.array([24.0, 34.0, 98.0])
-_SIZE_HIGH = np.array([32.0, 92.0, 180.0])
+_SIZE_HIGH = np.array([32.0, 92.0, 130.0])
 _LEAST_EXTENT = 6.0 / 96.0  # of the side: 6 pixels at size 96
 _LEAST_CLIPPED_EXTENT = 4.0 / 96.0
 _LEAST_VISIBLE = 0.25  # an object hidden by more than 75 % is left out, of the annotations and of the picture
@@ -128,7 +128,7 @@ class Layout:
     visible: np.ndarray
 
     def area(self) -> np.ndarray:
-        """(T,) float64: the visible part of each mask, in pixels of an image 320 pixels wide, as COCO's `area`."""
+        """(T,) float64: the visible part of each mask, in pixels of an image 224 pixels wide, as COCO's `area`."""
         return _FILL_AREAS[self.shape] * self.radius**2 * self.visible * REFERENCE_SIDE**2
 
 
@@ -330,7 +330,7 @@ def _develop(canvas: np.ndarray, random: np.random.Generator) -> np.ndarray:
     # The sum of two bytes: noise of a triangular distribution, far cheaper than a normal one.
     grain = np.frombuffer(random.bytes(2 * canvas.size), dtype=np.uint8).reshape(2, *canvas.shape)
     grain = np.subtract(grain[0], grain[1], dtype=np.float32)  # standard deviation 104
-    grain *= np.float32(0.01 + 0.04 * noise)
+    grain *= np.float32(0.01 + 0.03 * noise)
     canvas += grain
     canvas.clip(0.0, 255.0, out=canvas)
     return np.ascontiguousarray(canvas.astype(np.uint8).transpose(1, 2, 0))
@@ -353,7 +353,7 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
     """`count` scenes of size x size pixels; the first n of a larger set are the n of a smaller one.
 
     Splits ("train", "val", any name) share no image. Boxes are of the whole object, clipped to the image; `area` is
-    the visible part of its mask in pixels of an image 320 pixels wide, so that COCO's small (< 32^2) and large
+    the visible part of its mask in pixels of an image 224 pixels wide, so that COCO's small (< 32^2) and large
     (>= 96^2) mean the same at every size. The pictures are equal to the byte on one machine and one numpy version.
     """
     if count < 1:
