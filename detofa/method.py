@@ -17,6 +17,7 @@ multiply-accumulates of the backbone. What the paper leaves open is a setting, l
 Command:  python -m detofa.train --help
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -561,12 +562,14 @@ def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evalu
     def validate(path: np.ndarray) -> dict[str, float]:
         began = time.process_time()
         loss = evaluator.loss(evaluator.recalibrate(supernet.extract(path)))
+        if not math.isfinite(loss):
+            raise FloatingPointError("the validation loss is not finite")
         return {"loss": loss, "cpu_seconds": time.process_time() - began}
 
     def key(path: np.ndarray) -> list[str]:
         return [purpose, supernet.backbone.space.key(path)]
 
-    records = list(evaluate_all(validate, paths, run, key, score="loss", label=purpose))
+    records = list(evaluate_all(validate, paths, run, key, score=None, label=f"{purpose} paths"))
     done = np.array([record["status"] == "done" for record in records], dtype=bool)
     return PathLosses(paths[done], np.array([record["loss"] for record in records if record["status"] == "done"]))
 

@@ -26,7 +26,7 @@ class Preset:
     image_size: int
     """Side of the square that images are fitted into, pixels."""
     train_images: int | None
-    """Images to train on at the most (none: all)."""
+    """Images of an epoch: of a larger set so many are drawn once, a smaller one is repeated (none: the whole set)."""
     validation_images: int | None
     """Images that AP is reported on at the most (none: all)."""
     proxy_images: int

@@ -46,7 +46,7 @@ class Options:
     seeds: int = 1
     """Number of seeds: 0, 1, ... Intervals and verdicts need at least 2."""
     only: tuple[str, ...] = ()
-    """Names of exhibits, such as figure5 table2 (default: all)."""
+    """Names of exhibits, such as figure5 table2; none means all."""
     out: Path = Path("runs")
     """Folder of all runs."""
     device: str = "cpu"
@@ -92,7 +92,8 @@ def main(options: Options) -> None:
     out, page = shlex.quote(str(options.out)), shlex.quote(str(options.out / "report"))
     _say(f"next: python -m common.report {out} --out {page}")
     if problems:
-        raise InputError("; ".join(problems))
+        first, reason = next(iter(problems.items()))
+        raise InputError(f"not made: {', '.join(problems)}; {first}: {reason}")
 
 
 def _checked(options: Options) -> list[Exhibit]:
@@ -114,10 +115,10 @@ def _checked(options: Options) -> list[Exhibit]:
 
 def _measure(
     options: Options, chosen: Sequence[Exhibit], scale: Preset
-) -> tuple[dict[str, dict[int, Measured]], list[str]]:
-    """Exhibit -> seed -> numbers, seed by seed, and a sentence for each exhibit that could not be measured."""
+) -> tuple[dict[str, dict[int, Measured]], dict[str, str]]:
+    """Exhibit -> seed -> numbers, seed by seed; and why, for each exhibit that could not be measured."""
     measured: dict[str, dict[int, Measured]] = {exhibit.name: {} for exhibit in chosen}
-    problems = {}
+    problems: dict[str, str] = {}
     for seed in range(options.seeds):
         # One study at a time: it holds the decoded images.
         study = Study(scale, options.data, seed, options.out, options.device, options.constraint, _typed())
@@ -127,8 +128,9 @@ def _measure(
             try:
                 measured[exhibit.name][seed] = exhibit.measure(study)
             except InputError as error:
-                problems.setdefault(exhibit.name, f"{exhibit.name} was not made: {error}")
-    return measured, list(problems.values())
+                problems.setdefault(exhibit.name, str(error))
+                _say(f"{exhibit.name}, seed {seed}: {error}")
+    return measured, problems
 
 
 def _announce(study: Study) -> None:
@@ -325,7 +327,7 @@ def images_trained(what: str, scale: Preset) -> float:
     proxy = (scale.proxy_calibration_images + scale.proxy_images) / 3
     if what == "classification":
         share = (scale.crop_size / scale.image_size) ** 2
-        crops = 2 * scale.classification.epochs * 4 * (scale.crops or 0)
+        crops = 2 * scale.classification.epochs * 2.4 * (scale.crops or 0)  # small images use a core less well
         forwarded = scale.pretraining_paths * buckets * (scale.proxy_calibration_images + (scale.crops or 0) / 10) / 3
         return share * (crops + forwarded)
     if what == "warm-up":

@@ -184,10 +184,17 @@ class Study:
     def detection_task(self) -> Task:
         """CenterNet's loss on the training images; paths are compared on the held-out ones."""
         preset = self.preset
-        batches = self._batches(self.training_set, preset.batch_size, preset.augmentation)
+        batches = self._batches(self._epoch_set(), preset.batch_size, preset.augmentation)
         proxy = self._first(self._training_and_proxy[1], preset.proxy_images)
         calibration = self._first(self.training_set, preset.proxy_calibration_images)
         return Task(batches, centernet_losses, Evaluator(calibration, proxy, centernet_losses))
+
+    def _epoch_set(self) -> DetectionSet:
+        """The training images, gone through more than once where a small set has fewer than the scale's epoch."""
+        images = self.preset.train_images
+        if images is None or images <= len(self.training_set):
+            return self.training_set
+        return self.training_set.subset(np.arange(images) % len(self.training_set))
 
     @cached_property
     def final_evaluator(self) -> Evaluator:

@@ -109,7 +109,10 @@ def describe(study: Study, name: str) -> dict[str, Any]:
 def _stages(study: Study, name: str) -> list[dict[str, Any]]:
     """Every training of the variant in order, and every sampling of paths between them."""
     settings, variant, buckets = study.preset, VARIANTS[name], study.constraint.buckets
-    steps_of = {"crops": _crops(study) // settings.batch_size, "images": len(study.training_set) // settings.batch_size}
+    steps_of = {
+        "crops": _crops(study) // settings.crop_batch_size,
+        "images": len(study.training_set) // settings.batch_size,
+    }
     stages: list[dict[str, Any]] = []
 
     def training(what: str, stage: str, optimisation: Optimisation, on: str, steps_an_epoch: int | None = None) -> None:

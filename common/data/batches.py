@@ -11,42 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from common.batch import Batch, ClassificationBatch, normalise
 from common.command import InputError
-from common.data.augment import PADDING, Augmentation, augment_boxes, augment_images
+from common.data.augment import Augmentation, augment_boxes, augment_images
 from common.data.crops import Crops
 from common.data.detection_set import DetectionSet
+from common.letterbox import letterbox, letterbox_scale
 
 CPU_MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images kept in main memory
 CUDA_MEMORY_SHARE = 1 / 3  # of what is free on the device
 _DECODE_BATCH = 32
 _PARALLEL_FROM = 256  # images; below, starting worker processes costs more than it saves
-
-
-def letterbox_scale(sizes: np.ndarray, size: int) -> np.ndarray:
-    """(N,) float32 network pixels per original pixel for images of `sizes` (N, 2): the longer side becomes `size`."""
-    return (size / sizes.max(axis=1)).astype(np.float32)
-
-
-def letterbox(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 to (size, size, 3): aspect kept, antialiased, top left, the rest filled with the mean colour."""
-    H, W = image.shape[:2]
-    if size == H == W:
-        return image
-    scale = size / max(H, W)
-    # Whole pixels only: what they do not cover, less than one, is cut off, so that `scale` is exact in x and y.
-    width, height = max(1, int(W * scale + 1e-6)), max(1, int(H * scale + 1e-6))
-    source = (0.0, 0.0, min(W, width / scale), min(H, height / scale))
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=source)
-    canvas = np.empty((size, size, 3), dtype=np.uint8)
-    canvas[:] = PADDING
-    canvas[:height, :width] = np.asarray(resized)
-    return canvas
 
 
 class _Letterboxed(Dataset):

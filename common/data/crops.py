@@ -9,8 +9,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from common.command import InputError
-from common.data.augment import PADDING
 from common.data.detection_set import DetectionSet
+from common.letterbox import PADDING
 
 LEAST_EXTENT = 4.0  # pixels; a thinner object shows no class
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, Batch, Detections
 from common.command import InputError
+from common.letterbox import letterbox
 from common.models.centernet import SIDE_MULTIPLE, CenterNet
 from common.models.ofa_resnet import OFAResNetSpace, ResNet
 
@@ -160,7 +160,9 @@ class Detector:
         )
 
     def _detect_arrays(self, images: Sequence[np.ndarray]) -> Detections:
-        fitted = torch.from_numpy(np.stack([_fit(image, self.input_size) for image in images]))  # (B, S, S, 3)
+        fitted = torch.from_numpy(
+            np.stack([letterbox(_checked(image), self.input_size) for image in images])
+        )  # (B, S, S, 3)
         pixels = fitted.to(self.device).permute(0, 3, 1, 2).float()
         mean, deviation = (pixels.new_tensor(part).view(1, 3, 1, 1) * 255.0 for part in (self.mean, self.deviation))
         sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.float32, device=self.device)
@@ -168,21 +170,13 @@ class Detector:
         return _clipped(self.model.detect((pixels - mean) / deviation).rescaled(scale), sizes)
 
 
-def _fit(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 to (size, size, 3), to the bit as `common.data.batches.letterbox` does it for training."""
+def _checked(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(
             f"an image is {image.dtype} of shape {image.shape}: give uint8 RGB arrays of shape (height, width, 3)"
         )
-    H, W = image.shape[:2]
-    scale = size / max(H, W)
-    height, width = (max(1, int(side * scale + 1e-6)) for side in (H, W))
-    covered = (0.0, 0.0, min(W, width / scale), min(H, height / scale))
-    fitted = np.empty((size, size, 3), dtype=np.uint8)
-    fitted[:] = [round(255 * mean) for mean in IMAGE_MEAN]
-    fitted[:height, :width] = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=covered)
-    return fitted
+    return image
 
 
 def _clipped(detections: Detections, sizes: Tensor) -> Detections:

@@ -1,5 +1,6 @@
 """The cost table against networks built and counted one by one."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ from common.models.ofa_resnet import OFAResNetSpace, ResNet
 
 PAPER = OFAResNetSpace(elastic_stem=True)
 TINY = OFAResNetSpace((1, 1, 2, 1), stage_widths=(16, 24, 32, 48), stem_width=16, channel_multiple=4)
+THIN = dataclasses.replace(TINY, stage_strides=(1, 2, 1, 1))
 
 
 def _counted(space, path, size):
@@ -23,7 +25,7 @@ def _counted(space, path, size):
     return counter.get_total_flops() // 2, sum(parameter.numel() for parameter in net.parameters())
 
 
-@pytest.mark.parametrize("space", [PAPER, TINY])
+@pytest.mark.parametrize("space", [PAPER, TINY, THIN])
 @pytest.mark.parametrize("largest_table", [cost_table.LARGEST_TABLE, 1])
 def test_equals_counting_each_network(space, largest_table, monkeypatch, device):
     monkeypatch.setattr(cost_table, "LARGEST_TABLE", largest_table)

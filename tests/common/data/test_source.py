@@ -30,7 +30,7 @@ def test_the_defaults_of_scenes(monkeypatch):
     load("scenes", "val", seed=7)
     load("scenes:", "val")
     load("scenes:seed=4", "train")
-    assert calls == [("train", 2000, 96, 0), ("val", 500, 96, 0), ("val", 500, 96, 0), ("train", 2000, 96, 4)]
+    assert calls == [("train", 2500, 96, 0), ("val", 1000, 96, 0), ("val", 1000, 96, 0), ("train", 2500, 96, 4)]
 
 
 def test_the_seed_chooses_the_subset_and_not_the_scenes():

@@ -17,6 +17,7 @@ from common.models.centernet import (
     gaussian_radius,
     heatmap_targets,
 )
+from common.models.ofa_resnet import OFAResNet, OFAResNetSpace, ResNet
 
 CLASSES = 5
 STRIDE = 4
@@ -28,6 +29,7 @@ class TinyBackbone(nn.Module):
     def __init__(self, widths: tuple[int, ...] = (8, 8, 16, 16)) -> None:
         super().__init__()
         self.out_channels = widths
+        self.stride = 32
         ins, strides = (3, *widths[:-1]), (4, 2, 2, 2)
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3 + 2 * (s == 4), s, 1 + (s == 4)), nn.BatchNorm2d(b), nn.ReLU())
@@ -426,3 +428,82 @@ def test_elastic_neck_takes_fewer_channels():
     static = elastic.with_backbone(TinyBackbone((8, 8, 16, 10)))
     features = torch.randn(2, 10, 3, 2)
     torch.testing.assert_close(elastic.neck(features), static.neck(features))
+
+
+# --- on an elastic backbone -------------------------------------------------------------------------------------------
+
+THIN = OFAResNetSpace(
+    (1, 1, 1, 1), stage_widths=(16, 24, 32, 48), stem_width=16, channel_multiple=4, stage_strides=(1, 2, 1, 1)
+)
+
+
+def elastic_detector(space: OFAResNetSpace = THIN, neck_widths: tuple[int, ...] = (8,)) -> CenterNet:
+    """An untrained detection supernet whose batch-norm statistics and scales are not the trivial ones."""
+    torch.manual_seed(0)
+    net = CenterNet(OFAResNet(space), CLASSES, neck_widths, head_width=8, elastic=True)
+    for name, tensor in net.state_dict().items():
+        if "running_mean" in name:
+            tensor.uniform_(-0.2, 0.2)
+        elif "running_var" in name or "norm.weight" in name:
+            tensor.uniform_(0.5, 1.5)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("strides", "neck_widths", "stride"),
+    [((1, 2, 1, 1), (8,), 4), ((1, 2, 2, 2), (8, 8, 8), 4), ((1, 2, 2, 1), (8, 8), 4), ((1, 2, 2, 1), (8,), 8)],
+)
+def test_the_stride_of_the_maps_follows_backbone_and_neck(strides, neck_widths, stride):
+    space = OFAResNetSpace((1, 1, 1, 1), stage_widths=(8, 8, 8, 8), stem_width=8, stage_strides=strides)
+    net = CenterNet(OFAResNet(space), CLASSES, neck_widths, head_width=4, elastic=True).eval()
+    assert net.stride == stride
+    outputs = net(torch.zeros(1, 3, 64, 96))
+    assert {tuple(maps.shape[2:]) for maps in outputs.values()} == {(64 // stride, 96 // stride)}
+
+
+@pytest.mark.parametrize("neck_widths", [(), (8, 8, 8, 8, 8, 8)])
+def test_a_neck_that_does_not_fit_is_refused(neck_widths):
+    with pytest.raises(InputError, match=r"neck of . transposed convolutions does not fit a backbone of stride 32"):
+        CenterNet(TinyBackbone(), CLASSES, neck_widths)
+
+
+def test_detections_of_a_coarser_map_are_in_pixels():
+    space = OFAResNetSpace((1, 1, 1, 1), stage_widths=(8, 8, 8, 8), stem_width=8)
+    net = CenterNet(OFAResNet(space), CLASSES, (8,), head_width=4, elastic=True).eval()
+    images = torch.randn(1, 3, 64, 64)
+    found, expected = net.detect(images, top=4), decode(net(images), top=4, stride=16)
+    torch.testing.assert_close(found.boxes, expected.boxes)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_extraction_equals_the_active_sub_network_to_the_bit(training, device):
+    net = elastic_detector().to(device)
+    images = torch.randn(2, 3, 64, 64, device=device)
+    for path in [*THIN.sample(3, np.random.default_rng(0)), THIN.smallest(), THIN.largest()]:
+        net.train(training)
+        plain = net.extract(path)
+        assert isinstance(plain.backbone, ResNet)
+        assert plain.training == training
+        net.activate(path)
+        with torch.no_grad():
+            expected, found = net(images), plain(images)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        # copies: what is done to the extracted net never reaches the supernet
+        assert plain.neck[0].weight.data_ptr() != net.neck[0].weight.data_ptr()
+
+
+def test_sorting_channels_leaves_the_full_function():
+    net = elastic_detector().eval()
+    images = torch.randn(2, 3, 64, 64)
+    net.activate(THIN.largest())
+    with torch.no_grad():
+        before, weight = net(images), net.neck[0].weight.clone()
+        net.sort_channels()
+        after = net(images)
+    for name, maps in before.items():
+        torch.testing.assert_close(after[name], maps, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(weight, net.neck[0].weight), "the neck's input channels move with the backbone's last stage"
+    readers = [block.reduce.conv for block in list(net.backbone.stages[3])[1:]]
+    importance = net.neck[0].weight.detach().abs().sum((1, 2, 3))
+    importance += sum(reader.weight.detach().abs().sum((0, 2, 3)) for reader in readers)
+    assert (importance.diff() <= 1e-5).all()

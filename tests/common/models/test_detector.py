@@ -12,7 +12,7 @@ from torch import nn
 
 from common.batch import Batch, Detections, normalise
 from common.command import InputError
-from common.data.batches import letterbox
+from common.letterbox import letterbox
 from common.models import detector as module
 from common.models.centernet import CenterNet
 from common.models.detector import (
@@ -106,6 +106,7 @@ def test_backbone_of_another_kind_can_be_registered(tmp_path, monkeypatch):
         def __init__(self, width: int) -> None:
             super().__init__()
             self.out_channels = (width,)
+            self.stride = 32
             self.layer = nn.Conv2d(3, width, 32, 32)
 
         def forward(self, images):

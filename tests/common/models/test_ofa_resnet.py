@@ -1,5 +1,6 @@
 """The OFA-ResNet space, its super-network and the networks taken out of it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -104,6 +105,33 @@ def test_illegal_descriptions_are_refused_in_a_sentence():
         ResNet(PAPER, [0, 2, 2, 7, *[0] * 25])
     with pytest.raises(InputError, match="increasing"):
         OFAResNetSpace(widths=(1.0, 0.5))
+
+
+@pytest.mark.parametrize("strides", [(1, 2, 1, 1), (2, 2, 1, 2), (1, 1, 1, 1)])
+def test_stage_strides_choose_where_the_resolution_is_halved(strides):
+    space = dataclasses.replace(TINY, stage_strides=list(strides))
+    assert OFAResNetSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space != TINY
+    net, side, shapes = OFAResNet(space).eval(), 64 // 4, []
+    assert net.stride == 4 * np.prod(strides)
+    path = space.sample(1, np.random.default_rng(6))[0]
+    net.activate(path)
+    for stride in strides:
+        side //= stride
+        shapes.append((side, 2 * side))
+    images = torch.randn(1, 3, 64, 128)
+    assert [tuple(feature.shape[2:]) for feature in net(images)] == shapes
+    plain = net.extract()
+    assert plain.stride == net.stride
+    assert all(map(torch.equal, plain(images), net(images)))
+    again = ResNet(OFAResNetSpace.from_dict(plain.description["space"]), plain.description["path"])
+    again.load_state_dict(plain.state_dict())
+    assert all(map(torch.equal, again.eval()(images), net(images)))
+
+
+@pytest.mark.parametrize("strides", [(1, 2, 2), (1, 2, 2, 3), (0, 2, 2, 2)])
+def test_illegal_stage_strides_are_refused(strides):
+    with pytest.raises(InputError, match="stage_strides must give 4 numbers, each 1 or 2"):
+        OFAResNetSpace(stage_strides=strides)
 
 
 def test_forward_gives_strides_4_to_32():
@@ -221,14 +249,19 @@ def test_sort_channels_keeps_the_function_and_sorts():
         assert (importance(*readers).diff() <= 1e-4).all()
 
 
-def test_classifier_extracts_with_its_backbone():
+@pytest.mark.parametrize("training", [False, True])
+def test_classifier_extracts_with_its_backbone(training):
     torch.manual_seed(0)
-    classifier = Classifier(OFAResNet(TINY), 7)
-    classifier.activate(TINY.smallest())
+    classifier = Classifier(OFAResNet(TINY), 7).train(training)
+    _randomise_statistics(classifier)
     images = torch.randn(2, 3, 32, 32)
-    plain = classifier.extract(TINY.smallest())
-    assert isinstance(plain.backbone, ResNet)
-    assert torch.equal(plain.eval()(images), classifier.eval()(images))
+    for path in [TINY.smallest(), *TINY.sample(3, np.random.default_rng(7))]:
+        plain = classifier.extract(path)
+        classifier.activate(path)
+        assert isinstance(plain.backbone, ResNet)
+        assert plain.training == training
+        with torch.no_grad():
+            assert torch.equal(plain(images), classifier(images))
 
 
 def test_soft_target_loss_is_smallest_at_the_teacher():

@@ -1,0 +1,83 @@
+"""Notebooks from their percent scripts: python -m notebooks.build [NAME ...]
+
+NAME.py (the source, which is edited) is made into NAME.ipynb and executed; its outputs are kept. Cell ids are fixed and
+no time is recorded, so that doing it again gives no difference where the results are the same.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+from tyro.conf import Positional
+
+from common.command import InputError, run
+
+FOLDER = Path(__file__).resolve().parent
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+TIMEOUT = 600  # seconds a cell
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make the notebooks from their scripts and execute them."""
+
+    names: Positional[tuple[str, ...]] = ()
+    """Names of notebooks, such as detofa (none: all)."""
+
+
+def main(options: Options) -> None:
+    for name in options.names or names():
+        target = FOLDER / f"{name}.ipynb"
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
+        unfinished.write_text(text(executed(unexecuted(name))))
+        os.replace(unfinished, target)
+        print(f"wrote {target.name}", file=sys.stderr)
+
+
+def names() -> tuple[str, ...]:
+    """Every notebook that has a script."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("build", "__init__")))
+
+
+def unexecuted(name: str) -> NotebookNode:
+    """The notebook that NAME.py describes, without outputs."""
+    script = FOLDER / f"{name}.py"
+    if not script.is_file():
+        raise InputError(f"there is no notebook {name!r}: give some of {', '.join(names())}")
+    notebook = jupytext.read(script, fmt="py:percent")
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = f"{name}-{number:02d}", NotebookNode()
+    notebook.metadata = nbformat.from_dict(KERNEL)
+    return notebook
+
+
+def executed(notebook: NotebookNode) -> NotebookNode:
+    """The notebook with its outputs; `InputError` where a cell fails."""
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT,
+        record_timing=False,
+        coalesce_streams=True,  # else how many pieces a text comes in depends on the machine's load
+        resources={"metadata": {"path": str(FOLDER)}},
+    )
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise InputError(f"a cell of the notebook fails: {error.ename}: {error.evalue}") from error
+    notebook.metadata = nbformat.from_dict(KERNEL)  # the kernel adds its own version
+    return notebook
+
+
+def text(notebook: NotebookNode) -> str:
+    """The .ipynb file."""
+    return nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
+
+
+if __name__ == "__main__":
+    run(main, Options)

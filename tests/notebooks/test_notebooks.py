@@ -1,0 +1,65 @@
+import json
+import statistics
+
+import nbformat
+import pytest
+
+from common.command import InputError
+from notebooks import build
+
+NAMES = build.names()
+
+
+def test_there_are_notebooks():
+    assert "detofa" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_is_made_of_its_script(name):
+    made, kept = build.unexecuted(name), nbformat.read(build.FOLDER / f"{name}.ipynb", 4)
+    assert [(cell.id, cell.cell_type, cell.source) for cell in kept.cells] == [
+        (cell.id, cell.cell_type, cell.source) for cell in made.cells
+    ], "run python -m notebooks.build and commit the change"
+    nbformat.validate(kept)
+    outputs = [cell.outputs for cell in kept.cells if cell.cell_type == "code"]
+    assert sum(map(bool, outputs)) >= 5  # executed, outputs kept
+    assert not [output for cell in outputs for output in cell if output.output_type == "error"]
+    assert kept.metadata == made.metadata
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_is_thin_and_prints_versions_first(name):
+    cells = [cell for cell in build.unexecuted(name).cells if cell.cell_type == "code"]
+    lines = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in cells]
+    assert statistics.median(lines) <= 6
+    assert "version(" in cells[1].source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_names_no_place_of_one_machine(name):
+    text = (build.FOLDER / f"{name}.ipynb").read_text()
+    assert str(build.FOLDER.parent) not in text
+    assert "/tmp/" not in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_runs(name):
+    notebook = build.executed(build.unexecuted(name))
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_a_failing_cell_is_said():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")], metadata=build.KERNEL)
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        build.executed(notebook)
+
+
+def test_unknown_notebook():
+    with pytest.raises(InputError, match="detofa"):
+        build.unexecuted("nothing")
+
+
+def test_same_script_same_text():
+    first, second = (build.text(build.unexecuted("detofa")) for _ in range(2))
+    assert first == second
+    assert json.loads(first)["cells"][0]["id"] == "detofa-00"
