@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test test-all format lint setup bench
+.PHONY: reproduce test test-all format lint notebooks setup bench
 
 # Every paper at smoke scale, then the page with every table and figure.
 reproduce: setup
@@ -19,6 +19,9 @@ test-all: setup
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+notebooks: setup
+	$(BIN)/python -m notebooks.build
 
 bench: setup
 	$(BIN)/python -m pip install --quiet ".[bench]"

@@ -78,6 +78,10 @@ class Operations:
 
     def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """(count, C) int8 paths a ~ U: each block's (D, W) uniform among those left, then each layer's E likewise."""
+        return self.space.canonical(self.draw(count, generator))
+
+    def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """As `sample`, but dropped layers have a drawn E too: what they get when another depth brings them back."""
         space = self.space
         paths = space.sample(count, generator)
         for block in range(len(space.base_depths)):
@@ -87,8 +91,9 @@ class Operations:
         expands = paths[:, space.expand_columns]
         for layer in range(expands.shape[1]):
             options = self.allowed[layer, *self._block_of(layer, paths)]  # (count, E)
+            options = options | ~options.any(axis=1, keepdims=True)
             expands[:, layer] = (generator.random(options.shape) * options).argmax(axis=1)
-        return space.canonical(paths)
+        return paths
 
     def contains(self, paths: np.ndarray) -> np.ndarray:
         """(P,) bool: whether all layers of a path are operations that are left."""
@@ -140,28 +145,62 @@ class Constraint:
 
 
 def sample_per_bucket(
-    operations: Operations, constraint: Constraint, per_bucket: int, generator: np.random.Generator, draws: int = 40
+    operations: Operations, constraint: Constraint, per_bucket: int, generator: np.random.Generator, draws: int = 4
 ) -> np.ndarray:
     """Algorithm 1, line 3: `per_bucket` different paths of every cost bucket, drawn uniformly within it.
 
-    A bucket that `draws` rounds of 50,000 uniform paths do not fill stays shorter: it is all but empty.
-    Returns (P, C) int8, ordered by bucket.
+    Buckets that `draws` rounds of uniform paths do not fill (the dearest holds 2 in a million of the paper's space) are
+    filled by random walks; one that the space has no path in stays empty. Returns (P, C) int8, ordered by bucket.
     """
-    kept: list[list[np.ndarray]] = [[] for _ in range(constraint.buckets)]
-    seen: set[bytes] = set()
+    kept: list[dict[bytes, np.ndarray]] = [{} for _ in range(constraint.buckets)]
+
+    def keep(paths: np.ndarray) -> bool:
+        """Take what is still wanted; whether every bucket is full now."""
+        for path, bucket in zip(paths, constraint.bucket(paths), strict=True):
+            if len(kept[bucket]) < per_bucket:
+                kept[bucket].setdefault(path.tobytes(), path)
+        return all(len(chosen) == per_bucket for chosen in kept)
+
+    count = min(50_000, 200 * per_bucket * constraint.buckets)
     for _ in range(draws):
-        paths = operations.sample(50_000, generator)
-        buckets = constraint.bucket(paths)
-        for bucket, chosen in enumerate(kept):
-            for path in paths[buckets == bucket]:
-                if len(chosen) == per_bucket:
-                    break
-                if path.tobytes() not in seen:
-                    seen.add(path.tobytes())
-                    chosen.append(path)
-        if all(len(chosen) == per_bucket for chosen in kept):
+        paths = operations.draw(count, generator)
+        if keep(operations.space.canonical(paths)):
             break
-    return np.array([path for chosen in kept for path in chosen], dtype=np.int8)
+    for bucket, chosen in enumerate(kept):
+        if len(chosen) < per_bucket:
+            keep(_walk_into(bucket, operations, constraint, paths, 2 * per_bucket, generator))
+    return np.array([path for chosen in kept for path in chosen.values()], dtype=np.int8)
+
+
+def _walk_into(
+    bucket: int,
+    operations: Operations,
+    constraint: Constraint,
+    paths: np.ndarray,
+    walks: int,
+    generator,
+    steps: int = 300,
+) -> np.ndarray:
+    """Random walks from the `paths` nearest to a bucket; returns those that have arrived, canonical.
+
+    A step redraws a few choices and is taken unless it leads away from the bucket. Inside, every step that stays inside
+    is taken, so that a walk wanders there uniformly.
+    """
+    width = (constraint.highest - constraint.lowest) / constraint.buckets
+    low = constraint.lowest + bucket * width
+
+    def distance(paths: np.ndarray) -> np.ndarray:
+        cost = constraint.cost(paths)
+        return np.where(constraint.bucket(paths) == bucket, 0.0, np.abs(cost - np.clip(cost, low, low + width)) + 1e-9)
+
+    nearest = np.argsort(distance(paths), kind="stable")[:walks]
+    walkers = paths[nearest[np.arange(walks) % len(nearest)]]
+    for _ in range(steps):
+        redrawn = generator.random(walkers.shape) < 2 / walkers.shape[1]
+        moved = np.where(redrawn, operations.draw(walks, generator), walkers)
+        taken = operations.contains(moved) & (distance(moved) <= distance(walkers))
+        walkers = np.where(taken[:, None], moved, walkers)
+    return operations.space.canonical(walkers[distance(walkers) == 0])
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -404,7 +443,7 @@ def score_operations(
     """Insert every operation into `samples` uniform paths and average their scores (n in the paper, unstated)."""
     space = operations.space
     index = np.argwhere(operations.allowed)
-    base = operations.sample(samples, generator)
+    base = operations.draw(samples, generator)
     inserted = np.repeat(base[None], len(index), axis=0)  # (O, samples, C)
     layer, depth, width, expand = index.T
     block, row = space.layer_stage[layer], np.arange(len(index))
@@ -624,4 +663,4 @@ def search(
         return constraint.bucket(paths) + scorer(paths)
 
     radices = np.array([max(choice) + 1 for choice in space.choices])
-    return evolve(operations.sample, space.canonical, feasible, rank, radices, settings, generator)
+    return evolve(operations.draw, space.canonical, feasible, rank, radices, settings, generator)

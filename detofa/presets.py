@@ -162,19 +162,19 @@ NANO = Preset(
     crop_batch_size=64,
     crops=8000,
     classification=_cosine(12, 2e-3),
-    warm_up=_adam(2, 2e-3),
-    fine_tuning=_cosine(6, 2e-3),
-    shrinking=_shrinking((3, 5, 8), _cosine(1, 1e-3)),
+    warm_up=_adam(3, 2e-3),
+    fine_tuning=_cosine(12, 2e-3),
+    shrinking=_shrinking((6, 9, 15), _cosine(1, 1e-3)),
     path_filter=FilterSettings(batch_size=64, pretraining=_cosine(60, 1e-3), fine_tuning=_cosine(40, 3e-4)),
     pretraining_paths=80,
     fine_tuning_paths=40,
     search_paths=16,
     figure6_paths=6,
 )
-"""Verdicts on two CPU cores: a thin backbone of the same classes, stride 16 instead of 32, small images.
+"""Verdicts on two CPU cores: a thin backbone of the same classes, stride 8 instead of 32, small images.
 
 Command: python -m detofa.reproduce --scale nano --data scenes --seeds 3
-Time: about 35 minutes a seed on one CPU core.
+Time: about 45 minutes a seed on one CPU core (estimated from its parts).
 """
 
 MINI = Preset(

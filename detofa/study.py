@@ -231,11 +231,27 @@ class Study:
         elif name == "params":
             table = CostTable.params(self.space)
         elif name == "latency":
-            table = CostTable.measured(self.space, self._latency, preset.image_size)
+            table = self._latency_table()
         else:
             raise InputError(f"unknown constraint {name!r}: give one of {', '.join(UNITS)}")
         ends = table(np.stack([self.space.smallest(), self.space.largest()]))
         return Constraint(name, UNITS[name], lambda paths: np.asarray(table(paths), dtype=float), *map(float, ends))
+
+    def _latency_table(self) -> CostTable:
+        """Measured once for all seeds and kept: every process then has the same buckets and budgets."""
+        config = {"space": self.space.to_dict(), "image_size": self.preset.image_size, "device": self.device}
+        run = Run.open(self.folder / "latency", config, self.command)
+        known = run.read_json("blocks") or {}
+
+        def measure(module: nn.Module, shape: tuple[int, ...]) -> float:
+            block = f"{shape} {module}"
+            if block not in known:
+                known[block] = self._latency(module, shape)
+            return known[block]
+
+        table = CostTable.measured(self.space, measure, self.preset.image_size)
+        run.write_json("blocks", known)
+        return table
 
     def _latency(self, module: nn.Module, shape: tuple[int, ...]) -> float:
         return measure_latency(module, shape, device=self.device).median_ms
@@ -405,8 +421,9 @@ class Study:
         for share in self.preset.budget_shares:
             budget = self.constraint.budget(share)
             found.append(self.find(operations, path_filter, budget).best)
-            affordable = np.flatnonzero(self.constraint.cost(losses.paths) <= budget)
-            by_chance.append(losses.paths[affordable[losses.losses[affordable].argmin()]])
+            affordable = self.constraint.cost(losses.paths) <= budget
+            best = np.where(affordable, losses.losses, np.inf).argmin()
+            by_chance.append(losses.paths[best] if affordable.any() else None)
         seconds = time.perf_counter() - began
         run.finish(
             {
@@ -439,8 +456,11 @@ class Study:
         supernet, run, _ = self.trained(name)
         return self.measured(run, supernet, paths)
 
-    def measured(self, run: Run, supernet: CenterNet, paths: Sequence[np.ndarray]) -> list[dict]:
-        """For each path of a trained supernet: its name, costs and the 12 COCO numbers on the validation images."""
+    def measured(self, run: Run, supernet: CenterNet, paths: Sequence[np.ndarray | None]) -> list[dict | None]:
+        """For each path of a trained supernet: its name, costs and the 12 COCO numbers on the validation images.
+
+        None stays None: a random search that was offered no path within the budget.
+        """
 
         def measure(path: np.ndarray) -> dict:
             network = self.final_evaluator.recalibrate(supernet.extract(path))

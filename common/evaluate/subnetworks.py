@@ -48,10 +48,16 @@ class Evaluator:
 
 @torch.inference_mode()
 def average_precision(network: nn.Module, batches: Sequence[Batch], truth: GroundTruth) -> dict[str, float]:
-    """The 12 COCO numbers (0..1) of a recalibrated detector on `batches`."""
+    """The 12 COCO numbers (0..1) of a recalibrated detector on `batches`.
+
+    Raises FloatingPointError, which a search records as a failed candidate, when the network has diverged.
+    """
     network.eval()
     parts, order = [], []
     for batch in batches:
         parts.append(network.detect(batch.images).rescaled(batch.scale).to("cpu"))
         order.append(batch.index.cpu())
-    return truth.evaluate(Detections.cat(parts), torch.cat(order))
+    detections = Detections.cat(parts)
+    if not (detections.boxes.isfinite().all() and detections.scores.isfinite().all()):
+        raise FloatingPointError("the network gives boxes or scores that are not finite")
+    return truth.evaluate(detections, torch.cat(order))

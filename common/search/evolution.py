@@ -49,20 +49,28 @@ class EvolutionResult:
 class _Scores:
     """Scores of rows already seen. A row's key is its mixed-radix number, exact in 64 bits."""
 
-    def __init__(self, score: Score, radices: np.ndarray):
+    def __init__(self, score: Score, canonical: Callable[[np.ndarray], np.ndarray], radices: np.ndarray):
         if np.prod(radices.astype(float)) >= 2.0**63:
             raise InputError("this search space has 2^63 encodings or more; the search keys them by 64-bit numbers")
-        self._score = score
+        self._score, self._canonical = score, canonical
         self._weights = np.concatenate([[1], np.cumprod(radices[:-1].astype(np.int64))])
         self._known: dict[int, float] = {}
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        keys = (rows.astype(np.int64) @ self._weights).tolist()
+        rows = self._canonical(rows)
+        keys = self._numbers(rows).tolist()
         position = {key: row for row, key in enumerate(keys) if key not in self._known}
         if position:
             fresh = self._score(rows[list(position.values())])
             self._known.update(zip(position, np.asarray(fresh, dtype=float).tolist(), strict=True))
         return np.array([self._known[key] for key in keys])
+
+    def keys(self, rows: np.ndarray) -> np.ndarray:
+        """(P,) int64: a number for each row, the same for equal networks."""
+        return self._numbers(self._canonical(rows))
+
+    def _numbers(self, rows: np.ndarray) -> np.ndarray:
+        return rows.astype(np.int64) @ self._weights
 
     def __len__(self) -> int:
         return len(self._known)
@@ -79,20 +87,23 @@ def evolve(
 ) -> EvolutionResult:
     """Search for the feasible encoding of highest score.
 
-    sample(count, generator) draws (count, C) encodings; canonical maps encodings of equal networks to one row;
+    sample(count, generator) draws (count, C) encodings; canonical maps encodings of equal networks to one row (scores
+    are kept by it, while choices without an effect live on: another choice may give them one);
     feasible and score take (P, C) rows and return (P,). radices: (C,) number of values a column can take; a mutated
     column takes the value that a fresh sample has there, so illegal values never appear.
 
     Raises `InputError` when no feasible encoding turns up among many samples.
     """
-    scores = _Scores(score, np.asarray(radices))
+    scores = _Scores(score, canonical, np.asarray(radices))
     population = _feasible_samples(sample, feasible, settings.population, generator)
     values = scores(population)
     parents_kept = max(1, round(settings.parent_share * settings.population))
     mutants = round(settings.mutation_share * settings.population)
     history = [values.max()]
     for _ in range(settings.generations):
-        order = np.argsort(-values, kind="stable")[:parents_kept]
+        # Parents are different: a population of copies of one early winner would stop searching.
+        distinct = np.sort(np.unique(scores.keys(population), return_index=True)[1])
+        order = distinct[np.argsort(-values[distinct], kind="stable")][:parents_kept]
         parents, parent_values = population[order], values[order]
 
         def mutate(count: int, parents: np.ndarray = parents) -> np.ndarray:
@@ -106,22 +117,22 @@ def evolve(
             return np.where(generator.random(mothers.shape) < 0.5, mothers, fathers)
 
         children = [
-            _children(mutate, mutants, canonical, feasible, parents),
-            _children(cross, settings.population - mutants, canonical, feasible, parents),
+            _children(mutate, mutants, feasible, parents),
+            _children(cross, settings.population - mutants, feasible, parents),
         ]
         population = np.concatenate([parents, *children])
         values = np.concatenate([parent_values, scores(population[len(parents) :])])
         history.append(values.max())
     winner = int(values.argmax())
-    return EvolutionResult(population[winner], float(values[winner]), np.array(history), len(scores))
+    return EvolutionResult(canonical(population[winner]), float(values[winner]), np.array(history), len(scores))
 
 
-def _children(make, count: int, canonical, feasible: Feasible, parents: np.ndarray, rounds: int = 8) -> np.ndarray:
+def _children(make, count: int, feasible: Feasible, parents: np.ndarray, rounds: int = 8) -> np.ndarray:
     """`count` feasible children; what is still missing after a few rounds is filled with parents."""
     kept = []
     missing = count
     for _ in range(rounds):
-        candidates = canonical(make(missing))
+        candidates = make(missing)
         kept.append(candidates[feasible(candidates)])
         missing -= len(kept[-1])
         if missing == 0:

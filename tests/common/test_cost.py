@@ -107,8 +107,12 @@ def test_elastic_layers_cost_what_is_in_use():
         ElasticConvTranspose2d(6, 4, 4, 2, 1),
     )
     elastic[0].active_out_channels, elastic[2].active_out_channels = 5, 2
-    channels = (3, 5, 5, 2)
-    plain = nn.Sequential(*[layer.extract(width) for layer, width in zip(elastic, channels, strict=True)])
+    plain = nn.Sequential(
+        nn.Conv2d(3, 5, 3),
+        nn.BatchNorm2d(5),
+        nn.Conv2d(5, 2, 1, bias=True),
+        nn.ConvTranspose2d(2, 4, 4, 2, 1, bias=False),
+    )
     small, full = count(plain, (9, 7)), count(elastic, (9, 7))
     assert (full.macs, full.macs_mmdet, full.flops) == (small.macs, small.macs_mmdet, small.flops)
 

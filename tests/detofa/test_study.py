@@ -245,11 +245,6 @@ def test_parameters_as_the_constraint(tmp_path):
     assert all(r["cost"] <= budget for r, budget in zip(result["found"], result["budgets"], strict=True))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Study.constraint measures latency anew in every process and keeps no record of it, so a resumed run has "
-    "other costs, buckets and budgets than the unbroken one",
-)
 def test_latency_is_measured_once_for_all_processes(tmp_path, monkeypatch):
     clock = iter(range(1, 10_000))
     monkeypatch.setattr(Study, "_latency", lambda *_: float(next(clock)))
@@ -272,11 +267,6 @@ def test_a_folder_of_other_settings_is_not_mixed_with(finished):
         Study(tiny(batch_size=4), DATA, seed=0, out=out).result("ours")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="Study.result takes the argmin of no losses where no sampled path of the variant's space is affordable",
-)
 def test_a_budget_that_no_sampled_path_meets(finished, tmp_path, monkeypatch):
     """Nothing affordable for one budget: recorded as such, or said in a sentence; never a traceback."""
     out, _ = finished
@@ -295,12 +285,6 @@ def test_a_budget_that_no_sampled_path_meets(finished, tmp_path, monkeypatch):
         study.result("compofa")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="a network that diverged raises ValueError from GroundTruth, which evaluate_all takes for a fault and not "
-    "for a failed candidate: the whole command ends with a traceback",
-)
 def test_a_diverged_candidate_is_recorded_as_failed(finished, tmp_path):
     out, _ = finished
     study = Study(tiny(), DATA, seed=0, out=out)

@@ -8,12 +8,12 @@ import torch
 
 from common.batch import normalise
 from common.command import InputError
-from common.data.augment import CROP_AUGMENTATION, PADDING, Augmentation
+from common.data.augment import CROP_AUGMENTATION, Augmentation
 from common.data.batches import ClassificationBatches, DetectionBatches, resident
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import scenes
-from common.letterbox import letterbox
+from common.letterbox import PADDING, letterbox
 
 
 @pytest.fixture(scope="module")

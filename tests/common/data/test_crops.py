@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from common.command import InputError
-from common.data.augment import PADDING
 from common.data.coco import read_coco
 from common.data.crops import crop, object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import CATEGORIES, scenes
+from common.letterbox import PADDING
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
 
