@@ -1,6 +1,6 @@
 """The four scales of DetOFA's reproduction, as named settings. A scale is a preset, never a branch in the code."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.command import InputError
 from common.data.augment import Augmentation
@@ -177,38 +177,6 @@ Command: python -m detofa.reproduce --scale nano --data scenes --seeds 3
 Time: about 45 minutes a seed on one CPU core (estimated from its parts).
 """
 
-MINI = Preset(
-    name="mini",
-    space=OFAResNetSpace(),
-    neck_widths=(256, 256, 256),
-    head_width=64,
-    image_size=256,
-    train_images=None,
-    validation_images=None,
-    proxy_images=256,
-    calibration_images=1000,
-    proxy_calibration_images=256,
-    batch_size=32,
-    evaluation_batch_size=64,
-    augmentation=Augmentation(),
-    crop_size=96,
-    crop_batch_size=128,
-    crops=None,
-    classification=_cosine(20, 1e-3),
-    warm_up=_adam(3, 5e-4),
-    fine_tuning=_adam(37, 5e-4, (25.0, 33.0)),
-    shrinking=_shrinking((16, 24, 40), _adam(1, 2.5e-4, (0.7, 0.9))),
-    path_filter=FilterSettings(pretraining=_cosine(60, 1e-3), fine_tuning=_cosine(60, 3e-4)),
-    pretraining_paths=400,
-    fine_tuning_paths=100,
-    search_paths=100,
-)
-"""The paper's networks on a small set of real photographs, one GPU.
-
-Command: python -m detofa.reproduce --scale mini --data coco:DIR --seeds 3 --device cuda
-Time: hours; not measured yet.
-"""
-
 PAPER = Preset(
     name="paper",
     space=OFAResNetSpace(),
@@ -239,6 +207,27 @@ PAPER = Preset(
 
 Command: python -m detofa.reproduce --scale paper --data voc:DIR --seeds 3 --device cuda
 Time: days; not measured.
+"""
+
+MINI = replace(
+    PAPER,
+    name="mini",
+    image_size=256,
+    proxy_images=256,
+    calibration_images=1000,
+    proxy_calibration_images=256,
+    crop_size=96,
+    crop_batch_size=128,
+    classification=_cosine(20, 1e-3),
+    warm_up=_adam(3, 5e-4),
+    fine_tuning=_adam(37, 5e-4, (25.0, 33.0)),
+    shrinking=_shrinking((16, 24, 40), _adam(1, 2.5e-4, (0.7, 0.9))),
+    pretraining_paths=400,
+)
+"""The paper's networks on a small set of real photographs, one GPU.
+
+Command: python -m detofa.reproduce --scale mini --data coco:DIR --seeds 3 --device cuda
+Time: hours; not measured yet.
 """
 
 PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}

@@ -471,8 +471,8 @@ class Study:
         def key(path: np.ndarray) -> list[str]:
             return ["AP", self.space.key(path)]
 
-        records = evaluate_all(measure, paths, run, key, label="AP")
+        records = evaluate_all(measure, [path for path in paths if path is not None], run, key, label="AP")
         return [
-            {"path": self.space.key(path), "choices": path.tolist(), **r}
-            for path, r in zip(paths, records, strict=True)
+            None if path is None else {"path": self.space.key(path), "choices": path.tolist(), **next(records)}
+            for path in paths
         ]

@@ -1,6 +1,11 @@
 """Fixtures that every test may ask for."""
 
 import os
+
+# Before torch is imported, and for the processes that tests start: one thread each. Two test processes then share two
+# cores without waiting for one another, and sums come out the same on every machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

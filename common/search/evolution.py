@@ -124,7 +124,9 @@ def evolve(
         values = np.concatenate([parent_values, scores(population[len(parents) :])])
         history.append(values.max())
     winner = int(values.argmax())
-    return EvolutionResult(canonical(population[winner]), float(values[winner]), np.array(history), len(scores))
+    return EvolutionResult(
+        canonical(population[winner : winner + 1])[0], float(values[winner]), np.array(history), len(scores)
+    )
 
 
 def _children(make, count: int, feasible: Feasible, parents: np.ndarray, rounds: int = 8) -> np.ndarray:
@@ -152,7 +154,7 @@ def _feasible_samples(sample, feasible: Feasible, count: int, generator, draws: 
     found = np.concatenate(kept)[:count]
     if len(found) == 0:
         raise InputError(
-            "no candidate meets the constraint among many random ones: the budget lies too near the cheapest"
+            "no candidate meets the constraint among many random ones: give a budget farther from the cheapest"
         )
     # A tight budget leaves few: the population then starts with repetitions and mutation spreads it.
     return found[np.arange(count) % len(found)]
