@@ -46,7 +46,7 @@ class Preset:
     crop_batch_size: int
     """Crops a training step."""
     crops: int | None
-    """Object crops in the classification set (none: all); they stand in for ImageNet."""
+    """Object crops of an epoch of pre-training, in ImageNet's place; fewer are repeated (none: all there are)."""
     classification: Optimisation
     """Pre-training of the classification supernet."""
     warm_up: Optimisation

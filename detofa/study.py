@@ -214,7 +214,8 @@ class Study:
         held_out = max(1, len(crops.labels) // 10)
         training, proxy = crops.split(len(crops.labels) - held_out)
         size = preset.crop_batch_size
-        batches = ClassificationBatches(training, size, self.device, CROP_AUGMENTATION, self.seed)
+        epoch = training.repeated((preset.crops or 0) - held_out)
+        batches = ClassificationBatches(epoch, size, self.device, CROP_AUGMENTATION, self.seed)
         size = preset.evaluation_batch_size
         calibration = training.split(min(len(training.labels), preset.proxy_calibration_images))[0]
         in_order = [list(ClassificationBatches(c, size, self.device).in_order()) for c in (calibration, proxy)]

@@ -28,6 +28,13 @@ class Crops:
         first = Crops(self.images[:count], self.labels[:count], self.categories)
         return first, Crops(self.images[count:], self.labels[count:], self.categories)
 
+    def repeated(self, count: int) -> "Crops":
+        """`count` crops, going through these as often as it takes; the same crops where there are that many already."""
+        if count <= len(self.labels):
+            return self
+        index = torch.arange(count) % len(self.labels)
+        return Crops(self.images[index], self.labels[index], self.categories)
+
 
 def crop(image: np.ndarray, box: np.ndarray, size: int, context: float) -> np.ndarray:
     """The square round `box` (4,) xyxy, `context` times its longer side, as (size, size, 3) uint8, antialiased.

@@ -6,7 +6,7 @@ import torch
 
 from common.command import InputError
 from common.data.coco import read_coco
-from common.data.crops import crop, object_crops
+from common.data.crops import Crops, crop, object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import CATEGORIES, scenes
 from common.letterbox import PADDING
@@ -97,3 +97,14 @@ def test_real_photographs(aquarium):
     crops = object_crops(read_coco(aquarium, "val"), 32, count=12)
     assert crops.images.shape == (12, 3, 32, 32)
     assert crops.images.float().std() > 10
+
+
+def test_split_and_repeated_keep_images_with_their_labels():
+    crops = Crops(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2), torch.arange(5), ("a",) * 5)
+    first, rest = crops.split(2)
+    assert first.labels.tolist() == [0, 1]
+    assert rest.labels.tolist() == [2, 3, 4]
+    longer = rest.repeated(7)
+    assert longer.labels.tolist() == [2, 3, 4, 2, 3, 4, 2]
+    assert (longer.images[:, 0, 0, 0] == longer.labels).all()
+    assert rest.repeated(3) is rest
