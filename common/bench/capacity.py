@@ -39,7 +39,7 @@ RULE = "wider is better: from each width to the next, the paired 95 % interval o
 
 
 def _optimisation() -> Optimisation:
-    return Optimisation(epochs=24, optimiser="adam", learning_rate=2e-3, policy="cosine")
+    return Optimisation(epochs=16, optimiser="adam", learning_rate=2e-3, policy="cosine")
 
 
 @dataclass(frozen=True)
