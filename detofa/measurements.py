@@ -49,7 +49,7 @@ def variant_results(study: Study, names: Sequence[str]) -> tuple[dict[str, dict]
             _ = study.warm_up if variant.shared_warm_up else study.classification  # their faults are everybody's
         try:
             results[name] = study.result(name)
-        except (InputError, ValueError) as error:  # numpy's own: the least loss among no affordable path
+        except InputError as error:
             missing[name] = str(error)
             print(f"{name}, seed {study.seed}, has no result: {error}", file=sys.stderr, flush=True)
     return results, missing

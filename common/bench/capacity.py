@@ -104,7 +104,7 @@ def main(config: CapacityCommand) -> None:
 
 
 def space(width: float) -> OFAResNetSpace:
-    """One thin network: two blocks a stage, stride 16, its widths times `width`."""
+    """One thin network: two blocks a stage, stride 8, its widths times `width`."""
     return OFAResNetSpace(
         base_depths=(2, 2, 2, 2),
         depths=(0,),
