@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.models.ofa_resnet import OFAResNetSpace
-from common.train.loop import FitReport, Step, fit
+from common.train.loop import FitReport, Precision, Step, fit
 from common.train.run_folder import Run
 from common.train.schedule import Optimisation
 from detofa.method import Operations, Task
@@ -90,6 +90,7 @@ def progressive_shrinking(
     settings: ShrinkingSettings,
     seed: int,
     device: torch.device | str = "cpu",
+    precision: Precision = "float32",
 ) -> list[FitReport]:
     """Train `supernet`, which holds the weights of the trained `full_net`, through all phases; a report for each.
 
@@ -119,6 +120,6 @@ def progressive_shrinking(
             milestones=tuple(share * phase.epochs for share in settings.optimisation.milestones),
         )
         reports.append(
-            fit(run, phase.name, supernet, task.batches, optimisation, step_losses, seed=seed, device=device)
+            fit(run, phase.name, supernet, task.batches, optimisation, step_losses, seed, device, precision=precision)
         )
     return reports

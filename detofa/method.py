@@ -32,7 +32,7 @@ from common.evaluate.subnetworks import Evaluator
 from common.models.ofa_resnet import OFAResNetSpace
 from common.search.evolution import EvolutionResult, EvolutionSettings, evolve
 from common.search.executors import evaluate_all
-from common.train.loop import FitReport, Step, fit
+from common.train.loop import FitReport, Precision, Step, fit
 from common.train.run_folder import Run
 from common.train.schedule import Optimisation
 
@@ -581,6 +581,7 @@ def train_supernet(
     optimisation: Optimisation,
     seed: int,
     device: torch.device | str = "cpu",
+    precision: Precision = "float32",
 ) -> FitReport:
     """Equation 1: one sampled path a step (Algorithm 1, lines 7 to 16). `supernet.activate(path)` selects it."""
 
@@ -588,7 +589,7 @@ def train_supernet(
         supernet.activate(sampler(1, step.generator("path"))[0])
         yield task.losses(supernet(batch.images), batch)
 
-    return fit(run, stage, supernet, task.batches, optimisation, step_losses, seed=seed, device=device)
+    return fit(run, stage, supernet, task.batches, optimisation, step_losses, seed, device, precision=precision)
 
 
 def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evaluator, paths: np.ndarray) -> PathLosses:

@@ -41,6 +41,8 @@ class Preset:
     """Images a forward pass of an evaluation."""
     augmentation: Augmentation
     """Of the detection images."""
+    zero_init_last: bool
+    """Start every block as its shortcut (last norm weight 0), as OFA's release can."""
     crop_size: int
     """Side of the classification images, pixels."""
     crop_batch_size: int
@@ -113,6 +115,7 @@ SMOKE = Preset(
     batch_size=8,
     evaluation_batch_size=8,
     augmentation=Augmentation(),
+    zero_init_last=True,
     crop_size=32,
     crop_batch_size=16,
     crops=64,
@@ -144,27 +147,28 @@ NANO = Preset(
         base_depths=(1, 1, 1, 1),
         stage_widths=(32, 64, 96, 128),
         stem_width=16,
-        channel_multiple=2,
+        channel_multiple=4,
         stage_strides=(1, 2, 1, 1),
     ),
-    neck_widths=(24,),
-    head_width=16,
+    neck_widths=(32,),
+    head_width=32,
     image_size=96,
     train_images=2000,
-    validation_images=800,
+    validation_images=1200,
     proxy_images=192,
     calibration_images=256,
     proxy_calibration_images=64,
     batch_size=16,
     evaluation_batch_size=64,
     augmentation=Augmentation(scale_min=0.8, scale_max=1.2, shift=0.1),
+    zero_init_last=True,
     crop_size=32,
-    crop_batch_size=64,
+    crop_batch_size=32,
     crops=8000,
-    classification=_cosine(12, 2e-3),
-    warm_up=_adam(3, 2e-3),
-    fine_tuning=_cosine(12, 2e-3),
-    shrinking=_shrinking((6, 9, 15), _cosine(1, 1e-3)),
+    classification=_cosine(20, 4e-3),
+    warm_up=_adam(2, 4e-3),
+    fine_tuning=_cosine(12, 4e-3),
+    shrinking=_shrinking((6, 8, 14), _cosine(1, 2e-3)),
     path_filter=FilterSettings(batch_size=64, pretraining=_cosine(60, 1e-3), fine_tuning=_cosine(40, 3e-4)),
     pretraining_paths=80,
     fine_tuning_paths=40,
@@ -191,6 +195,7 @@ PAPER = Preset(
     batch_size=32,
     evaluation_batch_size=64,
     augmentation=Augmentation(),
+    zero_init_last=True,
     crop_size=128,
     crop_batch_size=256,
     crops=None,

@@ -24,6 +24,7 @@ from common.data.source import short_name
 from common.report.claims import Evidence, write_claims
 from common.report.page import find_runs
 from common.report.tables import read_json, write_json
+from common.train.loop import Precision
 from common.train.run_folder import describe_environment
 from detofa.claims import CLAIMS
 from detofa.exhibits import EXHIBITS, Exhibit, Setting, make
@@ -51,6 +52,8 @@ class Options:
     """Folder of all runs."""
     device: str = "cpu"
     """Where networks are trained: cpu, cuda or cuda:N."""
+    precision: Precision = "float32"
+    """Number format of supernet training; bfloat16 is faster on GPUs and CPUs that compute with it."""
     constraint: Literal["macs", "params", "latency"] = "macs"
     """What a path costs (MACs or parameters of the backbone, or milliseconds on the device)."""
     list: bool = False
@@ -121,7 +124,9 @@ def _measure(
     problems: dict[str, str] = {}
     for seed in range(options.seeds):
         # One study at a time: it holds the decoded images.
-        study = Study(scale, options.data, seed, options.out, options.device, options.constraint, _typed())
+        study = Study(
+            scale, options.data, seed, options.out, options.device, options.constraint, _typed(), options.precision
+        )
         if seed == 0:
             _announce(study)
         for exhibit in chosen:
@@ -173,8 +178,9 @@ def command(options: Options, data: str, only: Iterable[str] = ()) -> str:
         "--seeds",
         str(options.seeds),
     ]
-    for flag, value, default in (("device", options.device, "cpu"), ("constraint", options.constraint, "macs")):
-        words += [f"--{flag}", value] if value != default else []
+    for flag in ("device", "precision", "constraint"):
+        value = getattr(options, flag)
+        words += [f"--{flag}", value] if value != getattr(Options, flag) else []
     only = list(only)
     return shlex.join([*words, *(["--only", *only] if only else [])])
 

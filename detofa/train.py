@@ -17,6 +17,7 @@ import tyro
 from common.command import run
 from common.data.crops import LEAST_EXTENT
 from common.train import distributed
+from common.train.loop import Precision
 from common.train.run_folder import Run, describe_environment, jsonable
 from common.train.schedule import Optimisation
 from detofa.method import Operations
@@ -40,6 +41,8 @@ class TrainCommand:
     """Folder of all runs; this one goes to OUT/detofa/DATA-SCALE/VARIANT-sSEED."""
     device: str | None = None
     """Where networks live: cpu, cuda or cuda:N (none: a GPU where there is one)."""
+    precision: Precision = "float32"
+    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it."""
     constraint: Literal[tuple(UNITS)] = "macs"
     """Resource that budgets and buckets are about: macs, params (both of the backbone) or latency (ms)."""
     describe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -53,7 +56,14 @@ def main(config: TrainCommand) -> None:
     command = shlex.join(["python", "-m", "detofa.train", *sys.argv[1:]])
     device = distributed.start(config.device)
     study = Study(
-        preset(config.scale), config.data, config.seed, config.out, str(device), config.constraint, command=command
+        preset(config.scale),
+        config.data,
+        config.seed,
+        config.out,
+        str(device),
+        config.constraint,
+        command,
+        config.precision,
     )
     plan = describe(study, config.variant)
     if config.describe:
@@ -96,6 +106,7 @@ def describe(study: Study, name: str) -> dict[str, Any]:
             "data": study.data,
             "seed": study.seed,
             "device": study.device,
+            "precision": study.precision,
             "images": {"training": len(study.training_set), "held_out": study.preset.proxy_images},
             "space": {"size_before_pruning": space.size()},
             "cost": {key: getattr(constraint, key) for key in ("name", "unit", "lowest", "highest", "buckets")},

@@ -3,8 +3,8 @@
 Twelve classes, every pair of four shapes and three textures ("striped disc", "dotted cross", ...), so neither shape nor
 texture nor colour alone tells a class. Objects are turned and stretched, hide one another, and stand among things of
 no class: the classes' shapes with a foreign texture, foreign shapes with the classes' textures, lines, a textured
-background, uneven light and noise. There are about 7 objects an image, as in COCO; 46 % are small, 45 % medium and 9 %
-large by COCO's bounds (32^2 and 96^2 pixels) on an image 224 pixels wide. With COCO's own 640 pixels, most objects of a
+background, uneven light and noise. There are about 6 objects an image, COCO has 7; 52 % are small, 46 % medium and 2 %
+large by COCO's bounds (32^2 and 96^2 pixels) on an image 160 pixels wide. With COCO's own 640 pixels, most objects of a
 96-pixel image would be smaller than five pixels, and no network that trains in minutes tells them apart.
 
 A scene is made in two steps. `layout` places the objects in units of the image's side and knows every box without a
@@ -31,12 +31,12 @@ _ALL_SHAPES = SHAPES + _FOREIGN_SHAPES
 _ALL_TEXTURES = (*TEXTURES, _FOREIGN_TEXTURE)
 
 # Pixels. `area` is given as on an image of this side, so that COCO's size bounds keep their meaning.
-REFERENCE_SIDE = 224.0
+REFERENCE_SIDE = 160.0
 MAX_OBJECTS = 16
 _COUNT_WEIGHTS = np.exp(-0.045 * np.arange(1, MAX_OBJECTS + 1))
 _COUNT_STEPS = np.cumsum(_COUNT_WEIGHTS) / _COUNT_WEIGHTS.sum()
-# Before hiding and clipping, which make areas smaller: shares summed up, and bounds of sqrt(mask area) at 224 pixels.
-_SIZE_STEPS = np.array([0.40, 0.72])
+# Before hiding and clipping, which make areas smaller: shares summed up, and bounds of sqrt(mask area) at 160 pixels.
+_SIZE_STEPS = np.array([0.40, 0.80])
 _SIZE_LOW = np.array([24.0, 36.0, 104.0])
 _SIZE_HIGH = np.array([32.0, 94.0, 150.0])
 _LEAST_EXTENT = 6.0 / 96.0  # of the side: 6 pixels at size 96
@@ -129,7 +129,7 @@ class Layout:
     visible: np.ndarray
 
     def area(self) -> np.ndarray:
-        """(T,) float64: the visible part of each mask, in pixels of an image 224 pixels wide, as COCO's `area`."""
+        """(T,) float64: the visible part of each mask, in pixels of an image 160 pixels wide, as COCO's `area`."""
         return _FILL_AREAS[self.shape] * self.radius**2 * self.visible * REFERENCE_SIDE**2
 
 
@@ -354,7 +354,7 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
     """`count` scenes of size x size pixels; the first n of a larger set are the n of a smaller one.
 
     Splits ("train", "val", any name) share no image. Boxes are of the whole object, clipped to the image; `area` is
-    the visible part of its mask in pixels of an image 224 pixels wide, so that COCO's small (< 32^2) and large
+    the visible part of its mask in pixels of an image 160 pixels wide, so that COCO's small (< 32^2) and large
     (>= 96^2) mean the same at every size. The pictures are equal to the byte on one machine and one numpy version.
     """
     if count < 1:

@@ -27,6 +27,8 @@ from common.train.checkpoint import load_strictly
 from common.train.run_folder import Run
 from common.train.schedule import Optimisation, build_optimiser, build_schedule
 
+Precision = Literal["float32", "bfloat16"]
+
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device once
 
 
@@ -118,7 +120,7 @@ def fit(
     device: torch.device | str,
     before_epoch: Callable[[int], None] | None = None,
     after_epoch: Callable[[int], dict[str, Any] | None] | None = None,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Precision = "float32",
     checkpoint_every_s: float = 60.0,
     keep: Mapping[str, Stateful] | None = None,
 ) -> FitReport:
@@ -177,7 +179,7 @@ class _Training:
         step_losses: StepLosses,
         seed: int,
         device: torch.device,
-        precision: str,
+        precision: Precision,
         keep: Mapping[str, Stateful],
     ) -> None:
         self.run, self.stage, self.model, self.batches = run, stage, model, batches
