@@ -46,6 +46,8 @@ class Options:
     """scenes (built in), coco:DIR, voc:DIR or bdd:DIR."""
     seeds: int = 1
     """Number of seeds: 0, 1, ... Intervals and verdicts need at least 2."""
+    seed: int | None = None
+    """Train what this one of the seeds needs and draw nothing: a process a seed, then the command without it."""
     only: tuple[str, ...] = ()
     """Names of exhibits, such as figure5 table2; none means all."""
     out: Path = Path("runs")
@@ -71,9 +73,9 @@ def main(options: Options) -> None:
         print(listing(chosen, scale, folder))
         return
     began = time.perf_counter()
-    measured, problems = _measure(options, chosen, scale)
     seeds = range(options.seeds)
-    for exhibit in chosen:
+    measured, problems = _measure(options, chosen, scale, seeds if options.seed is None else [options.seed])
+    for exhibit in chosen if options.seed is None else ():
         if len(measured[exhibit.name]) == len(seeds):
             where = folder / "exhibits" / exhibit.name
             record = {
@@ -85,15 +87,17 @@ def main(options: Options) -> None:
             }
             make(exhibit, measured[exhibit.name], Setting(where, scale, options.constraint), **record)
             _say(f"{exhibit.name}: {where}")
-    claims = write_claims(folder / "claims.json", CLAIMS, collect_evidence(options, folder))
-    for name, claim in claims.items():
-        _say(f"{name}: {claim['verdict']}" + (f" ({claim['reason']})" if claim["reason"] else ""))
-    if options.publish:
-        _say(f"published in {publish(options, folder)}")
+    if options.seed is None:
+        claims = write_claims(folder / "claims.json", CLAIMS, collect_evidence(options, folder))
+        for name, claim in claims.items():
+            _say(f"{name}: {claim['verdict']}" + (f" ({claim['reason']})" if claim["reason"] else ""))
+        if options.publish:
+            _say(f"published in {publish(options, folder)}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     _say(f"{time.perf_counter() - began:,.1f} s of wall clock, peak memory {peak / 2**20:,.0f} MiB")
     out, page = shlex.quote(str(options.out)), shlex.quote(str(options.out / "report"))
-    _say(f"next: python -m common.report {out} --out {page}")
+    drawing = f"{command(options, options.data, options.only)} --out {out}, once all seeds are there"
+    _say(f"next: {f'python -m common.report {out} --out {page}' if options.seed is None else drawing}")
     if problems:
         first, reason = next(iter(problems.items()))
         raise InputError(f"not made: {', '.join(problems)}; {first}: {reason}")
@@ -112,23 +116,27 @@ def _checked(options: Options) -> list[Exhibit]:
         raise InputError(
             f"device {options.device!r} cannot be used here: give cpu, or cuda where there is one"
         ) from None
+    if options.seed is not None and not 0 <= options.seed < options.seeds:
+        raise InputError(f"--seed {options.seed} is none of the {options.seeds} seeds: give 0 to {options.seeds - 1}")
     preset(options.scale)
     return [EXHIBITS[name] for name in dict.fromkeys(options.only or EXHIBITS)]
 
 
 def _measure(
-    options: Options, chosen: Sequence[Exhibit], scale: Preset
+    options: Options, chosen: Sequence[Exhibit], scale: Preset, seeds: Iterable[int]
 ) -> tuple[dict[str, dict[int, Measured]], dict[str, str]]:
     """Exhibit -> seed -> numbers, seed by seed; and why, for each exhibit that could not be measured."""
     measured: dict[str, dict[int, Measured]] = {exhibit.name: {} for exhibit in chosen}
     problems: dict[str, str] = {}
-    for seed in range(options.seeds):
+    announced = False
+    for seed in seeds:
         # One study at a time: it holds the decoded images.
         study = Study(
             scale, options.data, seed, options.out, options.device, options.constraint, _typed(), options.precision
         )
-        if seed == 0:
+        if not announced:
             _announce(study)
+            announced = True
         for exhibit in chosen:
             try:
                 measured[exhibit.name][seed] = exhibit.measure(study)
