@@ -73,34 +73,44 @@ def main(options: Options) -> None:
         print(listing(chosen, scale, folder))
         return
     began = time.perf_counter()
+    out, page = shlex.quote(str(options.out)), shlex.quote(str(options.out / "report"))
+    if options.seed is None:
+        measured, problems = _measure(options, chosen, scale, range(options.seeds))
+        _draw_and_judge(options, chosen, measured, folder)
+        following = f"python -m common.report {out} --out {page}"
+    else:
+        _, problems = _measure(options, chosen, scale, [options.seed])
+        following = f"{command(options, options.data, options.only)} --out {out}, once every seed is there"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    _say(f"{time.perf_counter() - began:,.1f} s of wall clock, peak memory {peak / 2**20:,.0f} MiB")
+    _say(f"next: {following}")
+    if problems:
+        first, reason = next(iter(problems.items()))
+        raise InputError(f"not made: {', '.join(problems)}; {first}: {reason}")
+
+
+def _draw_and_judge(
+    options: Options, chosen: Sequence[Exhibit], measured: Mapping[str, Mapping[int, Measured]], folder: Path
+) -> None:
+    """Every exhibit that all seeds have, then the claims from whatever has been measured so far."""
     seeds = range(options.seeds)
-    measured, problems = _measure(options, chosen, scale, seeds if options.seed is None else [options.seed])
-    for exhibit in chosen if options.seed is None else ():
+    for exhibit in chosen:
         if len(measured[exhibit.name]) == len(seeds):
             where = folder / "exhibits" / exhibit.name
             record = {
                 "data": short_name(options.data),
-                "scale": scale.name,
+                "scale": options.scale,
                 "command": command(options, options.data, [exhibit.name]),
                 "runs": _runs_of(exhibit, seeds, folder),
                 "environment": shared_environment(folder, _runs_of(exhibit, seeds, folder)),
             }
-            make(exhibit, measured[exhibit.name], Setting(where, scale, options.constraint), **record)
+            make(exhibit, measured[exhibit.name], Setting(where, preset(options.scale), options.constraint), **record)
             _say(f"{exhibit.name}: {where}")
-    if options.seed is None:
-        claims = write_claims(folder / "claims.json", CLAIMS, collect_evidence(options, folder))
-        for name, claim in claims.items():
-            _say(f"{name}: {claim['verdict']}" + (f" ({claim['reason']})" if claim["reason"] else ""))
-        if options.publish:
-            _say(f"published in {publish(options, folder)}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    _say(f"{time.perf_counter() - began:,.1f} s of wall clock, peak memory {peak / 2**20:,.0f} MiB")
-    out, page = shlex.quote(str(options.out)), shlex.quote(str(options.out / "report"))
-    drawing = f"{command(options, options.data, options.only)} --out {out}, once all seeds are there"
-    _say(f"next: {f'python -m common.report {out} --out {page}' if options.seed is None else drawing}")
-    if problems:
-        first, reason = next(iter(problems.items()))
-        raise InputError(f"not made: {', '.join(problems)}; {first}: {reason}")
+    claims = write_claims(folder / "claims.json", CLAIMS, collect_evidence(options, folder))
+    for name, claim in claims.items():
+        _say(f"{name}: {claim['verdict']}" + (f" ({claim['reason']})" if claim["reason"] else ""))
+    if options.publish:
+        _say(f"published in {publish(options, folder)}")
 
 
 def _checked(options: Options) -> list[Exhibit]:
@@ -128,15 +138,13 @@ def _measure(
     """Exhibit -> seed -> numbers, seed by seed; and why, for each exhibit that could not be measured."""
     measured: dict[str, dict[int, Measured]] = {exhibit.name: {} for exhibit in chosen}
     problems: dict[str, str] = {}
-    announced = False
-    for seed in seeds:
+    for number, seed in enumerate(seeds):
         # One study at a time: it holds the decoded images.
         study = Study(
             scale, options.data, seed, options.out, options.device, options.constraint, _typed(), options.precision
         )
-        if not announced:
+        if number == 0:
             _announce(study)
-            announced = True
         for exhibit in chosen:
             try:
                 measured[exhibit.name][seed] = exhibit.measure(study)

@@ -123,6 +123,24 @@ def test_one_exhibit_alone_keeps_the_evidence_of_the_others(folder, options, cap
     assert "next: python -m common.report" in capsys.readouterr().err
 
 
+def test_seeds_trained_one_by_one_are_drawn_by_the_whole_command(tmp_path, monkeypatch, capsys):
+    few = {"data": DATA, "out": tmp_path, "seeds": 2, "only": ("figure7",)}
+    for seed in (1, 0):
+        main(Options(**few, seed=seed))
+    runs = tmp_path / "detofa" / "scenes-smoke"
+    assert "once every seed is there" in capsys.readouterr().err
+    assert not (runs / "exhibits").exists()
+    assert not (runs / "claims.json").exists()
+
+    def never(*_, **__):
+        raise AssertionError("trained again what was there")
+
+    monkeypatch.setattr("common.train.loop._Training", never)
+    main(Options(**few))
+    assert ExhibitResult.load(runs / "exhibits" / "figure7").seeds == (0, 1)
+    assert json.loads((runs / "claims.json").read_text())["DO-5"]["n"] == 2
+
+
 def test_list_names_every_exhibit_and_where_its_time_comes_from(folder, options, tmp_path, capsys):
     main(Options(out=tmp_path, list=True))
     shown = capsys.readouterr().out
@@ -148,6 +166,7 @@ def test_every_scale_can_be_listed(scale, tmp_path):
         (["--data", "pictures"], "pictures"),
         (["--data", "coco:nowhere"], "nowhere"),
         (["--seeds", "0"], "0"),
+        (["--seeds", "2", "--seed", "2"], "0 to 1"),
         (["--device", "abacus"], "abacus"),
     ],
 )

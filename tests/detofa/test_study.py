@@ -123,6 +123,16 @@ def finished(unbroken) -> tuple[Path, dict[str, dict]]:
     return unbroken[0], {name: study.result(name) for name in ("ours", "ofa", "fullnet", "compofa")}
 
 
+def test_precision_is_part_of_a_run_and_changes_its_weights(tmp_path, remembered, unbroken):
+    study = Study(tiny(), DATA, seed=0, out=tmp_path, precision="bfloat16")
+    supernet, _, run = study.classification
+    assert run.config["precision"] == "bfloat16"
+    exact = load_file(next(unbroken[0].rglob("classification-s0/full.safetensors")))
+    rounded = load_file(run.path / "full.safetensors")
+    assert {weight.dtype for weight in supernet.state_dict().values()} <= {torch.float32, torch.int64}
+    assert any(not torch.equal(exact[name], rounded[name]) for name in exact)
+
+
 def test_a_result_says_all_that_the_exhibits_need(finished):
     _, results = finished
     study = Study(tiny(), DATA, seed=0, out="nowhere")
