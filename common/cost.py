@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.command import InputError, run
+from common.models.outline import outline
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -182,7 +183,7 @@ def main(config: CostCommand) -> None:
     size = parse_size(config.size)
     if config.model not in MODELS:
         raise InputError(f"no network is named {config.model!r}: the names are {', '.join(sorted(MODELS))}")
-    with torch.device("meta"):
+    with outline():
         module = MODELS[config.model]()
     try:
         cost = count(module, size)

@@ -20,6 +20,7 @@ from common.batch import Batch, Detections
 from common.command import InputError
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
 from common.models.ofa_resnet import sort_channels
+from common.models.outline import outline
 
 SIDE_MULTIPLE = 32  # image sides: what the deepest backbone halves five times
 # A rare class: sigmoid(-2.19) = .1, so that the many empty cells do not swamp the first steps (RetinaNet's prior).
@@ -142,7 +143,7 @@ class CenterNet(nn.Module):
 
         The first transposed convolution keeps the weights of the first `backbone.out_channels[-1]` input channels.
         """
-        with torch.device("meta"):
+        with outline():
             static = CenterNet(backbone, self.categories, self.neck_widths, self.head_width)
         for part in ("neck", "heatmap", "size", "offset"):
             copy_corner(getattr(self, part), getattr(static, part))

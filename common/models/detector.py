@@ -27,6 +27,7 @@ from common.command import InputError
 from common.letterbox import letterbox
 from common.models.centernet import SIDE_MULTIPLE, CenterNet
 from common.models.ofa_resnet import OFAResNetSpace, ResNet
+from common.models.outline import outline
 
 FORMAT = "detector 1"
 # Description keys without which a detector cannot be built or used.
@@ -274,7 +275,7 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
     weights_path, description_path = _paths(path)
     description = _read_description(description_path)
     weights = _read_weights(weights_path, description.get("weights_sha256"))
-    with torch.device("meta"):
+    with outline():
         model = build_detector(description["architecture"])
     expected = model.state_dict()
     _check_same(expected, weights, weights_path)

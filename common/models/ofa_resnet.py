@@ -14,11 +14,11 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from common.command import InputError
 from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, copy_corner, round_channels, sort_shared_channels
+from common.models.outline import outline
 
 STAGES = 4
 STEM_COLUMNS = 3
@@ -473,7 +473,7 @@ class OFAResNet(_ResNetBody):
 
     def extract(self, path: Sequence[int] | None = None) -> "ResNet":
         """The plain network of `path` (the active one by default), with copies of its weights and statistics."""
-        with torch.device("meta"):
+        with outline():
             plain = ResNet(self.space, self.path if path is None else path)
         return copy_corner(self, plain)
 
