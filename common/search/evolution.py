@@ -2,10 +2,13 @@
 
 The algorithm is the one that Once-for-all uses (a population, the best quarter as parents, half of the children by
 mutation and half by crossover); here a generation is a few array operations instead of a loop over individuals, and
-nothing is scored twice.
+nothing is scored twice. At a hundred individuals an array operation costs the same however many rows it has, so
+children are made in surplus for one check of the constraint, and random samples are drawn for generations ahead. The
+surplus serves the search as well: of the feasible children those come first that nobody has scored yet, where
+Once-for-all takes any and so meets the same ones again and again once its parents resemble one another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +17,11 @@ from common.command import InputError
 
 Score = Callable[[np.ndarray], np.ndarray]
 Feasible = Callable[[np.ndarray], np.ndarray]
+Sample = Callable[[int, np.random.Generator], np.ndarray]
+Breed = Callable[[np.ndarray, int], np.ndarray]
+
+SURPLUS = 4  # candidates made for a child that is wanted: near the budget about one in three is feasible
+SAMPLES_AHEAD = 8192  # rows
 
 
 @dataclass(frozen=True)
@@ -56,28 +64,46 @@ class _Scores:
         self._weights = np.concatenate([[1], np.cumprod(radices[:-1].astype(np.int64))])
         self._known: dict[int, float] = {}
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        rows = self._canonical(rows)
-        keys = self._numbers(rows).tolist()
-        position = {key: row for row, key in enumerate(keys) if key not in self._known}
-        if position:
-            fresh = self._score(rows[list(position.values())])
-            self._known.update(zip(position, np.asarray(fresh, dtype=float).tolist(), strict=True))
-        return np.array([self._known[key] for key in keys])
-
     def keys(self, rows: np.ndarray) -> np.ndarray:
         """(P,) int64: a number for each row, the same for equal networks."""
-        return self._numbers(self._canonical(rows))
+        return self._canonical(rows).astype(np.int64) @ self._weights
 
-    def _numbers(self, rows: np.ndarray) -> np.ndarray:
-        return rows.astype(np.int64) @ self._weights
+    def new(self, keys: np.ndarray) -> np.ndarray:
+        """(P,) bool: whether a key has no score yet, and is the first of its kind here."""
+        new = np.zeros(len(keys), dtype=bool)
+        first = np.unique(keys, return_index=True)[1]
+        new[first] = [key not in self._known for key in keys[first].tolist()]
+        return new
+
+    def __call__(self, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """(P,) scores of rows (P, C) with these keys."""
+        new = self.new(keys)
+        if new.any():
+            fresh = self._score(self._canonical(rows[new]))
+            self._known.update(zip(keys[new].tolist(), np.asarray(fresh, dtype=float).tolist(), strict=True))
+        return np.array([self._known[key] for key in keys.tolist()])
 
     def __len__(self) -> int:
         return len(self._known)
 
 
+class _Samples:
+    """Rows of `sample` in the order drawn, however many are taken at a time."""
+
+    def __init__(self, sample: Sample, generator: np.random.Generator) -> None:
+        self._sample, self._generator = sample, generator
+        self._left = sample(0, generator)
+
+    def take(self, count: int) -> np.ndarray:
+        """(count, C) rows that nobody has had yet."""
+        if len(self._left) < count:
+            self._left = np.concatenate([self._left, self._sample(max(count, SAMPLES_AHEAD), self._generator)])
+        taken, self._left = self._left[:count], self._left[count:]
+        return taken
+
+
 def evolve(
-    sample: Callable[[int, np.random.Generator], np.ndarray],
+    sample: Sample,
     canonical: Callable[[np.ndarray], np.ndarray],
     feasible: Feasible,
     score: Score,
@@ -96,32 +122,32 @@ def evolve(
     """
     scores = _Scores(score, canonical, np.asarray(radices))
     population = _feasible_samples(sample, feasible, settings.population, generator)
-    values = scores(population)
+    samples = _Samples(sample, generator)
+    keys = scores.keys(population)
+    values = scores(population, keys)
     parents_kept = max(1, round(settings.parent_share * settings.population))
     mutants = round(settings.mutation_share * settings.population)
+
+    def mutate(parents: np.ndarray, count: int) -> np.ndarray:
+        children = parents[generator.integers(len(parents), size=count)]
+        changed = generator.random(children.shape) < settings.mutation_probability
+        return np.where(changed, samples.take(count), children)
+
+    def cross(parents: np.ndarray, count: int) -> np.ndarray:
+        mothers, fathers = parents[generator.integers(len(parents), size=(2, count))]
+        return np.where(generator.random(mothers.shape) < 0.5, mothers, fathers)
+
+    breeds, wanted = (mutate, cross), np.array([mutants, settings.population - mutants])
     history = [values.max()]
     for _ in range(settings.generations):
         # Parents are different: a population of copies of one early winner would stop searching.
-        distinct = np.sort(np.unique(scores.keys(population), return_index=True)[1])
+        distinct = np.sort(np.unique(keys, return_index=True)[1])
         order = distinct[np.argsort(-values[distinct], kind="stable")][:parents_kept]
-        parents, parent_values = population[order], values[order]
-
-        def mutate(count: int, parents: np.ndarray = parents) -> np.ndarray:
-            children = parents[generator.integers(len(parents), size=count)]
-            fresh = sample(count, generator)
-            return np.where(generator.random(children.shape) < settings.mutation_probability, fresh, children)
-
-        def cross(count: int, parents: np.ndarray = parents) -> np.ndarray:
-            mothers = parents[generator.integers(len(parents), size=count)]
-            fathers = parents[generator.integers(len(parents), size=count)]
-            return np.where(generator.random(mothers.shape) < 0.5, mothers, fathers)
-
-        children = [
-            _children(mutate, mutants, feasible, parents),
-            _children(cross, settings.population - mutants, feasible, parents),
-        ]
-        population = np.concatenate([parents, *children])
-        values = np.concatenate([parent_values, scores(population[len(parents) :])])
+        parents = population[order]
+        children, child_keys = _children(breeds, wanted, parents, keys[order], feasible, scores)
+        population = np.concatenate([parents, children])
+        values = np.concatenate([values[order], scores(children, child_keys)])
+        keys = np.concatenate([keys[order], child_keys])
         history.append(values.max())
     winner = int(values.argmax())
     return EvolutionResult(
@@ -129,22 +155,38 @@ def evolve(
     )
 
 
-def _children(make, count: int, feasible: Feasible, parents: np.ndarray, rounds: int = 8) -> np.ndarray:
-    """`count` feasible children; what is still missing after a few rounds is filled with parents."""
-    kept = []
-    missing = count
+def _children(
+    breeds: Sequence[Breed],
+    wanted: np.ndarray,
+    parents: np.ndarray,
+    parent_keys: np.ndarray,
+    feasible: Feasible,
+    scores: _Scores,
+    rounds: int = 3,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Feasible children, as many of each way to breed as are wanted, new ones first; and their keys.
+
+    What is still missing after a few rounds is filled with parents.
+    """
+    rows, keys = [], []
     for _ in range(rounds):
-        candidates = make(missing)
-        kept.append(candidates[feasible(candidates)])
-        missing -= len(kept[-1])
-        if missing == 0:
+        made = np.concatenate([breed(parents, count) for breed, count in zip(breeds, SURPLUS * wanted, strict=True)])
+        fitting = np.flatnonzero(feasible(made))
+        made, way = made[fitting], np.repeat(np.arange(len(breeds)), SURPLUS * wanted)[fitting]
+        made_keys = scores.keys(made)
+        new_first = np.argsort(~scores.new(made_keys), kind="stable")
+        for which, count in enumerate(wanted):
+            taken = new_first[way[new_first] == which][:count]
+            rows.append(made[taken])
+            keys.append(made_keys[taken])
+        wanted = wanted - [len(part) for part in rows[-len(breeds) :]]
+        if not wanted.any():
             break
-    if missing:
-        kept.append(parents[np.arange(missing) % len(parents)])
-    return np.concatenate(kept)
+    filling = np.arange(wanted.sum()) % len(parents)
+    return np.concatenate([*rows, parents[filling]]), np.concatenate([*keys, parent_keys[filling]])
 
 
-def _feasible_samples(sample, feasible: Feasible, count: int, generator, draws: int = 200) -> np.ndarray:
+def _feasible_samples(sample: Sample, feasible: Feasible, count: int, generator, draws: int = 200) -> np.ndarray:
     kept: list[np.ndarray] = []
     for _ in range(draws):
         candidates = sample(max(count, 1000), generator)
