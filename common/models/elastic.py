@@ -17,6 +17,7 @@ weights, whatever the path: build it with `fused=True`.
 """
 
 from collections.abc import Mapping
+from operator import gt
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +34,14 @@ def round_channels(value: float, multiple: int = 8) -> int:
 
 
 def corner(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The leading part of `tensor` of the given shape, a view: where a sub-network's weights lie in the full ones."""
-    for dimension, size in enumerate(shape):
-        if size != tensor.shape[dimension]:
-            tensor = tensor.narrow(dimension, 0, size)
-    return tensor
+    """The leading part of `tensor` of the given shape, a view: where a sub-network's weights lie in the full ones.
+
+    Raises ValueError where the shape exceeds the tensor's.
+    """
+    # One operation to run and to differentiate, where slicing takes one for each dimension; it checks nothing itself.
+    if any(map(gt, shape, tensor.shape)):
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has no corner of shape {tuple(shape)}")
+    return tensor.as_strided(shape, tensor.stride())
 
 
 class _FirstChannels(torch.autograd.Function):
@@ -81,7 +85,7 @@ class ElasticConv2d(nn.Conv2d):
         self.active_out_channels = self.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = first_channels(self.weight, self.active_out_channels, x.shape[1], *self.kernel_size)
+        weight = first_channels(self.weight, self.active_out_channels, x.size(1), *self.kernel_size)
         bias = None if self.bias is None else self.bias[: self.active_out_channels]
         return self._conv_forward(x, weight, bias)
 
@@ -98,7 +102,7 @@ class ElasticConvTranspose2d(nn.ConvTranspose2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = first_channels(self.weight, x.shape[1], self.out_channels, *self.kernel_size)
+        weight = first_channels(self.weight, x.size(1), self.out_channels, *self.kernel_size)
         return F.conv_transpose2d(x, weight, self.bias, self.stride, self.padding)
 
 
@@ -117,23 +121,25 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
+        channels = x.size(1)
         if channels == self.num_features:
             return super().forward(x)
-        momentum = self.momentum
-        tracks = self.track_running_stats and self.running_mean is not None
-        if self.training and tracks:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # a running mean over all batches so far
-                momentum = 1.0 / float(self.num_batches_tracked)
-        from_running = tracks or not self.training
+        training, momentum = self.training, self.momentum
+        mean, variance, gain, shift = self.running_mean, self.running_var, self.weight, self.bias
+        if training and mean is not None:
+            if not self.track_running_stats:
+                mean = variance = None
+            else:
+                self.num_batches_tracked.add_(1)
+                if momentum is None:  # a running mean over all batches so far
+                    momentum = 1.0 / float(self.num_batches_tracked)
         return F.batch_norm(
             x,
-            self.running_mean[:channels] if from_running and self.running_mean is not None else None,
-            self.running_var[:channels] if from_running and self.running_var is not None else None,
-            self.weight[:channels] if self.affine else None,
-            self.bias[:channels] if self.affine else None,
-            self.training or self.running_mean is None,
+            None if mean is None else mean[:channels],
+            None if variance is None else variance[:channels],
+            None if gain is None else gain[:channels],
+            None if shift is None else shift[:channels],
+            training or mean is None,
             0.0 if momentum is None else momentum,
             self.eps,
         )

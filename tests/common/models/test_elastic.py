@@ -12,6 +12,7 @@ from common.models.elastic import (
     ElasticConvTranspose2d,
     ElasticLinear,
     copy_corner,
+    corner,
     round_channels,
     sort_shared_channels,
 )
@@ -104,6 +105,24 @@ def test_gradient_reaches_the_input_and_frozen_weights_get_none(device):
     conv(x).sum().backward()
     torch.testing.assert_close(x.grad[0, :, 0, 0], conv.weight[:2, :3, 0, 0].sum(0))
     assert conv.weight.grad is None
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_corner_is_the_slice(memory_format):
+    full = torch.randn(6, 5, 3, 2).contiguous(memory_format=memory_format)
+    for tensor in (full, full[1:, 1:]):
+        found = corner(tensor, (4, 2, 3, 1))
+        assert torch.equal(found, tensor[:4, :2, :, :1])
+        assert found.data_ptr() == tensor.data_ptr()
+    with pytest.raises(ValueError, match="no corner"):
+        corner(full[:, :4], (6, 5, 3, 2))
+
+
+def test_too_many_channels_are_refused():
+    conv = ElasticConv2d(4, 4, 3)
+    conv.active_out_channels = 2
+    with pytest.raises(ValueError, match="no corner"):
+        conv(torch.randn(1, 5, 3, 3))
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
