@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from common.evaluate.recalibrate import reestimate_batch_norm
+from common.evaluate.recalibrate import _batch_statistics, reestimate_batch_norm
 from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, copy_corner
 
 
@@ -71,6 +71,35 @@ def test_equals_the_statistics_of_all_inputs(sizes, device):
         layer = model.get_submodule(name)
         torch.testing.assert_close(layer.running_mean.double(), expected[name][0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(layer.running_var.double(), expected[name][1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 32, 32), (3, 5, 40, 36), (2, 64, 48, 48), (2, 3, 7, 5), (4, 48, 32, 33)])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_batch_statistics_far_from_zero(shape, memory_format, device):
+    """A mean of a thousand deviations, where the sum of squares would have no digits of the variance left."""
+    torch.manual_seed(0)
+    x = (torch.randn(shape, device=device) + 1000).contiguous(memory_format=memory_format)
+    mean, variance = _batch_statistics(x)
+    pixels = x.double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(mean.double(), pixels.mean(1), rtol=1e-5, atol=0)
+    torch.testing.assert_close(variance.double(), pixels.var(1, correction=0), rtol=1e-4, atol=0)
+
+
+def test_from_the_second_batch_on_a_head_without_statistics_is_not_run():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1))
+    batches = make_batches([3, 2, 4], torch.device("cpu"))
+    expected = expected_statistics(model, batches)["1"]
+    calls = []
+    model[3].register_forward_hook(lambda *_: calls.append(1))
+    reestimate_batch_norm(model, batches)
+    assert len(calls) == 1
+    torch.testing.assert_close(model[1].running_mean.double(), expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model[1].running_var.double(), expected[1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_single_value_a_channel_has_no_variance():
+    with pytest.raises(ValueError, match="one value a channel"):
+        reestimate_batch_norm(nn.BatchNorm2d(3), [torch.zeros(1, 3, 1, 1)])
 
 
 def test_everything_else_stays_as_it_was():
