@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -26,8 +25,11 @@ from common.batch import IMAGE_MEAN, IMAGE_STD, Batch, Detections
 from common.command import InputError
 from common.letterbox import letterbox
 from common.models.centernet import SIDE_MULTIPLE, CenterNet
-from common.models.ofa_resnet import OFAResNetSpace, ResNet
+from common.models.mobilenet import MobileNetV2
+from common.models.ofa_resnet import OFAResNetSpace
+from common.models.ofa_resnet import ResNet as OFAPlainResNet
 from common.models.outline import outline
+from common.models.resnet import ARCHITECTURES, ResNet
 
 FORMAT = "detector 1"
 # Description keys without which a detector cannot be built or used.
@@ -76,35 +78,13 @@ def _build(registry: dict[str, Builder], part: str, description: dict[str, Any])
         raise InputError(f"the description of the {part} of kind {kind!r} cannot be built: {reason}") from error
 
 
-class TorchvisionResNet(nn.Module):
-    """torchvision's ResNet without its classifier, tensor names unchanged: images to four features, strides 4 to 32."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.description = {"kind": name}
-        network = torchvision.models.get_model(name, weights=None)
-        for part, module in network.named_children():
-            if part not in ("avgpool", "fc"):
-                self.add_module(part, module)
-        self.stride = 32
-        self.out_channels = tuple(width * network.fc.in_features // 512 for width in (64, 128, 256, 512))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> four features (B, out_channels[i], H / 2^(i + 2), W / 2^(i + 2))."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        features = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            features.append(x)
-        return tuple(features)
-
-
 register_backbone(
     "ofa_resnet",
-    lambda description: ResNet(OFAResNetSpace.from_dict(description["space"]), description["path"]),
+    lambda description: OFAPlainResNet(OFAResNetSpace.from_dict(description["space"]), description["path"]),
 )
-for _name in ("resnet18", "resnet34", "resnet50", "resnet101"):
-    register_backbone(_name, lambda description: TorchvisionResNet(description["kind"]))
+for _name in ARCHITECTURES:
+    register_backbone(_name, ResNet.from_dict)
+register_backbone("mobilenet_v2", MobileNetV2.from_dict)
 
 
 def _centernet(description: dict[str, Any]) -> CenterNet:

@@ -1,0 +1,150 @@
+"""ResNet and ResNeXt as detectors use them: torchvision's blocks and tensor names, the features of all four stages.
+
+torchvision's own state dicts load as they are (`load_state_dict(state, strict=False)` leaves `fc` out), so ImageNet
+weights come by their names there: `torchvision.models.get_model_weights("resnet50").DEFAULT.get_state_dict()`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from common.command import InputError
+from common.models.norm import DeformableConv2d, Norm
+
+STAGES = 4
+BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
+
+
+@dataclass(frozen=True)
+class ResNetArchitecture:
+    """depths: blocks a stage. width: channels of the first stage inside a block; a bottleneck puts out four times that.
+
+    groups, group_width: of a bottleneck's 3x3 convolution; 32 and 4 make a ResNeXt 32x4d.
+    """
+
+    block: Literal["basic", "bottleneck"]
+    depths: tuple[int, ...]
+    width: int = 64
+    groups: int = 1
+    group_width: int = 64
+
+
+ARCHITECTURES = {
+    "resnet18": ResNetArchitecture("basic", (2, 2, 2, 2)),
+    "resnet34": ResNetArchitecture("basic", (3, 4, 6, 3)),
+    "resnet50": ResNetArchitecture("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ResNetArchitecture("bottleneck", (3, 4, 23, 3)),
+    "resnext50_32x4d": ResNetArchitecture("bottleneck", (3, 4, 6, 3), groups=32, group_width=4),
+    "resnext101_32x4d": ResNetArchitecture("bottleneck", (3, 4, 23, 3), groups=32, group_width=4),
+}
+
+
+class ResNet(nn.Module):
+    """Images (B, 3, H, W) to a feature a stage: (B, out_channels[s], H / strides[s], W / strides[s]).
+
+    name: one of ARCHITECTURES. norm: how it normalises. deformable: the stages, 1 to 4, whose 3x3 convolutions move
+    their sampling points (the second one of a basic block). frozen_stages: so many stages, and the stem with them, keep
+    their weights; 0: everything learns. It is the weights that are kept: statistics only with a frozen norm.
+    width: in place of the architecture's own, for thin networks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        norm: Norm | None = None,
+        deformable: Sequence[int] = (),
+        frozen_stages: int = 0,
+        width: int | None = None,
+    ) -> None:
+        super().__init__()
+        if name not in ARCHITECTURES:
+            raise InputError(f"no ResNet is called {name!r}: give one of {', '.join(ARCHITECTURES)}")
+        if not set(deformable) <= set(range(1, STAGES + 1)) or not 0 <= frozen_stages <= STAGES:
+            raise InputError(
+                f"deformable {tuple(deformable)}, frozen {frozen_stages}: a ResNet has stages 1 to {STAGES}"
+            )
+        norm = norm or Norm()
+        architecture = ARCHITECTURES[name]
+        width = width or architecture.width
+        self.description = {
+            "kind": name,
+            "norm": norm.to_dict(),
+            "deformable": list(deformable),
+            "frozen_stages": frozen_stages,
+            "width": width,
+        }
+        expansion = BLOCKS[architecture.block].expansion
+        self.out_channels = tuple(width * expansion * 2**stage for stage in range(STAGES))
+        self.strides = (4, 8, 16, 32)
+        self.stride = self.strides[-1]
+
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = norm.layer(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = (width, *self.out_channels)
+        for stage, depth in enumerate(architecture.depths):
+            layer = _stage(architecture, depth, channels[stage], width * 2**stage, 2 if stage else 1, norm)
+            self.add_module(f"layer{stage + 1}", layer)
+        self._initialise()
+        norm.convert(self)
+        for stage in deformable:
+            for block in self.stages[stage - 1]:
+                block.conv2 = DeformableConv2d(block.conv2)
+        if frozen_stages:
+            for part in (self.conv1, self.bn1, *self.stages[:frozen_stages]):
+                part.requires_grad_(False)
+
+    @property
+    def stages(self) -> tuple[nn.Sequential, ...]:
+        """The stages that there are: four, or three once the last one was taken out."""
+        return tuple(child for name, child in self.named_children() if name.startswith("layer"))
+
+    def take_last_stage(self) -> nn.Sequential:
+        """Take the last stage out, to be run on each region instead; three features are left."""
+        if len(self.stages) < STAGES:
+            raise InputError("the last stage of this backbone was taken out before: build a new one")
+        last = self.layer4
+        del self.layer4
+        self.out_channels, self.strides = self.out_channels[:-1], self.strides[:-1]
+        self.stride = self.strides[-1]
+        return last
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return tuple(features)
+
+    @staticmethod
+    def from_dict(description: Mapping[str, Any]) -> "ResNet":
+        """The network of a `description`, without its weights; all but `kind` may be left out."""
+        rest = {key: value for key, value in description.items() if key not in ("kind", "norm")}
+        return ResNet(description["kind"], Norm(**description.get("norm", {})), **rest)
+
+
+def _stage(
+    architecture: ResNetArchitecture, depth: int, in_channels: int, width: int, stride: int, norm: Norm
+) -> nn.Sequential:
+    """Blocks of one stage; the first has the stride, and a projection where input and output differ in shape."""
+    block = BLOCKS[architecture.block]
+    out_channels = width * block.expansion
+    projection = None
+    if stride != 1 or in_channels != out_channels:
+        projection = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm.layer(out_channels)
+        )
+    group = (architecture.groups, architecture.group_width)
+    blocks = [block(in_channels, width, stride, projection, *group, norm_layer=norm.layer)]
+    blocks += [block(out_channels, width, 1, None, *group, norm_layer=norm.layer) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)

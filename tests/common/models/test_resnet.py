@@ -1,0 +1,163 @@
+"""Backbones against torchvision's networks, and each norm against its definition."""
+
+import json
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import Bottleneck
+
+from common.command import InputError
+from common.models.detector import build_backbone
+from common.models.mobilenet import MobileNetV2
+from common.models.norm import DeformableConv2d, FrozenBatchNorm2d, Norm, StandardisedConv2d
+from common.models.resnet import ARCHITECTURES, ResNet
+
+
+def randomise_statistics(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d | torchvision.ops.FrozenBatchNorm2d):
+            for tensor in (layer.running_mean, layer.bias):
+                tensor.data.normal_(std=0.1)
+            for tensor in (layer.running_var, layer.weight):
+                tensor.data.uniform_(0.5, 1.5)
+
+
+def torchvision_network(name: str) -> nn.Module:
+    if name == "resnext101_32x4d":  # torchvision names the 32x8d only
+        return torchvision.models.ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4)
+    return torchvision.models.get_model(name, weights=None)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_same_function_as_torchvision_with_its_weights(name):
+    theirs = torchvision_network(name).eval()
+    randomise_statistics(theirs)
+    ours = ResNet(name).eval()
+    left_over = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert left_over.missing_keys == []
+    assert left_over.unexpected_keys == ["fc.weight", "fc.bias"]
+    images = torch.randn(1, 3, 64, 32)
+    with torch.no_grad():
+        features = ours(images)
+        assert torch.equal(theirs.fc(features[-1].mean(dim=(2, 3))), theirs(images))
+    for feature, channels, stride in zip(features, ours.out_channels, ours.strides, strict=True):
+        assert feature.shape == (1, channels, 64 // stride, 32 // stride)
+
+
+def test_mobilenet_is_torchvisions():
+    theirs = torchvision.models.mobilenet_v2(weights=None).eval()
+    randomise_statistics(theirs)
+    ours = MobileNetV2().eval()
+    left_over = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert left_over.missing_keys == []
+    images = torch.randn(1, 3, 64, 96)
+    features = ours(images)
+    assert [tuple(f.shape[1:]) for f in features] == [(24, 16, 24), (32, 8, 12), (96, 4, 6), (1280, 2, 3)]
+    assert ours.out_channels == (24, 32, 96, 1280)
+    torch.testing.assert_close(theirs.classifier(features[-1].mean(dim=(2, 3))), theirs(images))
+    thin = MobileNetV2(Norm("group-ws", 8), width=0.25)
+    assert [f.shape[1] for f in thin(images)] == list(thin.out_channels)
+
+
+def test_frozen_norm_is_torchvisions(device):
+    ours, theirs = FrozenBatchNorm2d(5).to(device), torchvision.ops.FrozenBatchNorm2d(5).to(device)
+    randomise_statistics(theirs)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 5, 4, 3, device=device)
+    torch.testing.assert_close(ours.train()(x), theirs(x))
+    ours.load_state_dict(nn.BatchNorm2d(5).state_dict())  # the count of batches is left out
+
+
+def test_standardised_filters(device):
+    layer = StandardisedConv2d(6, 4, 3, bias=True).to(device)
+    nn.init.uniform_(layer.weight, 2, 5)
+    x = torch.randn(2, 6, 5, 5, device=device)
+    expected = layer.weight.detach().clone()
+    for each in expected:
+        each -= each.mean()
+        each /= each.flatten().std() + 1e-5
+    torch.testing.assert_close(layer(x), nn.functional.conv2d(x, expected, layer.bias))
+
+
+@pytest.mark.parametrize("kind", ["batch", "frozen", "group", "group-ws"])
+def test_each_norm_in_a_network(kind):
+    net = ResNet("resnet18", Norm(kind, groups=8), width=12)
+    norms = {type(m) for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm | FrozenBatchNorm2d)}
+    assert norms == {{"batch": nn.BatchNorm2d, "frozen": FrozenBatchNorm2d}.get(kind, nn.GroupNorm)}
+    convolutions = {type(module) for module in net.modules() if isinstance(module, nn.Conv2d)}
+    assert convolutions == {StandardisedConv2d if kind == "group-ws" else nn.Conv2d}
+    assert net.out_channels == (12, 24, 48, 96)
+    if kind.startswith("group"):
+        assert net.bn1.num_groups == 4  # 8 does not divide 12
+        assert net.layer2[0].bn1.num_groups == 8
+    sum(feature.mean() for feature in net(torch.randn(2, 3, 64, 64))).backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
+@pytest.mark.parametrize("kind", ["batch", "group-ws"])
+def test_deformable_stages_start_as_plain_ones(name, kind):
+    plain = ResNet(name, Norm(kind), width=16).eval()
+    deformable = ResNet(name, Norm(kind), deformable=(3, 4), width=16).eval()
+    left_over = deformable.load_state_dict(plain.state_dict(), strict=False)
+    assert left_over.unexpected_keys == []
+    assert all(".conv2.offset." in key for key in left_over.missing_keys)
+    images = torch.randn(1, 3, 64, 64)
+    for ours, theirs in zip(deformable(images), plain(images), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    kinds = [{isinstance(block.conv2, DeformableConv2d) for block in stage} for stage in deformable.stages]
+    assert kinds == [{False}, {False}, {True}, {True}]
+    deformable(images)[-1].square().mean().backward()
+    assert deformable.layer3[0].conv2.offset.weight.grad.abs().sum() > 0
+
+
+def test_frozen_stages_keep_their_weights():
+    net = ResNet("resnet18", Norm("frozen"), frozen_stages=1, width=8)
+    frozen = {name.split(".")[0] for name, p in net.named_parameters() if not p.requires_grad}
+    assert frozen == {"conv1", "layer1"}
+    assert all(p.requires_grad for stage in net.stages[1:] for p in stage.parameters())
+
+
+def test_last_stage_can_be_taken_out():
+    net = ResNet("resnet18", width=8).eval()
+    images = torch.randn(1, 3, 64, 64)
+    before = net(images)
+    last = net.take_last_stage()
+    after = net(images)
+    assert len(after) == 3
+    assert net.stride == 16
+    assert net.out_channels == (8, 16, 32)
+    assert torch.equal(last(after[-1]), before[-1])
+    with pytest.raises(InputError, match="taken out"):
+        net.take_last_stage()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: ResNet("resnet34", Norm("group-ws", 4), deformable=(4,), frozen_stages=2, width=8),
+        lambda: MobileNetV2(Norm("frozen"), 0.5),
+    ],
+)
+def test_description_builds_the_same_network(network):
+    first = network()
+    again = build_backbone(json.loads(json.dumps(first.description)))
+    again.load_state_dict(first.state_dict())
+    assert again.description == first.description
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (lambda: ResNet("resnet19"), "resnet19"),
+        (lambda: ResNet("resnet18", deformable=(5,)), "stages 1 to 4"),
+        (lambda: ResNet("resnet18", frozen_stages=5), "stages 1 to 4"),
+        (lambda: Norm("layer"), "'layer'"),
+        (lambda: Norm("group", 0), "0 groups"),
+    ],
+)
+def test_bad_settings_give_a_sentence(bad, says):
+    with pytest.raises(InputError, match=says):
+        bad()
