@@ -1,0 +1,128 @@
+"""Feature pyramids over any range of levels (Lin et al., "Feature Pyramid Networks for Object Detection", 2017).
+
+Levels are counted as SM-NAS does: P1 has stride 4 and comes from the backbone's first stage, P4 has stride 32 and comes
+from its last; P5 and P6 lie past the backbone. (Papers that count strides call P1 "P2".)
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.command import InputError
+from common.models.norm import Norm
+
+FIRST_STRIDE = 4
+LEVELS = 6
+# Where the levels past the backbone come from: the last output by subsampling, or a 3x3 convolution of stride 2 on the
+# backbone's last feature or on the last output. Further levels follow in the same way, each on the one before it.
+ExtraLevels = Literal["pool", "conv-on-input", "conv-on-output"]
+
+
+def level_stride(level: int) -> int:
+    """Pixels a cell of level 1, 2, ..."""
+    return FIRST_STRIDE * 2 ** (level - 1)
+
+
+class FPN(nn.Module):
+    """Levels first..last of a backbone's features, all `width` channels wide.
+
+    in_channels: of the backbone's features, from stride 4 on. extra: how levels past the backbone are made.
+    norm: of every convolution; none: convolutions with bias, as in the paper.
+
+    forward: all the backbone's features, to a tuple of (B, width, H / strides[i], W / strides[i]).
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        first: int = 1,
+        last: int = 5,
+        width: int = 256,
+        norm: Norm | None = None,
+        extra: ExtraLevels = "pool",
+    ) -> None:
+        super().__init__()
+        if not 1 <= first < last or first > len(in_channels):
+            raise InputError(
+                f"a pyramid P{first}-P{last} cannot be: it begins at one of the backbone's levels 1 to "
+                f"{len(in_channels)} and ends at a later one"
+            )
+        if extra not in get_args(ExtraLevels):
+            raise InputError(f"no extra levels are called {extra!r}: give one of {', '.join(get_args(ExtraLevels))}")
+        self.first, self.last, self.width, self.norm, self.extra = first, last, width, norm, extra
+        self.levels = tuple(range(first, last + 1))
+        self.strides = tuple(map(level_stride, self.levels))
+        self.out_channels = (width,) * len(self.levels)
+        inside = in_channels[first - 1 : last]  # what the backbone gives of these levels
+        self.laterals = nn.ModuleList(_convolution(channels, width, 1, 1, norm) for channels in inside)
+        self.outputs = nn.ModuleList(_convolution(width, width, 3, 1, norm) for _ in inside)
+        self.extras = nn.ModuleList()
+        if extra != "pool":
+            source = inside[-1] if extra == "conv-on-input" else width
+            for _ in range(len(self.levels) - len(inside)):
+                self.extras.append(_convolution(source, width, 3, 2, norm))
+                source = width
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        features = features[self.first - 1 : self.last]
+        merged = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
+        for level in range(len(merged) - 1, 0, -1):
+            finer = merged[level - 1]
+            merged[level - 1] = finer + F.interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
+        levels = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
+        if self.extra == "pool":
+            while len(levels) < len(self.levels):
+                levels.append(F.max_pool2d(levels[-1], kernel_size=1, stride=2))
+        x = features[-1] if self.extra == "conv-on-input" else levels[-1]
+        for index, convolution in enumerate(self.extras):
+            x = convolution(x.relu() if index else x)
+            levels.append(x)
+        return tuple(levels)
+
+    def config(self) -> dict[str, Any]:
+        """Plain numbers from which the pyramid can be built again, given the backbone."""
+        return {
+            "first": self.first,
+            "last": self.last,
+            "width": self.width,
+            "norm": self.norm.to_dict() if self.norm else None,
+            "extra": self.extra,
+        }
+
+
+class NoPyramid(nn.Module):
+    """The backbone's last feature alone, as it is: what a detector without a pyramid predicts from."""
+
+    def __init__(self, in_channels: Sequence[int]) -> None:
+        super().__init__()
+        self.levels = (len(in_channels),)
+        self.strides = (level_stride(len(in_channels)),)
+        self.out_channels = (in_channels[-1],)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return (features[-1],)
+
+    def config(self) -> None:
+        """There is nothing to say."""
+        return
+
+
+def build_pyramid(in_channels: Sequence[int], config: dict[str, Any] | None) -> FPN | NoPyramid:
+    """The pyramid of a `config()`, without its weights."""
+    if config is None:
+        return NoPyramid(in_channels)
+    norm = config.get("norm")
+    return FPN(in_channels, **{**config, "norm": Norm(**norm) if norm else None})
+
+
+def _convolution(in_channels: int, width: int, kernel: int, stride: int, norm: Norm | None) -> nn.Module:
+    """A convolution with bias, or with a norm; no activation."""
+    if norm is None:
+        layer = nn.Conv2d(in_channels, width, kernel, stride, kernel // 2)
+        nn.init.zeros_(layer.bias)
+    else:
+        layer = norm.conv(in_channels, width, kernel, stride)
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    return layer if norm is None else nn.Sequential(layer, norm.layer(width))
