@@ -1,0 +1,62 @@
+"""Reference boxes at every cell of every level of a pyramid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+RATIOS = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """sizes: for each level the sides in pixels of its square anchors. ratios: height by width; each keeps the area.
+
+    rounded: corners to whole pixels, as torchvision has them.
+    """
+
+    sizes: tuple[tuple[float, ...], ...]
+    ratios: tuple[float, ...] = RATIOS
+    rounded: bool = False
+
+    @staticmethod
+    def octaves(strides: Sequence[int], base: float, count: int = 1, ratios: tuple[float, ...] = RATIOS) -> "Anchors":
+        """`count` sizes an octave, from base * stride on: one of 8 in an RPN, three of 4 in RetinaNet."""
+        sizes = tuple(tuple(stride * base * 2 ** (step / count) for step in range(count)) for stride in strides)
+        return Anchors(sizes, ratios)
+
+    @property
+    def per_cell(self) -> int:
+        """How many there are at each cell, on every level."""
+        return len(self.sizes[0]) * len(self.ratios)
+
+    def cell(self, level: int) -> Tensor:
+        """(A, 4) float32 the anchors of a cell of that level (from 0), centred at 0; ratio by ratio, sizes inside."""
+        size = torch.tensor(self.sizes[level])
+        root = torch.tensor(self.ratios).sqrt().unsqueeze(1)
+        half_width, half_height = (size / root).flatten() / 2, (size * root).flatten() / 2
+        corners = torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
+        return corners.round() if self.rounded else corners
+
+    def of_maps(self, maps: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+        """(N, 4) float32 anchors in pixels of maps (B, C, H_l, W_l): level by level, row by row, then within a cell.
+
+        The anchors of row y and column x are centred at (x * stride, y * stride). Remembered: do not change them.
+        """
+        shapes = tuple(tuple(each.shape[-2:]) for each in maps)
+        return _grid(self, shapes, tuple(strides), maps[0].device)
+
+
+@lru_cache(maxsize=32)
+def _grid(
+    anchors: Anchors, shapes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device
+) -> Tensor:
+    with torch.inference_mode(False), torch.device("cpu"):  # remembered: usable in training whoever asks first
+        levels = []
+        for level, ((rows, columns), stride) in enumerate(zip(shapes, strides, strict=True)):
+            y, x = torch.meshgrid(torch.arange(rows) * stride, torch.arange(columns) * stride, indexing="ij")
+            centres = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)  # (H * W, 1, 4)
+            levels.append((centres + anchors.cell(level)).flatten(0, 1))
+        return torch.cat(levels).to(device)

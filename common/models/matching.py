@@ -1,0 +1,97 @@
+"""Which object each reference box belongs to, and which of them a loss looks at; whole batches, fixed sizes.
+
+Nothing here waits for the device: a sample is drawn by sorting random keys, and has its full size even where there are
+too few candidates; `valid` tells which rows count.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.models.boxes import pairwise_iou
+
+POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """Overlaps (IoU) that make a reference box positive (at least) or negative (less); between them it is ignored.
+
+    least_of_best: the reference boxes that fit an object best, ties included, are positive from this overlap on, even
+    below `positive`; None: they are treated like all others. With 0 they must still overlap.
+    """
+
+    positive: float
+    negative: float
+    least_of_best: float | None = None
+
+
+@dataclass(frozen=True)
+class Matches:
+    """state: (B, N) int8, POSITIVE, NEGATIVE or IGNORED. target: (B, N) int64 the object of greatest overlap, 0..G-1;
+    only where positive does it mean anything. overlap: (B, N) with that object."""
+
+    state: Tensor
+    target: Tensor
+    overlap: Tensor
+
+
+@torch.no_grad()
+def match(references: Tensor, boxes: Tensor, valid: Tensor, settings: MatchSettings) -> Matches:
+    """References (N, 4) or (B, N, 4) against objects (B, G, 4), valid (B, G).
+
+    An image without objects has negatives only. The rules are torchvision's, but for objects that no reference box
+    touches, which match nothing here.
+    """
+    B, G = valid.shape  # batch, objects an image
+    if G == 0:
+        nothing = torch.zeros(B, references.shape[-2], device=references.device)
+        return Matches(nothing.to(torch.int8), nothing.long(), nothing)
+    overlaps = pairwise_iou(boxes, references)  # (B, G, N)
+    overlaps = torch.where(valid.unsqueeze(-1), overlaps, -1.0)
+    overlap, target = overlaps.max(dim=1)  # (B, N)
+    state = torch.full_like(target, IGNORED, dtype=torch.int8)
+    state[overlap < settings.negative] = NEGATIVE
+    state[overlap >= settings.positive] = POSITIVE
+    if settings.least_of_best is not None:
+        best = overlaps.amax(dim=2, keepdim=True)  # (B, G, 1)
+        best = torch.where((best > 0) & (best >= settings.least_of_best), best, 2.0)  # 2: no overlap equals it
+        state[(overlaps == best).any(dim=1)] = POSITIVE
+    return Matches(state, target, overlap.clamp(min=0))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """index: (B, S) int64 into the N references, each at most once. positive, valid: (B, S) bool.
+
+    Positives come first, then negatives, then rows that are not valid: neither, where there were too few.
+    """
+
+    index: Tensor
+    positive: Tensor
+    valid: Tensor
+
+
+@torch.no_grad()
+def sample(state: Tensor, count: int, positive_share: float, generator: torch.Generator | None = None) -> Sample:
+    """Draw `count` references an image at random: at most that share positive, the rest negative; state: (B, N).
+
+    Fewer rows than `count` only where N is less.
+    """
+    count = min(count, state.shape[1])
+    most = min(int(count * positive_share), count)
+    keys = torch.rand(state.shape, device=state.device, generator=generator)  # (B, N) in [0, 1)
+    positive = state == POSITIVE
+    chosen = torch.where(positive, keys, -1.0).topk(most, dim=1).indices
+    chosen = torch.zeros_like(positive).scatter_(1, chosen, True) & positive
+    # Three ranges of keys, one above the other: chosen positives, negatives, all that must not be drawn.
+    keys += chosen * 2.0 + (state == NEGATIVE) * 1.0
+    index = keys.topk(count, dim=1).indices
+    return Sample(index, chosen.gather(1, index), (chosen | (state == NEGATIVE)).gather(1, index))
+
+
+def pick(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of values (B, N, ...) by index (B, S): (B, S, ...)."""
+    rows = index.view(*index.shape, *(1,) * (values.dim() - 2))
+    return values.gather(1, rows.expand(*index.shape, *values.shape[2:]))

@@ -1,0 +1,67 @@
+"""Non-maximum suppression of whole batches with results of fixed size."""
+
+import torch
+import torchvision
+from torch import Tensor
+
+from common.models.boxes import pairwise_iou
+
+# How often the fixed-size suppression passes over the boxes; see `_by_fixed_point`.
+ROUNDS = 32
+
+
+@torch.no_grad()
+def suppress(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None = None) -> Tensor:
+    """Which boxes to keep: (B, N) bool, for boxes (B, N, 4) sorted best first, valid (B, N).
+
+    A box goes where a better one that stays, of the same image and group (B, N; none: all alike), overlaps it by an IoU
+    over `threshold`. On a CPU this is torchvision's; elsewhere shapes are fixed and nothing waits for the device.
+    """
+    if boxes.device.type == "cpu":
+        return _by_torchvision(boxes, valid, threshold, groups)
+    return _by_fixed_point(boxes, valid, threshold, groups)
+
+
+def _by_torchvision(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
+    """All images and groups in one call, moved apart: in float64, where that costs no precision."""
+    B, N = valid.shape  # batch, boxes an image
+    group = torch.arange(B, device=boxes.device).unsqueeze(1).expand(B, N)
+    if groups is not None:
+        group = group * (groups.max() + 1) + groups if groups.numel() else group
+    rows = valid.flatten().nonzero().squeeze(1)
+    apart = boxes.double().flatten(0, 1)[rows]
+    if len(rows):
+        apart = apart - apart.min()
+        apart += (group.flatten()[rows] * (apart.max() + 1)).unsqueeze(1)
+    order = -(rows % N).double()  # within an image the position is the rank; between images it does not matter
+    kept = rows[torchvision.ops.nms(apart, order, threshold)]
+    return torch.zeros(B * N, dtype=torch.bool, device=boxes.device).index_fill_(0, kept, True).view(B, N)
+
+
+def _by_fixed_point(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
+    """A box stays iff no better box that stays overlaps it: that, again and again from all boxes on.
+
+    After t rounds every box is settled whose fate hangs on a chain of at most t boxes, each suppressing the next; so
+    ROUNDS are enough in all but freak cases, and the work does not depend on the values.
+    """
+    N = boxes.shape[1]
+    over = pairwise_iou(boxes, boxes) > threshold  # (B, N, N) [better, worse]
+    if groups is not None:
+        over &= groups.unsqueeze(2) == groups.unsqueeze(1)
+    over &= torch.ones(N, N, dtype=torch.bool, device=boxes.device).triu_(1)
+    keep = valid
+    for _ in range(ROUNDS):
+        keep = valid & ~(over & keep.unsqueeze(2)).any(dim=1)
+    return keep
+
+
+@torch.no_grad()
+def best(scores: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` valid ones of highest score: index (B, count), best first, and valid (B, count); scores (B, N).
+
+    Equal scores stay in their order. Fewer than `count` columns only where N is less.
+    """
+    scores = torch.where(valid, scores, -torch.inf)
+    index = scores.topk(min(count, scores.shape[1]), dim=1, sorted=False).indices.sort(dim=1).values
+    scores, order = scores.gather(1, index).sort(dim=1, descending=True, stable=True)
+    return index.gather(1, order), scores > -torch.inf
