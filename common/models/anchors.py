@@ -22,10 +22,10 @@ class Anchors:
     rounded: bool = False
 
     @staticmethod
-    def octaves(strides: Sequence[int], base: float, count: int = 1, ratios: tuple[float, ...] = RATIOS) -> "Anchors":
-        """`count` sizes an octave, from base * stride on: one of 8 in an RPN, three of 4 in RetinaNet."""
-        sizes = tuple(tuple(stride * base * 2 ** (step / count) for step in range(count)) for stride in strides)
-        return Anchors(sizes, ratios)
+    def octaves(strides: Sequence[int], base: float, count: int = 1, octaves: int = 1) -> "Anchors":
+        """From base * stride on `count` sizes an octave: one of 8 in an RPN, three of 4 in RetinaNet."""
+        steps = [2 ** (step / count) for step in range(count * octaves)]
+        return Anchors(tuple(tuple(stride * base * step for step in steps) for stride in strides))
 
     @property
     def per_cell(self) -> int:

@@ -4,7 +4,7 @@ Levels are counted as SM-NAS does: P1 has stride 4 and comes from the backbone's
 from its last; P5 and P6 lie past the backbone. (Papers that count strides call P1 "P2".)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
@@ -91,6 +91,12 @@ class FPN(nn.Module):
             "extra": self.extra,
         }
 
+    @staticmethod
+    def from_config(config: Mapping[str, Any], in_channels: Sequence[int]) -> "FPN":
+        """The pyramid of a `config()` on a backbone's features, without its weights."""
+        norm = config["norm"]
+        return FPN(in_channels, **{**config, "norm": Norm(**norm) if norm else None})
+
 
 class NoPyramid(nn.Module):
     """The backbone's last feature alone, as it is: what a detector without a pyramid predicts from."""
@@ -107,14 +113,6 @@ class NoPyramid(nn.Module):
     def config(self) -> None:
         """There is nothing to say."""
         return
-
-
-def build_pyramid(in_channels: Sequence[int], config: dict[str, Any] | None) -> FPN | NoPyramid:
-    """The pyramid of a `config()`, without its weights."""
-    if config is None:
-        return NoPyramid(in_channels)
-    norm = config.get("norm")
-    return FPN(in_channels, **{**config, "norm": Norm(**norm) if norm else None})
 
 
 def _convolution(in_channels: int, width: int, kernel: int, stride: int, norm: Norm | None) -> nn.Module:

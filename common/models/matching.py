@@ -7,9 +7,11 @@ too few candidates; `valid` tells which rows count.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from common.models.boxes import pairwise_iou
+from common.batch import Batch
+from common.models.boxes import clip, pairwise_iou
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
@@ -95,3 +97,13 @@ def pick(values: Tensor, index: Tensor) -> Tensor:
     """Rows of values (B, N, ...) by index (B, S): (B, S, ...)."""
     rows = index.view(*index.shape, *(1,) * (values.dim() - 2))
     return values.gather(1, rows.expand(*index.shape, *values.shape[2:]))
+
+
+def visible_objects(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (B, G, 4) cut at the image, labels (B, G), valid (B, G); what then has no area is not valid. G >= 1."""
+    boxes = clip(batch.boxes.float(), batch.images.shape[-2:])
+    valid = batch.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+    labels = batch.labels * valid
+    if valid.shape[1] == 0:  # one that is not there, so that there is something to index
+        boxes, labels, valid = F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1)), F.pad(valid, (0, 1))
+    return boxes, labels, valid

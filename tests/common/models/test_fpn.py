@@ -1,5 +1,6 @@
 """The pyramid against torchvision's, over every range of levels."""
 
+import json
 from collections import OrderedDict
 
 import pytest
@@ -9,7 +10,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from common.command import InputError
-from common.models.fpn import FPN, NoPyramid, build_pyramid
+from common.models.fpn import FPN, NoPyramid
 from common.models.norm import Norm
 
 CHANNELS = (4, 6, 8, 10)
@@ -63,7 +64,7 @@ def test_all_fourteen_ranges(first, last, norm):
         rows = -(-rows // 2)
     sum(output.square().mean() for output in outputs).backward()
     assert all(p.grad is not None for p in pyramid.parameters())
-    again = build_pyramid(CHANNELS, pyramid.config())
+    again = FPN.from_config(json.loads(json.dumps(pyramid.config())), CHANNELS)
     again.load_state_dict(pyramid.state_dict())
     assert all(map(torch.equal, again(features()), outputs))
 
@@ -75,8 +76,7 @@ def test_norm_takes_the_place_of_the_bias():
 
 
 def test_without_a_pyramid():
-    none = build_pyramid(CHANNELS[:3], None)
-    assert isinstance(none, NoPyramid)
+    none = NoPyramid(CHANNELS[:3])
     assert none.strides == (16,)
     assert none.out_channels == (8,)
     inputs = features()[:3]

@@ -1,0 +1,137 @@
+"""The region proposal network (Ren et al., "Faster R-CNN", 2015): where there may be an object, of whatever class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.models.anchors import Anchors
+from common.models.boxes import clip, decode, encode
+from common.models.matching import MatchSettings, match, pick, sample
+from common.models.norm import Norm
+from common.models.suppression import best, suppress
+
+DEVIATIONS = (1.0, 1.0, 1.0, 1.0)
+MATCH = MatchSettings(0.7, 0.3, 0.3)
+
+
+@dataclass(frozen=True)
+class RPNSettings:
+    """anchors: None: one size of 8 strides on each level, or five from 2 to 32 strides where there is one level only.
+
+    match: which anchors are positive or negative. samples, positive_share: anchors an image in the loss.
+    beta: where the box loss turns from quadratic to linear.
+    candidates: by score, from each level, before suppression. proposals: by score, after it; both (training, test).
+    overlap: IoU beyond which suppression takes the worse box. least_side: of a proposal, in pixels.
+    """
+
+    anchors: Anchors | None = None
+    match: MatchSettings = MATCH
+    samples: int = 256
+    positive_share: float = 0.5
+    beta: float = 1 / 9
+    candidates: tuple[int, int] = (2000, 1000)
+    proposals: tuple[int, int] = (2000, 1000)
+    overlap: float = 0.7
+    least_side: float = 1e-3
+
+    def anchors_for(self, strides: Sequence[int]) -> Anchors:
+        """The anchors on levels of such strides."""
+        if self.anchors is not None:
+            return self.anchors
+        return Anchors.octaves(strides, 8) if len(strides) > 1 else Anchors.octaves(strides, 2, octaves=5)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Boxes that may hold an object, best first: boxes (B, P, 4) in pixels, valid (B, P)."""
+
+    boxes: Tensor
+    valid: Tensor
+
+
+class RPN(nn.Module):
+    """A 3x3 convolution, and on it for each anchor the logit of there being an object and the code of its box.
+
+    channels: of every level. strides: of the levels, in pixels. norm: after the 3x3 convolution; None: none.
+    """
+
+    def __init__(
+        self, channels: int, strides: Sequence[int], settings: RPNSettings | None = None, norm: Norm | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings or RPNSettings()
+        self.strides = tuple(strides)
+        self.anchors = self.settings.anchors_for(self.strides)
+        convolution = (norm or Norm()).conv(channels, channels, 3, bias=norm is None)
+        self.conv = convolution if norm is None else nn.Sequential(convolution, norm.layer(channels))
+        self.objectness = nn.Conv2d(channels, self.anchors.per_cell, 1)
+        self.codes = nn.Conv2d(channels, 4 * self.anchors.per_cell, 1)
+        for layer in (convolution, self.objectness, self.codes):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        """For maps (B, C, H_l, W_l) and N anchors, A at each cell of each level:
+
+        anchors: (N, 4) pixels. objectness: (B, N) logits. codes: (B, N, 4) of boxes relative to the anchors.
+        """
+        objectness, codes = [], []
+        for each in maps:
+            x = F.relu(self.conv(each))
+            objectness.append(self.objectness(x).permute(0, 2, 3, 1).flatten(1))
+            codes.append(self.codes(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
+        return {
+            "anchors": self.anchors.of_maps(maps, self.strides),
+            "objectness": torch.cat(objectness, dim=1),
+            "codes": torch.cat(codes, dim=1),
+        }
+
+    @torch.no_grad()
+    def propose(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], size: tuple[int, int]) -> Proposals:
+        """The best boxes of `outputs`, cut at images of `size` (height, width); no gradient flows through them."""
+        test = not self.training
+        counts = [each.shape[-2] * each.shape[-1] * self.anchors.per_cell for each in maps]
+        found = []
+        for anchors, objectness, codes in zip(
+            outputs["anchors"].split(counts),
+            outputs["objectness"].float().split(counts, dim=1),
+            outputs["codes"].split(counts, dim=1),
+            strict=True,
+        ):
+            scores, index = objectness.topk(min(self.settings.candidates[test], objectness.shape[1]), dim=1)
+            boxes = clip(decode(pick(codes, index), anchors[index], DEVIATIONS), size)
+            valid = (boxes[..., 2:] - boxes[..., :2] >= self.settings.least_side).all(dim=-1)
+            found.append((boxes, scores, suppress(boxes, valid, self.settings.overlap)))
+        boxes, scores, kept = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        index, valid = best(scores, kept, self.settings.proposals[test])
+        return Proposals(pick(boxes, index), valid)
+
+
+def rpn_losses(
+    outputs: dict[str, Tensor],
+    boxes: Tensor,
+    valid: Tensor,
+    settings: RPNSettings,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Losses of an RPN's `outputs` on objects (B, G, 4), valid (B, G), on a sample of the anchors.
+
+    rpn_objectness: mean binary cross-entropy. rpn_box: smooth L1 of the positives' codes, over the sample's size.
+    """
+    anchors = outputs["anchors"]
+    matches = match(anchors, boxes, valid, settings.match)
+    drawn = sample(matches.state, settings.samples, settings.positive_share, generator)
+    count = drawn.valid.sum().clamp(min=1)
+    logits = outputs["objectness"].gather(1, drawn.index).float()  # (B, S)
+    objectness = F.binary_cross_entropy_with_logits(logits, drawn.positive.float(), reduction="none")
+    target = encode(pick(boxes, matches.target.gather(1, drawn.index)), anchors[drawn.index], DEVIATIONS)
+    codes = pick(outputs["codes"], drawn.index).float()  # (B, S, 4)
+    distance = F.smooth_l1_loss(codes, target, beta=settings.beta, reduction="none").sum(dim=-1)
+    return {
+        "rpn_objectness": (objectness * drawn.valid).sum() / count,
+        "rpn_box": (distance * drawn.positive).sum() / count,
+    }

@@ -1,0 +1,95 @@
+"""torchvision's detectors, taken over: the same settings and weights, so the same detections.
+
+    weights = torchvision.models.get_model_weights("fasterrcnn_resnet50_fpn").COCO_V1.get_state_dict()
+    network = faster_rcnn_of_torchvision(weights, epsilon=0.0)
+
+They were trained on images of 0..1 normalised as `common.batch.normalise` does, and on COCO's category ids, of which 90
+classes make room for 80: label l here is id l + 1. torchvision's COCO weights go with an epsilon of 0 in batch norm.
+"""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from common.command import InputError
+from common.models.anchors import Anchors
+from common.models.fpn import FPN
+from common.models.matching import MatchSettings
+from common.models.norm import FrozenBatchNorm2d, Norm
+from common.models.resnet import ResNet
+from common.models.roi_head import RoISettings
+from common.models.rpn import RPNSettings
+from common.models.two_stage import TwoStage
+
+RPN_SETTINGS = RPNSettings(
+    anchors=Anchors(((32,), (64,), (128,), (256,), (512,)), rounded=True), match=MatchSettings(0.7, 0.3, 0.0)
+)
+ROI_SETTINGS = RoISettings(beta=1 / 9)
+# Their names, and ours. The oldest weights lack the ".0" that came with the layers' wrappers.
+FPN_NAMES = {
+    r"backbone\.body\.": "backbone.",
+    r"backbone\.fpn\.inner_blocks\.(\d)\.(0\.)?": r"fpn.laterals.\1.",
+    r"backbone\.fpn\.layer_blocks\.(\d)\.(0\.)?": r"fpn.outputs.\1.",
+}
+FASTER_RCNN_NAMES = FPN_NAMES | {
+    r"rpn\.head\.conv\.(0\.0\.)?": "rpn.conv.",
+    r"rpn\.head\.cls_logits\.": "rpn.objectness.",
+    r"rpn\.head\.bbox_pred\.": "rpn.codes.",
+    r"roi_heads\.box_head\.fc6\.": "roi.heads.0.hidden.0.",
+    r"roi_heads\.box_head\.fc7\.": "roi.heads.0.hidden.1.",
+    r"roi_heads\.box_predictor\.cls_score\.": "roi.heads.0.classes.",
+    r"roi_heads\.box_predictor\.bbox_pred\.": "roi.heads.0.codes.",
+}
+
+
+def faster_rcnn_of_torchvision(
+    state: Mapping[str, Tensor],
+    norm: Norm | None = None,
+    frozen_stages: int = 0,
+    epsilon: float | None = None,
+    rpn: RPNSettings = RPN_SETTINGS,
+    roi: RoISettings = ROI_SETTINGS,
+) -> TwoStage:
+    """Our network with the weights of torchvision's `fasterrcnn_resnet50_fpn`, as many classes as those tell apart.
+
+    norm: frozen unless said otherwise. epsilon: of batch norm, in place of 1e-5.
+    """
+    categories = _rows(state, "roi_heads.box_predictor.cls_score.bias") - 1
+    backbone = ResNet("resnet50", norm or Norm("frozen"), frozen_stages=frozen_stages)
+    network = TwoStage(backbone, categories, FPN(backbone.out_channels), rpn, roi)
+    weights = _renamed(state, FASTER_RCNN_NAMES)
+    for part in ("weight", "bias"):
+        # torchvision's background comes first, and has a box; ours comes last, and has none
+        weights[f"roi.heads.0.classes.{part}"] = weights[f"roi.heads.0.classes.{part}"].roll(-1, 0)
+        weights[f"roi.heads.0.codes.{part}"] = weights[f"roi.heads.0.codes.{part}"][4:]
+    # a region's features are read channel by channel there, bin by bin here
+    first = weights["roi.heads.0.hidden.0.weight"]
+    weights["roi.heads.0.hidden.0.weight"] = first.unflatten(1, (256, 49)).transpose(1, 2).flatten(1)
+    return _loaded(network, weights, epsilon)
+
+
+def _rows(state: Mapping[str, Tensor], name: str) -> int:
+    if name not in state:
+        raise InputError(f"these are not the weights of the torchvision detector asked for: they lack {name}")
+    return len(state[name])
+
+
+def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors by our names; `names`: patterns of the beginnings of theirs, the first that fits counts."""
+    weights = {}
+    for name, tensor in state.items():
+        pattern = next((pattern for pattern in names if re.match(pattern, name)), None)
+        if pattern is None:
+            raise InputError(f"these are not the weights of the torchvision detector asked for: {name} is unknown")
+        weights[re.sub(f"^{pattern}", names[pattern], name)] = tensor
+    return weights
+
+
+def _loaded(network: nn.Module, weights: dict[str, Tensor], epsilon: float | None) -> nn.Module:
+    network.load_state_dict(weights)
+    if epsilon is not None:
+        for module in network.modules():
+            if isinstance(module, FrozenBatchNorm2d | nn.BatchNorm2d):
+                module.eps = epsilon
+    return network

@@ -1,0 +1,159 @@
+"""Two-stage detectors: Faster R-CNN (Ren et al., 2015) on a feature pyramid, its cascade, and both without a pyramid.
+
+Everything works on the whole batch at once and on tensors of fixed size: no loop over images, and in the training step
+nothing that waits for the device. Images of one batch share a size; the padding that they bring counts as background.
+
+    outputs = network(batch.images)
+    losses = two_stage_losses(outputs, batch)       # "loss" and its four parts
+    detections = network.eval().detect(images)
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.batch import Batch, Detections
+from common.command import InputError
+from common.models.anchors import Anchors
+from common.models.fpn import FPN, NoPyramid
+from common.models.matching import MatchSettings, visible_objects
+from common.models.norm import Norm
+from common.models.roi_head import RoIHead, RoISettings, Stage, roi_losses
+from common.models.rpn import RPN, Proposals, RPNSettings, rpn_losses
+
+COARSEST_ROI_STRIDE = 32  # regions are read from levels up to here; the coarser ones serve the RPN alone
+
+
+@dataclass(frozen=True)
+class TwoStageOutputs:
+    """What a two-stage network says of images of `size` (height, width).
+
+    maps: the levels, each (B, C, H_l, W_l). rpn: see `RPN.forward`. proposals: see `Proposals`. regions: what
+    `RoIHead.predict` says of the proposals; None in training, where the losses choose the regions.
+    network: whom the losses ask about those.
+    """
+
+    network: "TwoStage"
+    size: tuple[int, int]
+    maps: tuple[Tensor, ...]
+    rpn: dict[str, Tensor]
+    proposals: Proposals
+    regions: tuple[Tensor, Tensor, Tensor] | None
+
+
+class TwoStage(nn.Module):
+    """Backbone, pyramid, RPN and RoI head.
+
+    backbone: images to a tuple of features, with `out_channels` and `strides`. categories: K, the number of classes.
+    fpn: the pyramid on it. None: no pyramid; the RPN works on the last feature but one, and the backbone's last stage,
+        which is taken out of it (`backbone.take_last_stage()`), on each region.
+    norm: of the RPN's 3x3 convolution; None: none.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        categories: int,
+        fpn: FPN | None,
+        rpn: RPNSettings | None = None,
+        roi: RoISettings | None = None,
+        norm: Norm | None = None,
+    ) -> None:
+        super().__init__()
+        if categories < 1:
+            raise InputError(f"a detector of {categories} classes finds nothing: give at least one")
+        self.categories, self.norm = categories, norm
+        shared = None
+        shared_channels = backbone.out_channels[-1]
+        if fpn is None:
+            if not hasattr(backbone, "take_last_stage"):
+                raise InputError("a detector without a pyramid needs a backbone whose last stage can be taken out")
+            shared = backbone.take_last_stage()
+        self.backbone = backbone
+        self.fpn = NoPyramid(backbone.out_channels) if fpn is None else fpn
+        strides, channels = self.fpn.strides, self.fpn.out_channels[0]
+        self.rpn = RPN(channels, strides, rpn, norm)
+        roi_strides = tuple(stride for stride in strides if stride <= COARSEST_ROI_STRIDE)
+        self.roi = RoIHead(channels, roi_strides, categories, roi, shared, shared_channels)
+
+    def forward(self, images: Tensor) -> TwoStageOutputs:
+        """See `TwoStageOutputs`; images: (B, 3, H, W), normalised."""
+        size = images.shape[-2], images.shape[-1]
+        maps = self.fpn(self.backbone(images))
+        rpn = self.rpn(maps)
+        proposals = self.rpn.propose(maps, rpn, size)
+        regions = None if self.training else self.roi.predict(maps, proposals.boxes, size)
+        return TwoStageOutputs(self, size, maps, rpn, proposals, regions)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> Detections:
+        """Detections in pixels of `images` (B, 3, H, W), best first. Call `eval()` before."""
+        outputs = self(images)
+        return self.roi.select(*outputs.regions, outputs.proposals.valid, outputs.size)
+
+    def config(self) -> dict[str, Any]:
+        """Plain numbers from which all but the backbone can be built again; that one describes itself."""
+        return {
+            "kind": "two_stage",
+            "categories": self.categories,
+            "fpn": self.fpn.config(),
+            "rpn": asdict(self.rpn.settings),
+            "roi": asdict(self.roi.settings),
+            "norm": self.norm.to_dict() if self.norm else None,
+        }
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any], backbone: nn.Module) -> "TwoStage":
+        """The network of a `config()` on a backbone, without its weights."""
+        fpn = None if config["fpn"] is None else FPN.from_config(config["fpn"], backbone.out_channels)
+        norm = None if config["norm"] is None else Norm(**config["norm"])
+        return TwoStage(
+            backbone, config["categories"], fpn, rpn_settings(config["rpn"]), roi_settings(config["roi"]), norm
+        )
+
+
+def two_stage_losses(
+    outputs: TwoStageOutputs, batch: Batch, generator: torch.Generator | None = None
+) -> dict[str, Tensor]:
+    """The losses of both stages, float32 scalars: `loss`, the sum of the others; rpn_objectness and rpn_box (see
+    `rpn_losses`); roi_class and roi_box (see `region_losses`), over the stages of a cascade weighted and summed up.
+
+    Samples are drawn with `generator`, or with torch's own. A batch without any object has losses, too: those of the
+    background.
+    """
+    network = outputs.network
+    objects = visible_objects(batch)
+    boxes, _, valid = objects
+    losses = rpn_losses(outputs.rpn, boxes, valid, network.rpn.settings, generator)
+    losses |= roi_losses(network.roi, outputs.maps, outputs.proposals, objects, outputs.size, generator)
+    return {"loss": sum(losses.values()), **losses}
+
+
+# --- settings to JSON and back ----------------------------------------------------------------------------------------
+
+
+def anchors_of(fields: Mapping[str, Any] | None) -> Anchors | None:
+    """The anchors that `asdict` wrote, JSON's lists back to tuples."""
+    if fields is None:
+        return None
+    return Anchors(tuple(map(tuple, fields["sizes"])), tuple(fields["ratios"]), fields["rounded"])
+
+
+def rpn_settings(fields: Mapping[str, Any]) -> RPNSettings:
+    """The settings that `asdict` wrote, JSON's lists back to tuples."""
+    changed = {
+        "anchors": anchors_of(fields["anchors"]),
+        "match": MatchSettings(**fields["match"]),
+        "candidates": tuple(fields["candidates"]),
+        "proposals": tuple(fields["proposals"]),
+    }
+    return RPNSettings(**{**fields, **changed})
+
+
+def roi_settings(fields: Mapping[str, Any]) -> RoISettings:
+    """The settings that `asdict` wrote, JSON's lists back to tuples."""
+    stages = tuple(Stage(s["overlap"], s["weight"], tuple(s["deviations"])) for s in fields["stages"])
+    return RoISettings(**{**fields, "stages": stages, "hidden": tuple(fields["hidden"])})
