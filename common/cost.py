@@ -9,7 +9,7 @@
 
 Always for one image of a stated size.
 
-    python -m common.cost r50 --size 1333x800 --json
+    python -m common.cost r50-fpn --size 1333x800 --json
 """
 
 import copy
@@ -19,20 +19,24 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import torch
-import torchvision
 import tyro
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
 from common.command import InputError, run
+from common.models.fpn import FPN
 from common.models.outline import outline
+from common.models.resnet import ResNet
+from common.models.two_stage import TwoStage
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, DeformConv2d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 _MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 
 
@@ -126,35 +130,33 @@ def _operations(layer: nn.Module, inputs: Tensor, output: Tensor) -> tuple[int, 
     if isinstance(layer, nn.Linear):
         return output.numel() * inputs.shape[-1], bias
     if isinstance(layer, _BATCH_NORMS):
-        return 0, 2 * inputs.numel() if layer.affine else inputs.numel()
+        return 0, 2 * inputs.numel() if getattr(layer, "affine", True) else inputs.numel()
     if isinstance(layer, nn.ReLU):
         return 0, output.numel()
     return 0, inputs.numel()  # max-pool
 
 
-class Backbone(nn.Module):
-    """The four stages of a torchvision ResNet, without its pooling and classifier, as detectors use it."""
+CATEGORIES = 80  # COCO's, which the papers' detectors tell apart
 
-    def __init__(self, resnet: torchvision.models.ResNet) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
-        self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """The output of each stage, at strides 4, 8, 16 and 32."""
-        outputs, features = [], self.stem(images)
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            features = layer(features)
-            outputs.append(features)
-        return outputs
+def _detector(backbone: str) -> TwoStage:
+    """Faster R-CNN on a pyramid P1-P5 of 256 channels, 1000 proposals: what the papers count."""
+    network = ResNet(backbone)
+    return TwoStage(network, CATEGORIES, FPN(network.out_channels))
 
 
 # Networks that the command knows by name: each entry builds one, on whatever device is the default.
+_BACKBONES = {
+    "r18": "resnet18",
+    "r34": "resnet34",
+    "r50": "resnet50",
+    "r101": "resnet101",
+    "x50-32x4d": "resnext50_32x4d",
+    "x101-32x4d": "resnext101_32x4d",
+}
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "r18": lambda: Backbone(torchvision.models.resnet18()),
-    "r34": lambda: Backbone(torchvision.models.resnet34()),
-    "r50": lambda: Backbone(torchvision.models.resnet50()),
-    "r101": lambda: Backbone(torchvision.models.resnet101()),
+    **{name: partial(ResNet, backbone) for name, backbone in _BACKBONES.items()},
+    **{f"{name}-fpn": partial(_detector, backbone) for name, backbone in _BACKBONES.items()},
 }
 
 
@@ -171,7 +173,7 @@ class CostCommand:
     """Parameters and operations of a network, in total and by part."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """Name of the network: r18, r34, r50, r101 (backbones)."""
+    """r18, r34, r50, r101, x50-32x4d, x101-32x4d: the backbone alone; with -fpn behind it: Faster R-CNN on it."""
     size: str = "1333x800"
     """Width x height of the image, in pixels."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

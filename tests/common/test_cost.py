@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.command import InputError
 from common.cost import MODELS, CostCommand, count, main, parse_size
 from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d
+from common.models.norm import DeformableConv2d, FrozenBatchNorm2d
 
 
 # the old mmdetection counter's numbers, as the papers print them
@@ -32,6 +33,44 @@ def test_backbones_of_the_papers(name, size, giga):
     assert count(backbone, size).macs_mmdet == pytest.approx(giga * 1e9, rel=1e-3)
 
 
+# backbone, FPN, RPN, second stage and total, in G, and parameters in M (not printed for the last)
+@pytest.mark.parametrize(
+    ("name", "size", "giga", "params"),
+    [
+        ("r18-fpn", "1333x800", (38.90, 54.45, 52.87, 14.30, 160.53), 28.68),
+        ("r50-fpn", "1333x800", (88.03, 60.61, 52.87, 14.30, 215.82), 41.75),
+        ("r101-fpn", "1333x800", (167.91, 60.61, 52.87, 14.30, 295.69), 60.75),
+        ("x101-32x4d-fpn", "1280x800", (163.90, 58.04, 50.64, 14.30, 286.88), None),
+    ],
+)
+def test_detectors_of_the_papers(name, size, giga, params, capsys):
+    main(CostCommand(name, size, json=True))
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed["parts"]) == ["backbone", "fpn", "rpn", "roi"]
+    found = [part["macs_mmdet"] for part in printed["parts"].values()] + [printed["macs_mmdet"]]
+    assert found == pytest.approx([each * 1e9 for each in giga], rel=1e-3)
+    if params is not None:
+        assert printed["params"] == pytest.approx(params * 1e6, rel=1e-3)
+    assert printed["flops"] == 2 * printed["macs"]
+
+
+def test_second_stage_costs_the_same_at_any_size():
+    with torch.device("meta"):
+        network = MODELS["r18-fpn"]()
+    costs = [count(network, size).parts["roi"] for size in ((640, 480), (1280, 800))]
+    assert costs[0] == costs[1]
+    assert costs[0]["macs_mmdet"] == 1000 * (12544 * 1024 + 1024 * 1024 + 1024 * 81 + 1024 * 320 + 2 * 1024 + 81 + 320)
+
+
+def test_flops_of_a_detector_are_torchs():
+    with torch.device("meta"):
+        network = MODELS["r18-fpn"]().eval()
+        image = torch.empty(1, 3, 128, 160)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    assert count(network, (160, 128)).flops == counter.get_total_flops()
+
+
 def by_hand(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
     cost = count(nn.Sequential(nn.Conv2d(3, shape[0], 1, bias=False), layer), (shape[2], shape[1]))
     return cost.parts["1"]["macs"], cost.parts["1"]["macs_mmdet"]
@@ -44,12 +83,19 @@ def test_each_layer_by_the_formula():
     assert by_hand(nn.Linear(10, 7), (C, H, W)) == (4 * 6 * 70, 4 * 6 * (70 + 7))
     assert by_hand(nn.BatchNorm2d(4), (C, H, W)) == (0, 2 * 240)
     assert by_hand(nn.BatchNorm2d(4, affine=False), (C, H, W)) == (0, 240)
+    assert by_hand(FrozenBatchNorm2d(4), (C, H, W)) == (0, 2 * 240)
     assert by_hand(nn.ReLU(inplace=True), (C, H, W)) == (0, 240)
     assert by_hand(nn.MaxPool2d(2), (C, H, W)) == (0, 240)
     assert by_hand(nn.GroupNorm(2, 4), (C, H, W)) == (0, 0)
     transposed = 4 * 4 * 4 * 5 // 1 * 60  # kh * kw * cin * cout * Hin * Win
     assert by_hand(nn.ConvTranspose2d(4, 5, 4, stride=2, padding=1), (C, H, W)) == (transposed, transposed + 5 * 240)
     assert by_hand(nn.ConvTranspose2d(4, 4, 4, stride=2, groups=4, bias=False), (C, H, W))[1] == 4 * 4 * 4 * 60
+
+
+def test_deformable_convolution_costs_its_products_and_its_offsets():
+    plain = nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False)
+    products, offsets = 9 * 4 * 8 * 15, 9 * 4 * 18 * 15
+    assert by_hand(DeformableConv2d(plain), (4, 6, 10)) == (products + offsets, products + offsets + 18 * 15)
 
 
 class Reuse(nn.Module):
@@ -139,7 +185,7 @@ def test_command_prints_one_object(monkeypatch, capfd):
     printed = json.loads(capfd.readouterr().out)
     assert list(printed) == ["params", "macs_mmdet", "macs", "flops", "parts"]
     assert printed["macs_mmdet"] == sum(part["macs_mmdet"] for part in printed["parts"].values())
-    assert set(printed["parts"]) == {"stem", "layer1", "layer2", "layer3", "layer4"}
+    assert set(printed["parts"]) == {"conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"}
 
 
 def test_table_ends_with_the_total(capsys):
@@ -156,5 +202,5 @@ def test_bad_size_gives_a_sentence(size):
 
 
 def test_unknown_name_lists_the_names():
-    with pytest.raises(InputError, match=r"'r51'.*r101, r18, r34, r50"):
+    with pytest.raises(InputError, match=r"'r51'.*r101, r101-fpn, r18"):
         main(CostCommand("r51"))
