@@ -56,6 +56,10 @@ class RPN(nn.Module):
     """A 3x3 convolution, and on it for each anchor the logit of there being an object and the code of its box.
 
     channels: of every level. strides: of the levels, in pixels. norm: after the 3x3 convolution; None: none.
+
+    The loss sees a few hundred anchors of many thousand, and proposals carry no gradient. So without a norm, which
+    would tie a map together, the dense maps are made without a graph, and `at` says the sampled anchors once more
+    with one: the backward pass of the convolution shrinks to their cells (a fifth of a training step's operations).
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings or RPNSettings()
-        self.strides = tuple(strides)
+        self.strides, self.norm = tuple(strides), norm
         self.anchors = self.settings.anchors_for(self.strides)
         convolution = (norm or Norm()).conv(channels, channels, 3, bias=norm is None)
         self.conv = convolution if norm is None else nn.Sequential(convolution, norm.layer(channels))
@@ -78,17 +82,33 @@ class RPN(nn.Module):
         """For maps (B, C, H_l, W_l) and N anchors, A at each cell of each level:
 
         anchors: (N, 4) pixels. objectness: (B, N) logits. codes: (B, N, 4) of boxes relative to the anchors.
+        The latter two have a gradient only with a norm; `at` has it always.
         """
         objectness, codes = [], []
-        for each in maps:
-            x = F.relu(self.conv(each))
-            objectness.append(self.objectness(x).permute(0, 2, 3, 1).flatten(1))
-            codes.append(self.codes(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.norm is not None):
+            for each in maps:
+                x = F.relu(self.conv(each))
+                objectness.append(self.objectness(x).permute(0, 2, 3, 1).flatten(1))
+                codes.append(self.codes(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
         return {
             "anchors": self.anchors.of_maps(maps, self.strides),
             "objectness": torch.cat(objectness, dim=1),
             "codes": torch.cat(codes, dim=1),
         }
+
+    def at(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with a gradient for the anchors of index (B, S): objectness (B, S), codes (B, S, 4)."""
+        if self.norm is not None:
+            return outputs["objectness"].gather(1, index), pick(outputs["codes"], index)
+        A = self.anchors.per_cell
+        cells = neighbourhoods(maps, index // A).flatten(2)  # (B, S, 9 * C)
+        x = F.relu(F.linear(cells, self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias))
+        objectness = F.linear(x, self.objectness.weight.flatten(1), self.objectness.bias)  # (B, S, A)
+        codes = F.linear(x, self.codes.weight.flatten(1), self.codes.bias).unflatten(-1, (A, 4))
+        within = (index % A).unsqueeze(-1)
+        return objectness.gather(2, within).squeeze(2), codes.gather(
+            2, within.unsqueeze(-1).expand(-1, -1, 1, 4)
+        ).squeeze(2)
 
     @torch.no_grad()
     def propose(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], size: tuple[int, int]) -> Proposals:
@@ -111,26 +131,48 @@ class RPN(nn.Module):
         return Proposals(pick(boxes, index), valid)
 
 
+def neighbourhoods(maps: Sequence[Tensor], cell: Tensor) -> Tensor:
+    """(B, S, 9, C) the 3x3 cells round each cell (B, S), row by row, zero beyond a map's edge.
+
+    Cells are counted through all maps (B, C, H_l, W_l) of an image: level by level, row by row.
+    """
+    B = len(cell)
+    tables, facts, first_cell, first_row = [], [], 0, 0
+    for each in maps:
+        C, H, W = each.shape[1:]  # channels, height, width
+        tables.append(F.pad(each, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape(-1, C))
+        facts.append((first_cell, first_row, W, (H + 2) * (W + 2)))
+        first_cell, first_row = first_cell + H * W, first_row + B * (H + 2) * (W + 2)
+    facts = torch.tensor(facts, device=cell.device)
+    level = torch.bucketize(cell, facts[1:, 0].contiguous(), right=True)
+    start, row, W, rows = facts[level].unbind(-1)  # each (B, S)
+    y, x = (cell - start) // W, (cell - start) % W
+    corner = row + torch.arange(B, device=cell.device).unsqueeze(1) * rows + y * (W + 2) + x  # upper left, padded
+    step = torch.arange(3, device=cell.device)
+    around = corner.view(B, -1, 1, 1) + step.view(3, 1) * (W + 2).view(B, -1, 1, 1) + step  # (B, S, 3, 3)
+    return F.embedding(around.flatten(2), torch.cat(tables))
+
+
 def rpn_losses(
+    rpn: RPN,
+    maps: Sequence[Tensor],
     outputs: dict[str, Tensor],
     boxes: Tensor,
     valid: Tensor,
-    settings: RPNSettings,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Losses of an RPN's `outputs` on objects (B, G, 4), valid (B, G), on a sample of the anchors.
+    """Losses of an RPN's `outputs` for `maps` on objects (B, G, 4), valid (B, G), on a sample of the anchors.
 
     rpn_objectness: mean binary cross-entropy. rpn_box: smooth L1 of the positives' codes, over the sample's size.
     """
-    anchors = outputs["anchors"]
+    anchors, settings = outputs["anchors"], rpn.settings
     matches = match(anchors, boxes, valid, settings.match)
     drawn = sample(matches.state, settings.samples, settings.positive_share, generator)
     count = drawn.valid.sum().clamp(min=1)
-    logits = outputs["objectness"].gather(1, drawn.index).float()  # (B, S)
-    objectness = F.binary_cross_entropy_with_logits(logits, drawn.positive.float(), reduction="none")
+    logits, codes = rpn.at(maps, outputs, drawn.index)
+    objectness = F.binary_cross_entropy_with_logits(logits.float(), drawn.positive.float(), reduction="none")
     target = encode(pick(boxes, matches.target.gather(1, drawn.index)), anchors[drawn.index], DEVIATIONS)
-    codes = pick(outputs["codes"], drawn.index).float()  # (B, S, 4)
-    distance = F.smooth_l1_loss(codes, target, beta=settings.beta, reduction="none").sum(dim=-1)
+    distance = F.smooth_l1_loss(codes.float(), target, beta=settings.beta, reduction="none").sum(dim=-1)
     return {
         "rpn_objectness": (objectness * drawn.valid).sum() / count,
         "rpn_box": (distance * drawn.positive).sum() / count,

@@ -127,7 +127,7 @@ def two_stage_losses(
     network = outputs.network
     objects = visible_objects(batch)
     boxes, _, valid = objects
-    losses = rpn_losses(outputs.rpn, boxes, valid, network.rpn.settings, generator)
+    losses = rpn_losses(network.rpn, outputs.maps, outputs.rpn, boxes, valid, generator)
     losses |= roi_losses(network.roi, outputs.maps, outputs.proposals, objects, outputs.size, generator)
     return {"loss": sum(losses.values()), **losses}
 

@@ -13,7 +13,7 @@ from common.command import InputError
 from common.models.boxes import clip, encode
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
-from common.models.matching import sample
+from common.models.matching import pick, sample
 from common.models.mobilenet import MobileNetV2
 from common.models.norm import Norm
 from common.models.resnet import ResNet
@@ -192,6 +192,30 @@ def test_losses_reach_every_weight(kind, device):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", ["regular", "no pyramid", "group norm"])
+def test_sampled_anchors_are_the_dense_ones(kind):
+    """The gradient at the sampled anchors, which avoids the dense backward pass, is that of the dense maps."""
+    network = KINDS[kind]().double()
+    maps = tuple(m.detach().requires_grad_() for m in network.fpn(network.backbone(random_batch().images.double())))
+    sparse = network.rpn(maps)
+    index = torch.stack([torch.randperm(sparse["codes"].shape[1])[:200] for _ in range(2)])
+    index[:, -15:] = sparse["codes"].shape[1] - 1 - torch.arange(15)  # the coarsest level, corners
+    index[:, 0] = 0
+    found = network.rpn.at(maps, sparse, index)
+    network.rpn.norm = Norm()  # any norm: the maps are dense then
+    dense = network.rpn(maps)
+    expected = dense["objectness"].gather(1, index), pick(dense["codes"], index)
+    torch.testing.assert_close(found, expected)
+    leaves = [*maps, *network.rpn.parameters()]
+    weights = [torch.randn_like(each) for each in found]
+    gradients = [
+        torch.autograd.grad(sum((x * w).sum() for x, w in zip(said, weights, strict=True)), leaves, allow_unused=True)
+        for said in (found, expected)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
