@@ -1,18 +1,15 @@
-"""Sub-networks of a supernet: training them, re-estimating their statistics, validating many of them."""
+"""Sub-networks of a supernet: training them, re-estimating their statistics."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.batch import Batch
 from common.bench import ofa_release
 from common.bench.harness import Contender, Missing, Row, Timing, agree, benchmark, missing, row, seconds_in_turn
 from common.evaluate.recalibrate import reestimate_batch_norm
-from common.evaluate.subnetworks import Evaluator
-from common.models.centernet import CenterNet, centernet_losses
 from common.models.classifier import Classifier
 from common.models.elastic import corner
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
@@ -51,7 +48,8 @@ THIN = Case("thin", THIN_SPACE, 96, 16, 8)
 QUICK = (Case("thin", THIN_SPACE, 32, 4, 2),)
 
 
-def _images(case: Case, count: int, device: torch.device) -> list[Tensor]:
+def images_of(case: Case, count: int, device: torch.device) -> list[Tensor]:
+    """`count` batches of noise, channels last."""
     torch.manual_seed(0)
     shape = (case.batch_size, 3, case.image_size, case.image_size)
     layout = torch.channels_last
@@ -89,7 +87,7 @@ def _elastic_step(case: Case, timing: Timing) -> list[Row]:
     device = timing.device
     supernet = _classifier(case, device).train()
     path = middle_path(case.space)
-    images = _images(case, 1, device)[0]
+    images = images_of(case, 1, device)[0]
     labels = torch.arange(case.batch_size, device=device) % CLASSES
     extracted = supernet.extract(path)
     supernet.activate(path)
@@ -165,7 +163,7 @@ def _bn_reestimation(case: Case, timing: Timing) -> list[Row]:
     device = timing.device
     path = middle_path(case.space)
     network = _classifier(case, device).extract(path).eval()
-    images = _images(case, case.batches, device)
+    images = images_of(case, case.batches, device)
     _agree_on_statistics(network, images[0])
 
     contenders = [
@@ -213,89 +211,3 @@ def _agree_on_statistics(network: nn.Module, images: Tensor) -> None:
         scale = layer.running_var.sqrt()
         agree(bool(((layer.running_mean - mean).abs() <= 1e-3 * scale + 1e-6).all()), "batch-norm means")
         agree(bool(torch.allclose(layer.running_var, variance, rtol=1e-2, atol=1e-6)), "batch-norm variances")
-
-
-# ---- validating paths, as a share of training
-
-
-@dataclass(frozen=True)
-class Validation:
-    """DetOFA's validation of paths on Pascal VOC: `paths` of them, against `epochs` over the training images.
-
-    calibration, validation: images a path for its batch norm and for its loss. printed: the paper's own share, in
-    per cent. measured_images: how many images are timed; a path's cost is linear in them.
-    """
-
-    paths: int = 500
-    calibration: int = 512
-    validation: int = 2000
-    training_images: int = 16551
-    epochs: int = 70
-    printed: float = 52.0
-    measured_images: int = 128
-    case: Case = THIN
-
-
-@benchmark("path-sampling", full=Validation(), quick=Validation(measured_images=8, case=QUICK[0]))
-def path_sampling(work: Validation, timing: Timing) -> list[Row]:
-    """Validating 500 paths (batch norm and loss) in per cent of supernet training on VOC; the paper's own is 52."""
-    device, case = timing.device, work.case
-    torch.manual_seed(0)
-    supernet = CenterNet(OFAResNet(case.space), 20, (24,), 16, elastic=True)
-    supernet = supernet.to(device, memory_format=torch.channels_last).train()
-    batches = [_detection_batch(images) for images in _images(case, work.measured_images // case.batch_size, device)]
-    evaluator = Evaluator(batches, batches, centernet_losses)
-    paths = case.space.sample(64, np.random.default_rng(0))
-    turns = {"train": 0, "extract": 0, "calibrate": 0, "validate": 0}
-    optimiser = build_optimiser(supernet, replace(SGD, optimiser="adam"))
-
-    def next_path(purpose: str) -> np.ndarray:
-        turns[purpose] += 1
-        return paths[turns[purpose] % len(paths)]
-
-    def train() -> None:
-        for batch in batches:
-            supernet.activate(next_path("train"))
-            optimiser.zero_grad(set_to_none=True)
-            centernet_losses(supernet(batch.images), batch)["loss"].backward()
-            optimiser.step()
-
-    # four networks rather than one, so that no single path stands for the space
-    networks = [evaluator.recalibrate(supernet.extract(path)) for path in paths[:4]]
-    images = len(batches) * case.batch_size
-    contenders = [
-        Contender("train", train, images),
-        Contender("extract", lambda: supernet.extract(next_path("extract"))),
-        Contender("calibrate", lambda: [evaluator.recalibrate(network) for network in networks], 4 * images),
-        Contender("validate", lambda: [evaluator.loss(network) for network in networks], 4 * images),
-    ]
-    for contender in contenders:
-        contender.run()
-    agree(all(np.isfinite(evaluator.loss(network)) for network in networks), "validation losses")
-    seconds, rounds = seconds_in_turn(contenders, timing)
-    each = {contender.name: seconds[contender.name] / contender.amount for contender in contenders}
-    path = each["extract"] + work.calibration * each["calibrate"] + work.validation * each["validate"]
-    training = work.epochs * work.training_images * each["train"]
-    affordable = (0.1 * training / work.paths - each["extract"]) / (0.2 * each["calibrate"] + 0.8 * each["validate"])
-    note = (
-        f"{work.calibration} + {work.validation} images a path; an image costs {each['calibrate'] / each['train']:.2f} "
-        f"and {each['validate'] / each['train']:.2f} of a training image; 10 % allow {max(affordable, 0):.0f} images"
-    )
-    more = {"case": f"{case.title}, {work.paths} paths", "rounds": rounds, "note": note}
-    return [row("path-sampling", 100 * work.paths * path / training, work.printed, "%", "DetOFA as printed", **more)]
-
-
-def _detection_batch(images: Tensor) -> Batch:
-    """Four objects in every image."""
-    B, _, H, W = images.shape  # batch, channels, height, width
-    corner_of = torch.rand(B, 4, 2) * 0.6
-    boxes = torch.cat([corner_of, corner_of + 0.1 + 0.3 * torch.rand(B, 4, 2)], dim=2) * torch.tensor([W, H, W, H])
-    batch = Batch(
-        images=images.cpu(),
-        boxes=boxes,
-        labels=torch.randint(20, (B, 4)),
-        valid=torch.ones(B, 4, dtype=torch.bool),
-        index=torch.arange(B),
-        scale=torch.ones(B),
-    ).to(images.device)
-    return replace(batch, images=images)

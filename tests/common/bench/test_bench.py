@@ -1,13 +1,14 @@
 """The benchmarks run at tiny sizes, agree with their peers, and refuse to report where they do not."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import common.bench.__main__ as command
-from common.bench import harness, networks, paths, searches
+from common.bench import harness, networks, paths, sampling, searches
 from common.bench.detections import coco_records, made_up_detections
 from common.bench.harness import BENCHMARKS, Contender, Disagreement, Missing, Timing, compare, seconds_in_turn
 from common.command import InputError, run
@@ -165,6 +166,20 @@ def test_searches_find_the_best_of_a_problem_with_a_known_answer(kind):
     best = problem.score(everything)[problem.feasible(everything)].max()
     assert best < problem.score(everything).max()  # the budget binds
     assert kind(problem, EvolutionSettings(population=60, generations=40))(0) == best
+
+
+def test_agreement_of_two_procedures():
+    """The first batch turns two neighbours round, and the second puts them right again."""
+    full = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    first = np.array([2.0, 1.0, 3.0, 4.0, 5.0, 6.0])
+    cheap = np.stack([first, 2 * full - first], axis=1)
+    found = sampling.Agreement(full, cheap, np.array([0, 0, 0, 1, 1, 1]), sampling.Procedure(8, 20), batch_size=10)
+    assert found.spearman(1) == pytest.approx(1 - 6 * 2 / (6 * 35))
+    assert found.kendall() == pytest.approx((1, 1))
+    assert found.least_images(0.9) == 10
+    assert found.least_images(0.99) == 20
+    assert replace(found, cheap=cheap[:, :1]).least_images(0.99) is None
+    assert replace(found, cheap=cheap[:, :1]).kendall() == pytest.approx((1 - 2 / 15, (1 / 3 + 1) / 2))
 
 
 def test_middle_path_is_a_path():

@@ -9,7 +9,9 @@ from common.batch import Batch, ClassificationBatch, Detections
 from common.data.batches import DetectionBatches
 from common.data.scenes import CATEGORIES, scenes
 from common.evaluate.average_precision import METRICS, GroundTruth
-from common.evaluate.subnetworks import Evaluator, average_precision
+from common.evaluate.recalibrate import reestimate_batch_norm
+from common.evaluate.subnetworks import Evaluator, average_precision, folded
+from common.models.centernet import CenterNet
 from common.models.classifier import Classifier, classification_losses
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
 
@@ -41,6 +43,34 @@ def test_loss_equals_a_loop_over_images(device):
                 count += 1
     assert evaluator.loss(network) == pytest.approx(total / count, rel=1e-5)
     assert count == 9
+
+
+def test_folded_network_computes_the_same(device):
+    torch.manual_seed(0)
+    supernet = CenterNet(OFAResNet(SPACE), 3, (8, 8, 8), 8, elastic=True).to(device)
+    images = torch.randn(6, 3, 64, 64, device=device)
+    network = supernet.extract(SPACE.sample(1, np.random.default_rng(0))[0])
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    reestimate_batch_norm(network, [images])
+    network.eval()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    fast = folded(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    with torch.no_grad():
+        expected, found = network(images), fast(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+def test_elastic_layers_are_left_unfolded(device):
+    supernet = _supernet(device).eval()
+    supernet.backbone.activate(SPACE.smallest())
+    images = torch.randn(2, 3, 32, 32, device=device)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(supernet)(images), supernet(images))
 
 
 def test_batch_norm_statistics_are_those_of_the_calibration_images(device):
