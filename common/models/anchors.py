@@ -1,8 +1,9 @@
 """Reference boxes at every cell of every level of a pyramid."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,13 @@ class Anchors:
         """From base * stride on `count` sizes an octave: one of 8 in an RPN, three of 4 in RetinaNet."""
         steps = [2 ** (step / count) for step in range(count * octaves)]
         return Anchors(tuple(tuple(stride * base * step for step in steps) for stride in strides))
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any] | None) -> "Anchors | None":
+        """The anchors that `asdict` wrote, JSON's lists back to tuples."""
+        if fields is None:
+            return None
+        return Anchors(tuple(map(tuple, fields["sizes"])), tuple(fields["ratios"]), fields["rounded"])
 
     @property
     def per_cell(self) -> int:

@@ -30,6 +30,7 @@ from common.models.ofa_resnet import OFAResNetSpace
 from common.models.ofa_resnet import ResNet as OFAPlainResNet
 from common.models.outline import outline
 from common.models.resnet import ARCHITECTURES, ResNet
+from common.models.retinanet import RetinaNet
 from common.models.two_stage import TwoStage
 
 FORMAT = "detector 1"
@@ -98,6 +99,9 @@ def _centernet(description: dict[str, Any]) -> CenterNet:
 
 
 register_detector("centernet", _centernet)
+register_detector(
+    "retinanet", lambda description: RetinaNet.from_config(description, build_backbone(description["backbone"]))
+)
 register_detector(
     "two_stage", lambda description: TwoStage.from_config(description, build_backbone(description["backbone"]))
 )

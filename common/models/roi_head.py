@@ -18,7 +18,7 @@ from common.models.boxes import clip, decode, encode
 from common.models.matching import IGNORED, MatchSettings, match, pick, sample
 from common.models.roi_align import roi_align
 from common.models.rpn import Proposals
-from common.models.suppression import best, suppress
+from common.models.suppression import as_detections, best, suppress
 
 
 @dataclass(frozen=True)
@@ -177,14 +177,7 @@ class RoIHead(nn.Module):
         found = clip(decode(codes, pick(boxes, region), settings.stages[-1].deviations), size)
         likely &= (found[..., 2:] - found[..., :2] >= settings.least_side).all(dim=-1)
         kept = suppress(found, likely, settings.overlap, label)
-        index, kept = best(scores, kept, settings.detections)
-        padding = settings.detections - index.shape[1]
-        return Detections(
-            boxes=F.pad(pick(found, index) * kept.unsqueeze(-1), (0, 0, 0, padding)),
-            scores=F.pad(scores.gather(1, index) * kept, (0, padding)),
-            labels=F.pad(label.gather(1, index) * kept, (0, padding)),
-            valid=F.pad(kept, (0, padding)),
-        )
+        return as_detections(found, scores, label, kept, settings.detections)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Non-maximum suppression of whole batches with results of fixed size."""
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
+from common.batch import Detections
 from common.models.boxes import pairwise_iou
+from common.models.matching import pick
 
 # How often the fixed-size suppression passes over the boxes; see `_by_fixed_point`.
 ROUNDS = 32
@@ -65,3 +68,16 @@ def best(scores: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
     index = scores.topk(min(count, scores.shape[1]), dim=1, sorted=False).indices.sort(dim=1).values
     scores, order = scores.gather(1, index).sort(dim=1, descending=True, stable=True)
     return index.gather(1, order), scores > -torch.inf
+
+
+@torch.no_grad()
+def as_detections(boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor, count: int) -> Detections:
+    """The `count` best of those kept, padded with zeros: boxes (B, N, 4); scores, labels, kept (B, N)."""
+    index, valid = best(scores, kept, count)
+    padding = count - index.shape[1]
+    return Detections(
+        boxes=F.pad(pick(boxes, index) * valid.unsqueeze(-1), (0, 0, 0, padding)),
+        scores=F.pad(scores.gather(1, index) * valid, (0, padding)),
+        labels=F.pad(labels.gather(1, index) * valid, (0, padding)),
+        valid=F.pad(valid, (0, padding)),
+    )

@@ -3,8 +3,8 @@
     weights = torchvision.models.get_model_weights("fasterrcnn_resnet50_fpn").COCO_V1.get_state_dict()
     network = faster_rcnn_of_torchvision(weights, epsilon=0.0)
 
-They were trained on images of 0..1 normalised as `common.batch.normalise` does, and on COCO's category ids, of which 90
-classes make room for 80: label l here is id l + 1. torchvision's COCO weights go with an epsilon of 0 in batch norm.
+They were trained on images normalised as `common.batch.normalise` does, and on COCO's category ids, of which 90 classes
+make room for 80: label l of Faster R-CNN is id l + 1, of RetinaNet id l. The COCO weights go with an epsilon of 0.
 """
 
 import re
@@ -18,6 +18,7 @@ from common.models.fpn import FPN
 from common.models.matching import MatchSettings
 from common.models.norm import FrozenBatchNorm2d, Norm
 from common.models.resnet import ResNet
+from common.models.retinanet import RetinaNet, RetinaNetSettings
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage
@@ -41,6 +42,24 @@ FASTER_RCNN_NAMES = FPN_NAMES | {
     r"roi_heads\.box_predictor\.cls_score\.": "roi.heads.0.classes.",
     r"roi_heads\.box_predictor\.bbox_pred\.": "roi.heads.0.codes.",
 }
+
+RETINANET_SETTINGS = RetinaNetSettings(
+    anchors=Anchors(
+        tuple(tuple(int(side * 2 ** (step / 3)) for step in range(3)) for side in (32, 64, 128, 256, 512)), rounded=True
+    ),
+    divide_by="image",
+    detections=300,
+)
+RETINANET_NAMES = FPN_NAMES | {
+    r"backbone\.fpn\.extra_blocks\.p6\.": "fpn.extras.0.",
+    r"backbone\.fpn\.extra_blocks\.p7\.": "fpn.extras.1.",
+    r"head\.classification_head\.cls_logits\.": "classes.last.",
+    r"head\.regression_head\.bbox_reg\.": "codes.last.",
+}
+for _theirs, _ours in (("classification", "classes"), ("regression", "codes")):
+    for _layer in range(4):  # the oldest weights count the ReLUs, too
+        _new, _old = rf"{_layer}\.0\.", rf"{2 * _layer}\.(?=weight|bias)"
+        RETINANET_NAMES[rf"head\.{_theirs}_head\.conv\.({_new}|{_old})"] = f"{_ours}.hidden.{_layer}."
 
 
 def faster_rcnn_of_torchvision(
@@ -67,6 +86,26 @@ def faster_rcnn_of_torchvision(
     first = weights["roi.heads.0.hidden.0.weight"]
     weights["roi.heads.0.hidden.0.weight"] = first.unflatten(1, (256, 49)).transpose(1, 2).flatten(1)
     return _loaded(network, weights, epsilon)
+
+
+def retinanet_of_torchvision(
+    state: Mapping[str, Tensor],
+    norm: Norm | None = None,
+    frozen_stages: int = 0,
+    epsilon: float | None = None,
+    settings: RetinaNetSettings = RETINANET_SETTINGS,
+) -> RetinaNet:
+    """Our network with the weights of torchvision's `retinanet_resnet50_fpn`.
+
+    As many classes as there, with the same labels: torchvision's own count from 1 and leave class 0 unused.
+    norm: of the backbone, frozen unless said otherwise. epsilon: of batch norm, in place of 1e-5.
+    """
+    per_cell = settings.anchors.per_cell
+    categories = _rows(state, "head.classification_head.cls_logits.bias") // per_cell
+    backbone = ResNet("resnet50", norm or Norm("frozen"), frozen_stages=frozen_stages)
+    fpn = FPN(backbone.out_channels, 2, 6, extra="conv-on-output")
+    network = RetinaNet(backbone, categories, fpn, settings)
+    return _loaded(network, _renamed(state, RETINANET_NAMES), epsilon)
 
 
 def _rows(state: Mapping[str, Tensor], name: str) -> int:

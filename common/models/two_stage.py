@@ -135,17 +135,10 @@ def two_stage_losses(
 # --- settings to JSON and back ----------------------------------------------------------------------------------------
 
 
-def anchors_of(fields: Mapping[str, Any] | None) -> Anchors | None:
-    """The anchors that `asdict` wrote, JSON's lists back to tuples."""
-    if fields is None:
-        return None
-    return Anchors(tuple(map(tuple, fields["sizes"])), tuple(fields["ratios"]), fields["rounded"])
-
-
 def rpn_settings(fields: Mapping[str, Any]) -> RPNSettings:
     """The settings that `asdict` wrote, JSON's lists back to tuples."""
     changed = {
-        "anchors": anchors_of(fields["anchors"]),
+        "anchors": Anchors.from_dict(fields["anchors"]),
         "match": MatchSettings(**fields["match"]),
         "candidates": tuple(fields["candidates"]),
         "proposals": tuple(fields["proposals"]),

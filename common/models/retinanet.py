@@ -1,0 +1,205 @@
+"""RetinaNet (Lin et al., "Focal Loss for Dense Object Detection", 2017): one stage, every anchor of every level.
+
+outputs = network(batch.images)
+losses = retinanet_losses(outputs, batch)       # "loss", "class" and "box"
+detections = network.eval().detect(images)
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from common.batch import Batch, Detections
+from common.command import InputError
+from common.models.anchors import Anchors
+from common.models.boxes import clip, decode, encode
+from common.models.fpn import FPN, NoPyramid
+from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, pick, visible_objects
+from common.models.norm import Norm
+from common.models.suppression import as_detections, best, suppress
+
+DEVIATIONS = (1.0, 1.0, 1.0, 1.0)
+MATCH = MatchSettings(0.5, 0.4, 0.0)
+PRIOR = 0.01  # the probability of each class at the start, so that the many empty anchors do not swamp the first steps
+
+
+@dataclass(frozen=True)
+class RetinaNetSettings:
+    """anchors: None: three sizes an octave from 4 strides on. match: which of them are positive or negative.
+
+    depth: 3x3 convolutions before the last, in each of the two heads. alpha, gamma: of the focal loss.
+    divide_by: the positive anchors of the whole batch, or of each image, whose losses are then averaged (torchvision).
+    candidates: pairs of anchor and class of each level that go into the suppression, by score. least_score, overlap,
+    detections: score from which, IoU of the suppression, how many an image.
+    """
+
+    anchors: Anchors | None = None
+    match: MatchSettings = MATCH
+    depth: int = 4
+    alpha: float = 0.25
+    gamma: float = 2.0
+    divide_by: Literal["batch", "image"] = "batch"
+    candidates: int = 1000
+    least_score: float = 0.05
+    overlap: float = 0.5
+    detections: int = 100
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> "RetinaNetSettings":
+        """The settings that `asdict` wrote, JSON's lists back to tuples."""
+        changed = {"anchors": Anchors.from_dict(fields["anchors"]), "match": MatchSettings(**fields["match"])}
+        return RetinaNetSettings(**{**fields, **changed})
+
+
+@dataclass(frozen=True)
+class RetinaNetOutputs:
+    """What the network says of images of `size` (height, width), for N anchors:
+
+    anchors (N, 4) pixels, logits (B, N, K), codes (B, N, 4). counts: the anchors of each level. settings: those that
+    the losses follow.
+    """
+
+    size: tuple[int, int]
+    anchors: Tensor
+    logits: Tensor
+    codes: Tensor
+    counts: tuple[int, ...]
+    settings: RetinaNetSettings
+
+
+class DenseHead(nn.Module):
+    """3x3 convolutions with ReLU, then one to `outputs` numbers for each anchor: maps to (B, N, outputs)."""
+
+    def __init__(self, channels: int, depth: int, anchors: int, outputs: int, norm: Norm | None) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.hidden = nn.ModuleList()
+        for _ in range(depth):
+            layer = (norm or Norm()).conv(channels, channels, 3, bias=norm is None)
+            nn.init.normal_(layer.weight, std=0.01)
+            if norm is None:
+                nn.init.zeros_(layer.bias)
+            self.hidden.append(layer if norm is None else nn.Sequential(layer, norm.layer(channels)))
+        self.last = nn.Conv2d(channels, anchors * outputs, 3, padding=1)
+        nn.init.normal_(self.last.weight, std=0.01)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        said = []
+        for x in maps:
+            for layer in self.hidden:
+                x = F.relu(layer(x))
+            said.append(self.last(x).permute(0, 2, 3, 1).reshape(len(x), -1, self.outputs))
+        return torch.cat(said, dim=1)
+
+
+class RetinaNet(nn.Module):
+    """Backbone, pyramid and two heads, which all levels share.
+
+    backbone: images to a tuple of features, with `out_channels`. categories: K. fpn: the pyramid on it (the paper's is
+    P2-P6 with extra="conv-on-output"); None: the backbone's last feature alone. norm: of the heads; None: none.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        categories: int,
+        fpn: FPN | None,
+        settings: RetinaNetSettings | None = None,
+        norm: Norm | None = None,
+    ) -> None:
+        super().__init__()
+        if categories < 1:
+            raise InputError(f"a detector of {categories} classes finds nothing: give at least one")
+        self.categories, self.norm = categories, norm
+        self.settings = settings or RetinaNetSettings()
+        self.backbone = backbone
+        self.fpn = NoPyramid(backbone.out_channels) if fpn is None else fpn
+        self.anchors = self.settings.anchors or Anchors.octaves(self.fpn.strides, 4, 3)
+        channels, depth, per_cell = self.fpn.out_channels[0], self.settings.depth, self.anchors.per_cell
+        self.classes = DenseHead(channels, depth, per_cell, categories, norm)
+        self.codes = DenseHead(channels, depth, per_cell, 4, norm)
+        nn.init.constant_(self.classes.last.bias, -math.log((1 - PRIOR) / PRIOR))
+
+    def forward(self, images: Tensor) -> RetinaNetOutputs:
+        """See `RetinaNetOutputs`; images: (B, 3, H, W), normalised."""
+        maps = self.fpn(self.backbone(images))
+        return RetinaNetOutputs(
+            size=(images.shape[-2], images.shape[-1]),
+            anchors=self.anchors.of_maps(maps, self.fpn.strides),
+            logits=self.classes(maps),
+            codes=self.codes(maps),
+            counts=tuple(each.shape[-2] * each.shape[-1] * self.anchors.per_cell for each in maps),
+            settings=self.settings,
+        )
+
+    @torch.no_grad()
+    def detect(self, images: Tensor) -> Detections:
+        """Detections in pixels of `images` (B, 3, H, W), best first. Call `eval()` before."""
+        return select(self(images))
+
+    def config(self) -> dict[str, Any]:
+        """Plain numbers from which all but the backbone can be built again; that one describes itself."""
+        return {
+            "kind": "retinanet",
+            "categories": self.categories,
+            "fpn": self.fpn.config(),
+            "settings": asdict(self.settings),
+            "norm": self.norm.to_dict() if self.norm else None,
+        }
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any], backbone: nn.Module) -> "RetinaNet":
+        """The network of a `config()` on a backbone, without its weights."""
+        fpn = None if config["fpn"] is None else FPN.from_config(config["fpn"], backbone.out_channels)
+        norm = None if config["norm"] is None else Norm(**config["norm"])
+        settings = RetinaNetSettings.from_dict(config["settings"])
+        return RetinaNet(backbone, config["categories"], fpn, settings, norm)
+
+
+def retinanet_losses(outputs: RetinaNetOutputs, batch: Batch) -> dict[str, Tensor]:
+    """Float32 scalars: `loss`, the sum of the others; `class`, the focal loss of all anchors but the ignored ones;
+    `box`, L1 of the positive anchors' codes; both over the number of positive anchors (see `divide_by`)."""
+    settings = outputs.settings
+    boxes, labels, valid = visible_objects(batch)
+    matches = match(outputs.anchors, boxes, valid, settings.match)
+    positive = matches.state == POSITIVE  # (B, N)
+    logits = outputs.logits.float()
+    of_class = F.one_hot(labels.gather(1, matches.target), logits.shape[-1]) * positive.unsqueeze(-1)
+    focal = torchvision.ops.sigmoid_focal_loss(logits, of_class.float(), settings.alpha, settings.gamma)
+    focal = (focal.sum(dim=-1) * (matches.state != IGNORED)).sum(dim=1)  # (B,)
+    target = encode(pick(boxes, matches.target), outputs.anchors, DEVIATIONS)
+    distance = ((outputs.codes.float() - target).abs().sum(dim=-1) * positive).sum(dim=1)
+    count = positive.sum(dim=1).clamp(min=1)
+    if settings.divide_by == "batch":
+        focal, distance, count = focal.sum(), distance.sum(), positive.sum().clamp(min=1)
+    losses = {"class": (focal / count).mean(), "box": (distance / count).mean()}
+    return {"loss": losses["class"] + losses["box"], **losses}
+
+
+@torch.no_grad()
+def select(outputs: RetinaNetOutputs) -> Detections:
+    """The detections, `settings.detections` an image, padded."""
+    settings, K = outputs.settings, outputs.logits.shape[-1]
+    found = []
+    for anchors, logits, codes in zip(
+        outputs.anchors.split(outputs.counts),
+        outputs.logits.float().split(outputs.counts, dim=1),
+        outputs.codes.split(outputs.counts, dim=1),
+        strict=True,
+    ):
+        scores = logits.sigmoid().flatten(1)  # (B, N_l * K)
+        index, likely = best(scores, scores > settings.least_score, settings.candidates)
+        boxes = decode(pick(codes, index // K), anchors[index // K], DEVIATIONS)
+        found.append((clip(boxes, outputs.size), scores.gather(1, index), index % K, likely))
+    boxes, scores, labels, likely = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    order, likely = best(scores, likely, scores.shape[1])  # over the levels
+    boxes, scores, labels = pick(boxes, order), scores.gather(1, order), labels.gather(1, order)
+    kept = suppress(boxes, likely, settings.overlap, labels)
+    return as_detections(boxes, scores, labels, kept, settings.detections)
