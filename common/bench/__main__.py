@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from common.bench import detections, networks, paths, sampling, searches  # noqa: F401 (each registers its benchmarks)
+from common.bench import detections, networks, paths, sampling, searches, two_stage  # noqa: F401 (each registers its benchmarks)
 from common.bench.harness import BENCHMARKS, Benchmark, Clock, Disagreement, Row, Timing, chosen
 from common.command import InputError, run
 from common.train.run_folder import describe_environment

@@ -26,6 +26,7 @@ NAMES = {
     "bn-reestimation",
     "average-precision",
     "path-sampling",
+    "two-stage",
 }
 
 
