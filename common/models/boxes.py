@@ -1,12 +1,20 @@
 """Boxes, xyxy in pixels: overlap, clipping, and how a network says them relative to a reference box."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 # The most by which a network may enlarge its reference box: beyond it exp() of a stray prediction could overflow.
 GREATEST_ENLARGEMENT = math.log(1000 / 16)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor, made once: to copy them to a device would wait for it at each step. Do not change it."""
+    with torch.inference_mode(False):  # usable in training whoever asks first
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -44,13 +52,13 @@ def encode(boxes: Tensor, references: Tensor, deviations: tuple[float, float, fl
     width, height, width0, height0 = (side.clamp(min=least) for side in (width, height, width0, height0))
     shift = (x - x0) / width0, (y - y0) / height0
     codes = torch.stack([*shift, (width / width0).log(), (height / height0).log()], dim=-1)
-    return codes / codes.new_tensor(deviations)
+    return codes / constant(deviations, codes.dtype, codes.device)
 
 
 def decode(codes: Tensor, references: Tensor, deviations: tuple[float, float, float, float]) -> Tensor:
     """The boxes (..., 4) that codes (..., 4) say relative to references (..., 4); shapes may broadcast."""
     x0, y0, width0, height0 = _centre_and_size(references)
-    dx, dy, dw, dh = (codes.float() * codes.new_tensor(deviations, dtype=torch.float32)).unbind(dim=-1)
+    dx, dy, dw, dh = (codes.float() * constant(deviations, torch.float32, codes.device)).unbind(dim=-1)
     x, y = dx * width0 + x0, dy * height0 + y0
     half_width = 0.5 * width0 * dw.clamp(max=GREATEST_ENLARGEMENT).exp()
     half_height = 0.5 * height0 * dh.clamp(max=GREATEST_ENLARGEMENT).exp()

@@ -40,17 +40,20 @@ class Matches:
 
 
 @torch.no_grad()
-def match(references: Tensor, boxes: Tensor, valid: Tensor, settings: MatchSettings) -> Matches:
+def match(references: Tensor, boxes: Tensor, valid: Tensor, settings: MatchSettings, group: int = 1) -> Matches:
     """References (N, 4) or (B, N, 4) against objects (B, G, 4), valid (B, G).
 
+    group: so many references in a row are one, which overlaps an object as the best of them does; N then counts groups.
     An image without objects has negatives only. The rules are torchvision's, but for objects that no reference box
     touches, which match nothing here.
     """
     B, G = valid.shape  # batch, objects an image
     if G == 0:
-        nothing = torch.zeros(B, references.shape[-2], device=references.device)
+        nothing = torch.zeros(B, references.shape[-2] // group, device=references.device)
         return Matches(nothing.to(torch.int8), nothing.long(), nothing)
     overlaps = pairwise_iou(boxes, references)  # (B, G, N)
+    if group > 1:
+        overlaps = overlaps.unflatten(2, (-1, group)).amax(dim=3)
     overlaps = torch.where(valid.unsqueeze(-1), overlaps, -1.0)
     overlap, target = overlaps.max(dim=1)  # (B, N)
     state = torch.full_like(target, IGNORED, dtype=torch.int8)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.models.boxes import constant
+
 CANONICAL_SIDE, CANONICAL_STRIDE = 224, 16  # a region of 224x224 pixels is read from the level of stride 16
 
 
@@ -48,7 +50,9 @@ def _pairs(
     for (rows, columns), stride in zip(shapes, strides, strict=True):
         facts.append((stride, rows, columns, start, rows * columns))
         start += B * rows * columns
-    stride, rows, columns, start, count = torch.tensor(facts, device=boxes.device)[level].unbind(-1)  # each (B, R)
+    stride, rows, columns, start, count = constant(tuple(facts), torch.int64, boxes.device)[level].unbind(
+        -1
+    )  # each (B, R)
     first = start + torch.arange(B, device=boxes.device).unsqueeze(1) * count  # the image's first cell at that level
 
     boxes = boxes / stride.unsqueeze(-1)

@@ -5,8 +5,9 @@ Cascade R-CNN (Cai, Vasconcelos, 2018). A region's features pass two fully conne
 pyramid, the backbone's last stage, which all the heads then share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,12 @@ class RoISettings:
             raise InputError("a second stage without any head finds nothing: give at least one")
         if len(self.stages) > 1 and self.class_specific:
             raise InputError("the heads of a cascade hand one box a region on: set class_specific to False")
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> "RoISettings":
+        """The settings that `asdict` wrote, JSON's lists back to tuples."""
+        stages = tuple(Stage(each["overlap"], each["weight"], tuple(each["deviations"])) for each in fields["stages"])
+        return RoISettings(**{**fields, "stages": stages, "hidden": tuple(fields["hidden"])})
 
     @staticmethod
     def cascade(count: int) -> "RoISettings":

@@ -1,15 +1,16 @@
 """The region proposal network (Ren et al., "Faster R-CNN", 2015): where there may be an object, of whatever class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models.anchors import Anchors
-from common.models.boxes import clip, decode, encode
-from common.models.matching import MatchSettings, match, pick, sample
+from common.models.boxes import clip, constant, decode, encode
+from common.models.matching import MatchSettings, Sample, match, pick, sample
 from common.models.norm import Norm
 from common.models.suppression import best, suppress
 
@@ -37,6 +38,13 @@ class RPNSettings:
     overlap: float = 0.7
     least_side: float = 1e-3
 
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> "RPNSettings":
+        """The settings that `asdict` wrote, JSON's lists back to tuples."""
+        changed = {name: tuple(fields[name]) for name in ("candidates", "proposals")}
+        changed |= {"anchors": Anchors.from_dict(fields["anchors"]), "match": MatchSettings(**fields["match"])}
+        return RPNSettings(**{**fields, **changed})
+
     def anchors_for(self, strides: Sequence[int]) -> Anchors:
         """The anchors on levels of such strides."""
         if self.anchors is not None:
@@ -59,7 +67,7 @@ class RPN(nn.Module):
 
     The loss sees a few hundred anchors of many thousand, and proposals carry no gradient. So without a norm, which
     would tie a map together, the dense maps are made without a graph, and `at` says the sampled anchors once more
-    with one: the backward pass of the convolution shrinks to their cells (a fifth of a training step's operations).
+    with one. The backward pass of the convolution shrinks to their cells: an eighth of a training step's operations.
     """
 
     def __init__(
@@ -90,6 +98,8 @@ class RPN(nn.Module):
                 x = F.relu(self.conv(each))
                 objectness.append(self.objectness(x).permute(0, 2, 3, 1).flatten(1))
                 codes.append(self.codes(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
+        if self.norm is None:
+            torch.clear_autocast_cache()  # it holds copies of the weights that have no gradient, and `at` needs one
         return {
             "anchors": self.anchors.of_maps(maps, self.strides),
             "objectness": torch.cat(objectness, dim=1),
@@ -105,30 +115,56 @@ class RPN(nn.Module):
         x = F.relu(F.linear(cells, self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias))
         objectness = F.linear(x, self.objectness.weight.flatten(1), self.objectness.bias)  # (B, S, A)
         codes = F.linear(x, self.codes.weight.flatten(1), self.codes.bias).unflatten(-1, (A, 4))
-        within = (index % A).unsqueeze(-1)
-        return objectness.gather(2, within).squeeze(2), codes.gather(
-            2, within.unsqueeze(-1).expand(-1, -1, 1, 4)
-        ).squeeze(2)
+        within = (index % A).unsqueeze(-1)  # (B, S, 1)
+        codes = codes.gather(2, within.unsqueeze(-1).expand(-1, -1, 1, 4))
+        return objectness.gather(2, within).squeeze(2), codes.squeeze(2)
 
     @torch.no_grad()
     def propose(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], size: tuple[int, int]) -> Proposals:
         """The best boxes of `outputs`, cut at images of `size` (height, width); no gradient flows through them."""
-        test = not self.training
         counts = [each.shape[-2] * each.shape[-1] * self.anchors.per_cell for each in maps]
-        found = []
-        for anchors, objectness, codes in zip(
-            outputs["anchors"].split(counts),
-            outputs["objectness"].float().split(counts, dim=1),
-            outputs["codes"].split(counts, dim=1),
-            strict=True,
-        ):
-            scores, index = objectness.topk(min(self.settings.candidates[test], objectness.shape[1]), dim=1)
-            boxes = clip(decode(pick(codes, index), anchors[index], DEVIATIONS), size)
-            valid = (boxes[..., 2:] - boxes[..., :2] >= self.settings.least_side).all(dim=-1)
-            found.append((boxes, scores, suppress(boxes, valid, self.settings.overlap)))
-        boxes, scores, kept = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-        index, valid = best(scores, kept, self.settings.proposals[test])
-        return Proposals(pick(boxes, index), valid)
+        anchors = outputs["anchors"].expand(len(maps[0]), -1, -1)
+        scores = outputs["objectness"].float()
+        return select_proposals(
+            anchors, scores, outputs["codes"], counts, self.settings, size, DEVIATIONS, self.training
+        )
+
+
+class ProposalSettings(Protocol):
+    """What any RPN's settings say of proposals; see `RPNSettings`."""
+
+    candidates: tuple[int, int]
+    proposals: tuple[int, int]
+    overlap: float
+    least_side: float
+
+
+@torch.no_grad()
+def select_proposals(
+    anchors: Tensor,
+    scores: Tensor,
+    codes: Tensor,
+    counts: Sequence[int],
+    settings: ProposalSettings,
+    size: tuple[int, int],
+    deviations: tuple[float, float, float, float],
+    training: bool,
+) -> Proposals:
+    """The best boxes that codes (B, N, 4) say relative to anchors (B, N, 4), cut at images of `size`, by scores (B, N).
+
+    counts: anchors of each level, each of which is suppressed by itself. A score of -inf never proposes.
+    """
+    test = not training
+    found = []
+    levels = (part.split(list(counts), dim=1) for part in (anchors, scores, codes))
+    for level_anchors, level_scores, level_codes in zip(*levels, strict=True):
+        best_scores, index = level_scores.topk(min(settings.candidates[test], level_scores.shape[1]), dim=1)
+        boxes = clip(decode(pick(level_codes, index), pick(level_anchors, index), deviations), size)
+        valid = (boxes[..., 2:] - boxes[..., :2] >= settings.least_side).all(dim=-1) & (best_scores > -torch.inf)
+        found.append((boxes, best_scores, suppress(boxes, valid, settings.overlap)))
+    boxes, scores, kept = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    index, valid = best(scores, kept, settings.proposals[test])
+    return Proposals(pick(boxes, index), valid)
 
 
 def neighbourhoods(maps: Sequence[Tensor], cell: Tensor) -> Tensor:
@@ -143,9 +179,9 @@ def neighbourhoods(maps: Sequence[Tensor], cell: Tensor) -> Tensor:
         tables.append(F.pad(each, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape(-1, C))
         facts.append((first_cell, first_row, W, (H + 2) * (W + 2)))
         first_cell, first_row = first_cell + H * W, first_row + B * (H + 2) * (W + 2)
-    facts = torch.tensor(facts, device=cell.device)
-    level = torch.bucketize(cell, facts[1:, 0].contiguous(), right=True)
-    start, row, W, rows = facts[level].unbind(-1)  # each (B, S)
+    starts = constant(tuple(start for start, *_ in facts[1:]), torch.int64, cell.device)
+    level = torch.bucketize(cell, starts, right=True)
+    start, row, W, rows = constant(tuple(facts), torch.int64, cell.device)[level].unbind(-1)  # each (B, S)
     y, x = (cell - start) // W, (cell - start) % W
     corner = row + torch.arange(B, device=cell.device).unsqueeze(1) * rows + y * (W + 2) + x  # upper left, padded
     step = torch.arange(3, device=cell.device)
@@ -168,11 +204,15 @@ def rpn_losses(
     anchors, settings = outputs["anchors"], rpn.settings
     matches = match(anchors, boxes, valid, settings.match)
     drawn = sample(matches.state, settings.samples, settings.positive_share, generator)
-    count = drawn.valid.sum().clamp(min=1)
-    logits, codes = rpn.at(maps, outputs, drawn.index)
-    objectness = F.binary_cross_entropy_with_logits(logits.float(), drawn.positive.float(), reduction="none")
     target = encode(pick(boxes, matches.target.gather(1, drawn.index)), anchors[drawn.index], DEVIATIONS)
-    distance = F.smooth_l1_loss(codes.float(), target, beta=settings.beta, reduction="none").sum(dim=-1)
+    return sampled_losses(*rpn.at(maps, outputs, drawn.index), target, drawn, settings.beta)
+
+
+def sampled_losses(logits: Tensor, codes: Tensor, target: Tensor, drawn: Sample, beta: float) -> dict[str, Tensor]:
+    """The two losses of sampled anchors: logits (B, S), codes and their targets (B, S, 4)."""
+    count = drawn.valid.sum().clamp(min=1)
+    objectness = F.binary_cross_entropy_with_logits(logits.float(), drawn.positive.float(), reduction="none")
+    distance = F.smooth_l1_loss(codes.float(), target, beta=beta, reduction="none").sum(dim=-1)
     return {
         "rpn_objectness": (objectness * drawn.valid).sum() / count,
         "rpn_box": (distance * drawn.positive).sum() / count,

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from common.batch import Batch, Detections
 from common.command import InputError
-from common.models.anchors import Anchors
 from common.models.fpn import FPN, NoPyramid
-from common.models.matching import MatchSettings, visible_objects
+from common.models.guided_anchoring import GuidedRPN, GuidedSettings, guided_rpn_losses
+from common.models.matching import visible_objects
 from common.models.norm import Norm
-from common.models.roi_head import RoIHead, RoISettings, Stage, roi_losses
+from common.models.roi_head import RoIHead, RoISettings, roi_losses
 from common.models.rpn import RPN, Proposals, RPNSettings, rpn_losses
 
 COARSEST_ROI_STRIDE = 32  # regions are read from levels up to here; the coarser ones serve the RPN alone
@@ -50,7 +50,8 @@ class TwoStage(nn.Module):
     backbone: images to a tuple of features, with `out_channels` and `strides`. categories: K, the number of classes.
     fpn: the pyramid on it. None: no pyramid; the RPN works on the last feature but one, and the backbone's last stage,
         which is taken out of it (`backbone.take_last_stage()`), on each region.
-    norm: of the RPN's 3x3 convolution; None: none.
+    rpn: its settings; those of guided anchoring make it one of that kind.
+    norm: of the plain RPN's 3x3 convolution; None: none.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class TwoStage(nn.Module):
         backbone: nn.Module,
         categories: int,
         fpn: FPN | None,
-        rpn: RPNSettings | None = None,
+        rpn: RPNSettings | GuidedSettings | None = None,
         roi: RoISettings | None = None,
         norm: Norm | None = None,
     ) -> None:
@@ -75,7 +76,8 @@ class TwoStage(nn.Module):
         self.backbone = backbone
         self.fpn = NoPyramid(backbone.out_channels) if fpn is None else fpn
         strides, channels = self.fpn.strides, self.fpn.out_channels[0]
-        self.rpn = RPN(channels, strides, rpn, norm)
+        guided = isinstance(rpn, GuidedSettings)
+        self.rpn = GuidedRPN(channels, strides, rpn) if guided else RPN(channels, strides, rpn, norm)
         roi_strides = tuple(stride for stride in strides if stride <= COARSEST_ROI_STRIDE)
         self.roi = RoIHead(channels, roi_strides, categories, roi, shared, shared_channels)
 
@@ -100,6 +102,7 @@ class TwoStage(nn.Module):
             "kind": "two_stage",
             "categories": self.categories,
             "fpn": self.fpn.config(),
+            "guided": isinstance(self.rpn, GuidedRPN),
             "rpn": asdict(self.rpn.settings),
             "roi": asdict(self.roi.settings),
             "norm": self.norm.to_dict() if self.norm else None,
@@ -109,17 +112,18 @@ class TwoStage(nn.Module):
     def from_config(config: Mapping[str, Any], backbone: nn.Module) -> "TwoStage":
         """The network of a `config()` on a backbone, without its weights."""
         fpn = None if config["fpn"] is None else FPN.from_config(config["fpn"], backbone.out_channels)
+        rpn = GuidedSettings if config["guided"] else RPNSettings
         norm = None if config["norm"] is None else Norm(**config["norm"])
-        return TwoStage(
-            backbone, config["categories"], fpn, rpn_settings(config["rpn"]), roi_settings(config["roi"]), norm
-        )
+        settings = rpn.from_dict(config["rpn"]), RoISettings.from_dict(config["roi"])
+        return TwoStage(backbone, config["categories"], fpn, *settings, norm)
 
 
 def two_stage_losses(
     outputs: TwoStageOutputs, batch: Batch, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
     """The losses of both stages, float32 scalars: `loss`, the sum of the others; rpn_objectness and rpn_box (see
-    `rpn_losses`); roi_class and roi_box (see `region_losses`), over the stages of a cascade weighted and summed up.
+    `rpn_losses`; guided anchoring has two more, see there); roi_class and roi_box (see `region_losses`), over the
+    stages of a cascade weighted and summed up.
 
     Samples are drawn with `generator`, or with torch's own. A batch without any object has losses, too: those of the
     background.
@@ -127,26 +131,7 @@ def two_stage_losses(
     network = outputs.network
     objects = visible_objects(batch)
     boxes, _, valid = objects
-    losses = rpn_losses(network.rpn, outputs.maps, outputs.rpn, boxes, valid, generator)
+    first_stage = guided_rpn_losses if isinstance(network.rpn, GuidedRPN) else rpn_losses
+    losses = first_stage(network.rpn, outputs.maps, outputs.rpn, boxes, valid, generator)
     losses |= roi_losses(network.roi, outputs.maps, outputs.proposals, objects, outputs.size, generator)
     return {"loss": sum(losses.values()), **losses}
-
-
-# --- settings to JSON and back ----------------------------------------------------------------------------------------
-
-
-def rpn_settings(fields: Mapping[str, Any]) -> RPNSettings:
-    """The settings that `asdict` wrote, JSON's lists back to tuples."""
-    changed = {
-        "anchors": Anchors.from_dict(fields["anchors"]),
-        "match": MatchSettings(**fields["match"]),
-        "candidates": tuple(fields["candidates"]),
-        "proposals": tuple(fields["proposals"]),
-    }
-    return RPNSettings(**{**fields, **changed})
-
-
-def roi_settings(fields: Mapping[str, Any]) -> RoISettings:
-    """The settings that `asdict` wrote, JSON's lists back to tuples."""
-    stages = tuple(Stage(s["overlap"], s["weight"], tuple(s["deviations"])) for s in fields["stages"])
-    return RoISettings(**{**fields, "stages": stages, "hidden": tuple(fields["hidden"])})

@@ -13,6 +13,7 @@ from common.command import InputError
 from common.models.boxes import clip, encode
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
+from common.models.guided_anchoring import GuidedSettings
 from common.models.matching import pick, sample
 from common.models.mobilenet import MobileNetV2
 from common.models.norm import Norm
@@ -43,11 +44,15 @@ def random_batch(seed: int = 0, count: int = 2, boxes: int = 6, classes: int = C
     )
 
 
+GUIDED = GuidedSettings(samples=64, candidates=(200, 100), proposals=(100, 50), least_location=0.0)
+
+
 def small_network(fpn: bool = True, **settings) -> TwoStage:
     torch.manual_seed(0)
     backbone = ResNet("resnet18", Norm("group", 4), width=8)
+    settings.setdefault("rpn", RPN)
     settings.setdefault("roi", RoISettings(samples=32, hidden=(32, 32)))
-    return TwoStage(backbone, CLASSES, FPN(backbone.out_channels, width=16) if fpn else None, rpn=RPN, **settings)
+    return TwoStage(backbone, CLASSES, FPN(backbone.out_channels, width=16) if fpn else None, **settings)
 
 
 def cascade(count: int) -> RoISettings:
@@ -59,6 +64,7 @@ KINDS = {
     "cascade": lambda: small_network(roi=cascade(4)),
     "no pyramid": lambda: small_network(fpn=False),
     "cascade, no pyramid": lambda: small_network(fpn=False, roi=cascade(2)),
+    "guided": lambda: small_network(rpn=GUIDED),
     "group norm": lambda: small_network(norm=Norm("group-ws", 8)),
 }
 
@@ -182,11 +188,12 @@ def test_the_oldest_names_are_known():
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_reach_every_weight(kind, device):
     network, batch = KINDS[kind]().to(device), random_batch().to(device)
-    network.rpn.settings = replace(RPN, samples=10**6)  # anchors of all levels
+    network.rpn.settings = replace(network.rpn.settings, samples=10**6)  # anchors of all levels
     losses = two_stage_losses(network(batch.images), batch)
-    assert list(losses) == LOSSES
+    names = ["loss", "rpn_location", "rpn_shape", *LOSSES[1:]] if kind == "guided" else LOSSES
+    assert list(losses) == names
     assert all(value.dtype == torch.float32 and value > 0 for value in losses.values())
-    torch.testing.assert_close(losses["loss"], sum(losses[name] for name in LOSSES[1:]))
+    torch.testing.assert_close(losses["loss"], sum(losses[name] for name in names[1:]))
     losses["loss"].backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -313,6 +320,8 @@ def test_losses_are_float32_under_autocast(device):
         losses = two_stage_losses(network(batch.images), batch)
     losses["loss"].backward()
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    for name, parameter in (*network.rpn.named_parameters(), *network.roi.named_parameters()):
+        assert parameter.grad is not None, name  # what autocast remembers of a pass without gradients would have none
 
 
 def test_cascade_follows_the_paper():
