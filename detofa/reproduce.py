@@ -270,12 +270,16 @@ def stacked_evidence(by_seed: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarr
 
 
 def publish(options: Options, folder: Path) -> Path:
-    """Copy exhibits, claims and run records into results/<scale>/detofa/, without pictures or paths; the folder."""
+    """Copy exhibits, their numbers seed by seed, claims and run records into results/<scale>/detofa/; the folder.
+
+    Pictures are left out, for `Exhibit.draw` makes them of the numbers, and so are paths of this machine.
+    """
     name = short_name(options.data)
     root = options.results / options.scale / "detofa"
     target = root if name == "scenes" else root / name
     data = generic_data(options.data)
     names: dict[str, None] = {}
+    numbers: dict[str, Any] = {}
     for exhibit in EXHIBITS:
         path = folder / "exhibits" / exhibit
         if (path / "result.json").is_file():
@@ -283,7 +287,9 @@ def publish(options: Options, folder: Path) -> Path:
             seeds = len(record["seeds"])
             record |= {"pictures": [], "command": command(replace(options, seeds=seeds), data, [exhibit])}
             write_json(target / f"{exhibit}.json", record)
+            numbers[exhibit] = read_json(path / "measured.json")
             names |= dict.fromkeys(record["runs"])
+    write_json(target / "measured.json", numbers)
     claims = read_json(folder / "claims.json")
     for claim in claims.values():
         claim["command"] = command(options, data)

@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Markdown, display
+from IPython.display import Image, Markdown, display
 
 sys.path.insert(0, str(next(folder for folder in (Path.cwd(), Path.cwd().parent) if (folder / "common").is_dir())))
 
@@ -36,8 +36,9 @@ from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.ofa_resnet import ResNet
 from common.report.scoreboard import find_claims, scoreboard
-from common.report.tables import ExhibitResult, to_markdown
+from common.report.tables import ExhibitResult, read_json, to_markdown
 from detofa import method
+from detofa.exhibits import EXHIBITS, Setting
 from detofa.presets import preset
 from detofa.search import describe
 from detofa.study import Study
@@ -179,14 +180,23 @@ display(table)
 # ## The results
 #
 # What `python -m detofa.reproduce --scale nano --publish` committed to `results/nano/detofa`: each table beside
-# the paper's, then the verdict on each claim by the rule written down before the runs (`detofa/claims.py`).
+# the paper's and each figure, then the verdict on each claim by the rule written down before the runs
+# (`detofa/claims.py`).
 
 # %%
 folder = Path(sys.path[0]) / "results" / "nano" / "detofa"
-exhibits = [ExhibitResult.load(file) for file in sorted(folder.glob("[ft]*[0-9].json"))]
-for exhibit in exhibits:
-    display(Markdown(f"### {exhibit.title}\n\n{exhibit.caption}\n\n{to_markdown(exhibit)}"))
-print(f"{len(exhibits)} exhibits in results/nano/detofa")
+measured = read_json(folder / "measured.json")
+
+
+def pictures(name):
+    setting = Setting(Path(tempfile.mkdtemp()), preset("nano"), "macs")
+    return [Image(path) for path in EXHIBITS[name].draw(list(measured[name].values()), setting).pictures]
+
+
+# %%
+for name in measured:
+    exhibit = ExhibitResult.load(folder / f"{name}.json")
+    display(Markdown(f"### {exhibit.title}\n\n{exhibit.caption}\n\n{to_markdown(exhibit)}"), *pictures(name))
 
 # %%
 display(Markdown(scoreboard(find_claims([folder]))))

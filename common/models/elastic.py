@@ -13,7 +13,7 @@ autograd nothing; a small weight is sliced plainly, since there the detour throu
 Sums over several paths or several backward passes come out the same. What it does not support: second derivatives,
 `torch.autograd.grad` with respect to the full weight, and post-accumulate hooks on it; call `.backward()`.
 With several processes, reduce `parameter.grad` after the last path of a step. The optimiser still goes over the full
-weights, whatever the path: build it with `fused=True`.
+weights, whatever the path.
 """
 
 from collections.abc import Mapping
