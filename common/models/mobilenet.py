@@ -6,6 +6,7 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
+from common.command import InputError
 from common.models.norm import Norm
 
 LAST_OF_STRIDE = (3, 6, 13, 18)  # torchvision's layers after which the stride doubles, and the very last
@@ -27,6 +28,16 @@ class MobileNetV2(nn.Module):
         self.out_channels = tuple(network.features[index].out_channels for index in LAST_OF_STRIDE)
         self.strides = (4, 8, 16, 32)
         self.stride = 32
+
+    def take_last_stage(self) -> nn.Sequential:
+        """Take the layers past stride 16 out, to be run on each region instead; three features are left."""
+        if len(self.out_channels) < len(LAST_OF_STRIDE):
+            raise InputError("the last stage of this backbone was taken out before: build a new one")
+        first = LAST_OF_STRIDE[-2] + 1
+        self.features, last = self.features[:first], self.features[first:]  # slices keep the names
+        self.out_channels, self.strides = self.out_channels[:-1], self.strides[:-1]
+        self.stride = self.strides[-1]
+        return last
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x, features = images, []

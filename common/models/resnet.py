@@ -5,7 +5,8 @@ weights come by their names there: `torchvision.models.get_model_weights("resnet
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd, inf, nextafter
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -22,14 +23,34 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 class ResNetArchitecture:
     """depths: blocks a stage. width: channels of the first stage inside a block; a bottleneck puts out four times that.
 
-    groups, group_width: of a bottleneck's 3x3 convolution; 32 and 4 make a ResNeXt 32x4d.
+    groups, group_width: of a bottleneck's 3x3 convolution, the latter in channels at width 64, as torchvision counts
+    it; 32 and 4 make a ResNeXt 32x4d.
     """
 
     block: Literal["basic", "bottleneck"]
     depths: tuple[int, ...]
     width: int = 64
     groups: int = 1
-    group_width: int = 64
+    group_width: float = 64
+
+    def at_width(self, width: int) -> "ResNetArchitecture":
+        """The same at another width. A ResNeXt keeps the channels of a group and has fewer or more groups."""
+        if width < 1:
+            raise InputError(f"a ResNet of width {width} has no channels: give at least 1")
+        if width == self.width:
+            return self
+        if self.groups == 1:
+            return replace(self, width=width)
+        groups, rest = divmod(self.groups * width, self.width)
+        if rest:
+            raise InputError(
+                f"a ResNeXt of width {width} has no whole number of groups: give a multiple of "
+                f"{self.width // gcd(self.width, self.groups)}"
+            )
+        # Rounded up, lest torchvision, which cuts the product with the width to an integer, lose a channel.
+        return replace(
+            self, width=width, groups=groups, group_width=nextafter(self.group_width * self.width / width, inf)
+        )
 
 
 ARCHITECTURES = {
@@ -48,7 +69,7 @@ class ResNet(nn.Module):
     name: one of ARCHITECTURES. norm: how it normalises. deformable: the stages, 1 to 4, whose 3x3 convolutions move
     their sampling points (the second one of a basic block). frozen_stages: so many stages, and the stem with them, keep
     their weights; 0: everything learns. It is the weights that are kept: statistics only with a frozen norm.
-    width: in place of the architecture's own, for thin networks.
+    width: in place of the architecture's own, for thin networks; in a ResNeXt, groups keep their 4 channels.
     """
 
     def __init__(
@@ -68,7 +89,8 @@ class ResNet(nn.Module):
             )
         norm = norm or Norm()
         architecture = ARCHITECTURES[name]
-        width = width or architecture.width
+        architecture = architecture.at_width(architecture.width if width is None else width)
+        width = architecture.width
         self.description = {
             "kind": name,
             "norm": norm.to_dict(),

@@ -120,16 +120,35 @@ def test_frozen_stages_keep_their_weights():
     assert all(p.requires_grad for stage in net.stages[1:] for p in stage.parameters())
 
 
-def test_last_stage_can_be_taken_out():
-    net = ResNet("resnet18", width=8).eval()
+@pytest.mark.parametrize("width", [16, 64, 98])
+def test_thin_resnext_keeps_groups_of_four_channels(width):
+    with torch.device("meta"):
+        net = ResNet("resnext50_32x4d", width=width)
+    for stage, blocks in enumerate(net.stages):
+        for block in blocks:
+            assert block.conv2.in_channels == block.conv2.out_channels == 2 * width * 2**stage
+            assert block.conv2.groups == width // 2
+    assert net.out_channels == tuple(4 * width * 2**stage for stage in range(4))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [lambda: ResNet("resnet18", width=8), lambda: MobileNetV2(width=0.25)],
+    ids=["resnet", "mobilenet"],
+)
+def test_last_stage_can_be_taken_out(net):
+    net = net().eval()
     images = torch.randn(1, 3, 64, 64)
-    before = net(images)
+    before, names, channels = net(images), set(net.state_dict()), net.out_channels
     last = net.take_last_stage()
     after = net(images)
     assert len(after) == 3
     assert net.stride == 16
-    assert net.out_channels == (8, 16, 32)
+    assert net.out_channels == channels[:3]
     assert torch.equal(last(after[-1]), before[-1])
+    assert set(net.state_dict()) < names
+    inside = "features." if isinstance(net, MobileNetV2) else "layer4."
+    assert {inside + name for name in last.state_dict()} == names - set(net.state_dict())
     with pytest.raises(InputError, match="taken out"):
         net.take_last_stage()
 
@@ -154,6 +173,8 @@ def test_description_builds_the_same_network(network):
         (lambda: ResNet("resnet19"), "resnet19"),
         (lambda: ResNet("resnet18", deformable=(5,)), "stages 1 to 4"),
         (lambda: ResNet("resnet18", frozen_stages=5), "stages 1 to 4"),
+        (lambda: ResNet("resnext50_32x4d", width=15), "multiple of 2"),
+        (lambda: ResNet("resnet18", width=0), "width 0"),
         (lambda: Norm("layer"), "'layer'"),
         (lambda: Norm("group", 0), "0 groups"),
     ],

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,6 +66,9 @@ KINDS = {
     "no pyramid": lambda: small_network(fpn=False),
     "cascade, no pyramid": lambda: small_network(fpn=False, roi=cascade(2)),
     "guided": lambda: small_network(rpn=GUIDED),
+    "mobilenet, no pyramid": lambda: TwoStage(
+        MobileNetV2(Norm("group", 4), width=0.25), CLASSES, None, RPN, RoISettings(samples=32)
+    ),
     "group norm": lambda: small_network(norm=Norm("group-ws", 8)),
 }
 
@@ -358,7 +362,7 @@ def test_without_a_pyramid_the_last_stage_is_the_head():
         (lambda: RoISettings(stages=CASCADE), "class_specific"),
         (lambda: RoISettings(stages=()), "at least one"),
         (lambda: TwoStage(ResNet("resnet18", width=8), 0, None), "0 classes"),
-        (lambda: TwoStage(MobileNetV2(width=0.25), 3, None), "last stage"),
+        (lambda: TwoStage(SimpleNamespace(out_channels=(8,)), 3, None), "can be taken out"),
     ],
 )
 def test_bad_settings_give_a_sentence(bad, says):
