@@ -1,29 +1,50 @@
-"""Fitting an image into the square that a network takes: once, for training data and for finished detectors."""
+"""Fitting an image into the canvas that a network takes: once, for training data and for finished detectors.
+
+A canvas is given as `Size`: the side of a square, or its width and height. An image is scaled, aspect kept, until it
+fills the canvas in one direction; so a portrait image in a landscape canvas becomes small, with much padding beside it.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from common.batch import IMAGE_MEAN
+from common.command import InputError
 
 PADDING = tuple(round(255 * mean) for mean in IMAGE_MEAN)  # the mean colour: about 0 once normalised
 
-
-def letterbox_scale(sizes: np.ndarray, size: int) -> np.ndarray:
-    """(N,) float32 network pixels per original pixel for images of `sizes` (N, 2): the longer side becomes `size`."""
-    return (size / sizes.max(axis=1)).astype(np.float32)
+Size = int | tuple[int, int]  # of a canvas in pixels: the side of a square, or width and height
 
 
-def letterbox(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 to (size, size, 3): aspect kept, antialiased, top left, the rest filled with the mean colour."""
+def canvas_of(size: Size | Sequence[int]) -> tuple[int, int]:
+    """Width and height of a canvas."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise InputError(
+            f"images cannot be fitted into {size!r} pixels: give one side of a square, or width and height"
+        )
+    return sides
+
+
+def letterbox_scale(sizes: np.ndarray, size: Size) -> np.ndarray:
+    """(N,) float32 network pixels per original pixel for images of `sizes` (N, 2), height and width."""
+    width, height = canvas_of(size)
+    return np.minimum(height / sizes[:, 0], width / sizes[:, 1]).astype(np.float32)
+
+
+def letterbox(image: np.ndarray, size: Size) -> np.ndarray:
+    """(H, W, 3) uint8 to a canvas: aspect kept, antialiased, top left, the rest filled with the mean colour."""
     H, W = image.shape[:2]
-    if size == H == W:
+    canvas_width, canvas_height = canvas_of(size)
+    if (canvas_width, canvas_height) == (W, H):
         return image
-    scale = size / max(H, W)
+    scale = min(canvas_width / W, canvas_height / H)
     # Whole pixels only: what they do not cover, less than one, is cut off, so that `scale` is exact in x and y.
     width, height = max(1, int(W * scale + 1e-6)), max(1, int(H * scale + 1e-6))
     source = (0.0, 0.0, min(W, width / scale), min(H, height / scale))
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=source)
-    canvas = np.empty((size, size, 3), dtype=np.uint8)
+    canvas = np.empty((canvas_height, canvas_width, 3), dtype=np.uint8)
     canvas[:] = PADDING
     canvas[:height, :width] = np.asarray(resized)
     return canvas

@@ -8,6 +8,7 @@ the whole batch on the device, so the batches are equal to the bit either way, a
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from common.command import InputError
 from common.data.augment import Augmentation, augment_boxes, augment_images
 from common.data.crops import Crops
 from common.data.detection_set import DetectionSet
-from common.letterbox import letterbox, letterbox_scale
+from common.letterbox import Size, canvas_of, letterbox, letterbox_scale
 
 CPU_MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images kept in main memory
 CUDA_MEMORY_SHARE = 1 / 3  # of what is free on the device
@@ -29,10 +30,10 @@ _PARALLEL_FROM = 256  # images; below, starting worker processes costs more than
 
 
 class _Letterboxed(Dataset):
-    """Decoded images as (3, size, size) uint8. A bad image is returned as its `InputError`, not raised: a worker
+    """Decoded images as (3, H, W) uint8. A bad image is returned as its `InputError`, not raised: a worker
     process would wrap the sentence in a traceback."""
 
-    def __init__(self, dataset: DetectionSet, size: int):
+    def __init__(self, dataset: DetectionSet, size: Size):
         self.dataset = dataset
         self.size = size
 
@@ -52,9 +53,9 @@ def _stack(items: list[Tensor | InputError]) -> Tensor | InputError:
 
 
 def _decoded(
-    dataset: DetectionSet, size: int, order: list[list[int]], workers: int | None, pin: bool
+    dataset: DetectionSet, size: Size, order: list[list[int]], workers: int | None, pin: bool
 ) -> Iterator[Tensor]:
-    """uint8 images (b, 3, size, size) of each list of indices in `order`."""
+    """uint8 images (b, 3, H, W) of each list of indices in `order`."""
     if workers is None:
         images = sum(map(len, order))
         workers = min(16, os.cpu_count() or 1, len(order)) if images >= _PARALLEL_FROM else 0
@@ -72,14 +73,15 @@ def _decoded(
 
 
 def resident(
-    dataset: DetectionSet, size: int, device: torch.device | str = "cpu", workers: int | None = None
+    dataset: DetectionSet, size: Size, device: torch.device | str = "cpu", workers: int | None = None
 ) -> Tensor:
-    """All images of a set decoded, (N, 3, size, size) uint8 on `device`: give it to several `DetectionBatches`.
+    """All images of a set decoded, (N, 3, H, W) uint8 on `device`: give it to several `DetectionBatches`.
 
     workers: processes that decode; None takes one a core, or none for a small set.
     """
     N = len(dataset)
-    held = torch.empty(N, 3, size, size, dtype=torch.uint8, device=device)
+    width, height = canvas_of(size)
+    held = torch.empty(N, 3, height, width, dtype=torch.uint8, device=device)
     order = [list(range(first, min(first + _DECODE_BATCH, N))) for first in range(0, N, _DECODE_BATCH)]
     with tqdm(total=N, desc=f"decode {dataset.name} {dataset.split}", unit="image", disable=N < 500) as progress:
         first = 0
@@ -146,7 +148,7 @@ class _Targets:
     content: Tensor
 
 
-def _targets(dataset: DetectionSet, size: int, device: torch.device) -> _Targets:
+def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> _Targets:
     """Boxes that are not crowds, in network pixels. G is the largest number in an image, rounded up to 8."""
     N = len(dataset)
     scale = letterbox_scale(dataset.sizes, size)
@@ -168,7 +170,7 @@ def _targets(dataset: DetectionSet, size: int, device: torch.device) -> _Targets
 
 
 class DetectionBatches(_Shuffled):
-    """`Batch`es of a detection set, letterboxed to size x size.
+    """`Batch`es of a detection set, letterboxed into a canvas: size x size, or (width, height).
 
     augment: None for none; `in_order` never augments. memory_limit: bytes that decoded images may take on the device;
     None takes 2 GiB on a CPU, a third of the free memory on a GPU; a larger set is streamed. images: what `resident`
@@ -178,7 +180,7 @@ class DetectionBatches(_Shuffled):
     def __init__(
         self,
         dataset: DetectionSet,
-        size: int,
+        size: Size,
         batch_size: int,
         device: torch.device | str = "cpu",
         augment: Augmentation | None = None,
@@ -188,14 +190,16 @@ class DetectionBatches(_Shuffled):
         workers: int | None = None,
     ):
         super().__init__(len(dataset), batch_size, device, seed, f"{dataset.name} ({dataset.split})")
-        if images is not None and images.shape != (len(dataset), 3, size, size):
+        width, height = canvas_of(size)
+        shape = (len(dataset), 3, height, width)
+        if images is not None and images.shape != shape:
             raise ValueError(f"images {tuple(images.shape)} are not the {len(dataset)} of this set at size {size}")
         self.dataset = dataset
         self.size = size
         self.augment = augment
         self.workers = workers
         limit = _memory_limit(self.device) if memory_limit is None else memory_limit
-        if images is None and len(dataset) * 3 * size * size <= limit:
+        if images is None and prod(shape) <= limit:
             images = resident(dataset, size, self.device, workers)
         self.images = images
         self._targets = _targets(dataset, size, self.device)
@@ -217,7 +221,7 @@ class DetectionBatches(_Shuffled):
             else:
                 content = targets.content[index]
                 images = augment_images(images, content, drawn)
-                boxes, valid = augment_boxes(boxes, valid, content, drawn, (self.size, self.size))
+                boxes, valid = augment_boxes(boxes, valid, content, drawn, images.shape[-2:])
             yield Batch(images, boxes, targets.labels[index], valid, index, targets.scale[index])
 
     def in_order(self) -> Iterator[Batch]:
@@ -228,7 +232,7 @@ class DetectionBatches(_Shuffled):
             yield Batch(normalise(images), *parts)
 
     def _loaded(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices (B,) and uint8 images (B, 3, size, size) on the device, from memory or from worker processes."""
+        """Indices (B,) and uint8 images (B, 3, H, W) on the device, from memory or from worker processes."""
         if self.images is not None:
             for index in order:
                 index = index.to(self.device, non_blocking=True)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, Batch, Detections
 from common.command import InputError
-from common.letterbox import letterbox
+from common.letterbox import Size, letterbox, letterbox_scale
 from common.models.centernet import SIDE_MULTIPLE, CenterNet
 from common.models.mobilenet import MobileNetV2
 from common.models.ofa_resnet import OFAResNetSpace
@@ -114,13 +114,14 @@ register_detector(
 class Detector:
     """A network ready for use, with what is needed to feed it and to read its answers.
 
-    model: in evaluation mode, on its device. categories: class names by label. input_size: side in pixels of the square
-    that images are fitted into. mean, deviation: of the pixels, by channel, 0..1. description: the whole JSON.
+    model: in evaluation mode, on its device. categories: class names by label. input_size: the canvas that
+    images are fitted into, in pixels: the side of a square, or (width, height). mean, deviation: of the pixels, by
+    channel, 0..1. description: the whole JSON.
     """
 
     model: nn.Module
     categories: tuple[str, ...]
-    input_size: int
+    input_size: Size
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     description: dict[str, Any]
@@ -135,7 +136,7 @@ class Detector:
         """Detections (N, D) in pixels of the original images, clipped to them, on the detector's device.
 
         images: N uint8 RGB arrays (H, W, 3) of any sizes, or a Batch, whose images are normalised and fitted already;
-        its boxes can be clipped only to the square input, for it does not know the original sizes.
+        its boxes can be clipped only to the canvas, for it does not know the original sizes.
         """
         if isinstance(images, Batch):
             batch = images.to(self.device)
@@ -149,14 +150,13 @@ class Detector:
         )
 
     def _detect_arrays(self, images: Sequence[np.ndarray]) -> Detections:
-        fitted = torch.from_numpy(
-            np.stack([letterbox(_checked(image), self.input_size) for image in images])
-        )  # (B, S, S, 3)
-        pixels = fitted.to(self.device).permute(0, 3, 1, 2).float()
+        fitted = np.stack([letterbox(_checked(image), self.input_size) for image in images])  # (B, H, W, 3)
+        pixels = torch.from_numpy(fitted).to(self.device).permute(0, 3, 1, 2).float()
         mean, deviation = (pixels.new_tensor(part).view(1, 3, 1, 1) * 255.0 for part in (self.mean, self.deviation))
-        sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.float32, device=self.device)
-        scale = self.input_size / sizes.amax(dim=1)
-        return _clipped(self.model.detect((pixels - mean) / deviation).rescaled(scale), sizes)
+        sizes = np.array([image.shape[:2] for image in images])
+        scale = torch.from_numpy(letterbox_scale(sizes, self.input_size)).to(self.device)
+        found = self.model.detect((pixels - mean) / deviation).rescaled(scale)
+        return _clipped(found, torch.from_numpy(sizes).to(scale))
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
@@ -193,9 +193,10 @@ def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any
 
     path: NAME, with or without one of the suffixes, or an existing folder (NAME is then `detector` in it).
     model: has `.config()`, the plain numbers of neck and heads.
-    description: `categories` (names by label) and `input_size` (pixels); `backbone` ({"kind": ..., ...}, see
-        `build_backbone`) unless `model.backbone.description` is that; if wished `normalisation` ({"mean", "deviation"},
-        ImageNet's unless given), `cost`, `provenance` and whatever else JSON can hold.
+    description: `categories` (names by label) and `input_size` (pixels: a square's side, or width and height); `backbone`
+        ({"kind": ..., ...}, see `build_backbone`) unless `model.backbone.description` is that; if wished
+        `normalisation` ({"mean", "deviation"}, ImageNet's unless given), `cost`, `provenance` and whatever else JSON
+        can hold.
 
     Both files appear whole or not at all, and the JSON carries the weights' SHA-256, so that files that do not belong
     together are noticed when loading.
@@ -214,9 +215,7 @@ def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any
             f"the detector cannot be saved: it tells {architecture['categories']} classes apart, "
             f"its description names {len(description['categories'])}"
         )
-    size = description["input_size"]
-    if size % SIDE_MULTIPLE:
-        raise InputError(f"the detector cannot be saved: its input size {size} is no multiple of {SIDE_MULTIPLE}")
+    size = _input_size(description["input_size"], "the detector cannot be saved: its description")
     weights_path, description_path = _paths(path)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     rest = {key: value for key, value in description.items() if key not in ("format", "architecture", "backbone")}
@@ -225,6 +224,7 @@ def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any
         "architecture": architecture,
         "normalisation": {"mean": list(IMAGE_MEAN), "deviation": list(IMAGE_STD)},
         **rest,
+        "input_size": size,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     try:
@@ -271,7 +271,7 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
     return Detector(
         model=model.to(device).eval().requires_grad_(False),
         categories=tuple(description["categories"]),
-        input_size=description["input_size"],
+        input_size=_input_size(description["input_size"], str(description_path)),
         mean=tuple(description["normalisation"]["mean"]),
         deviation=tuple(description["normalisation"]["deviation"]),
         description=description,
@@ -296,9 +296,8 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 def _check_description(content: dict[str, Any], path: Path) -> None:
     """InputError where a value that `load_detector` uses itself is not of its kind."""
-    size, names, statistics = content["input_size"], content["categories"], content["normalisation"]
-    if not isinstance(size, int) or size < 1 or size % SIDE_MULTIPLE:
-        raise InputError(f"{path} has input_size {size!r}: it must be a multiple of {SIDE_MULTIPLE} pixels")
+    names, statistics = content["categories"], content["normalisation"]
+    _input_size(content["input_size"], str(path))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} has categories {names!r}: they must be a list of names")
     told_apart = content["architecture"].get("categories") if isinstance(content["architecture"], dict) else None
@@ -308,6 +307,17 @@ def _check_description(content: dict[str, Any], path: Path) -> None:
         not isinstance(statistics.get(key), list) or len(statistics[key]) != 3 for key in ("mean", "deviation")
     ):
         raise InputError(f"{path} has normalisation {statistics!r}: mean and deviation must be three numbers each")
+
+
+def _input_size(size: Size | list[int], whose: str) -> Size:
+    """The side of a square, or width and height; InputError where that is no size of a detector."""
+    sides = [size, size] if isinstance(size, int) else size
+    numbers = isinstance(sides, list | tuple) and all(isinstance(side, int) for side in sides)
+    if not numbers or len(sides) != 2 or any(side < 1 or side % SIDE_MULTIPLE for side in sides):
+        raise InputError(
+            f"{whose} has input_size {size!r}: a multiple of {SIDE_MULTIPLE} pixels is needed, or two, width and height"
+        )
+    return sides[0] if sides[0] == sides[1] else tuple(sides)
 
 
 def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:

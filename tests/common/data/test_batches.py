@@ -5,6 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.batch import normalise
 from common.command import InputError
@@ -13,7 +14,7 @@ from common.data.batches import ClassificationBatches, DetectionBatches, residen
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import scenes
-from common.letterbox import PADDING, letterbox
+from common.letterbox import PADDING, canvas_of, letterbox, letterbox_scale
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,10 @@ def _assert_all_equal(first, second) -> None:
 
 @pytest.mark.parametrize("augment", [None, Augmentation()])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resident_equals_streamed(dataset, device, augment, workers):
-    held = DetectionBatches(dataset, 32, 4, device, augment, seed=7)
-    streamed = DetectionBatches(dataset, 32, 4, device, augment, seed=7, memory_limit=0, workers=workers)
+@pytest.mark.parametrize("size", [32, (64, 32)])
+def test_resident_equals_streamed(dataset, device, augment, workers, size):
+    held = DetectionBatches(dataset, size, 4, device, augment, seed=7)
+    streamed = DetectionBatches(dataset, size, 4, device, augment, seed=7, memory_limit=0, workers=workers)
     assert held.images is not None
     assert streamed.images is None
     _assert_all_equal(held.epoch(1), streamed.epoch(1))
@@ -157,6 +159,80 @@ def test_letterbox_keeps_positions():
     assert tuple(boxed[50, 5]) == PADDING
     assert letterbox(boxed, 64) is boxed
     assert letterbox(np.zeros((1, 300, 3), np.uint8), 32).shape == (32, 32, 3)
+
+
+def test_a_square_by_either_name_is_the_same(dataset):
+    _assert_all_equal(
+        DetectionBatches(dataset, 40, 4, augment=Augmentation()).epoch(0),
+        DetectionBatches(dataset, (40, 40), 4, augment=Augmentation()).epoch(0),
+    )
+
+
+def _fitted_naively(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, float]:
+    """The canvas, where the image fits it in whole pixels, and network pixels per original pixel."""
+    H, W = image.shape[:2]
+    scale = width / W if width * H <= height * W else height / H
+    fitted = Image.fromarray(image).resize((round(W * scale), round(H * scale)), Image.Resampling.BILINEAR)
+    canvas = Image.new("RGB", (width, height), PADDING)
+    canvas.paste(fitted, (0, 0))
+    return np.asarray(canvas), scale
+
+
+@pytest.mark.parametrize(
+    ("shape", "content"),
+    [((60, 80), (64, 48)), ((40, 160), (96, 24)), ((80, 40), (24, 48)), ((30, 60), (96, 48)), ((48, 96), (96, 48))],
+)
+def test_a_rectangle_equals_the_naive_reference(shape, content):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected, scale = _fitted_naively(image, 96, 48)
+    boxed = letterbox(image, (96, 48))
+    np.testing.assert_array_equal(boxed, expected)
+    assert letterbox_scale(np.array([shape]), (96, 48)) == np.float32(scale)
+    padding = (boxed == PADDING).all(axis=2)
+    assert padding[content[1] :].all()
+    assert padding[:, content[0] :].all()
+    assert not padding[: content[1], : content[0]].any(axis=1).all()
+
+
+@pytest.mark.parametrize("size", [(64, 32), (32, 64), (800, 608), (33, 57)])
+def test_boxes_map_back_from_a_rectangle(size, device):
+    dataset = _wide_images((3, 5, 2))  # 60 wide, 30 high, and the other way round
+    batches = DetectionBatches(dataset, size, 3, device)
+    assert batches.images.shape == (3, 3, size[1], size[0])
+    (batch,) = batches.in_order()
+    for index, (height, width) in enumerate(dataset.sizes):
+        scale = min(size[0] / width, size[1] / height)
+        assert batch.scale[index].item() == pytest.approx(scale, rel=1e-7)
+        kept = batch.boxes[index][batch.valid[index]]
+        assert (kept <= torch.tensor([width, height] * 2, device=device) * batch.scale[index]).all()
+        assert (kept <= torch.tensor([*size] * 2, device=device)).all()
+        original = torch.from_numpy(dataset.boxes[dataset.boxes_of(index)]).to(device)
+        torch.testing.assert_close(kept / batch.scale[index], original, rtol=2e-7, atol=0)
+        grey = normalise(torch.full((1, 3, 1, 1), 40.0 * index, device=device)).flatten()
+        inside = batch.images[index, :, : int(height * scale + 1e-6), : int(width * scale + 1e-6)]
+        torch.testing.assert_close(inside, grey.view(3, 1, 1).expand_as(inside))
+        assert batch.images[index, :, int(height * scale + 1e-6) :].abs().sum() < 0.02 * batch.images[index].numel()
+
+
+def test_augmentation_stays_inside_a_rectangle(device):
+    dataset = _wide_images((4,) * 6)
+    batches = DetectionBatches(dataset, (96, 32), 6, device, Augmentation())
+    places = []
+    for epoch in range(4):
+        (batch,) = batches.epoch(epoch)
+        assert batch.images.shape == (6, 3, 32, 96)
+        places.append(batch.boxes[batch.valid])
+    places = torch.cat(places)
+    assert len(places) > 60
+    assert (places >= 0).all()
+    assert (places <= torch.tensor([96, 32, 96, 32], device=device)).all()
+    assert places[:, 2].max() > 40  # beyond a square of the canvas's height
+
+
+@pytest.mark.parametrize("size", [0, (32, 0), (32,), (1, 2, 3), (32.0, 32)])
+def test_a_canvas_that_is_none_gives_a_sentence(size):
+    with pytest.raises(InputError, match="width and height"):
+        canvas_of(size)
 
 
 def test_several_batches_share_the_decoded_images(dataset):

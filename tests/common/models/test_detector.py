@@ -12,7 +12,7 @@ from torch import nn
 
 from common.batch import Batch, Detections, normalise
 from common.command import InputError
-from common.letterbox import letterbox
+from common.letterbox import Size, letterbox
 from common.models import detector as module
 from common.models.centernet import CenterNet
 from common.models.detector import (
@@ -80,6 +80,13 @@ def test_every_way_to_name_a_detector(tmp_path):
     save_detector(tmp_path / "new" / "v1.5", small_detector(), DESCRIPTION)
     assert (tmp_path / "new" / "v1.5.json").is_file()
     assert load_detector(str(tmp_path / "new" / "v1.5")).input_size == 64
+
+
+@pytest.mark.parametrize(("size", "written"), [((64, 64), 64), ((96, 64), [96, 64]), ([64, 96], [64, 96])])
+def test_the_canvas_on_disk_and_back(tmp_path, size, written):
+    path = save_detector(tmp_path, small_detector(), {**DESCRIPTION, "input_size": size})
+    assert json.loads(path.read_text())["input_size"] == written
+    assert load_detector(path).input_size == (written if written == 64 else tuple(written))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -184,6 +191,8 @@ def truncate(folder):
         (rewrite(categories=["bolt"]), r"names 1 categories.*tells 3"),
         (rewrite(normalisation={"mean": [0, 0]}), r"normalisation"),
         (rewrite(input_size="large"), r"input_size"),
+        (rewrite(input_size=[64, 40]), r"input_size \[64, 40\]"),
+        (rewrite(input_size=[64]), r"input_size"),
     ],
 )
 def test_damaged_detectors_are_refused_in_one_sentence(tmp_path, damage, message):
@@ -200,6 +209,7 @@ def test_damaged_detectors_are_refused_in_one_sentence(tmp_path, damage, message
         ({"categories": ["a", "b", "c"]}, "lacks 'input_size'"),
         ({**DESCRIPTION, "categories": ["a", "b"]}, "tells 3 classes apart, its description names 2"),
         ({**DESCRIPTION, "input_size": 100}, "multiple of 32"),
+        ({**DESCRIPTION, "input_size": (1333, 800)}, "multiple of 32"),
         ({**DESCRIPTION, "provenance": {"folder": object()}}, "JSON"),
     ],
 )
@@ -253,7 +263,7 @@ class SolidRectangle(nn.Module):
         return Detections(boxes, scores, torch.zeros_like(scores, dtype=torch.long), scores > 0)
 
 
-def rectangle_detector(device: torch.device, size: int = 64) -> Detector:
+def rectangle_detector(device: torch.device, size: Size = 64) -> Detector:
     model = SolidRectangle().to(device)
     return Detector(model, ("rectangle",), size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), {})
 
@@ -264,8 +274,10 @@ def picture(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarr
     return image
 
 
-def test_boxes_come_back_in_pixels_of_images_of_any_size(device):
-    detector = rectangle_detector(device)
+@pytest.mark.parametrize("canvas", [64, (96, 64), (64, 96)])
+def test_boxes_come_back_in_pixels_of_images_of_any_size(device, canvas):
+    detector = rectangle_detector(device, canvas)
+    canvas_width, canvas_height = (canvas, canvas) if canvas == 64 else canvas
     truths = [(100, 60, 200, 160), (8, 4, 20, 16), (0, 0, 64, 64), (30, 300, 60, 400)]
     sizes = [(192, 256), (20, 32), (64, 64), (500, 70)]
     images = [picture(*size, box) for size, box in zip(sizes, truths, strict=True)]
@@ -273,17 +285,18 @@ def test_boxes_come_back_in_pixels_of_images_of_any_size(device):
     assert [len(batch) for batch in detector.model.seen] == [3, 1]
     assert found.boxes.shape == (4, 2, 4)
     for index, (truth, (height, width)) in enumerate(zip(truths, sizes, strict=True)):
-        pixel = max(height, width) / 64  # of the network, in original pixels
+        pixel = max(height / canvas_height, width / canvas_width)  # of the network, in original pixels
         np.testing.assert_allclose(found.boxes[index, 0].cpu(), truth, atol=1.01 * pixel)
         np.testing.assert_allclose(found.boxes[index, 1].cpu(), [0, 0, width, height], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 64), (33, 100), (100, 33), (7, 301), (20, 11)])
-def test_images_reach_the_network_as_in_training(height, width, device):
+@pytest.mark.parametrize("canvas", [64, (96, 64)])
+def test_images_reach_the_network_as_in_training(height, width, canvas, device):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    detector = rectangle_detector(device)
+    detector = rectangle_detector(device, canvas)
     detector.detect([image])
-    expected = torch.from_numpy(letterbox(image, 64)).permute(2, 0, 1).unsqueeze(0).to(device)
+    expected = torch.from_numpy(letterbox(image, canvas)).permute(2, 0, 1).unsqueeze(0).to(device)
     assert torch.equal(detector.model.seen[0], normalise(expected))
 
 
