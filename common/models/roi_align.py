@@ -16,35 +16,43 @@ from torch import Tensor
 
 from common.models.boxes import constant
 
-CANONICAL_SIDE, CANONICAL_STRIDE = 224, 16  # a region of 224x224 pixels is read from the level of stride 16
+CANONICAL_SIDE, CANONICAL_STRIDE = 224.0, 16  # a region of 224x224 pixels is read from the level of stride 16
 
 
-def roi_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
+def roi_levels(boxes: Tensor, strides: Sequence[int], canonical_side: float = CANONICAL_SIDE) -> Tensor:
     """Which of the levels each region (..., 4) is read from, 0..len(strides)-1; FPN paper, equation 1."""
     side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0).sqrt()
-    octave = torch.floor(torch.log2(side / CANONICAL_SIDE) + 1e-6)
+    octave = torch.floor(torch.log2(side / canonical_side) + 1e-6)
     level = octave + (CANONICAL_STRIDE.bit_length() - strides[0].bit_length())
     return level.clamp(0, len(strides) - 1).long()
 
 
-def roi_align(maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, bins: int = 7, samples: int = 2) -> Tensor:
+def roi_align(
+    maps: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Tensor,
+    bins: int = 7,
+    samples: int = 2,
+    canonical_side: float = CANONICAL_SIDE,
+) -> Tensor:
     """(B, R, bins * bins, C) float32: mean features in a grid of bins over each region; bins row by row.
 
     maps: (B, C, H_l, W_l), of strides that double from level to level. boxes: (B, R, 4) in pixels. samples: points a
-    bin and axis. Gradients reach the maps, not the boxes.
+    bin and axis. canonical_side: of the regions that are read from stride 16. Gradients reach the maps, not the boxes.
     """
-    cells, weights = _pairs([each.shape[-2:] for each in maps], strides, boxes.detach().float(), bins, samples)
+    boxes = boxes.detach().float()
+    level = roi_levels(boxes, strides, canonical_side)  # (B, R)
+    cells, weights = _pairs([each.shape[-2:] for each in maps], strides, boxes, level, bins, samples)
     table = torch.cat([each.permute(0, 2, 3, 1).flatten(0, 2).float() for each in maps])  # (cells, C)
     B, R = boxes.shape[:2]  # batch, regions an image
     return _WeightedSums.apply(table, cells, weights).view(B, R, bins * bins, table.shape[1])
 
 
 def _pairs(
-    shapes: Sequence[tuple[int, int]], strides: Sequence[int], boxes: Tensor, bins: int, samples: int
+    shapes: Sequence[tuple[int, int]], strides: Sequence[int], boxes: Tensor, level: Tensor, bins: int, samples: int
 ) -> tuple[Tensor, Tensor]:
     """For each bin of each region the cells it takes, rows of the table, and their weights: both (bins, cells)."""
     B, R, _ = boxes.shape
-    level = roi_levels(boxes, strides)  # (B, R)
     # Of each level: stride, rows, columns, where it begins in the table, cells an image.
     facts, start = [], 0
     for (rows, columns), stride in zip(shapes, strides, strict=True):

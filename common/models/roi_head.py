@@ -17,7 +17,7 @@ from common.batch import Detections
 from common.command import InputError
 from common.models.boxes import clip, decode, encode
 from common.models.matching import IGNORED, MatchSettings, match, pick, sample
-from common.models.roi_align import roi_align
+from common.models.roi_align import CANONICAL_SIDE, roi_align
 from common.models.rpn import Proposals
 from common.models.suppression import as_detections, best, suppress
 
@@ -47,6 +47,7 @@ class RoISettings:
     linear. bins, points: of RoIAlign; None: 7, or 14 before a shared stage, which halves them. hidden: widths of the
     fully connected layers; none behind a shared stage.
     least_score, overlap, detections: of the result: score from which, IoU of the suppression, how many an image.
+    canonical_side: of the regions, in pixels, that are read from the level of stride 16.
     candidates: pairs of region and class that go into the suppression, by score. least_side: of a detection, in pixels.
     """
 
@@ -57,6 +58,7 @@ class RoISettings:
     beta: float = 1.0
     bins: int | None = None
     points: int = 2
+    canonical_side: float = CANONICAL_SIDE
     hidden: tuple[int, ...] = (1024, 1024)
     least_score: float = 0.05
     overlap: float = 0.5
@@ -138,7 +140,9 @@ class RoIHead(nn.Module):
 
     def features(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """What the heads read of regions (B, R, 4): (B, R, bins * bins * C), bin by bin, or (B, R, shared_channels)."""
-        pooled = roi_align(maps[: len(self.strides)], self.strides, boxes, self.bins, self.settings.points)
+        settings = self.settings
+        levels = maps[: len(self.strides)]
+        pooled = roi_align(levels, self.strides, boxes, self.bins, settings.points, settings.canonical_side)
         if self.shared is None:
             return pooled.flatten(2)
         B, R = boxes.shape[:2]

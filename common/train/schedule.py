@@ -30,11 +30,13 @@ class Optimisation:
     nesterov: bool = False
     """Nesterov's momentum, for sgd."""
     policy: Literal["constant", "multistep", "cosine"] = "cosine"
-    """How the learning rate falls: never, by `decay` at each milestone, or along a half cosine down to zero."""
+    """How the learning rate falls: never, by `decay` at each milestone, or along a half cosine to `final_share`."""
     milestones: tuple[float, ...] = ()
     """Epochs, counted from the start, at which multistep multiplies the learning rate by `decay`."""
     decay: float = 0.1
     """Factor of multistep at each milestone."""
+    final_share: float = 0.0
+    """Share of the learning rate that cosine ends at."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate first rises along a line; a fraction is allowed."""
     warmup_start: float = 0.001
@@ -50,6 +52,7 @@ class Optimisation:
             "learning_rate must be positive": not self.learning_rate > 0,
             "weight_decay must not be negative": self.weight_decay < 0,
             "warmup_epochs must lie between 0 and epochs": not 0 <= self.warmup_epochs <= self.epochs,
+            "final_share must lie between 0 and 1": not 0 <= self.final_share <= 1,
             "milestones must rise": list(self.milestones) != sorted(self.milestones),
             "clip_norm must be positive": self.clip_norm is not None and not self.clip_norm > 0,
             "policy multistep needs milestones": self.policy == "multistep" and not self.milestones,
@@ -96,7 +99,8 @@ def learning_rate_factor(optimisation: Optimisation, steps_per_epoch: int, step:
         passed = sum(round(milestone * steps_per_epoch) <= step for milestone in optimisation.milestones)
         return rise * optimisation.decay**passed
     if optimisation.policy == "cosine" and step >= warmup and total > warmup:
-        return 0.5 * (1.0 + math.cos(math.pi * min(step - warmup, total - warmup) / (total - warmup)))
+        fall = 0.5 * (1.0 + math.cos(math.pi * min(step - warmup, total - warmup) / (total - warmup)))
+        return optimisation.final_share + (1.0 - optimisation.final_share) * fall
     return rise
 
 

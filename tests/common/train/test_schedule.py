@@ -27,15 +27,23 @@ def step_through(optimiser, schedule, count: int) -> list[float]:
 
 
 @pytest.mark.parametrize("warmup_epochs", [0, 1.5])
-@pytest.mark.parametrize("policy", ["constant", "multistep", "cosine"])
-def test_rates_are_those_of_torch(policy, warmup_epochs):
+@pytest.mark.parametrize(
+    ("policy", "final_share"), [("constant", 0.0), ("multistep", 0.0), ("cosine", 0.0), ("cosine", 0.05)]
+)
+def test_rates_are_those_of_torch(policy, final_share, warmup_epochs):
     optimisation = Optimisation(
-        epochs=6, learning_rate=0.2, policy=policy, milestones=(3, 4.5), warmup_epochs=warmup_epochs, warmup_start=0.1
+        epochs=6,
+        learning_rate=0.2,
+        policy=policy,
+        milestones=(3, 4.5),
+        final_share=final_share,
+        warmup_epochs=warmup_epochs,
+        warmup_start=0.1,
     )
     optimiser = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.2)
     warmup, total = round(warmup_epochs * STEPS), 6 * STEPS
     if policy == "cosine":
-        after = lr_scheduler.CosineAnnealingLR(optimiser, total - warmup)
+        after = lr_scheduler.CosineAnnealingLR(optimiser, total - warmup, eta_min=0.2 * final_share)
     elif policy == "multistep":
         after = lr_scheduler.MultiStepLR(optimiser, [3 * STEPS - warmup, round(4.5 * STEPS) - warmup], 0.1)
     else:

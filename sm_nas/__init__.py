@@ -1,0 +1,1 @@
+"""SM-NAS: Structural-to-Modular Neural Architecture Search for Object Detection (AAAI 2020)."""
