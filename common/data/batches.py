@@ -92,7 +92,8 @@ def resident(
     return held
 
 
-def _memory_limit(device: torch.device) -> int:
+def memory_for_images(device: torch.device) -> int:
+    """Bytes of decoded images that are kept on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * CUDA_MEMORY_SHARE)
     return CPU_MEMORY_LIMIT
@@ -198,7 +199,7 @@ class DetectionBatches(_Shuffled):
         self.size = size
         self.augment = augment
         self.workers = workers
-        limit = _memory_limit(self.device) if memory_limit is None else memory_limit
+        limit = memory_for_images(self.device) if memory_limit is None else memory_limit
         if images is None and prod(shape) <= limit:
             images = resident(dataset, size, self.device, workers)
         self.images = images

@@ -5,11 +5,12 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -35,17 +36,24 @@ def measure_latency(
     runs: int = 50,
     pause_s: float = 0.05,
     precision: Precision = "float32",
+    images: Sequence[Tensor] | None = None,
 ) -> Latency:
     """Time of one forward pass at batch 1.
 
     module: is moved to `device` and timed in evaluation mode; its train/eval flags are restored. input_shape: (3, H,
     W), one image. warmup: passes before the clock starts. pause_s: rest between timed passes, so that a processor that
     would slow down under steady load does not flatter whoever is measured first. precision: lower ones by autocast.
+    images: those to pass, (1, 3, H, W) each, in turn: a detector's suppression takes the longer the more there is to
+    see; none: one of noise.
+
+    On a CPU with one thread it is the processor time of that thread, in which other processes do not count; with
+    several it is wall clock.
     """
     device = torch.device(device)
     training = {part: part.training for part in module.modules()}
     module = module.to(device).eval()
-    image = torch.randn(1, *input_shape, device=device)
+    passed = images or [torch.randn(1, *input_shape)]
+    passed = [image.to(device) for image in passed]
     on_cuda = device.type == "cuda"
     timed = _time_on_cuda if on_cuda else _time_on_cpu
     current = torch.cuda.device(device) if on_cuda else contextlib.nullcontext()  # events belong to the current one
@@ -56,13 +64,13 @@ def measure_latency(
     )
     try:
         with current, autocast:
-            for _ in range(warmup):
-                module(image)
+            for run in range(warmup):
+                module(passed[run % len(passed)])
             milliseconds = np.empty(runs)
             for run in range(runs):
                 if pause_s:
                     time.sleep(pause_s)
-                milliseconds[run] = timed(lambda: module(image))
+                milliseconds[run] = timed(partial(module, passed[run % len(passed)]))
     finally:
         for part, flag in training.items():
             part.training = flag
@@ -73,9 +81,10 @@ def measure_latency(
 
 
 def _time_on_cpu(forward: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     forward()
-    return 1000 * (time.perf_counter() - start)
+    return 1000 * (clock() - start)
 
 
 def _time_on_cuda(forward: Callable[[], object]) -> float:

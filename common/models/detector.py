@@ -193,8 +193,8 @@ def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any
 
     path: NAME, with or without one of the suffixes, or an existing folder (NAME is then `detector` in it).
     model: has `.config()`, the plain numbers of neck and heads.
-    description: `categories` (names by label) and `input_size` (pixels: a square's side, or width and height); `backbone`
-        ({"kind": ..., ...}, see `build_backbone`) unless `model.backbone.description` is that; if wished
+    description: `categories` (names by label) and `input_size` (pixels: a square's side, or width and height);
+        `backbone` ({"kind": ..., ...}, see `build_backbone`) unless `model.backbone.description` is that; if wished
         `normalisation` ({"mean", "deviation"}, ImageNet's unless given), `cost`, `provenance` and whatever else JSON
         can hold.
 

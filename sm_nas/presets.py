@@ -1,0 +1,357 @@
+"""The four scales of SM-NAS's reproduction, as named settings. A scale is a preset, never a branch in the code."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from common.command import InputError
+from common.data.augment import Augmentation
+from common.models.norm import NormKind
+from common.train.schedule import Optimisation
+from sm_nas.method import ModularSpace, SearchSettings, StructuralSpace, Structure
+from sm_nas.networks import DetectorSettings
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a detector is trained: the columns of Table 3."""
+
+    norm: NormKind
+    """Of the whole detector: batch norm, group norm, or group norm with weight standardisation."""
+    pretrained: bool
+    """Start from a backbone that was trained on classification."""
+    optimisation: Optimisation
+    """Epochs, learning rate and the rest."""
+    images_a_device: int
+    """Images that one forward pass, and so a batch norm, sees at a time."""
+    devices: int = 1
+    """So many passes make a step: what as many devices would do side by side."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step."""
+        return self.images_a_device * self.devices
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that a run of SM-NAS needs to know besides its data and seed."""
+
+    name: str
+    """Scale: smoke, nano, mini or paper."""
+    structural: StructuralSpace
+    """The space of stage one."""
+    modular: ModularSpace
+    """The space of stage two."""
+    detector: DetectorSettings
+    """What all detectors share: widths, anchors, samples."""
+    train_images: int | None
+    """Images of an epoch: of a larger set so many are drawn once, a smaller one is repeated (none: the whole set)."""
+    search_images: int
+    """Training images held out to compare candidates by: the AP of a search comes from them, never the reported AP."""
+    validation_images: int | None
+    """Images that AP is reported on at the most (none: all)."""
+    evaluation_batch_size: int
+    """Images a forward pass of an evaluation."""
+    augmentation: Augmentation
+    """Of the detection images."""
+    latency_images: int
+    """Images that detection is timed on, one at a time."""
+    latency_warmup: int
+    """Passes before the clock starts."""
+    latency_pause: float
+    """Rest between timed passes, seconds."""
+    crop_size: int
+    """Side of the classification images, pixels."""
+    crop_batch_size: int
+    """Crops a training step."""
+    crops: int | None
+    """Object crops of an epoch of pre-training, in ImageNet's place; fewer are repeated (none: all there are)."""
+    classification: Optimisation
+    """Pre-training of a backbone."""
+    stage_one: SearchSettings
+    """The structural search."""
+    stage_one_training: Strategy
+    """Of its candidates: pre-trained, few epochs."""
+    stage_two: SearchSettings
+    """The modular search, of each group."""
+    stage_two_training: Strategy
+    """Of its candidates: from scratch, group norm and weight standardisation."""
+    groups: int
+    """Structures that stage one hands on to stage two (paper: 6, C0 to C5)."""
+    final_training: Strategy
+    """Of everything that is reported: batch norm, pre-trained, a longer schedule."""
+    strategies: tuple[Strategy, ...]
+    """The eight rows of Table 3."""
+    strategy_model: Structure
+    """The detector that Table 3 trains."""
+    longer_candidates: int
+    """Candidates of stage one that are trained by the final schedule too, to see whether the short one ranks alike."""
+    models: tuple[tuple[str, Structure], ...]
+    """E0 to E5 of Table 2, as this scale has them."""
+    classics: tuple[tuple[str, Structure], ...]
+    """The detectors that the found ones are compared with."""
+
+
+def _models(
+    sizes: tuple[tuple[int, int], ...], thinner: int = 1, neck_thinner: int = 1
+) -> tuple[tuple[str, Structure], ...]:
+    """E0 to E5 of Table 2. sizes: in the place of 512x512, 800x600 and 1333x800. thinner, neck_thinner: what the
+    channels of backbone and FPN are divided by."""
+    small, medium, large = sizes
+    x_code = "21-21-111111111111111-2111111"
+    rows = (
+        ("E0", "basicblock", 64, "1-21-21-12", small, (2, 5), 128, "rpn", 1, True),
+        ("E1", "basicblock", 48, "12-21-11111-211111", medium, (2, 5), 256, "rpn", 1, False),
+        ("E2", "basicblock", 56, "12-11111-211-1112", medium, (1, 5), 128, "rpn", 3, True),
+        ("E3", "bottleneck", 56, "211-111111111-2111111-11112111", medium, (1, 5), 128, "rpn", 3, True),
+        ("E4", "Xbottleneck", 56, x_code, medium, (1, 5), 256, "ga-rpn", 3, False),
+        ("E5", "Xbottleneck", 56, x_code, large, (1, 5), 256, "ga-rpn", 3, False),
+    )
+    return tuple(
+        (
+            name,
+            Structure(f"{block}_{base // thinner}_{stages}", size, levels, width // neck_thinner, rpn, heads, pooled),
+        )
+        for name, block, base, stages, size, levels, width, rpn, heads, pooled in rows
+    )
+
+
+def _classics(sizes: tuple[tuple[int, int], ...], neck_width: int = 256) -> tuple[tuple[str, Structure], ...]:
+    """The detectors of Tables 1, 4 and 5 that the space covers; sizes: in the place of 800x600 and 1333x800."""
+    medium, large = sizes
+    two, one = (1, 5), (2, 6)  # RetinaNet leaves the finest level out
+    return (
+        ("FPN R50", Structure("resnet50", medium, two, neck_width, "rpn", 1)),
+        ("RetinaNet R50", Structure("resnet50", medium, one, neck_width, None, 0)),
+        ("Cascade R50", Structure("resnet50", medium, two, neck_width, "rpn", 3)),
+        ("FPN R101", Structure("resnet101", large, two, neck_width, "rpn", 1)),
+        ("RetinaNet R101", Structure("resnet101", large, one, neck_width, None, 0)),
+        ("Cascade R101", Structure("resnet101", large, two, neck_width, "rpn", 3)),
+        ("GA-FPN R50", Structure("resnet50", large, two, neck_width, "ga-rpn", 1)),
+    )
+
+
+def _sgd(epochs: int, learning_rate: float, final: float = 1e-4, **more) -> Optimisation:
+    """The searches' schedule: a cosine from the learning rate down to `final`."""
+    rest = {"momentum": 0.9, "weight_decay": 1e-4, "warmup_epochs": min(0.3, epochs / 4), "clip_norm": 35.0} | more
+    return Optimisation(
+        epochs=epochs, optimiser="sgd", learning_rate=learning_rate, final_share=final / learning_rate, **rest
+    )
+
+
+def _adamw(epochs: int, learning_rate: float, **more) -> Optimisation:
+    rest = {"weight_decay": 1e-4, "warmup_epochs": min(0.3, epochs / 4), "clip_norm": 10.0} | more
+    return Optimisation(epochs=epochs, optimiser="adamw", learning_rate=learning_rate, **rest)
+
+
+def _steps(epochs: int, learning_rate: float, **more) -> Optimisation:
+    """He, Girshick and Dollar's schedule: the learning rate falls to a tenth twice, at 2/3 and 11/12 of the epochs."""
+    milestones = (round(epochs * 2 / 3, 2), round(epochs * 11 / 12, 2))
+    rest = {"policy": "multistep", "milestones": milestones} | more
+    return _sgd(epochs, learning_rate, 0.0, **rest)
+
+
+def _table3(
+    schedule: Callable[[int, float], Optimisation],
+    learning_rate: float,
+    epochs: int = 12,
+    devices: int = 8,
+    images: tuple[int, int, int] = (2, 8, 4),
+) -> tuple[Strategy, ...]:
+    """The eight rows of Table 3. learning_rate: in the place of .02; epochs: of 12; images: a device, of 2, 8 and 4."""
+    few, many, some = images
+    rows = (
+        ("batch", True, 12, few, 1.0),
+        ("batch", True, 24, few, 1.0),
+        ("batch", False, 12, few, 1.0),
+        ("batch", False, 12, many, 10.0),
+        ("group", False, 12, few, 1.0),
+        ("group-ws", False, 12, few, 1.0),
+        ("group-ws", False, 12, few, 5.0),
+        ("group-ws", False, 16, some, 8.0),
+    )
+    return tuple(
+        Strategy(norm, pretrained, schedule(round(epochs * of_12 / 12), learning_rate * factor), size, devices)
+        for norm, pretrained, of_12, size, factor in rows
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+SMOKE = Preset(
+    name="smoke",
+    structural=StructuralSpace(
+        backbones=("resnet18", "mobilenet_v2"),
+        sizes=((32, 32), (64, 64)),
+        first_levels=(1, 2),
+        last_level=5,
+        neck_widths=(16, 32),
+        cascades=(1, 2),
+    ),
+    modular=ModularSpace(
+        bases=(12, 14, 16, 18), standard_base=16, neck_widths=(16, 32), fewest_blocks=5, most_blocks=8
+    ),
+    detector=DetectorSettings(
+        width=16,
+        anchor_scale=4.0,
+        hidden=32,
+        retinanet_depth=1,
+        norm_groups=8,
+        canonical_side=64.0,
+        rpn_samples=32,
+        region_samples=32,
+        candidates=(60, 40),
+        proposals=(40, 20),
+        guided_proposals=20,
+        region_candidates=100,
+    ),
+    train_images=32,
+    search_images=16,
+    validation_images=16,
+    evaluation_batch_size=16,
+    augmentation=Augmentation(scale_min=0.8, scale_max=1.2, shift=0.1),
+    latency_images=4,
+    latency_warmup=1,
+    latency_pause=0.0,
+    crop_size=32,
+    crop_batch_size=16,
+    crops=64,
+    classification=_adamw(1, 2e-3),
+    stage_one=SearchSettings(budget=6, first=4, generation=2, fresh=0.0),
+    stage_one_training=Strategy("batch", True, _adamw(1, 2e-3), 8),
+    stage_two=SearchSettings(budget=5, first=3, generation=2),
+    stage_two_training=Strategy("group-ws", False, _adamw(1, 2e-3), 8),
+    groups=2,
+    final_training=Strategy("batch", True, _adamw(2, 2e-3), 8),
+    strategies=_table3(_adamw, 5e-4, epochs=1, devices=2, images=(2, 8, 4)),
+    strategy_model=Structure("resnet18", (64, 64), (1, 5), 16, "rpn", 1),
+    longer_candidates=3,
+    models=_models(((32, 32), (32, 32), (64, 64)), 4, 8),
+    classics=_classics(((32, 32), (64, 64)), 32),
+)
+"""Every code path in seconds; its numbers mean nothing.
+
+Command: python -m sm_nas.reproduce --scale smoke
+"""
+
+_NANO_SIZES = ((64, 64), (96, 96), (128, 128), (160, 160))
+NANO = Preset(
+    name="nano",
+    structural=StructuralSpace(sizes=_NANO_SIZES, neck_widths=(16, 32, 64)),
+    modular=ModularSpace(
+        bases=(12, 14, 16, 18), standard_base=16, neck_widths=(16, 32, 64), fewest_blocks=5, most_blocks=20
+    ),
+    detector=DetectorSettings(
+        width=16,
+        anchor_scale=4.0,
+        hidden=128,
+        retinanet_depth=2,
+        norm_groups=8,
+        canonical_side=64.0,
+        rpn_samples=64,
+        region_samples=64,
+        candidates=(300, 100),
+        proposals=(150, 60),
+        guided_proposals=60,
+        region_candidates=300,
+    ),
+    train_images=1500,
+    search_images=300,
+    validation_images=1000,
+    evaluation_batch_size=32,
+    augmentation=Augmentation(scale_min=0.8, scale_max=1.2, shift=0.1),
+    latency_images=20,
+    latency_warmup=3,
+    latency_pause=0.0,
+    crop_size=32,
+    crop_batch_size=32,
+    crops=4000,
+    classification=_adamw(4, 4e-3),
+    stage_one=SearchSettings(budget=20, first=8, generation=4, fresh=0.0),
+    stage_one_training=Strategy("batch", True, _adamw(2, 3e-3), 16),
+    stage_two=SearchSettings(budget=10, first=4, generation=3),
+    stage_two_training=Strategy("group-ws", False, _adamw(2, 4e-3), 16),
+    groups=2,
+    final_training=Strategy("batch", True, _adamw(6, 3e-3), 16),
+    strategies=_table3(_adamw, 5e-4, epochs=3, devices=4, images=(2, 8, 4)),
+    strategy_model=Structure("resnet50", (96, 96), (1, 5), 32, "rpn", 1),
+    longer_candidates=6,
+    models=_models(((64, 64), (96, 96), (160, 160)), 4, 8),
+    classics=_classics(((96, 96), (160, 160)), 32),
+)
+"""Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
+
+Command: python -m sm_nas.reproduce --scale nano --data scenes --seeds 3
+"""
+
+PAPER = Preset(
+    name="paper",
+    structural=StructuralSpace(),
+    modular=ModularSpace(),
+    detector=DetectorSettings(),
+    train_images=None,
+    search_images=2000,
+    validation_images=None,
+    evaluation_batch_size=8,
+    augmentation=Augmentation(scale_min=0.8, scale_max=1.25, shift=0.1, jitter=0.0),
+    latency_images=200,
+    latency_warmup=20,
+    latency_pause=0.01,
+    crop_size=128,
+    crop_batch_size=256,
+    crops=None,
+    classification=_sgd(90, 0.1, 0.0, clip_norm=None),
+    stage_one=SearchSettings(budget=500, first=60, generation=16, fresh=0.0),
+    stage_one_training=Strategy("batch", True, _sgd(5, 0.04), 4, 8),
+    stage_two=SearchSettings(budget=300, first=40, generation=16),
+    stage_two_training=Strategy("group-ws", False, _sgd(9, 0.24), 8, 8),
+    groups=6,
+    final_training=Strategy("batch", True, _steps(24, 0.04), 4, 8),
+    strategies=_table3(_steps, 0.02),
+    strategy_model=Structure("resnet50", (1333, 800), (1, 5), 256, "rpn", 1),
+    longer_candidates=30,
+    models=_models(((512, 512), (800, 600), (1333, 800))),
+    classics=_classics(((800, 600), (1333, 800))),
+)
+"""COCO as published: 5 epochs a candidate in stage one, 9 in stage two, the 2x schedule for what is found.
+
+Command: python -m sm_nas.reproduce --scale paper --data coco:DIR --second-data voc:DIR --seeds 3 --device cuda
+Time: the paper names 2,000 GPU hours for stage one and 2,500 for stage two; not run here.
+"""
+
+_MINI_SIZES = ((256, 256), (384, 288), (512, 352), (640, 384))
+MINI = replace(
+    PAPER,
+    name="mini",
+    structural=StructuralSpace(sizes=_MINI_SIZES),
+    search_images=100,
+    latency_images=50,
+    crop_size=96,
+    crop_batch_size=128,
+    classification=_sgd(20, 0.1, 0.0, clip_norm=None),
+    stage_one=SearchSettings(budget=60, first=20, generation=8, fresh=0.0),
+    stage_one_training=Strategy("batch", True, _sgd(10, 0.02), 16),
+    stage_two=SearchSettings(budget=30, first=10, generation=5),
+    stage_two_training=Strategy("group-ws", False, _sgd(15, 0.06), 16),
+    groups=3,
+    final_training=Strategy("batch", True, _steps(36, 0.02), 16),
+    strategies=_table3(_steps, 0.01, epochs=24),
+    strategy_model=Structure("resnet50", (384, 288), (1, 5), 256, "rpn", 1),
+    longer_candidates=12,
+    models=_models((_MINI_SIZES[0], _MINI_SIZES[1], _MINI_SIZES[3])),
+    classics=_classics((_MINI_SIZES[1], _MINI_SIZES[3])),
+)
+"""The paper's networks on a small set of real photographs, one GPU, at half the paper's input sizes.
+
+Command: python -m sm_nas.reproduce --scale mini --data coco:DIR --seeds 3 --device cuda
+Time: hours; not measured yet.
+"""
+
+PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
+
+
+def preset(name: str) -> Preset:
+    """The preset of a scale; `InputError` for an unknown name."""
+    if name not in PRESETS:
+        raise InputError(f"unknown scale {name!r}: give one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,328 @@
+"""One detector trained and measured: what a candidate of a search goes through, and every final network.
+
+A `Trial` says what to train and how; `Laboratory` holds the data and does it, in this process or in another one.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.batch import Batch, ClassificationBatch
+from common.command import InputError
+from common.cost import count
+from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
+from common.data.augment import CROP_AUGMENTATION
+from common.data.crops import object_crops
+from common.data.detection_set import DetectionSet
+from common.data.source import load
+from common.evaluate.average_precision import GroundTruth
+from common.evaluate.latency import measure_latency
+from common.evaluate.subnetworks import average_precision
+from common.models.classifier import Classifier, classification_losses
+from common.models.norm import NormKind
+from common.models.outline import outline
+from common.train.loop import FitReport, Precision, Step, fit
+from common.train.run_folder import Run
+from common.train.schedule import Optimisation
+from sm_nas.method import Structure
+from sm_nas.networks import build_backbone, build_detector, input_size, losses_of
+from sm_nas.presets import Preset, Strategy
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A structure and how it is trained. measured_on: "search" (held-out training images) or "validation"."""
+
+    structure: Structure
+    strategy: Strategy
+    measured_on: str = "search"
+
+
+def in_parts(batch: Batch, size: int) -> Iterator[Batch]:
+    """A batch cut into parts of `size` images."""
+    for first in range(0, len(batch.labels), size):
+        yield Batch(**{name: value[first : first + size] for name, value in vars(batch).items()})
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Data of one seed, and the training of detectors on it.
+
+    folder: of the study's runs; pre-trained backbones lie there. images are those of `data`, see
+    `common.data.source.load`. The same laboratory in another process reads its own data once.
+    """
+
+    preset: Preset
+    data: str
+    seed: int
+    folder: Path
+    device: str = "cpu"
+    precision: Precision = "float32"
+
+    # ---- data
+
+    @property
+    def _source(self) -> "_Source":
+        return _source(self.preset, self.data, self.device)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self._source.training.categories
+
+    @property
+    def training_set(self) -> DetectionSet:
+        """Images that detectors are trained on."""
+        return self._source.training
+
+    @property
+    def sets(self) -> dict[str, DetectionSet]:
+        """What AP is measured on: held-out training images in a search, validation images for what is reported."""
+        return {"search": self._source.search, "validation": self._source.validation}
+
+    # ---- networks
+
+    def detector(self, structure: Structure, norm: NormKind = "batch") -> nn.Module:
+        """A fresh detector, drawn by the seed."""
+        torch.manual_seed(self.seed)
+        network = build_detector(structure, len(self.categories), self.preset.detector, norm)
+        # Thin convolutions run 1.4 to 1.7 times faster with the channels last, on CPUs and on GPUs.
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    def describe(self, structure: Structure) -> dict[str, Any]:
+        """What a structure costs at its own input size, with batch norm and as a whole detector.
+
+        backbone_macs_mmdet is what the paper prints as FLOPs; macs and params are those of the whole detector.
+        """
+        return _described(structure, len(self.categories), self.preset)
+
+    # ---- training
+
+    def pretrain(self, backbone: str) -> Run:
+        """Train a backbone on object crops, in ImageNet's place, unless it is there; its run folder."""
+        preset = self.preset
+        config = {
+            "paper": "sm_nas",
+            "what": "classification",
+            "backbone": backbone,
+            "data": self.data,
+            "seed": self.seed,
+            "precision": self.precision,
+            "settings": asdict(preset.classification),
+            "crops": [preset.crops, preset.crop_size, preset.crop_batch_size],
+            "width": preset.detector.width,
+        }
+        run = Run.open(self._backbone_folder(backbone), config)
+        if run.result is None:
+            torch.manual_seed(self.seed)
+            crops = self._source.crops
+            network = Classifier(build_backbone(backbone, preset.detector), len(crops.categories))
+            network = network.to(self.device, memory_format=torch.channels_last)
+            epoch = crops.repeated(preset.crops or 0)
+            batches = ClassificationBatches(epoch, preset.crop_batch_size, self.device, CROP_AUGMENTATION, self.seed)
+
+            def losses(batch: ClassificationBatch, _: Step):
+                yield classification_losses(network(batch.images), batch)
+
+            arguments = (batches, preset.classification, losses, self.seed, self.device)
+            report = fit(run, "classification", network, *arguments, precision=self.precision)
+            run.finish({"seconds": report.seconds, "accuracy": report.losses["accuracy"]})
+        return run
+
+    def pretrained(self, backbone: str) -> dict[str, Tensor]:
+        """Weights of a backbone that was trained on classification; trained now where it was not."""
+        folder = self._backbone_folder(backbone)
+        if not (folder / "result.json").is_file():
+            self.pretrain(backbone).close()
+        weights, _ = Run.read(folder).load_weights("classification")
+        return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
+
+    def _backbone_folder(self, backbone: str) -> Path:
+        return self.folder / f"classification-{backbone.replace('_', '-').lower()}-s{self.seed}"
+
+    def train(self, run: Run, stage: str, trial: Trial) -> tuple[nn.Module, FitReport]:
+        """The detector of a trial, trained in a run folder."""
+        strategy, structure = trial.strategy, trial.structure
+        network = self.detector(structure, strategy.norm)
+        if strategy.pretrained and run.stage_done(stage) is None:
+            self._load_backbone(network, self.pretrained(structure.backbone))
+        batches = DetectionBatches(
+            self._source.epoch,
+            input_size(structure),
+            strategy.batch_size,
+            self.device,
+            self.preset.augmentation,
+            self.seed,
+            images=self._source.images("epoch", input_size(structure)),
+        )
+        losses_of_network = losses_of(network)
+
+        def losses(batch: Batch, _: Step):
+            parts = list(in_parts(batch, strategy.images_a_device))
+            for part in parts:
+                values = losses_of_network(network(part.images), part)
+                yield values | {"loss": values["loss"] / len(parts)}
+
+        report = fit(
+            run,
+            stage,
+            network,
+            batches,
+            strategy.optimisation,
+            losses,
+            self.seed,
+            self.device,
+            precision=self.precision,
+        )
+        return network, report
+
+    def _load_backbone(self, network: nn.Module, weights: dict[str, Tensor]) -> None:
+        """A pre-trained backbone into a detector, whose last stage may work on regions instead."""
+        here = network.backbone.state_dict()
+        network.backbone.load_state_dict({name: weights[name] for name in here})
+        shared = getattr(getattr(network, "roi", None), "shared", None)
+        if shared is not None:
+            shared.load_state_dict(_last_stage(weights, here, shared.state_dict()))
+
+    # ---- measuring
+
+    def measure(self, network: nn.Module, trial: Trial) -> dict[str, Any]:
+        """The 12 COCO numbers, and the latency of detection on images of the same set, one at a time."""
+        size, where = input_size(trial.structure), trial.measured_on
+        dataset = self.sets[where]
+        batches = DetectionBatches(
+            dataset, size, self.preset.evaluation_batch_size, self.device, images=self._source.images(where, size)
+        )
+        in_order = list(batches.in_order())
+        numbers = average_precision(network, in_order, self._source.truth(where))
+        images = [image[None] for batch in in_order for image in batch.images][: self.preset.latency_images]
+        latency = measure_latency(
+            _Detection(network),
+            images[0].shape[1:],
+            self.device,
+            warmup=self.preset.latency_warmup,
+            runs=len(images),
+            pause_s=self.preset.latency_pause,
+            images=images,
+        )
+        return {**numbers, "latency": latency.median_ms, "latency_iqr": latency.iqr_ms, "latency_of": asdict(latency)}
+
+    def train_and_measure(self, trial: Trial, folder: Path, keep: bool = False) -> dict[str, Any]:
+        """Everything about a trial: AP, latency, costs, seconds of training. `folder`: of its training.
+
+        Unless they are to be kept, the weights go once they have been measured; a training that was broken off goes on.
+        """
+        config = {"trial": asdict(trial), "data": self.data, "seed": self.seed, "precision": self.precision}
+        with Run.open(folder, config) as run:
+            network, report = self.train(run, "detector", trial)
+            measured = self.measure(network, trial)
+            spent = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds, "losses": report.losses}
+            measured |= self.describe(trial.structure) | spent
+            if keep and run.result is None:
+                run.finish(measured)
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        return measured
+
+
+class _Detection(nn.Module):
+    """Detection as a forward pass, so that it can be timed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor):
+        return self.network.detect(images)
+
+
+def _last_stage(
+    weights: dict[str, Tensor], backbone: dict[str, Tensor], wanted: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The weights of the stage that was taken out of a backbone, by the names that they have in it."""
+    left = {name: tensor for name, tensor in weights.items() if name not in backbone}
+    found = {}
+    for name, tensor in wanted.items():
+        fitting = [key for key in left if key.endswith(f".{name}") and left[key].shape == tensor.shape]
+        if len(fitting) != 1:
+            raise RuntimeError(f"{name} of the shared stage is not found once in the pre-trained backbone: {fitting}")
+        found[name] = left[fitting[0]]
+    return found
+
+
+@lru_cache(maxsize=512)
+def _described(structure: Structure, categories: int, preset: Preset) -> dict[str, Any]:
+    with outline():
+        backbone = build_backbone(structure.backbone, preset.detector)
+    of_backbone = count(backbone, input_size(structure))
+    whole = count(build_detector(structure, categories, preset.detector).eval(), input_size(structure))
+    return {
+        "input_size": list(input_size(structure)),
+        "macs": whole.macs,
+        "macs_mmdet": whole.macs_mmdet,
+        "params": whole.params,
+        "backbone_macs_mmdet": of_backbone.macs_mmdet,
+        "backbone_macs": of_backbone.macs,
+        "backbone_params": of_backbone.params,
+    }
+
+
+# ---- data, once a process
+
+
+class _Source:
+    """The sets of one data source, decoded once for every input size that is asked for."""
+
+    def __init__(self, preset: Preset, data: str, device: str) -> None:
+        limit = None if preset.train_images is None else preset.train_images + preset.search_images
+        whole = load(data, "train", limit=limit)
+        if len(whole) < 2 * preset.search_images:
+            raise InputError(
+                f"{data} has {len(whole)} training images, and scale {preset.name} holds {preset.search_images} out to "
+                "compare candidates: give at least twice as many, or a smaller scale"
+            )
+        order = np.random.default_rng(0).permutation(len(whole))  # the same held-out images for every seed
+        self.search = whole.subset(np.sort(order[: preset.search_images]))
+        self.training = whole.subset(np.sort(order[preset.search_images :]))
+        self.preset, self.data, self.device = preset, data, device
+
+    @cached_property
+    def validation(self) -> DetectionSet:
+        return load(self.data, "val", limit=self.preset.validation_images)
+
+    @cached_property
+    def epoch(self) -> DetectionSet:
+        """The training images, gone through more than once where a small set has fewer than the scale's epoch."""
+        images = self.preset.train_images
+        if images is None or images <= len(self.training):
+            return self.training
+        return self.training.subset(np.arange(images) % len(self.training))
+
+    @cached_property
+    def crops(self):
+        return object_crops(self.training, self.preset.crop_size, self.preset.crops, seed=0)
+
+    @lru_cache(maxsize=None)  # noqa: B019 (a source lives as long as its process)
+    def truth(self, name: str) -> GroundTruth:
+        return GroundTruth(getattr(self, name))
+
+    @lru_cache(maxsize=None)  # noqa: B019
+    def images(self, name: str, size: tuple[int, int]) -> Tensor | None:
+        """The decoded images of a set at a size; None where they are too many to be held, and are streamed."""
+        dataset = getattr(self, name)
+        if len(dataset) * 3 * math.prod(size) > memory_for_images(torch.device(self.device)):
+            return None
+        return resident(dataset, size, self.device)
+
+
+@lru_cache(maxsize=4)
+def _source(preset: Preset, data: str, device: str) -> _Source:
+    return _Source(preset, data, device)
