@@ -155,7 +155,7 @@ def build_backbone(name: str, settings: DetectorSettings, norm: Norm | None = No
 def build_detector(
     structure: Structure, categories: int, settings: DetectorSettings, norm: NormKind = "batch"
 ) -> TwoStage | RetinaNet:
-    """The detector of a structure. norm: of the backbone; a group norm is in neck and heads too, a batch norm is not."""
+    """The detector of a structure. norm: of the backbone; a group norm is in neck and heads, too, a batch norm not."""
     backbone = build_backbone(structure.backbone, settings, Norm(norm))
     other_norm = Norm(norm, settings.norm_groups) if norm in ("group", "group-ws") else None
     fpn = None

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from common.batch import Batch, ClassificationBatch
 from common.command import InputError
 from common.cost import count
-from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
 from common.data.augment import CROP_AUGMENTATION
+from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
 from common.data.source import load
@@ -31,7 +31,6 @@ from common.models.norm import NormKind
 from common.models.outline import outline
 from common.train.loop import FitReport, Precision, Step, fit
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from sm_nas.method import Structure
 from sm_nas.networks import build_backbone, build_detector, input_size, losses_of
 from sm_nas.presets import Preset, Strategy
@@ -310,11 +309,11 @@ class _Source:
     def crops(self):
         return object_crops(self.training, self.preset.crop_size, self.preset.crops, seed=0)
 
-    @lru_cache(maxsize=None)  # noqa: B019 (a source lives as long as its process)
+    @cache  # noqa: B019 (a source lives as long as its process)
     def truth(self, name: str) -> GroundTruth:
         return GroundTruth(getattr(self, name))
 
-    @lru_cache(maxsize=None)  # noqa: B019
+    @cache  # noqa: B019
     def images(self, name: str, size: tuple[int, int]) -> Tensor | None:
         """The decoded images of a set at a size; None where they are too many to be held, and are streamed."""
         dataset = getattr(self, name)
