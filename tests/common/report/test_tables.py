@@ -149,3 +149,32 @@ def test_printed_numbers_of_detofa():
     assert numbers["path_pruning_ratio", None, "Section 4.2"] == 25
     with pytest.raises(InputError):
         printed_table("detofa", "table9")
+
+
+def test_printed_numbers_of_sm_nas():
+    record = printed("sm_nas")
+    tables = {f"table{number}": printed_table("sm_nas", f"table{number}") for number in range(1, 6)}
+    sizes = {name: (len(table.rows), len(table.columns)) for name, table in tables.items()}
+    assert sizes == {"table1": (6, 7), "table2": (6, 10), "table3": (8, 7), "table4": (17, 11), "table5": (8, 5)}
+    assert tables["table1"].rows[5][-2:] == (54.9, 39.3)
+    assert [row[-4:] for row in tables["table2"].rows][4:] == [(73.5, 0.96, 80.2, 43.9), (162.45, 0.94, 108.1, 46.1)]
+    assert [row[-1] for row in tables["table3"].rows] == [36.5, 37.4, 24.8, 28.3, 29.4, 30.7, 36.4, 37.5]
+    assert tables["table4"].rows[12][3:6] == (None, None, 42.0)
+    assert {row[0]: row[4:6] for row in tables["table4"].rows}["SM-NAS: E2"] == (39.5, 40.0)
+    assert tables["table5"].rows[5] == ("BDD", "1333x800", "E0", 27.8, 30.2)
+    for table in tables.values():  # the columns of text name each row once, so that ours can stand beside it
+        texts = [tuple(cell for cell in row if isinstance(cell, str)) for row in table.rows]
+        assert len(set(texts)) == len(texts)
+    for code in (row[2] for row in tables["table2"].rows):
+        _, base, stages = code.split("_")
+        assert int(base) in (48, 56, 64, 72)
+        assert len(stages.split("-")) == 4
+        assert stages.count("2") == 3
+    for figure in ("figure1", "figure2", "figure3", "figure4", "figure5"):
+        assert printed_table("sm_nas", figure) is None
+        assert record["exhibits"][figure]["readable"]
+    numbers = {(number["id"], number.get("data"), number["where"]): number["value"] for number in record["numbers"]}
+    assert len(numbers) == len(record["numbers"])  # each number once a place
+    assert numbers["stage_one_space_size", None, "Architecture Search Details"] == 1.1e4
+    assert numbers["stage_two_space_size", None, "Architecture Search Details"] == 5.0e12
+    assert numbers["stage_two_lr_first", None, "Implementation Details for Stage-two"] == 0.24
