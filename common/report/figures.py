@@ -4,33 +4,15 @@ Each function takes plain numbers and a path, writes the picture and returns the
 never what it shows: the caption and the claims do that.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import seaborn
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-DOTS_PER_INCH = 130
-_COLOURS = seaborn.color_palette("colorblind", 10)
-_MARKERS = "osD^vPX*<>"
-_LINES = ["-", "--", "-.", ":"]
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "0.3",
-    "axes.labelsize": 10,
-    "axes.titlesize": 10,
-    "font.family": "DejaVu Sans",
-    "grid.color": "0.9",
-    "xtick.bottom": True,
-    "xtick.labelsize": 9,
-    "ytick.left": True,
-    "ytick.labelsize": 9,
-}
+from common.report import style
 
 
 def accuracy_against_cost(
@@ -47,17 +29,17 @@ def accuracy_against_cost(
     references: single points, label -> (cost, accuracy). order: all the labels that the paper's pictures share, so
     that a method keeps its colour from one picture to the next. low and high may be NaN: no band there.
     """
-    figure, axes = _canvas(6.0, 4.0)
+    figure, axes = style.canvas(6.0, 4.0)
     for label, points in series.items():
-        look = _look(label, order or list(series))
+        look = style.look(label, order or list(series))
         cost, mean, low, high = np.array(sorted(points), dtype=float).reshape(-1, 4).T
         axes.plot(cost, mean, label=label, markersize=5, linewidth=1.6, **look)
         axes.fill_between(cost, low, high, color=look["color"], alpha=0.15, linewidth=0)
     for label, (cost, accuracy) in (references or {}).items():
         axes.plot([cost], [accuracy], "*", color="black", markersize=11, label=label)
     axes.set(xlabel=cost_label, ylabel=accuracy_label)
-    _legend(figure, axes)
-    return _save(figure, path)
+    style.legend(figure, axes)
+    return style.save(figure, path)
 
 
 def scatter_by_bucket(
@@ -74,12 +56,12 @@ def scatter_by_bucket(
     edges: (buckets + 1,) bucket edges in units of cost, drawn as thin lines; a short bar marks each method's mean
     inside each bucket.
     """
-    figure, axes = _canvas(6.0, 4.0)
+    figure, axes = style.canvas(6.0, 4.0)
     edges = np.asarray(edges, dtype=float)
     for edge in edges:
         axes.axvline(edge, color="0.75", linewidth=0.8, zorder=0)
     for label, pairs in points.items():
-        look = _look(label, order or list(points))
+        look = style.look(label, order or list(points))
         cost, accuracy = np.array(pairs, dtype=float).reshape(-1, 2).T
         axes.scatter(
             cost, accuracy, s=16, alpha=0.6, linewidth=0, label=label, color=look["color"], marker=look["marker"]
@@ -90,8 +72,8 @@ def scatter_by_bucket(
             mean = accuracy[bucket == place].mean()
             axes.hlines(mean, edges[place] + margin, edges[place + 1] - margin, color=look["color"], linewidth=2)
     axes.set(xlabel=cost_label, ylabel=accuracy_label)
-    _legend(figure, axes)
-    return _save(figure, path)
+    style.legend(figure, axes)
+    return style.save(figure, path)
 
 
 def bars(
@@ -108,10 +90,10 @@ def bars(
     from_zero=False draws points instead of bars, for values whose distance from zero says nothing.
     """
     labels = list(dict.fromkeys(label for values in groups.values() for label in values))
-    figure, axes = _canvas(max(4.5, 1.2 + 0.35 * len(labels) * len(groups) + 0.4 * len(groups)), 3.6)
+    figure, axes = style.canvas(max(4.5, 1.2 + 0.35 * len(labels) * len(groups) + 0.4 * len(groups)), 3.6)
     width = 0.8 / max(len(labels), 1)
     for place, label in enumerate(labels):
-        look = _look(label, order or labels)
+        look = style.look(label, order or labels)
         present = [number for number, values in enumerate(groups.values()) if label in values]
         mean, low, high = np.array([values[label] for values in groups.values() if label in values], dtype=float).T
         where = np.array(present) + (place - (len(labels) - 1) / 2) * width
@@ -129,8 +111,8 @@ def bars(
     axes.grid(visible=False, axis="x")
     axes.set(xlabel=group_label, ylabel=value_label)
     if len(labels) > 1:
-        _legend(figure, axes)
-    return _save(figure, path)
+        style.legend(figure, axes)
+    return style.save(figure, path)
 
 
 def heat_map(
@@ -150,7 +132,7 @@ def heat_map(
     """
     values = np.asarray(values, dtype=float)
     rows, columns = values.shape
-    figure, axes = _canvas(2.0 + 0.55 * columns, 1.2 + 0.24 * rows)
+    figure, axes = style.canvas(2.0 + 0.55 * columns, 1.2 + 0.24 * rows)
     low, high = limits or (None, None)
     seaborn.heatmap(
         values,
@@ -170,7 +152,7 @@ def heat_map(
     axes.tick_params(axis="x", rotation=40 if max(map(len, column_labels), default=0) > 5 else 0)
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel=column_label, ylabel=row_label)
-    return _save(figure, path)
+    return style.save(figure, path)
 
 
 def precision_recall(
@@ -181,48 +163,46 @@ def precision_recall(
     order: Sequence[str] | None = None,
 ) -> Path:
     """Precision over recall. curves: label -> (recall (P,), precision (P,)), 0..1; chance: the share of positives."""
-    figure, axes = _canvas(5.0, 4.0)
+    figure, axes = style.canvas(5.0, 4.0)
     for label, (recall, precision) in curves.items():
-        look = _look(label, order or list(curves))
+        look = style.look(label, order or list(curves))
         axes.plot(np.asarray(recall), np.asarray(precision), label=label, linewidth=1.6, **(look | {"marker": ""}))
     if chance is not None:
         axes.axhline(chance, color="0.4", linewidth=1, linestyle=":", label="Share of positives")
     axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.03))
-    _legend(figure, axes)
-    return _save(figure, path)
+    style.legend(figure, axes)
+    return style.save(figure, path)
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of its own (inches), apart from pyplot's global state."""
-    with seaborn.axes_style("whitegrid", rc=_STYLE), matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-        axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def correlations(
+    values: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    path: Path,
+    *,
+    value_label: str = "Correlation with AP",
+    factor_label: str = "",
+) -> Path:
+    """Horizontal bars of coefficients, one panel a group. values: panel -> {factor: (mean, low, high)}.
 
-
-def _look(label: str, order: Sequence[str]) -> dict:
-    place = list(order).index(label) if label in order else len(order)
-    return {
-        "color": _COLOURS[place % len(_COLOURS)],
-        "marker": _MARKERS[place % len(_MARKERS)],
-        "linestyle": _LINES[place % len(_LINES)],
-    }
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Above the axes, where it covers no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        room = figure.get_figwidth() * 11  # characters that fit on a line
-        columns = max(1, min(len(labels), int(room / (max(map(len, labels)) + 6))))
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    figure.savefig(unfinished, format="png", metadata={"Software": None})  # the same numbers give the same bytes
-    os.replace(unfinished, path)
-    return path
+    All panels share the factors' order (that of their first appearance) and the scale. NaN for an interval that is not
+    there; a factor without a coefficient in a panel has no bar there.
+    """
+    factors = list(dict.fromkeys(factor for group in values.values() for factor in group))
+    figure, row = style.panels(1.2 + 2.7 * max(len(values), 1), 1.2 + 0.28 * len(factors), max(len(values), 1))
+    numbers = [number for group in values.values() for triple in group.values() for number in triple]
+    reach = np.nanmax(np.abs(np.array([*numbers, 0.1], dtype=float)))
+    for axes, (panel, group) in zip(row, values.items(), strict=False):
+        where = np.array([factors.index(factor) for factor in group], dtype=float)
+        mean, low, high = np.array(list(group.values()), dtype=float).reshape(-1, 3).T
+        error = np.clip([mean - low, high - mean], 0, None)  # NaN: nothing is drawn
+        colours = [style.COLOURS[0] if value >= 0 else style.COLOURS[1] for value in mean]
+        axes.barh(where, mean, 0.7, color=colours)
+        axes.errorbar(mean, where, xerr=error, fmt="none", ecolor="0.2", elinewidth=1, capsize=2.5)
+        axes.axvline(0, color="0.3", linewidth=0.9)
+        axes.set(xlabel=value_label)
+        axes.set_title(panel, fontsize=10)
+        axes.grid(visible=False, axis="y")
+    row[0].set_yticks(range(len(factors)), factors)
+    row[0].set(ylabel=factor_label, xlim=(-min(1.08 * reach, 1), min(1.08 * reach, 1)))
+    row[0].set_ylim(len(factors) - 0.4, -0.6)
+    row[0].xaxis.set_major_locator(MaxNLocator(5, prune="both"))  # the ends of two panels would touch
+    return style.save(figure, path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.report import figures
+from common.report import figures, style
 
 LINES = {"Ours": [(2.0, 0.4, 0.35, 0.45), (1.0, 0.3, 0.28, 0.32)], "OFA": [(1.0, 0.2, math.nan, math.nan)]}
 DRAWN = {
@@ -29,6 +29,14 @@ DRAWN = {
     "precision": lambda path: figures.precision_recall(
         {"Ours": (np.linspace(0, 1, 9), np.linspace(1, 0.3, 9))}, path, chance=0.25
     ),
+    "correlations": lambda path: figures.correlations(
+        {
+            "Front": {"depth": (-0.3, -0.5, -0.1), "width": (0.2, math.nan, math.nan), "len_1": (math.nan,) * 3},
+            "All": {"depth": (0.6, 0.4, 1.2)},
+            "None": {},
+        },
+        path,
+    ),
 }
 
 
@@ -47,8 +55,8 @@ def test_picture_is_written_small_and_repeatable(kind, tmp_path):
 
 def test_a_method_keeps_its_colour_whoever_else_is_drawn():
     order = ["OFA (w/ PS)", "OFA (w/o PS)", "Ours"]
-    assert figures._look("Ours", order) == figures._look("Ours", list(order))
-    assert figures._look("Ours", order)["color"] != figures._look("OFA (w/ PS)", order)["color"]
+    assert style.look("Ours", order) == style.look("Ours", list(order))
+    assert style.look("Ours", order)["color"] != style.look("OFA (w/ PS)", order)["color"]
 
 
 def test_drawing_leaves_the_users_style_alone(tmp_path):
