@@ -7,6 +7,7 @@ difference, never of two separate means.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -116,17 +117,22 @@ def bootstrap_statistic(
     """Any statistic, such as a difference of AP, with an interval over seeds and shared items.
 
     `statistic(seed_indices, item_indices)` is called with index arrays (S,) and (N,) that may repeat; widened for few
-    seeds as in `bootstrap_difference`.
+    seeds as in `bootstrap_difference`. A draw for which it gives NaN (it is not defined there) is left out.
     """
     mean = float(statistic(np.arange(seeds), np.arange(items)))
     if seeds < 2:
         return Difference(mean, math.nan, math.nan, seeds)
     generator = np.random.default_rng(seed)
-    drawn = [
-        statistic(generator.integers(seeds, size=seeds), generator.integers(items, size=items))
-        for _ in range(replicates)
-    ]
-    half = _student_t(seeds) * math.sqrt(seeds / (seeds - 1)) * float(np.std(drawn))
+    drawn = np.array(
+        [
+            statistic(generator.integers(seeds, size=seeds), generator.integers(items, size=items))
+            for _ in range(replicates)
+        ]
+    )
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn):
+        return Difference(mean, math.nan, math.nan, seeds)
+    half = _student_t(seeds) * math.sqrt(seeds / (seeds - 1)) * float(drawn.std())
     return Difference(mean, mean - half, mean + half, seeds)
 
 
@@ -175,6 +181,70 @@ def kendall_tau(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Difference(value, float(low), float(high), items)
+
+
+def rank_correlation(
+    one: ArrayLike,
+    other: ArrayLike,
+    seeds: ArrayLike,
+    *,
+    coefficient: Literal["kendall", "spearman"] = "kendall",
+    candidates: ArrayLike | None = None,
+    replicates: int = 400,
+    seed: int = 0,
+) -> Difference:
+    """Rank correlation of two numbers of each candidate inside its seed, averaged over the seeds, with its interval.
+
+    one, other, seeds: (N,), all seeds' candidates in one list: a proxy and the AP, or a factor and the AP. Kendall's
+    tau-b, or Spearman's rho with middle ranks for ties.
+
+    Without `candidates`, each seed has candidates of its own, whose chance is then part of the spread between seeds,
+    and the interval is Student's t over the seeds' coefficients. `candidates`: (N,), who is who; the same ones come
+    back in every seed, which the spread between seeds does not show, so that the interval is `bootstrap_statistic`'s
+    over seeds and candidates. A candidate may be missing in a seed (it failed there).
+
+    A seed in which all candidates tie has no ranking and is left out: `n` counts the seeds that have one. The interval
+    is symmetric and may pass 1. For one seed, `kendall_tau` gives an interval over its candidates.
+    """
+    one, other = _same_shape(one, other)
+    labels, which = np.unique(np.asarray(seeds), return_inverse=True)
+    if one.ndim != 1 or which.shape != one.shape or not len(one):
+        raise InputError(
+            f"rank_correlation needs two numbers and a seed for each candidate, and was given the shapes {one.shape}, "
+            f"{other.shape} and {np.shape(seeds)}"
+        )
+    bad = np.count_nonzero(~(np.isfinite(one) & np.isfinite(other)))
+    if bad:
+        raise InputError(f"rank_correlation: {bad} candidates have a value that is not finite; leave them out first")
+    compute = {"kendall": stats.kendalltau, "spearman": stats.spearmanr}[coefficient]
+
+    def correlate(places: np.ndarray) -> float:
+        if len(places) < 2 or not np.ptp(one[places]) or not np.ptp(other[places]):
+            return math.nan
+        return float(compute(one[places], other[places]).statistic)
+
+    by_seed = np.array([correlate(np.flatnonzero(which == place)) for place in range(len(labels))])
+    ranked = np.flatnonzero(np.isfinite(by_seed))
+    if not len(ranked):
+        return Difference(math.nan, math.nan, math.nan, 0)
+    if candidates is None:
+        return mean_interval(by_seed[ranked])
+
+    names, who = np.unique(np.asarray(candidates), return_inverse=True)
+    if who.shape != one.shape:
+        raise InputError(f"rank_correlation: {len(who)} names of candidates, but {len(one)} values")
+    table = np.full((len(labels), len(names)), -1)  # where a seed's candidate stands in the lists; -1: it has none
+    table[which, who] = np.arange(len(one))
+    if np.count_nonzero(table >= 0) < len(one):
+        raise InputError("rank_correlation: a candidate comes twice in one seed; keep one of its values")
+    table = table[ranked]
+
+    def average(drawn_seeds: np.ndarray, drawn: np.ndarray) -> float:
+        places = [row[drawn] for row in table[drawn_seeds]]
+        found = np.array([correlate(row[row >= 0]) for row in places])
+        return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else math.nan
+
+    return bootstrap_statistic(average, len(ranked), len(names), replicates=replicates, seed=seed)
 
 
 def seeds_needed(sd: float, effect: float, power: float = 0.8) -> int:

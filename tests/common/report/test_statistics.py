@@ -13,6 +13,7 @@ from common.report.statistics import (
     kendall_tau,
     mean_interval,
     paired_difference,
+    rank_correlation,
     seeds_needed,
 )
 
@@ -116,6 +117,81 @@ def test_kendall_tau_inside_groups_ignores_pairs_across_them():
 
 def test_kendall_tau_of_constant_scores_has_no_interval():
     assert not kendall_tau([1, 1, 1], [1, 2, 3]).has_interval
+
+
+ORACLES = {"kendall": stats.kendalltau, "spearman": stats.spearmanr}
+
+
+@pytest.mark.parametrize("coefficient", ORACLES)
+def test_rank_correlation_is_the_t_interval_of_the_seeds_coefficients(coefficient):
+    generator = np.random.default_rng(7)
+    seeds = generator.permutation(np.repeat([3, 5, 8, 9], [20, 25, 12, 30]))
+    factor = generator.integers(0, 5, size=len(seeds))  # with ties
+    score = 0.3 * factor + 100 * seeds + generator.normal(size=len(seeds))  # the seeds' levels must not count
+    result = rank_correlation(factor, score, seeds, coefficient=coefficient)
+    found = [ORACLES[coefficient](factor[seeds == one], score[seeds == one]).statistic for one in (3, 5, 8, 9)]
+    assert result == mean_interval(found)
+    named = rank_correlation(factor, score, seeds, coefficient=coefficient, candidates=np.arange(len(seeds)))
+    assert named.mean == pytest.approx(result.mean)
+
+
+def test_shared_candidates_widen_the_interval_that_their_own_seeds_spread_does_not_show():
+    generator = np.random.default_rng(8)
+    proxy = generator.normal(size=20)
+    truth = proxy + generator.normal(size=20)  # by chance of these 20 candidates, the same in every seed
+    scores = truth + 0.05 * generator.normal(size=(6, 20))
+    columns = np.tile(proxy, 6), scores.ravel(), np.repeat(np.arange(6), 20)
+    apart = rank_correlation(*columns)
+    shared = rank_correlation(*columns, candidates=np.tile(np.arange(20), 6))
+    assert shared.mean == pytest.approx(apart.mean)
+    assert shared.half > 3 * apart.half
+
+
+def test_rank_correlation_covers_the_truth_whoever_the_candidates_are():
+    generator = np.random.default_rng(9)
+    truth = 2 / math.pi * math.asin(math.sqrt(0.5))  # Kendall's tau of two normal scores correlated by sqrt(.5)
+    seeds = np.repeat(np.arange(4), 15)
+    covered = {"own": 0, "shared": 0}
+    for trial in range(40):
+        proxy = generator.normal(size=60)
+        covered["own"] += _covers(rank_correlation(proxy, proxy + generator.normal(size=60), seeds), truth)
+        proxy = np.tile(generator.normal(size=15), 4)
+        noise = np.tile(generator.normal(scale=0.95, size=15), 4) + generator.normal(scale=0.3122, size=60)
+        names = np.tile(np.arange(15), 4)
+        result = rank_correlation(proxy, proxy + noise, seeds, candidates=names, replicates=80, seed=trial)
+        covered["shared"] += _covers(result, truth)
+    assert min(covered.values()) >= 0.9 * 40
+
+
+def _covers(result, truth):
+    return result.low <= truth <= result.high
+
+
+def test_a_seed_without_a_ranking_is_left_out():
+    seeds = np.repeat([0, 1, 2], 4)
+    factor = [1, 2, 3, 4, 7, 7, 7, 7, 1, 2, 4, 3]
+    result = rank_correlation(factor, np.tile([1, 2, 3, 4], 3), seeds)
+    assert result.n == 2
+    assert result.mean == pytest.approx((1 + 2 / 3) / 2)
+    nothing = rank_correlation([1, 1], [1, 2], [0, 0])
+    assert math.isnan(nothing.mean)
+    assert nothing.n == 0
+    assert not rank_correlation([1, 2, 3], [1, 3, 2], [4, 4, 4]).has_interval  # one seed
+
+
+def test_a_candidate_may_be_missing_in_a_seed_but_not_come_twice():
+    proxy, score, seeds = [1, 2, 3, 4, 1, 2, 4], [1, 2, 4, 3, 1, 3, 4], [0, 0, 0, 0, 1, 1, 1]
+    result = rank_correlation(proxy, score, seeds, candidates=list("abcdabd"))
+    assert result.n == 2
+    assert result.has_interval
+    with pytest.raises(InputError, match="twice"):
+        rank_correlation(proxy, score, seeds, candidates=list("abcdaad"))
+
+
+@pytest.mark.parametrize("bad", [([1.0, math.nan], [1, 2], [0, 0]), ([1, 2], [1, 2], [0]), ([], [], [])])
+def test_rank_correlation_says_what_is_wrong(bad):
+    with pytest.raises(InputError, match="rank_correlation"):
+        rank_correlation(*bad)
 
 
 @pytest.mark.parametrize(("sd", "effect"), [(1.0, 1.0), (1.0, 0.5), (0.2, 1.0)])
