@@ -4,7 +4,7 @@ Every rule is a paired difference by seed with its 95 % Student-t interval (comm
 the whole interval lies on the claimed side of the threshold, not reproduced when it lies on the other, else
 inconclusive; of several conditions all must hold. AP is in points (0 to 100).
 
-Values of the evidence, first axis the seed (detofa.reproduce collects them):
+Values of the evidence, first axis the seed (common.reproduce.evidence collects them):
     VARIANT (S, budgets)           AP of the nets found for each budget, cheapest first (detofa.study.VARIANTS)
     full (S,)                      AP of the full net
     cost:VARIANT (S,)              CPU seconds to the finished supernet: training, path sampling, path filter

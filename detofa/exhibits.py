@@ -1,25 +1,22 @@
 """Every table and figure of DetOFA by name: what it needs, what it measures on a seed, how it is tabled and drawn.
 
-`EXHIBITS[name].measure(study)` gives one seed's numbers (detofa.measurements), `make` turns those of all seeds into
-`exhibits/<name>/`: result.json (the table, the paper's beside it), measured.json (the numbers seed by seed, from which
-the claims are judged), and pictures. Means are over seeds, with 95 % Student-t intervals from two seeds on.
+`EXHIBITS[name].measure(study)` gives one seed's numbers (detofa.measurements), `EXHIBITS[name].draw` turns those of all
+seeds into a table and pictures; common.reproduce.exhibit does the rest. Means are over seeds, with 95 % Student-t
+intervals from two seeds on.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from common.report import figures
-from common.report.statistics import Difference, mean_interval
-from common.report.tables import ExhibitResult, Table, printed, printed_table, write_json
+from common.report.tables import Table, printed_table
+from common.reproduce.exhibit import Drawn, Exhibit, Measured, in_all, over_seeds, stacked, triple
 from detofa.measurements import (
     ABLATIONS,
-    Measured,
     measure_ablations,
     measure_costs,
     measure_curves,
@@ -28,7 +25,7 @@ from detofa.measurements import (
     measure_sizes,
 )
 from detofa.presets import Preset
-from detofa.study import VARIANTS, Study
+from detofa.study import VARIANTS
 
 LABELS = {name: variant.title for name, variant in VARIANTS.items()} | {"random": "Random search, same budget"}
 ORDER = tuple(LABELS[name] for name in ("ours", "ofa", "ofa-shrinking", "compofa", "random", "ofa-scratch"))
@@ -58,89 +55,6 @@ class Setting:
             "params": "Parameters of the backbone",
             "latency": f"Latency of the backbone at {size}, batch 1",
         }[self.constraint]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A drawn exhibit: its table, caption and notes, and the pictures written beside it."""
-
-    table: Table
-    caption: str
-    notes: Sequence[str] = ()
-    units: Mapping[str, str] = field(default_factory=dict)
-    pictures: Sequence[Path] = ()
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """One table or figure of the paper.
-
-    shows: what is measured, in a sentence. variants, shared: what is trained for it, of `VARIANTS` and of the runs that
-    variants start from. measure(study) -> one seed's numbers. draw(numbers of all seeds, setting) -> table, pictures.
-    """
-
-    name: str
-    where: str
-    title: str
-    shows: str
-    measure: Callable[[Study], Measured]
-    draw: Callable[[Sequence[Measured], Setting], Drawn]
-    variants: tuple[str, ...] = ()
-    shared: tuple[str, ...] = ()
-
-
-def make(exhibit: Exhibit, measured: Mapping[int, Measured], setting: Setting, **record: Any) -> ExhibitResult:
-    """Draw and save one exhibit. measured: seed -> numbers. record: data, scale, command, runs, environment."""
-    seeds = sorted(measured)
-    numbers = [measured[seed] for seed in seeds]
-    drawn = exhibit.draw(numbers, setting)
-    left_out = {
-        f"{LABELS[name]} has no result for seed {seed}: {reason}."
-        for seed in seeds
-        for name, reason in measured[seed].get("missing", {}).items()
-    }
-    if len(seeds) == 1 and exhibit.shared:
-        drawn = Drawn(**(vars(drawn) | {"notes": (*drawn.notes, "One seed: no interval can be given.")}))
-    paper = printed("detofa")["exhibits"][exhibit.name]
-    said = (f"The paper: {paper['readable']}",) if paper.get("readable") else ()
-    result = ExhibitResult(
-        exhibit=exhibit.name,
-        paper="detofa",
-        title=exhibit.title,
-        caption=drawn.caption,
-        seeds=seeds,
-        table=drawn.table,
-        paper_table=printed_table("detofa", exhibit.name),
-        units=drawn.units,
-        notes=(*drawn.notes, *sorted(left_out), *said, *paper.get("notes", ())),
-        pictures=[path.name for path in drawn.pictures],
-        **record,
-    )
-    write_json(setting.folder / "measured.json", {str(seed): measured[seed] for seed in seeds})
-    result.save(setting.folder)
-    return result
-
-
-def over_seeds(values: ArrayLike) -> Difference:
-    """Mean over seeds with its interval. values: (S,) or (S, ...); seeds with anything not finite are left out."""
-    values = np.asarray(values, dtype=float)
-    whole = values[np.isfinite(values.reshape(len(values), -1)).all(axis=1)]
-    return mean_interval(whole) if len(whole) else Difference(math.nan, math.nan, math.nan, 0)
-
-
-def stacked(measured: Sequence[Measured], *keys: str) -> np.ndarray:
-    """(S, ...) float: the numbers of all seeds under `keys`; NaN for null."""
-    found = []
-    for numbers in measured:
-        for key in keys:
-            numbers = numbers[key]
-        found.append(numbers)
-    return np.array(found, dtype=float)
-
-
-def in_all(measured: Sequence[Measured], kind: str, names: Sequence[str]) -> list[str]:
-    """Those of `names` that every seed has under `kind`."""
-    return [name for name in names if all(name in numbers[kind] for numbers in measured)]
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -174,7 +88,7 @@ def table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
         numbers = {key: over_seeds(stacked(measured, "numbers", name, key)) for key in keys.values()}
         precision = stacked(measured, "numbers", "ours", "precision") - stacked(measured, "numbers", name, "precision")
         rows.append([*switches, *numbers.values(), None if name == "ours" else over_seeds(precision)])
-        bars[title] = {"Ours": _triple(numbers["precision"]), "Paper": (theirs, math.nan, math.nan)}
+        bars[title] = {"Ours": triple(numbers["precision"]), "Paper": (theirs, math.nan, math.nan)}
     columns = [*printed_table("detofa", "table2").columns[:3], *keys, "Precision, whole filter minus it"]
     picture = figures.bars(bars, setting.folder / "table2.png", value_label="Precision for the weakest quarter")
     caption = (
@@ -207,7 +121,7 @@ def table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
         rows.append([METHODS[name], over_seeds(cpu), sampled, over_seeds(wall), ratio, voc, coco])
         if ratio is not None:
             theirs = {"Paper, Pascal VOC": (voc, math.nan, math.nan), "Paper, COCO": (coco, math.nan, math.nan)}
-            bars[METHODS[name]] = {"Ours": _triple(ratio)} | theirs
+            bars[METHODS[name]] = {"Ours": triple(ratio)} | theirs
     columns = ["Method", "Cost", "of which path sampling", "Wall clock"]
     columns += [f"{whose} ratio to OFA (w/ PS)" for whose in ("Our", "Paper's VOC", "Paper's COCO")]
     units = dict.fromkeys(("Cost", "of which path sampling"), "s of CPU") | {"Wall clock": "s"}
@@ -251,7 +165,7 @@ def _curve_picture(
     for variant in in_all(measured, "curves", list(labels)):
         cost = stacked(measured, "curves", variant, "cost").T / factor  # (budgets, S)
         accuracy = stacked(measured, "curves", variant, "AP").T
-        both = [(over_seeds(at).mean, *_triple(over_seeds(ap))) for at, ap in zip(cost, accuracy, strict=True)]
+        both = [(over_seeds(at).mean, *triple(over_seeds(ap))) for at, ap in zip(cost, accuracy, strict=True)]
         series[labels[variant]] = [point for point in both if math.isfinite(point[1])]
     path = setting.folder / f"{name}.png"
     return figures.accuracy_against_cost(series, path, cost_label=f"{setting.cost_name} ({unit})", **more)
@@ -407,16 +321,20 @@ def _score_map(measured: Sequence[Measured], supernet: str, setting: Setting) ->
     )
 
 
-def _triple(value: Difference) -> tuple[float, float, float]:
-    return value.mean, value.low, value.high
-
-
 # ------------------------------------------------------------------------------------------------------------------
 
 _FIGURE5 = ("ours", "ofa", "ofa-shrinking", "compofa", "ofa-scratch", "fullnet")
 _FIGURE8 = ("operations-all", "operations-bucket", "operations-flops", "paths-score", "ofa")
 _FIGURE9 = ("ours", "operations-ratio-40", "paths-ratio-40", "paths-score", "operations-all")
-_BEFORE = ("classification", "filter", "warm-up")
+_BEFORE = ("classification", "filter", "warm-up")  # what variants start from
+
+
+def _trained(*variants: str) -> tuple[str, ...]:
+    """The runs behind some variants."""
+    first = ("fullnet",) if "ofa-shrinking" in variants else ()  # progressive shrinking starts from it
+    return tuple(dict.fromkeys((*_BEFORE, *variants, *first)))
+
+
 EXHIBITS = {
     exhibit.name: exhibit
     for exhibit in (
@@ -430,7 +348,7 @@ EXHIBITS = {
             "precision for the weakest quarter of paths",
             measure_ablations,
             table2,
-            shared=(*_BEFORE, *(f"filter-ablation-{name}" for name in ABLATIONS)),
+            runs=(*_BEFORE, *(f"filter-ablation-{name}" for name in ABLATIONS)),
         ),
         Exhibit(
             "table3",
@@ -439,8 +357,7 @@ EXHIBITS = {
             "seconds to the finished supernet",
             measure_costs(*METHODS),
             table3,
-            variants=tuple(METHODS),
-            shared=_BEFORE,
+            runs=_trained(*METHODS),
         ),
         Exhibit(
             "figure5",
@@ -449,8 +366,7 @@ EXHIBITS = {
             "AP of the nets found, by method and budget",
             measure_curves(*_FIGURE5),
             figure5,
-            variants=_FIGURE5,
-            shared=_BEFORE,
+            runs=_trained(*_FIGURE5),
         ),
         Exhibit(
             "figure6",
@@ -459,8 +375,7 @@ EXHIBITS = {
             "AP of sampled paths, ours and OFA",
             measure_sampled("ours", "ofa"),
             figure6,
-            variants=("ours", "ofa"),
-            shared=_BEFORE,
+            runs=_trained("ours", "ofa"),
         ),
         Exhibit(
             "figure7",
@@ -469,7 +384,7 @@ EXHIBITS = {
             "how far scores follow operation size",
             measure_operation_scores,
             figure7,
-            shared=_BEFORE,
+            runs=_BEFORE,
         ),
         Exhibit(
             "figure8",
@@ -478,8 +393,7 @@ EXHIBITS = {
             "AP of the nets found, by pruning strategy",
             measure_curves(*_FIGURE8),
             figure8,
-            variants=_FIGURE8,
-            shared=_BEFORE,
+            runs=_trained(*_FIGURE8),
         ),
         Exhibit(
             "figure9",
@@ -488,8 +402,7 @@ EXHIBITS = {
             "AP of the nets found, by pruning ratio",
             measure_curves(*_FIGURE9),
             figure9,
-            variants=_FIGURE9,
-            shared=_BEFORE,
+            runs=_trained(*_FIGURE9),
         ),
     )
 }

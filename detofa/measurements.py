@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -16,6 +15,7 @@ from scipy.stats import kendalltau
 from common.command import InputError
 from common.models.ofa_resnet import OFAResNetSpace
 from common.report.statistics import kendall_tau
+from common.reproduce.exhibit import Measured
 from common.train.schedule import Optimisation
 from detofa.method import (
     FilterSettings,
@@ -28,8 +28,6 @@ from detofa.method import (
 )
 from detofa.presets import PAPER
 from detofa.study import VARIANTS, Study
-
-Measured = dict[str, Any]
 
 # ------------------------------------------------------------------------------------------------------------------
 # Results of variants: figures 5, 8 and 9, table 3

@@ -44,11 +44,11 @@ def test_the_contracts_name_the_papers_the_core_and_the_report():
     layers = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
     assert any("common" in floors and "detofa" in " ".join(floors[: floors.index("common")]) for floors in layers)
     inside = next(floors for floors in layers if all(floor.startswith("common.") for floor in floors))
-    order = ["common.bench", "common.search", "common.train", "common.evaluate"]
+    order = ["common.bench", "common.reproduce", "common.search", "common.train", "common.evaluate"]
     assert [floor for floor in inside if floor in order] == order
     forbidden = [contract for contract in settings["contracts"] if contract["type"] == "forbidden"]
     report = next(contract for contract in forbidden if contract["source_modules"] == ["common.report"])
-    parts = {"models", "data", "train", "search", "evaluate", "cost"}
+    parts = {"models", "data", "train", "search", "reproduce", "evaluate", "cost"}
     assert {f"common.{part}" for part in parts} <= set(report["forbidden_modules"])
 
 

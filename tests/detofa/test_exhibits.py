@@ -8,8 +8,10 @@ import pytest
 
 from common.command import InputError
 from common.report.tables import printed
-from detofa.exhibits import EXHIBITS, Setting, make, over_seeds
+from common.reproduce.exhibit import make
+from detofa.exhibits import EXHIBITS, LABELS, Setting
 from detofa.measurements import (
+    ABLATIONS,
     bucket_means,
     detection_of_weak,
     folds_of,
@@ -27,8 +29,12 @@ from detofa.study import VARIANTS
 def test_exhibits_are_the_papers_and_need_known_variants():
     drawings = {"figure1", "figure2", "figure3", "figure4"}  # of the method: nothing is measured
     assert set(EXHIBITS) == set(printed("detofa")["exhibits"]) - drawings
-    assert all(set(exhibit.variants) <= set(VARIANTS) for exhibit in EXHIBITS.values())
-    assert set().union(*(exhibit.variants for exhibit in EXHIBITS.values())) == set(VARIANTS)
+    shared = {"classification", "filter", "warm-up", *(f"filter-ablation-{name}" for name in ABLATIONS)}
+    assert set().union(*(exhibit.runs for exhibit in EXHIBITS.values())) == shared | set(VARIANTS)
+
+
+def test_progressive_shrinking_is_listed_with_the_full_net_that_it_starts_from():
+    assert "fullnet" in EXHIBITS["table3"].runs
 
 
 # ---- table 1
@@ -142,13 +148,7 @@ def test_tied_scores_follow_nothing():
     assert tau_within_blocks(OperationScores(index, np.ones(3), np.arange(3.0)), np.array([0])) == [0.0]
 
 
-# ---- means, missing results
-
-
-def test_over_seeds_drops_seeds_with_a_number_missing():
-    value = over_seeds([[1.0, 3.0], [math.nan, 9.0], [3.0, 5.0]])
-    assert (value.mean, value.n) == (3.0, 2)
-    assert over_seeds([math.nan]).n == 0
+# ---- missing results
 
 
 class _OneFails:
@@ -181,7 +181,7 @@ def test_a_figure_is_drawn_without_what_is_missing(tmp_path):
         "missing": {"compofa": "no path costs so little"},
         "evidence": {},
     }
-    record = {"data": "scenes", "scale": "smoke", "command": ""}
+    record = {"paper": "detofa", "labels": LABELS, "data": "scenes", "scale": "smoke", "command": ""}
     result = make(EXHIBITS["figure5"], {0: measured}, Setting(tmp_path, SMOKE, "macs"), **record)
     rows = {row[0]: row[1:] for row in result.table.rows}
     assert rows["DetOFA (ours)"][0].mean == 2

@@ -10,10 +10,12 @@ import pytest
 from common.command import run
 from common.report.__main__ import Options as PageOptions
 from common.report.__main__ import main as make_page
-from common.report.tables import ExhibitResult, to_markdown
+from common.report.tables import PRINTED, ExhibitResult, read_json, to_markdown
+from common.reproduce.evidence import stacked_evidence
+from common.reproduce.listing import listing
+from common.reproduce.paper import command
 from detofa.exhibits import EXHIBITS
-from detofa.presets import preset
-from detofa.reproduce import Options, generic_data, listing, main, needed, stacked_evidence
+from detofa.reproduce import DETOFA, Options, main, same_buckets
 
 DATA = "scenes:train=80,val=30"  # no more images than the scale takes: they need not be drawn
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -51,7 +53,7 @@ def test_every_exhibit_names_run_folders_that_are_there(folder):
     for name in EXHIBITS:
         result = ExhibitResult.load(folder / "exhibits" / name)
         assert all((folder / run_name / "result.json").is_file() for run_name in result.runs)
-        assert len(result.runs) == len(needed([EXHIBITS[name]]))
+        assert len(result.runs) == len(EXHIBITS[name].runs)
 
 
 @pytest.mark.parametrize("name", ["table2", "table3", "figure6", "figure7", "figure8", "figure9"])
@@ -155,7 +157,7 @@ def test_list_names_every_exhibit_and_where_its_time_comes_from(folder, options,
 
 @pytest.mark.parametrize("scale", ["nano", "mini", "paper"])
 def test_every_scale_can_be_listed(scale, tmp_path):
-    assert "figure9" in listing(list(EXHIBITS.values()), preset(scale), tmp_path)
+    assert "figure9" in listing(DETOFA, list(EXHIBITS.values()), scale, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -181,18 +183,20 @@ def test_a_wrong_argument_gives_one_sentence(arguments, named, tmp_path, capsys)
     assert not (tmp_path / "runs").exists()
 
 
-def test_evidence_is_what_every_seed_has():
-    nan = math.nan
+def test_a_bucket_that_one_method_leaves_empty_is_dropped_for_all():
     by_seed = [
-        {"ours": [1, 2], "ofa": [1, None], "full": 3, "sampled:ours": [1, nan, 3], "sampled:ofa": [1, 2, 3]},
-        {"ours": [2, 3], "ofa": [1, 2], "sampled:ours": [1, 2, 3], "sampled:ofa": [1, 2, 3]},
+        {"ours": [1, 2, 3], "sampled:ours": [1, math.nan, 3], "sampled:ofa": [1, 2, 3]},
+        {"ours": [2, 3, 4], "sampled:ours": [1, 2, 3], "sampled:ofa": [1, 2, 3]},
     ]
-    values = stacked_evidence(by_seed)
-    assert set(values) == {"ours", "sampled:ours", "sampled:ofa"}
-    assert values["ours"].tolist() == [[1, 2], [2, 3]]
-    assert values["sampled:ofa"].tolist() == [[1, 3], [1, 3]]
+    values = stacked_evidence(by_seed, same_buckets)
+    assert values["ours"].tolist() == [[1, 2, 3], [2, 3, 4]]
+    assert values["sampled:ours"].tolist() == values["sampled:ofa"].tolist() == [[1, 3], [1, 3]]
+    assert "sampled:ours" not in stacked_evidence(by_seed)
+    assert stacked_evidence([{"ours": [1]}], same_buckets)["ours"].tolist() == [[1]]
 
 
-def test_generic_data_names_no_folder_of_this_machine():
-    assert generic_data("coco:/some/where/aquarium") == "coco:DIR/aquarium"
-    assert generic_data("scenes:train=9") == "scenes:train=9"
+def test_the_command_of_the_published_results():
+    published = read_json(PRINTED.parent / "nano" / "detofa" / "figure5.json")["command"]
+    assert command(DETOFA, Options(scale="nano", seeds=3, precision="bfloat16"), ["figure5"]) == published
+    latency = Options(device="cuda", precision="bfloat16", constraint="latency", publish=True)
+    assert command(DETOFA, latency).endswith("--seeds 1 --device cuda --precision bfloat16 --constraint latency")
