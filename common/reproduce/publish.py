@@ -53,12 +53,12 @@ def _run_record(summary: RunSummary) -> dict[str, Any]:
 
 
 def without_places(options: Options) -> Options:
-    """The same options with every data set (each option named `data` or `..._data`) as `generic_data` has it."""
-    data = {item.name: getattr(options, item.name) for item in fields(options) if item.name.endswith("data")}
-    return replace(options, **{name: generic_data(spec) for name, spec in data.items() if spec is not None})
+    """The same options with every data set (text in an option named `data` or `..._data`) as `generic_data` has it."""
+    values = {item.name: getattr(options, item.name) for item in fields(options) if item.name.endswith("data")}
+    return replace(options, **{name: generic_data(spec) for name, spec in values.items() if isinstance(spec, str)})
 
 
 def generic_data(data: str) -> str:
     """The same data without the folders of this machine: coco:/some/where/aquarium -> coco:DIR/aquarium."""
     kind, _, rest = data.partition(":")
-    return data if kind == "scenes" else f"{kind}:DIR/{Path(rest).expanduser().resolve().name}"
+    return data if kind == "scenes" or not rest else f"{kind}:DIR/{Path(rest).expanduser().resolve().name}"

@@ -1,0 +1,19 @@
+"""Options without folders of this machine; the published files are tested in test_command.py."""
+
+from common.reproduce.publish import generic_data, without_places
+
+
+def test_generic_data_names_no_folder_of_this_machine(tmp_path, monkeypatch):
+    assert generic_data("coco:/some/where/aquarium") == "coco:DIR/aquarium"
+    assert generic_data("voc:/some/where/aquarium/") == "voc:DIR/aquarium"
+    assert generic_data("scenes:train=9") == "scenes:train=9"
+    assert generic_data("none") == "none"
+    (tmp_path / "reef").mkdir()
+    monkeypatch.chdir(tmp_path / "reef")
+    assert generic_data("bdd:.") == "bdd:DIR/reef"
+
+
+def test_every_data_option_becomes_generic_and_nothing_else_changes(toy):
+    given = toy.Options(data="coco:/some/aquarium", second_data="voc:/some/reef", rounds=4)
+    assert without_places(given) == toy.Options(data="coco:DIR/aquarium", second_data="voc:DIR/reef", rounds=4)
+    assert without_places(toy.Options(data="coco:/some/aquarium")) == toy.Options(data="coco:DIR/aquarium")
