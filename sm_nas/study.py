@@ -7,12 +7,13 @@ The exhibits ask for what they draw; runs that several exhibits need are made on
     stage-two-cN              the modular search within C0, C1, ..., and random search with the same budget
     final-NAME                a detector trained to the end: E0 to E5, a classic one, or one that was found
     strategy-N                a row of Table 3
+    backbones                 every backbone within one structure, by stage one's schedule
     longer                    candidates of stage one once more, by the final schedule
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,18 @@ class Study:
                 spent = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds, "losses": report.losses}
                 run.finish({"structure": str(structure), **measured, **spent})
             return run.result
+
+    @cached_property
+    def backbones(self) -> dict[str, dict[str, Any]]:
+        """Every backbone of stage one's space within the structure that Table 3 trains, as stage one trains it."""
+        preset = self.preset
+        structures = [replace(preset.strategy_model, backbone=name) for name in preset.structural.backbones]
+        run = self.open("backbones", strategy=asdict(preset.stage_one_training), structures=list(map(str, structures)))
+        work = _Work(self.laboratory, preset.stage_one_training, run.path, LATENCY)
+        records = list(evaluate_all(work, structures, run, str, self.workers, label=f"backbones, seed {self.seed}"))
+        if run.result is None:
+            run.finish({"candidates": len(records)})
+        return dict(zip(preset.structural.backbones, records, strict=True))
 
     @cached_property
     def longer(self) -> list[dict[str, Any]]:

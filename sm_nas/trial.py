@@ -101,7 +101,7 @@ class Laboratory:
 
         backbone_macs_mmdet is what the paper prints as FLOPs; macs and params are those of the whole detector.
         """
-        return _described(structure, len(self.categories), self.preset)
+        return describe(structure, len(self.categories), self.preset)
 
     # ---- training
 
@@ -258,20 +258,31 @@ def _last_stage(
 
 
 @lru_cache(maxsize=512)
-def _described(structure: Structure, categories: int, preset: Preset) -> dict[str, Any]:
+def describe(structure: Structure, categories: int, preset: Preset) -> dict[str, Any]:
+    """What a structure costs at its own input size, for so many classes; see `Laboratory.describe`."""
+    whole = count(build_detector(structure, categories, preset.detector), input_size(structure))
+    numbers = {"macs": whole.macs, "macs_mmdet": whole.macs_mmdet, "params": whole.params}
+    return {"input_size": list(input_size(structure)), **numbers, **describe_backbone(structure, preset)}
+
+
+@lru_cache(maxsize=512)
+def describe_backbone(structure: Structure, preset: Preset) -> dict[str, int]:
+    """What the backbone alone costs at the structure's input size."""
     with outline():
         backbone = build_backbone(structure.backbone, preset.detector)
-    of_backbone = count(backbone, input_size(structure))
-    whole = count(build_detector(structure, categories, preset.detector).eval(), input_size(structure))
+    cost = count(backbone, input_size(structure))
     return {
-        "input_size": list(input_size(structure)),
-        "macs": whole.macs,
-        "macs_mmdet": whole.macs_mmdet,
-        "params": whole.params,
-        "backbone_macs_mmdet": of_backbone.macs_mmdet,
-        "backbone_macs": of_backbone.macs,
-        "backbone_params": of_backbone.params,
+        "backbone_macs_mmdet": cost.macs_mmdet,
+        "backbone_macs": cost.macs,
+        "backbone_params": cost.params,
     }
+
+
+def parameters(structure: Structure, categories: int, preset: Preset) -> int:
+    """Parameters of the whole detector, without building it."""
+    with outline():
+        network = build_detector(structure, categories, preset.detector)
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 # ---- data, once a process
