@@ -61,6 +61,7 @@ def test_an_exhibit_that_a_seed_lacks_costs_no_other_and_is_named_at_the_end(toy
     assert not (folder / "exhibits" / "table2").exists()
     assert _verdicts(folder)["T-1"][0] == "reproduced"
     said = capsys.readouterr().err
+    assert said.count("ToyNAS at scale") == 1  # not a seed
     assert "table2, seed 1: there is no table for seed 1\n" in said
     assert "T-3: inconclusive (not measured: table)\n" in said
     assert said.splitlines()[-1].startswith("next: python -m common.report ")
@@ -189,7 +190,7 @@ def test_publish_names_the_built_in_data_no_folder_and_each_exhibit_its_own_seed
         ({"seeds": 2, "seed": 2}, "--seed 2 is none of the 2 seeds: give 0 to 1"),
         ({"seeds": 2, "seed": -1}, "--seed -1 is none of the 2 seeds: give 0 to 1"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
-        ({"scale": "huge"}, "unknown scale 'huge'"),
+        ({"scale": "huge", "no_data": True}, "unknown scale 'huge'"),  # before the data is read
         ({"data": "pictures"}, "unknown data 'pictures'"),
         ({"no_data": True}, "no folder toys"),
     ],
