@@ -87,11 +87,12 @@ CLAIMS = (
         "SM-2",
         "sm_nas",
         "Table 3",
-        "GN+WS with a large learning rate trains from scratch in few epochs to pre-trained quality; BN from scratch does "
-        "not",
+        "GN+WS with a large learning rate trains from scratch in few epochs to pre-trained quality; BN from scratch "
+        "does not",
         "24.8 / 29.4 / 30.7 / 36.4 / 37.5 vs 36.5",
-        "AP: row 7 (GN+WS, large rate and batch) minus row 0 (BN, pre-trained) above -1; row 6 (GN+WS, large rate) minus "
-        "row 5 (GN+WS) above 0; row 0 minus row 3 (BN from scratch, large batch) above 1; row 7 minus row 3 above 0",
+        "AP: row 7 (GN+WS, large rate and batch) minus row 0 (BN, pre-trained) above -1; row 6 (GN+WS, large rate) "
+        "minus row 5 (GN+WS) above 0; row 0 minus row 3 (BN from scratch, large batch) above 1; row 7 minus row 3 "
+        "above 0",
         _all(
             {
                 "GN+WS against pre-trained": _rows(GN_WS_BEST, BN_PRETRAINED),
@@ -151,9 +152,9 @@ CLAIMS = (
         "Figure 5",
         "depth correlates with mAP; early channel raising helps; long late stages, short early ones",
         None,
-        "Spearman's rank correlation with AP among the candidates of stage two, mean over the groups: of depth above 0; "
-        "of the places where channels double, mean of the three, below 0; of the last stage's share of the blocks minus "
-        "that of the first one's above 0",
+        "Spearman's rank correlation with AP among the candidates of stage two, mean over the groups: of depth above "
+        "0; of the places where channels double, mean of the three, below 0; of the last stage's share of the blocks "
+        "minus that of the first one's above 0",
         _all({"depth": _value("depth"), "doubling": _value("doubling"), "late stages": _value("late")}),
         conditions=(
             Condition("depth", "above", 0.0),
@@ -182,7 +183,7 @@ CLAIMS = (
         "Stage-one",
         "5 epochs separate good models from bad",
         None,
-        "Kendall's tau of AP after stage one's training with AP after the final one, among random candidates, above 0.4",
+        "Kendall's tau of AP after stage one's training with AP after the final one, random candidates, above 0.4",
         _value("tau"),
         threshold=0.4,
         effect=0.2,

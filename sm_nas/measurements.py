@@ -57,7 +57,7 @@ def searched_models(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def measure_table1(study: Study) -> Measured:
-    """Experiments 1 to 6: two detectors on each of two data sets, and a light cascade against a heavy plain detector."""
+    """Experiments 1 to 6: two detectors on each of two data sets; a light cascade against a heavy plain detector."""
     own = named(study, ("FPN R50", "RetinaNet R50", "FPN R101", "Cascade R50"))
     second = None
     if study.second_data is not None:

@@ -56,7 +56,7 @@ class _Work:
     cost: str
 
     def __call__(self, structure: Structure) -> dict[str, Any]:
-        where = self.folder / "training" / _slug(structure)
+        where = self.folder / "training" / slug(str(structure))
         measured = self.laboratory.train_and_measure(Trial(structure, self.strategy), where)
         return {**measured, "cost": float(measured[self.cost])}
 
@@ -198,7 +198,7 @@ class Study:
 
     def final(self, name: str, structure: Structure) -> dict[str, Any]:
         """A detector trained by the final schedule: its 12 COCO numbers on the validation images, latency and costs."""
-        return self._trained(f"final-{name.lower().replace(' ', '-')}", structure, self.preset.final_training)
+        return self._trained(f"final-{slug(name)}", structure, self.preset.final_training)
 
     def strategy(self, row: int) -> dict[str, Any]:
         """A row of Table 3."""
@@ -244,8 +244,9 @@ class Study:
         ]
 
 
-def _slug(structure: Structure) -> str:
-    return str(structure).replace(" ", "_")
+def slug(name: str) -> str:
+    """A name as it stands in file names: "FPN R50" is fpn-r50."""
+    return name.lower().replace(" ", "-").replace("_", "-")
 
 
 def _plain(history: History) -> dict[str, Any]:

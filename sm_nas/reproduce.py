@@ -1,0 +1,117 @@
+"""`python -m sm_nas.reproduce`: every table and figure of the paper, by name, and a verdict on each of its claims.
+
+How that goes is written in common/reproduce/command.py, the same for every paper. Here is what SM-NAS adds: two flags,
+the study, and how long its runs take. What belongs to an exhibit stands in sm_nas/exhibits.py, the claims' rules in
+sm_nas/claims.py.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.command import InputError, run
+from common.data.source import short_name
+from common.reproduce.command import reproduce
+from common.reproduce.paper import Paper, ReproduceOptions
+from sm_nas.claims import CLAIMS
+from sm_nas.exhibits import EXHIBITS, Setting
+from sm_nas.presets import Preset, preset
+from sm_nas.study import Study
+
+_SECONDS_PER_1000_IMAGES = {"smoke": 20.0, "nano": 12.0}  # training on one CPU core (2.5 GHz class), measured
+
+
+@dataclass(frozen=True)
+class Options(ReproduceOptions):
+    """Train and draw SM-NAS's tables and figures, and judge its claims."""
+
+    second_data: str | None = None
+    """Another data set for Tables 1 and 5 (none: Table 1 does without, Table 5 shows the first)."""
+    workers: int = 0
+    """Candidates of a search that are trained side by side, each in its own process (0: one by one)."""
+
+
+def main(options: Options) -> None:
+    if options.second_data is not None and short_name(options.second_data) == short_name(options.data):
+        raise InputError(f"--second-data {options.second_data} has the name of the first data set: give another one")
+    if options.workers < 0:
+        raise InputError(f"--workers {options.workers} is no number of processes: give 0 or more")
+    reproduce(SM_NAS, options)
+
+
+def make_study(options: Options, seed: int, command: str) -> Study:
+    """The runs of one seed."""
+    return Study(
+        preset(options.scale),
+        options.data,
+        seed,
+        options.out,
+        options.device,
+        command,
+        options.precision,
+        options.workers,
+        options.second_data,
+    )
+
+
+def describe(study: Study) -> str:
+    """Its data and its spaces, in a phrase."""
+    sets, settings = study.laboratory.sets, study.preset
+    return (
+        f"{len(study.laboratory.training_set)} training, {len(sets['search'])} held-out and {len(sets['validation'])} "
+        f"validation images; {settings.structural.count():,} structures, {settings.modular.count():,} codes within each"
+    )
+
+
+def drawn_with(options: Options, folder: Path) -> Setting:
+    """What exhibits are drawn with."""
+    return Setting(folder, preset(options.scale), short_name(options.data))
+
+
+def expected_seconds(what: str, scale: Preset) -> float | None:
+    """Seconds of a run on one CPU core; None at scales that are not meant for one."""
+    per_1000_images = _SECONDS_PER_1000_IMAGES.get(scale.name)
+    return None if per_1000_images is None else images_trained(what, scale) / 1000 * per_1000_images
+
+
+def images_trained(what: str, scale: Preset) -> float:
+    """Images of a run by its preset: trained on, and a quarter of those only detected in."""
+    train = scale.train_images or 0
+    candidate = scale.search_images / 4
+    if what.startswith("stage-two"):
+        if int(what.removeprefix("stage-two-c")) >= scale.groups:
+            return 0.0
+        search, training = scale.stage_two, scale.stage_two_training
+    elif what == "stage-one":
+        search, training = scale.stage_one, scale.stage_one_training
+    else:
+        search = None
+    if search is not None:
+        trained = 2 * search.budget - search.first
+        return trained * (training.optimisation.epochs * train + candidate)
+    if what == "backbones":
+        return len(scale.structural.backbones) * (scale.stage_one_training.optimisation.epochs * train + candidate)
+    final = scale.final_training.optimisation.epochs * train
+    if what == "longer":
+        return scale.longer_candidates * (final + candidate)
+    if what.startswith("strategy"):
+        final = scale.strategies[int(what.removeprefix("strategy-"))].optimisation.epochs * train
+    elif what[len("final-") :][:1] in "cf" and what[-1].isdigit() and int(what[len("final-") + 1 :]) >= scale.groups:
+        return 0.0
+    return final + (scale.validation_images or 0) / 4
+
+
+SM_NAS = Paper(
+    name="sm_nas",
+    title="SM-NAS",
+    exhibits=EXHIBITS,
+    claims=CLAIMS,
+    preset=preset,
+    study=make_study,
+    describe=describe,
+    setting=drawn_with,
+    seconds=expected_seconds,
+)
+
+
+if __name__ == "__main__":
+    run(main, Options)
