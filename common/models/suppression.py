@@ -26,19 +26,20 @@ def suppress(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | No
 
 
 def _by_torchvision(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
-    """All images and groups in one call, moved apart: in float64, where that costs no precision."""
+    """Image by image, for torchvision compares each box with all; groups moved apart, in float64 to lose no precision."""
     B, N = valid.shape  # batch, boxes an image
-    group = torch.arange(B, device=boxes.device).unsqueeze(1).expand(B, N)
-    if groups is not None:
-        group = group * (groups.max() + 1) + groups if groups.numel() else group
     rows = valid.flatten().nonzero().squeeze(1)
-    apart = boxes.double().flatten(0, 1)[rows]
-    if len(rows):
-        apart = apart - apart.min()
-        apart += (group.flatten()[rows] * (apart.max() + 1)).unsqueeze(1)
-    order = -(rows % N).double()  # within an image the position is the rank; between images it does not matter
-    kept = rows[torchvision.ops.nms(apart, order, threshold)]
-    return torch.zeros(B * N, dtype=torch.bool, device=boxes.device).index_fill_(0, kept, True).view(B, N)
+    apart = boxes.flatten(0, 1)[rows]
+    if groups is not None and len(rows):
+        apart = apart.double() - apart.min()
+        apart += (groups.flatten()[rows] * (apart.max() + 1)).unsqueeze(1)
+    counts = valid.sum(dim=1).tolist()
+    rank = torch.arange(N, 0, -1, dtype=apart.dtype, device=boxes.device)
+    kept = [
+        mine[torchvision.ops.nms(each, rank[: len(mine)], threshold)]
+        for mine, each in zip(rows.split(counts), apart.split(counts), strict=True)
+    ]
+    return torch.zeros(B * N, dtype=torch.bool, device=boxes.device).index_fill_(0, torch.cat(kept), True).view(B, N)
 
 
 def _by_fixed_point(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
