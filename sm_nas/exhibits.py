@@ -453,8 +453,8 @@ def figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     ]
     caption = (
         f"Stage two: {setting.preset.modular.count():,} codes with a neck width for each structure, trained from "
-        "scratch with group norm and weight standardisation; AP on held-out training images against FLOPs. A search begins with "
-        "its structure's own backbone."
+        "scratch with group norm and weight standardisation; AP on held-out training images against FLOPs. A search "
+        "begins with its structure's own backbone."
     )
     return Drawn(Table(["Group", *_SEARCH_COLUMNS], rows), caption, notes, _SEARCH_UNITS, pictures)
 

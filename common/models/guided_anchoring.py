@@ -2,13 +2,13 @@
 
 Where an anchor should be and what shape it should have is predicted at each cell, one anchor a cell; features are then
 adapted to that shape by a deformable convolution, and the usual RPN outputs follow. Weights and codes of the losses are
-those of the authors' released code.
+those of the authors' released code, but for one: the location loss is divided by the number of locations, there by a
+two-hundredth of all cells, which ties its share in the whole to the size of the images.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,24 +16,26 @@ import torchvision
 from torch import Tensor, nn
 
 from common.models.anchors import Anchors
-from common.models.boxes import decode, encode
+from common.models.boxes import constant, decode, encode
 from common.models.matching import Matches, MatchSettings, match, pick, sample
-from common.models.rpn import MATCH, Proposals, sampled_losses, select_proposals
+from common.models.norm import OffsetConv2d
+from common.models.rpn import Proposals, ProposalSettings, sampled_losses, select_proposals
 
 SHAPE_DEVIATIONS = (0.07, 0.07, 0.14, 0.14)
 BOX_DEVIATIONS = (0.07, 0.07, 0.11, 0.11)
 OFFSET_GROUPS = 4  # channels of the deformable convolution that share their offsets
 LOCATION_PRIOR = 0.01
+ELSEWHERE = 0.1  # the weight of cells that are no location; what is likely enough to propose goes with it
 
 
 @dataclass(frozen=True)
-class GuidedSettings:
+class GuidedSettings(ProposalSettings):
     """base: side of the square that shapes start from, in strides. octave: of it, the sizes of the fixed anchors by
     which cells are matched for the shape loss.
 
     centre, ignore: shares of an object's sides inside which a cell is a location, or is left out of the loss.
     least_location: probability from which a cell proposes. shape_beta: where the bounded IoU loss turns linear.
-    The rest: as in `RPNSettings`.
+    The rest: see `ProposalSettings`.
     """
 
     base: float = 8
@@ -42,20 +44,8 @@ class GuidedSettings:
     ignore: float = 0.5
     least_location: float = 0.01
     shape_beta: float = 0.2
-    match: MatchSettings = MATCH
-    samples: int = 256
-    positive_share: float = 0.5
     beta: float = 1.0
-    candidates: tuple[int, int] = (2000, 1000)
     proposals: tuple[int, int] = (300, 300)
-    overlap: float = 0.7
-    least_side: float = 1e-3
-
-    @staticmethod
-    def from_dict(fields: Mapping[str, Any]) -> "GuidedSettings":
-        """The settings that `asdict` wrote, JSON's lists back to tuples."""
-        changed = {name: tuple(fields[name]) for name in ("candidates", "proposals")}
-        return GuidedSettings(**{**fields, **changed, "match": MatchSettings(**fields["match"])})
 
 
 class GuidedRPN(nn.Module):
@@ -72,7 +62,7 @@ class GuidedRPN(nn.Module):
         self.shape = nn.Conv2d(channels, 2, 1)
         groups = OFFSET_GROUPS if channels % OFFSET_GROUPS == 0 else 1
         self.offset = nn.Conv2d(2, groups * 2 * 9, 1, bias=False)
-        self.adapt = torchvision.ops.DeformConv2d(channels, channels, 3, padding=1, bias=False)
+        self.adapt = OffsetConv2d(channels, channels, 3, padding=1, bias=False)
         self.objectness = nn.Conv2d(channels, 1, 1)
         self.codes = nn.Conv2d(channels, 4, 1)
         for layer in (self.conv, self.location, self.shape, self.adapt, self.objectness, self.codes):
@@ -90,7 +80,7 @@ class GuidedRPN(nn.Module):
         for each in maps:
             x = F.relu(self.conv(each))
             shape = self.shape(x)
-            adapted = F.relu(self.adapt(x, self.offset(shape.detach()).to(x.dtype)))
+            adapted = F.relu(self.adapt(x, self.offset(shape.detach())))
             parts = self.location(x), shape, self.objectness(adapted), self.codes(adapted)
             for name, part in zip(said, parts, strict=True):
                 said[name].append(part.permute(0, 2, 3, 1).flatten(1, 2))  # (B, H * W, 1, 2 or 4)
@@ -129,9 +119,9 @@ def guided_rpn_losses(
     """Losses on objects (B, G, 4), valid (B, G): rpn_location, focal, over the number of locations; rpn_shape, bounded
     IoU of a sample's positive cells, over its size; rpn_objectness and rpn_box on the guided anchors, as in an RPN."""
     settings = rpn.settings
-    location, counted = location_targets(maps, rpn.strides, boxes, valid, settings)
+    location, weight = location_targets(maps, rpn.strides, boxes, valid, settings)
     focal = torchvision.ops.sigmoid_focal_loss(outputs["location"].float(), location.float())
-    losses = {"rpn_location": (focal * counted).sum() / location.sum().clamp(min=1)}
+    losses = {"rpn_location": (focal * weight).sum() / location.sum().clamp(min=1)}
 
     cells = match_cells(rpn.fixed, maps, rpn.strides, boxes, valid, settings.match)
     drawn = sample(cells.state, settings.samples, settings.positive_share, generator)
@@ -152,23 +142,23 @@ def guided_rpn_losses(
 def location_targets(
     maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, valid: Tensor, settings: GuidedSettings
 ) -> tuple[Tensor, Tensor]:
-    """(B, N) bool twice: whether a cell is a location, and whether it counts in the loss.
+    """(B, N) bool, whether a cell is a location, and float32, its weight in the loss.
 
     An object belongs to the level whose square fits it best. Its middle makes locations there; what surrounds that, and
     the same region on the two neighbouring levels, does not count.
     """
     side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=1e-6).sqrt()
     level = (side / (settings.base * strides[0])).log2().round().clamp(0, len(strides) - 1)  # (B, G)
-    located, counted = [], []
+    located, ignored = [], []
     for index, (each, stride) in enumerate(zip(maps, strides, strict=True)):
         middle = _cells_inside(boxes, settings.centre, stride, each.shape[-2:])  # (B, G, H * W)
         around = _cells_inside(boxes, settings.ignore, stride, each.shape[-2:])
         here = (valid & (level == index)).unsqueeze(-1)
         near = (valid & ((level - index).abs() <= 1)).unsqueeze(-1)
-        location = (middle & here).any(dim=1)
-        located.append(location)
-        counted.append(location | ~(around & near).any(dim=1))
-    return torch.cat(located, dim=1), torch.cat(counted, dim=1)
+        located.append((middle & here).any(dim=1))
+        ignored.append((around & near).any(dim=1))
+    location = torch.cat(located, dim=1)
+    return location, torch.where(location, 1.0, torch.where(torch.cat(ignored, dim=1), 0.0, ELSEWHERE))
 
 
 def _cells_inside(boxes: Tensor, share: float, stride: int, shape: tuple[int, int]) -> Tensor:
@@ -176,6 +166,8 @@ def _cells_inside(boxes: Tensor, share: float, stride: int, shape: tuple[int, in
     cut = (1 - share) / 2
     low, high = boxes[..., :2] / stride, boxes[..., 2:] / stride
     low, high = (low + cut * (high - low)).round(), (high - cut * (high - low)).round()  # (B, G, 2)
+    last = constant((shape[1] - 1, shape[0] - 1), low.dtype, low.device)
+    low, high = torch.minimum(low, last), torch.minimum(high, last)  # a small object at the edge has a location, too
     y, x = (torch.arange(length, device=boxes.device) for length in shape)
     rows = (y >= low[..., 1:]) & (y <= high[..., 1:])  # (B, G, H)
     columns = (x >= low[..., :1]) & (x <= high[..., :1])

@@ -84,8 +84,8 @@ def sample(state: Tensor, count: int, positive_share: float, generator: torch.Ge
 
     Fewer rows than `count` only where N is less.
     """
-    count = min(count, state.shape[1])
-    most = min(int(count * positive_share), count)
+    N = state.shape[1]
+    most, count = min(int(count * positive_share), N), min(count, N)
     keys = torch.rand(state.shape, device=state.device, generator=generator)  # (B, N) in [0, 1)
     positive = state == POSITIVE
     chosen = torch.where(positive, keys, -1.0).topk(most, dim=1).indices

@@ -40,7 +40,7 @@ def roi_align(
     maps: (B, C, H_l, W_l), of strides that double from level to level. boxes: (B, R, 4) in pixels. samples: points a
     bin and axis. canonical_side: of the regions that are read from stride 16. Gradients reach the maps, not the boxes.
     """
-    boxes = boxes.detach().float()
+    boxes = boxes.detach().float().nan_to_num()  # a network that has diverged must not read beyond the table
     level = roi_levels(boxes, strides, canonical_side)  # (B, R)
     cells, weights = _pairs([each.shape[-2:] for each in maps], strides, boxes, level, bins, samples)
     table = torch.cat([each.permute(0, 2, 3, 1).flatten(0, 2).float() for each in maps])  # (cells, C)

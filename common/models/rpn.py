@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,8 @@ MATCH = MatchSettings(0.7, 0.3, 0.3)
 
 
 @dataclass(frozen=True)
-class RPNSettings:
-    """anchors: None: one size of 8 strides on each level, or five from 2 to 32 strides where there is one level only.
+class ProposalSettings:
+    """What the settings of any RPN say.
 
     match: which anchors are positive or negative. samples, positive_share: anchors an image in the loss.
     beta: where the box loss turns from quadratic to linear.
@@ -28,7 +28,6 @@ class RPNSettings:
     overlap: IoU beyond which suppression takes the worse box. least_side: of a proposal, in pixels.
     """
 
-    anchors: Anchors | None = None
     match: MatchSettings = MATCH
     samples: int = 256
     positive_share: float = 0.5
@@ -38,12 +37,23 @@ class RPNSettings:
     overlap: float = 0.7
     least_side: float = 1e-3
 
-    @staticmethod
-    def from_dict(fields: Mapping[str, Any]) -> "RPNSettings":
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The settings that `asdict` wrote, JSON's lists back to tuples."""
         changed = {name: tuple(fields[name]) for name in ("candidates", "proposals")}
-        changed |= {"anchors": Anchors.from_dict(fields["anchors"]), "match": MatchSettings(**fields["match"])}
-        return RPNSettings(**{**fields, **changed})
+        return cls(**{**fields, **changed, "match": MatchSettings(**fields["match"])})
+
+
+@dataclass(frozen=True)
+class RPNSettings(ProposalSettings):
+    """anchors: None: one size of 8 strides on each level, or five from 2 to 32 strides where there is but one level."""
+
+    anchors: Anchors | None = None
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """See `ProposalSettings`."""
+        return super().from_dict({**fields, "anchors": Anchors.from_dict(fields["anchors"])})
 
     def anchors_for(self, strides: Sequence[int]) -> Anchors:
         """The anchors on levels of such strides."""
@@ -128,15 +138,6 @@ class RPN(nn.Module):
         return select_proposals(
             anchors, scores, outputs["codes"], counts, self.settings, size, DEVIATIONS, self.training
         )
-
-
-class ProposalSettings(Protocol):
-    """What any RPN's settings say of proposals; see `RPNSettings`."""
-
-    candidates: tuple[int, int]
-    proposals: tuple[int, int]
-    overlap: float
-    least_side: float
 
 
 @torch.no_grad()

@@ -22,14 +22,14 @@ MAPS = [torch.zeros(2, 1, 12, 16), torch.zeros(2, 1, 6, 8)]  # images of 96x128
 
 
 def objects() -> tuple[torch.Tensor, torch.Tensor]:
-    boxes = torch.tensor([[10.0, 12, 70, 60], [40, 5, 60, 90], [3, 3, 120, 92], [80, 60, 90, 70]])
+    boxes = torch.tensor([[10.0, 12, 70, 60], [40, 5, 60, 90], [3, 3, 120, 92], [122, 90, 128, 96]])
     return torch.stack([boxes, boxes.flip(0)]), torch.tensor([[True, True, True, True], [True, False, False, True]])
 
 
 def test_locations_equal_loops():
     settings = GuidedSettings(base=4, centre=0.2, ignore=0.5)
     boxes, valid = objects()
-    located, counted = location_targets(MAPS, STRIDES, boxes, valid, settings)
+    located, weight = location_targets(MAPS, STRIDES, boxes, valid, settings)
     for image in range(2):
         start = 0
         for index, (each, stride) in enumerate(zip(MAPS, STRIDES, strict=True)):
@@ -39,22 +39,25 @@ def test_locations_equal_loops():
                     for box in boxes[image][valid[image]].tolist():
                         side = math.sqrt((box[2] - box[0]) * (box[3] - box[1]))
                         level = min(max(round(math.log2(side / 32)), 0), 1)
-                        inside = [inside_share(box, share, stride, x, y) for share in (0.2, 0.5)]
+                        inside = [inside_share(box, share, stride, x, y, each.shape) for share in (0.2, 0.5)]
                         middle |= level == index and inside[0]
                         around |= abs(level - index) <= 1 and inside[1]
                     cell = start + y * each.shape[3] + x
                     assert located[image, cell] == middle
-                    assert counted[image, cell] == (middle or not around)
+                    assert weight[image, cell] == pytest.approx(1 if middle else 0 if around else 0.1)
             start += each.shape[2] * each.shape[3]
     assert located.any(dim=1).all()
-    assert not counted.all()
+    assert located[:, 12 * 16 - 1].all()  # the small object in the corner, where cells are rounded past the map
+    assert {round(each, 3) for each in weight.flatten().tolist()} == {0, 0.1, 1}
 
 
-def inside_share(box: list[float], share: float, stride: int, x: int, y: int) -> bool:
+def inside_share(box: list[float], share: float, stride: int, x: int, y: int, shape: torch.Size) -> bool:
     left, top, right, bottom = (side / stride for side in box)
     cut = (1 - share) / 2
     columns = round(left + cut * (right - left)), round(right - cut * (right - left))
     rows = round(top + cut * (bottom - top)), round(bottom - cut * (bottom - top))
+    last_row, last_column = shape[2] - 1, shape[3] - 1
+    columns, rows = [min(each, last_column) for each in columns], [min(each, last_row) for each in rows]
     return columns[0] <= x <= columns[1] and rows[0] <= y <= rows[1]
 
 

@@ -113,6 +113,19 @@ def test_deformable_stages_start_as_plain_ones(name, kind):
     assert deformable.layer3[0].conv2.offset.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("kind", ["batch", "group-ws"])
+def test_deformable_stages_under_autocast(kind, device):
+    net = ResNet("resnet18", Norm(kind, 8), deformable=(3, 4), width=16).to(device)
+    nn.init.normal_(net.layer4[1].conv2.offset.weight, std=0.1)
+    images = torch.randn(2, 3, 64, 64, device=device)
+    plain = net(images)[-1]
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        found = net(images)[-1]
+    assert (found - plain).abs().mean() < 0.1 * plain.abs().mean()
+    found.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
 def test_frozen_stages_keep_their_weights():
     net = ResNet("resnet18", Norm("frozen"), frozen_stages=1, width=8)
     frozen = {name.split(".")[0] for name, p in net.named_parameters() if not p.requires_grad}

@@ -147,6 +147,45 @@ def test_batched_equals_single(device):
     assert torch.equal(together.labels, alone.labels)
 
 
+@pytest.mark.parametrize("inside", [None, "batch", "frozen", "group", "group-ws"])
+@pytest.mark.parametrize("fpn", [True, False])
+def test_training_and_detection_under_autocast(inside, fpn, device):
+    norm = None if inside is None else Norm(inside, 8)
+    network, batch = small_network(norm, fpn).to(device), random_batch().to(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        losses = retinanet_losses(network(batch.images), batch)
+    losses["loss"].backward()
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        found = lively(network).detect(batch.images)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    assert found.valid.any()
+    assert found.boxes.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(75, 110), (17, 40), (5, 3)])
+def test_sizes_that_no_stride_divides(size):
+    network, batch = small_network(), random_batch()
+    batch = replace(batch, images=torch.randn(2, 3, *size))  # objects lie beyond, too
+    losses = retinanet_losses(network(batch.images), batch)
+    losses["loss"].backward()
+    assert losses["loss"].isfinite()
+    found = lively(network).detect(batch.images)
+    assert found.boxes.shape == (2, 100, 4)
+    assert (found.boxes <= found.boxes.new_tensor([size[1], size[0]] * 2)).all()
+
+
+def test_a_diverged_network_says_so(device):
+    network, batch = small_network().to(device), random_batch().to(device)
+    with torch.no_grad():
+        network.codes.last.weight.fill_(torch.nan)
+        network.classes.last.weight.fill_(torch.nan)
+    assert retinanet_losses(network(batch.images), batch)["loss"].isnan()
+    found = network.eval().detect(batch.images)
+    assert not (found.boxes.isfinite().all() and found.scores.isfinite().all())
+
+
 def test_saved_detector_comes_back_equal(tmp_path):
     network = lively(small_network(Norm("group", 8)))
     path = save_detector(tmp_path / "best", network, {"categories": list("abcde"), "input_size": 96})

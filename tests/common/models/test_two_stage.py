@@ -48,28 +48,30 @@ def random_batch(seed: int = 0, count: int = 2, boxes: int = 6, classes: int = C
 GUIDED = GuidedSettings(samples=64, candidates=(200, 100), proposals=(100, 50), least_location=0.0)
 
 
-def small_network(fpn: bool = True, **settings) -> TwoStage:
-    torch.manual_seed(0)
-    backbone = ResNet("resnet18", Norm("group", 4), width=8)
-    settings.setdefault("rpn", RPN)
-    settings.setdefault("roi", RoISettings(samples=32, hidden=(32, 32)))
-    return TwoStage(backbone, CLASSES, FPN(backbone.out_channels, width=16) if fpn else None, **settings)
-
-
 def cascade(count: int) -> RoISettings:
     return replace(RoISettings.cascade(count), samples=32, hidden=(32,))
 
 
+def small_network(
+    fpn: bool = True, inside: Norm | None = None, mobile: bool = False, classes: int = CLASSES, **settings
+) -> TwoStage:
+    """inside: the backbone's norm, and the pyramid's if given."""
+    torch.manual_seed(0)
+    norm = inside or Norm("group", 4)
+    backbone = MobileNetV2(norm, width=0.25) if mobile else ResNet("resnet18", norm, width=8)
+    settings.setdefault("rpn", RPN)
+    settings.setdefault("roi", RoISettings(samples=32, hidden=(32, 32)))
+    return TwoStage(backbone, classes, FPN(backbone.out_channels, width=16, norm=inside) if fpn else None, **settings)
+
+
 KINDS = {
-    "regular": lambda: small_network(),
-    "cascade": lambda: small_network(roi=cascade(4)),
-    "no pyramid": lambda: small_network(fpn=False),
-    "cascade, no pyramid": lambda: small_network(fpn=False, roi=cascade(2)),
-    "guided": lambda: small_network(rpn=GUIDED),
-    "mobilenet, no pyramid": lambda: TwoStage(
-        MobileNetV2(Norm("group", 4), width=0.25), CLASSES, None, RPN, RoISettings(samples=32)
-    ),
-    "group norm": lambda: small_network(norm=Norm("group-ws", 8)),
+    "regular": {},
+    "cascade": {"roi": cascade(4)},
+    "no pyramid": {"fpn": False},
+    "cascade, no pyramid": {"fpn": False, "roi": cascade(2)},
+    "mobilenet, no pyramid": {"fpn": False, "mobile": True},
+    "guided": {"rpn": GUIDED},
+    "group norm": {"norm": Norm("group-ws", 8)},
 }
 
 
@@ -191,7 +193,7 @@ def test_the_oldest_names_are_known():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_reach_every_weight(kind, device):
-    network, batch = KINDS[kind]().to(device), random_batch().to(device)
+    network, batch = small_network(**KINDS[kind]).to(device), random_batch().to(device)
     network.rpn.settings = replace(network.rpn.settings, samples=10**6)  # anchors of all levels
     losses = two_stage_losses(network(batch.images), batch)
     names = ["loss", "rpn_location", "rpn_shape", *LOSSES[1:]] if kind == "guided" else LOSSES
@@ -208,7 +210,7 @@ def test_losses_reach_every_weight(kind, device):
 @pytest.mark.parametrize("kind", ["regular", "no pyramid", "group norm"])
 def test_sampled_anchors_are_the_dense_ones(kind):
     """The gradient at the sampled anchors, which avoids the dense backward pass, is that of the dense maps."""
-    network = KINDS[kind]().double()
+    network = small_network(**KINDS[kind]).double()
     maps = tuple(m.detach().requires_grad_() for m in network.fpn(network.backbone(random_batch().images.double())))
     sparse = network.rpn(maps)
     index = torch.stack([torch.randperm(sparse["codes"].shape[1])[:200] for _ in range(2)])
@@ -232,7 +234,7 @@ def test_sampled_anchors_are_the_dense_ones(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("boxes", [0, 6])
 def test_batch_without_objects_trains(kind, boxes):
-    network, batch = KINDS[kind](), random_batch(boxes=boxes)
+    network, batch = small_network(**KINDS[kind]), random_batch(boxes=boxes)
     batch = replace(batch, valid=batch.valid & False)
     losses = two_stage_losses(network(batch.images), batch)
     losses["loss"].backward()
@@ -244,7 +246,7 @@ def test_batch_without_objects_trains(kind, boxes):
 
 @pytest.mark.parametrize("kind", ["regular", "cascade"])
 def test_losses_do_not_depend_on_padding(kind):
-    network, batch = KINDS[kind](), random_batch()
+    network, batch = small_network(**KINDS[kind]), random_batch()
     wider = replace(
         batch,
         boxes=torch.cat([batch.boxes, torch.full((2, 2, 4), 7.0), torch.tensor([[[5.0, 5, 5, 9]]] * 2)], dim=1),
@@ -261,7 +263,7 @@ def test_losses_do_not_depend_on_padding(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_step_looks_at_no_value(kind):
     """Meta tensors have shapes only: whatever waits for a value of the device would fail on them."""
-    network, batch = KINDS[kind]().to("meta"), random_batch().to("meta")
+    network, batch = small_network(**KINDS[kind]).to("meta"), random_batch().to("meta")
     losses = two_stage_losses(network(batch.images), batch)
     losses["loss"].backward()
     assert losses["loss"].shape == ()
@@ -270,6 +272,7 @@ def test_a_training_step_looks_at_no_value(kind):
 
 def lively(network: TwoStage) -> TwoStage:
     """Heads that answer, so that scores and boxes differ from place to place."""
+    torch.manual_seed(1)
     for layer, deviation in ((network.rpn.objectness, 0.3), (network.rpn.codes, 0.05)):
         nn.init.normal_(layer.weight, std=deviation)
     for head in network.roi.heads:
@@ -280,7 +283,7 @@ def lively(network: TwoStage) -> TwoStage:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_batched_equals_single(kind, device):
-    network, images = lively(KINDS[kind]()).to(device), random_batch(count=3).images.to(device)
+    network, images = lively(small_network(**KINDS[kind])).to(device), random_batch(count=3).images.to(device)
     together = network.detect(images)
     alone = Detections.cat([network.detect(image.unsqueeze(0)) for image in images])
     assert together.boxes.shape == (3, 100, 4)
@@ -293,7 +296,7 @@ def test_batched_equals_single(kind, device):
 
 @pytest.mark.parametrize("kind", ["regular", "cascade"])
 def test_detections_keep_the_rules(kind):
-    network = lively(KINDS[kind]())
+    network = lively(small_network(**KINDS[kind]))
     found = network.detect(random_batch().images)
     assert (found.scores.diff(dim=1) <= 0).all()
     assert (found.scores[found.valid] > 0.05).all()
@@ -309,7 +312,7 @@ def test_detections_keep_the_rules(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_detector_comes_back_equal(kind, tmp_path):
-    network = lively(KINDS[kind]())
+    network = lively(small_network(**KINDS[kind]))
     path = save_detector(tmp_path / "best", network, {"categories": list("abcde"), "input_size": 128})
     loaded = load_detector(path)
     images = random_batch().images
@@ -318,14 +321,62 @@ def test_saved_detector_comes_back_equal(kind, tmp_path):
         assert torch.equal(getattr(loaded.model.detect(images), field), getattr(network.detect(images), field)), field
 
 
-def test_losses_are_float32_under_autocast(device):
-    network, batch = small_network().to(device), random_batch().to(device)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("inside", [None, "batch", "frozen", "group", "group-ws"])
+def test_training_and_detection_under_autocast(kind, inside, device):
+    norm = None if inside is None else Norm(inside, 8)
+    settings = {"norm": norm, **KINDS[kind]}
+    network, batch = small_network(inside=norm, **settings).to(device), random_batch().to(device)
     with torch.autocast(device.type, dtype=torch.bfloat16):
         losses = two_stage_losses(network(batch.images), batch)
     losses["loss"].backward()
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
-    for name, parameter in (*network.rpn.named_parameters(), *network.roi.named_parameters()):
-        assert parameter.grad is not None, name  # what autocast remembers of a pass without gradients would have none
+    for name, parameter in network.named_parameters():
+        # a weight that autocast remembered from a pass without gradients would have none
+        assert parameter.grad is not None or "backbone" in name or "fpn" in name, name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    lively(network)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        found = network.detect(batch.images)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    assert found.valid.any()
+    assert found.boxes.isfinite().all()
+    assert found.scores.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(75, 110), (17, 40), (5, 3)])
+def test_sizes_that_no_stride_divides(kind, size):
+    network, batch = small_network(**KINDS[kind]), random_batch()
+    batch = replace(batch, images=batch.images[..., : size[0], : size[1]].contiguous())  # objects lie beyond, too
+    losses = two_stage_losses(network(batch.images), batch)
+    losses["loss"].backward()
+    assert losses["loss"].isfinite()
+    found = lively(network).detect(batch.images)
+    assert found.boxes.shape == (2, 100, 4)
+    assert (found.boxes <= found.boxes.new_tensor([size[1], size[0]] * 2)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_diverged_network_says_so(kind, device):
+    """Its losses and detections are not finite, so that a search can record it; nothing is read out of bounds."""
+    network, batch = small_network(**KINDS[kind]).to(device), random_batch().to(device)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(torch.nan)
+    assert two_stage_losses(network(batch.images), batch)["loss"].isnan()
+    found = network.eval().detect(batch.images)
+    assert not (found.boxes.isfinite().all() and found.scores.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_class(kind):
+    network, batch = small_network(classes=1, **KINDS[kind]), random_batch(classes=1)
+    two_stage_losses(network(batch.images), batch)["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in network.roi.parameters())
+    found = lively(network).detect(batch.images)
+    assert found.valid.any()
+    assert (found.labels == 0).all()
 
 
 def test_cascade_follows_the_paper():
