@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # Every paper at smoke scale, then the page with every table and figure.
 reproduce: setup
 	$(BIN)/python -m detofa.reproduce --scale smoke
+	$(BIN)/python -m sm_nas.reproduce --scale smoke
 	$(BIN)/python -m common.report runs --out runs/report
 	@echo "Open runs/report/index.html"
 

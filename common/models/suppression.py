@@ -26,7 +26,7 @@ def suppress(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | No
 
 
 def _by_torchvision(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
-    """Image by image, for torchvision compares each box with all; groups moved apart, in float64 to lose no precision."""
+    """Image by image, for torchvision compares each box with all; groups moved apart, in float64 for precision."""
     B, N = valid.shape  # batch, boxes an image
     rows = valid.flatten().nonzero().squeeze(1)
     apart = boxes.flatten(0, 1)[rows]
