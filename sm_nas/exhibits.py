@@ -304,7 +304,7 @@ def _search_rows(searched: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     rows = []
     for kind, label in (("found", SEARCHED), ("random", RANDOM)):
         counted = over_seeds([len(numbers[kind]) for numbers in searched]).mean
-        best = over_seeds([max(_number(one["AP"]) for one in numbers[kind]) for numbers in searched])
+        best = over_seeds([np.nanmax([_number(one["AP"]) for one in numbers[kind]]) for numbers in searched])
         difference = over_seeds(areas["found"] - areas["random"]) if kind == "found" else None
         rows.append([label, counted, over_seeds(areas[kind]), best, difference])
     return rows

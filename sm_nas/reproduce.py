@@ -5,6 +5,7 @@ the study, and how long its runs take. What belongs to an exhibit stands in sm_n
 sm_nas/claims.py.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from common.reproduce.command import reproduce
 from common.reproduce.paper import Paper, ReproduceOptions
 from sm_nas.claims import CLAIMS
 from sm_nas.exhibits import EXHIBITS, Setting
+from sm_nas.method import SearchSettings
 from sm_nas.presets import Preset, preset
 from sm_nas.study import Study
 
@@ -75,29 +77,29 @@ def expected_seconds(what: str, scale: Preset) -> float | None:
 
 def images_trained(what: str, scale: Preset) -> float:
     """Images of a run by its preset: trained on, and a quarter of those only detected in."""
-    train = scale.train_images or 0
-    candidate = scale.search_images / 4
+    train, candidate = scale.train_images or 0, scale.search_images / 4
+    group = re.fullmatch(r"(?:stage-two-c|final-[cf])(\d+)", what)
+    if group is not None and int(group[1]) >= scale.groups:
+        return 0.0
+    short, final = (
+        strategy.optimisation.epochs * train for strategy in (scale.stage_one_training, scale.final_training)
+    )
+    if what == "stage-one":
+        return _candidates(scale.stage_one) * (short + candidate)
     if what.startswith("stage-two"):
-        if int(what.removeprefix("stage-two-c")) >= scale.groups:
-            return 0.0
-        search, training = scale.stage_two, scale.stage_two_training
-    elif what == "stage-one":
-        search, training = scale.stage_one, scale.stage_one_training
-    else:
-        search = None
-    if search is not None:
-        trained = 2 * search.budget - search.first
-        return trained * (training.optimisation.epochs * train + candidate)
+        return _candidates(scale.stage_two) * (scale.stage_two_training.optimisation.epochs * train + candidate)
     if what == "backbones":
-        return len(scale.structural.backbones) * (scale.stage_one_training.optimisation.epochs * train + candidate)
-    final = scale.final_training.optimisation.epochs * train
+        return len(scale.structural.backbones) * (short + candidate)
     if what == "longer":
         return scale.longer_candidates * (final + candidate)
     if what.startswith("strategy"):
         final = scale.strategies[int(what.removeprefix("strategy-"))].optimisation.epochs * train
-    elif what[len("final-") :][:1] in "cf" and what[-1].isdigit() and int(what[len("final-") + 1 :]) >= scale.groups:
-        return 0.0
     return final + (scale.validation_images or 0) / 4
+
+
+def _candidates(search: SearchSettings) -> int:
+    """Those of a search and of its random control, which share their first ones."""
+    return 2 * search.budget - search.first
 
 
 SM_NAS = Paper(
