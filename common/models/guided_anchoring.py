@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from common.models.anchors import Anchors
 from common.models.boxes import constant, decode, encode
+from common.models.deformable import OffsetConv2d
 from common.models.matching import Matches, MatchSettings, match, pick, sample
-from common.models.norm import OffsetConv2d
 from common.models.rpn import Proposals, ProposalSettings, sampled_losses, select_proposals
 
 SHAPE_DEVIATIONS = (0.07, 0.07, 0.14, 0.14)

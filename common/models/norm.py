@@ -39,46 +39,10 @@ class StandardisedConv2d(nn.Conv2d):
         return self._conv_forward(x, standardise(self.weight), self.bias)
 
 
-def _shape(convolution: nn.Conv2d) -> dict[str, Any]:
+def shape_of(convolution: nn.Conv2d) -> dict[str, Any]:
     """The arguments that make a convolution of the same shape."""
     names = "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"
     return {**{name: getattr(convolution, name) for name in names}, "bias": convolution.bias is not None}
-
-
-def _deform(layer: torchvision.ops.DeformConv2d, x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """Always in the weight's precision: torchvision's kernels for a CPU know no lower one. They read beyond the map
-    where an offset is not a number, as once a network has diverged."""
-    inputs = x.to(weight.dtype), offset.to(weight.dtype).nan_to_num(), weight, layer.bias
-    return torchvision.ops.deform_conv2d(*inputs, layer.stride, layer.padding, layer.dilation).to(x.dtype)
-
-
-class OffsetConv2d(torchvision.ops.DeformConv2d):
-    """A deformable convolution that is told its offsets; under autocast, too."""
-
-    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        return _deform(self, x, offset, self.weight)
-
-
-class DeformableConv2d(torchvision.ops.DeformConv2d):
-    """A convolution that moves its own sampling points (Dai et al., "Deformable Convolutional Networks", 2017).
-
-    Another convolution of the same shape, zero at the start, gives the offsets; so at first this is the plain one.
-    """
-
-    def __init__(self, plain: nn.Conv2d) -> None:
-        super().__init__(**_shape(plain))
-        self.standardised = isinstance(plain, StandardisedConv2d)
-        points = self.kernel_size[0] * self.kernel_size[1]
-        self.offset = nn.Conv2d(
-            plain.in_channels, 2 * points, plain.kernel_size, plain.stride, plain.padding, plain.dilation
-        )
-        nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)
-        self.weight, self.bias = plain.weight, plain.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = standardise(self.weight) if self.standardised else self.weight
-        return _deform(self, x, self.offset(x), weight)
 
 
 @dataclass(frozen=True)
@@ -129,6 +93,6 @@ class Norm:
 
 
 def _standardised(plain: nn.Conv2d) -> StandardisedConv2d:
-    layer = StandardisedConv2d(**_shape(plain))
+    layer = StandardisedConv2d(**shape_of(plain))
     layer.weight, layer.bias = plain.weight, plain.bias
     return layer

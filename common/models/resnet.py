@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from common.command import InputError
-from common.models.norm import DeformableConv2d, Norm
+from common.models.deformable import DeformableConv2d
+from common.models.norm import Norm
 
 STAGES = 4
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}

@@ -51,30 +51,40 @@ def roi_align(
 def _pairs(
     shapes: Sequence[tuple[int, int]], strides: Sequence[int], boxes: Tensor, level: Tensor, bins: int, samples: int
 ) -> tuple[Tensor, Tensor]:
-    """For each bin of each region the cells it takes, rows of the table, and their weights: both (bins, cells)."""
+    """For each bin of each region the cells it takes, int32 rows of the table, and their weights: (bins, cells)."""
     B, R, _ = boxes.shape
     # Of each level: stride, rows, columns, where it begins in the table, cells an image.
     facts, start = [], 0
     for (rows, columns), stride in zip(shapes, strides, strict=True):
         facts.append((stride, rows, columns, start, rows * columns))
         start += B * rows * columns
-    stride, rows, columns, start, count = constant(tuple(facts), torch.int64, boxes.device)[level].unbind(
-        -1
-    )  # each (B, R)
-    first = start + torch.arange(B, device=boxes.device).unsqueeze(1) * count  # the image's first cell at that level
+    facts = constant(tuple(facts), torch.int32, boxes.device)[level]
+    stride, rows, columns, start, count = facts.unbind(-1)  # each (B, R)
+    image = torch.arange(B, dtype=torch.int32, device=boxes.device)
+    first = start + image.unsqueeze(1) * count  # the image's first cell at that level
 
     boxes = boxes / stride.unsqueeze(-1)
     y, y_weight = _axis(boxes[..., 1], boxes[..., 3], rows, bins, samples)  # (B, R, bins, 2 * samples)
     x, x_weight = _axis(boxes[..., 0], boxes[..., 2], columns, bins, samples)
     row = first.view(B, R, 1, 1) + y * columns.view(B, R, 1, 1)
-    cells = row[:, :, :, None, :, None] + x[:, :, None, :, None, :]  # (B, R, bins, bins, 2 * samples, 2 * samples)
-    weights = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
     taken = (2 * samples) ** 2
-    return cells.view(-1, taken), weights.view(-1, taken)
+    cells = torch.add(*_crossed(row, x)).view(-1, taken)
+    return cells, torch.mul(*_crossed(y_weight, x_weight)).view(-1, taken)
+
+
+def _crossed(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What two axes (B, R, bins, taken) say of each cell of each bin, to be joined: (B, R, bins, bins, taken**2).
+
+    The last dimension is written out before, since to broadcast over a few numbers is slow.
+    """
+    taken = y.shape[-1]
+    y = y.unsqueeze(-1).expand(-1, -1, -1, -1, taken).flatten(3)
+    x = x.unsqueeze(-2).expand(-1, -1, -1, taken, -1).flatten(3)
+    return y.unsqueeze(3), x.unsqueeze(2)
 
 
 def _axis(begin: Tensor, end: Tensor, length: Tensor, bins: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Along one axis the cells (B, R, bins, 2 * samples) that each bin takes, int64, and their weights.
+    """Along one axis the cells (B, R, bins, 2 * samples) that each bin takes, int32, and their weights.
 
     begin, end: (B, R) of regions, in cells; a region is at least one cell long. length: (B, R) cells of the map.
     """
@@ -85,7 +95,7 @@ def _axis(begin: Tensor, end: Tensor, length: Tensor, bins: int, samples: int) -
     last = (length - 1).unsqueeze(-1)
     inside = (at >= -1) & (at <= last + 1)  # a sample farther out is nothing
     at = torch.minimum(at.clamp(min=0), last)
-    low = torch.minimum(at.long(), last)
+    low = torch.minimum(at.int(), last)
     upper = at - low
     cells = torch.stack([low, torch.minimum(low + 1, last)], dim=-1)
     weights = torch.stack([1 - upper, upper], dim=-1) * (inside / samples).unsqueeze(-1)
@@ -97,7 +107,6 @@ class _WeightedSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, table: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
-        cells = cells.to(torch.int32)  # half the memory, and faster
         ctx.save_for_backward(cells, weights)
         ctx.rows = len(table)
         return F.embedding_bag(cells, table, mode="sum", per_sample_weights=weights)
@@ -110,5 +119,6 @@ class _WeightedSums(torch.autograd.Function):
         offsets = torch.searchsorted(cell, rows, out_int32=True)
         bag = order.div(cells.shape[1], rounding_mode="floor").to(torch.int32)
         gradient = gradient.contiguous()
-        sums = F.embedding_bag(bag, gradient, offsets, mode="sum", per_sample_weights=weights.flatten()[order])
+        weights = weights.flatten().index_select(0, order)
+        sums = F.embedding_bag(bag, gradient, offsets, mode="sum", per_sample_weights=weights)
         return sums, None, None

@@ -26,7 +26,8 @@ def suppress(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | No
 
 
 def _by_torchvision(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
-    """Image by image, for torchvision compares each box with all; groups moved apart, in float64 for precision."""
+    """Image by image, for torchvision compares each box with all. Groups are moved apart, in float64 lest
+    precision be lost."""
     B, N = valid.shape  # batch, boxes an image
     rows = valid.flatten().nonzero().squeeze(1)
     apart = boxes.flatten(0, 1)[rows]

@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.command import InputError
 from common.cost import MODELS, CostCommand, count, main, parse_size
+from common.models.deformable import DeformableConv2d
 from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d
-from common.models.norm import DeformableConv2d, FrozenBatchNorm2d
+from common.models.norm import FrozenBatchNorm2d
 
 
 # the old mmdetection counter's numbers, as the papers print them
