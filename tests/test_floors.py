@@ -40,7 +40,7 @@ def test_the_contracts_are_kept():
 
 def test_the_contracts_name_the_papers_the_core_and_the_report():
     settings = _contracts()
-    assert {"common", "detofa"} <= set(settings["root_packages"])
+    assert set(FOLDERS) == set(settings["root_packages"])
     layers = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
     assert any("common" in floors and "detofa" in " ".join(floors[: floors.index("common")]) for floors in layers)
     inside = next(floors for floors in layers if all(floor.startswith("common.") for floor in floors))
