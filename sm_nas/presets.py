@@ -60,6 +60,8 @@ class Preset:
     """Passes before the clock starts."""
     latency_pause: float
     """Rest between timed passes, seconds."""
+    imagenet: bool
+    """Take torchvision's ImageNet weights for the standard backbones that it has; all others train on object crops."""
     crop_size: int
     """Side of the classification images, pixels."""
     crop_batch_size: int
@@ -213,6 +215,7 @@ SMOKE = Preset(
     latency_images=4,
     latency_warmup=1,
     latency_pause=0.0,
+    imagenet=False,
     crop_size=32,
     crop_batch_size=16,
     crops=64,
@@ -263,6 +266,7 @@ NANO = Preset(
     latency_images=20,
     latency_warmup=3,
     latency_pause=0.0,
+    imagenet=False,
     crop_size=32,
     crop_batch_size=32,
     crops=3000,
@@ -297,6 +301,7 @@ PAPER = Preset(
     latency_images=200,
     latency_warmup=20,
     latency_pause=0.01,
+    imagenet=True,
     crop_size=128,
     crop_batch_size=256,
     crops=None,

@@ -143,7 +143,7 @@ class Study:
         """The structural search: detection's latency against AP."""
         preset = self.preset
         for backbone in preset.structural.backbones:  # here, once, rather than in every process that wants them
-            self.laboratory.pretrain(backbone).close()
+            self.laboratory.pretrain(backbone)
         described = asdict(preset.structural) | {"count": preset.structural.count()}
         return self._searched(
             "stage-one", preset.structural, described, preset.stage_one, preset.stage_one_training, LATENCY

@@ -29,6 +29,7 @@ from common.evaluate.subnetworks import average_precision
 from common.models.classifier import Classifier, classification_losses
 from common.models.norm import NormKind
 from common.models.outline import outline
+from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
 from common.train.loop import FitReport, Precision, Step, fit
 from common.train.run_folder import Run
 from sm_nas.method import Structure
@@ -105,9 +106,16 @@ class Laboratory:
 
     # ---- training
 
-    def pretrain(self, backbone: str) -> Run:
-        """Train a backbone on object crops, in ImageNet's place, unless it is there; its run folder."""
+    def has_imagenet_weights(self, backbone: str) -> bool:
+        """Whether a backbone starts from torchvision's ImageNet weights; they are of standard width."""
+        return self.preset.imagenet and self.preset.detector.width == 64 and backbone in IMAGENET_BACKBONES
+
+    def pretrain(self, backbone: str) -> None:
+        """Have a backbone's weights at hand: fetched where there are such, else trained on object crops, once."""
         preset = self.preset
+        if self.has_imagenet_weights(backbone):
+            imagenet_backbone(backbone)
+            return
         config = {
             "paper": "sm_nas",
             "what": "classification",
@@ -119,8 +127,9 @@ class Laboratory:
             "crops": [preset.crops, preset.crop_size, preset.crop_batch_size],
             "width": preset.detector.width,
         }
-        run = Run.open(self._backbone_folder(backbone), config)
-        if run.result is None:
+        with Run.open(self._backbone_folder(backbone), config) as run:
+            if run.result is not None:
+                return
             torch.manual_seed(self.seed)
             crops = self._source.crops
             network = Classifier(build_backbone(backbone, preset.detector), len(crops.categories))
@@ -134,13 +143,14 @@ class Laboratory:
             arguments = (batches, preset.classification, losses, self.seed, self.device)
             report = fit(run, "classification", network, *arguments, precision=self.precision)
             run.finish({"seconds": report.seconds, "accuracy": report.losses["accuracy"]})
-        return run
 
     def pretrained(self, backbone: str) -> dict[str, Tensor]:
         """Weights of a backbone that was trained on classification; trained now where it was not."""
+        if self.has_imagenet_weights(backbone):
+            return imagenet_backbone(backbone)
         folder = self._backbone_folder(backbone)
         if not (folder / "result.json").is_file():
-            self.pretrain(backbone).close()
+            self.pretrain(backbone)
         weights, _ = Run.read(folder).load_weights("classification")
         return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
 

@@ -1,4 +1,4 @@
-"""torchvision's detectors, taken over: the same settings and weights, so the same detections.
+"""torchvision's weights, taken over: its detectors, with the same detections, and backbones trained on ImageNet.
 
     weights = torchvision.models.get_model_weights("fasterrcnn_resnet50_fpn").COCO_V1.get_state_dict()
     network = faster_rcnn_of_torchvision(weights, epsilon=0.0)
@@ -9,7 +9,10 @@ make room for 80: label l of Faster R-CNN is id l + 1, of RetinaNet id l. The CO
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
+import torchvision
 from torch import Tensor, nn
 
 from common.command import InputError
@@ -132,3 +135,26 @@ def _loaded(network: nn.Module, weights: dict[str, Tensor], epsilon: float | Non
             if isinstance(module, FrozenBatchNorm2d | nn.BatchNorm2d):
                 module.eps = epsilon
     return network
+
+
+IMAGENET_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "mobilenet_v2")
+"""Those of `common.models` that torchvision has weights for (its ResNeXt101 are wider)."""
+
+
+def imagenet_backbone(name: str) -> dict[str, Tensor]:
+    """ImageNet weights (IMAGENET1K_V1) of one of IMAGENET_BACKBONES by the names of its tensors; no classifier.
+
+    Downloaded once by torchvision; InputError, with the address and where to put the file, where that is not possible.
+    """
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        kept = Path(torch.hub.get_dir()) / "checkpoints"
+        raise InputError(
+            f"the ImageNet weights of {name} cannot be had ({error}): fetch {weights.url} into {kept}, or choose a "
+            "scale that pre-trains on object crops"
+        ) from error
+    # the oldest files come without the counters of batch norm
+    counters = {key.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for key in state if "mean" in key}
+    return {key: tensor for key, tensor in (counters | state).items() if not key.startswith(("fc.", "classifier."))}
