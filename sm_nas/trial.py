@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +207,16 @@ class Laboratory:
     def measure(self, network: nn.Module, trial: Trial) -> dict[str, Any]:
         """The 12 COCO numbers, and the latency of detection on images of the same set, one at a time."""
         size, where = input_size(trial.structure), trial.measured_on
-        dataset = self.sets[where]
         batches = DetectionBatches(
-            dataset, size, self.preset.evaluation_batch_size, self.device, images=self._source.images(where, size)
+            self.sets[where],
+            size,
+            self.preset.evaluation_batch_size,
+            self.device,
+            images=self._source.images(where, size),
         )
-        in_order = list(batches.in_order())
-        numbers = average_precision(network, in_order, self._source.truth(where))
-        images = [image[None] for batch in in_order for image in batch.images][: self.preset.latency_images]
+        numbers = average_precision(network, batches.in_order(), self._source.truth(where))
+        one_by_one = (image[None] for batch in batches.in_order() for image in batch.images)
+        images = list(islice(one_by_one, self.preset.latency_images))
         latency = measure_latency(
             _Detection(network),
             images[0].shape[1:],
@@ -224,22 +228,17 @@ class Laboratory:
         )
         return {**numbers, "latency": latency.median_ms, "latency_iqr": latency.iqr_ms, "latency_of": asdict(latency)}
 
-    def train_and_measure(self, trial: Trial, folder: Path, keep: bool = False) -> dict[str, Any]:
-        """Everything about a trial: AP, latency, costs, seconds of training. `folder`: of its training.
-
-        Unless they are to be kept, the weights go once they have been measured; a training that was broken off goes on.
+    def train_and_measure(self, trial: Trial, folder: Path) -> dict[str, Any]:
+        """A candidate of a search: AP, latency, costs, seconds of training. folder: of its training, for as long as it
+        takes: one that was broken off goes on; what was measured is all that stays.
         """
         config = {"trial": asdict(trial), "data": self.data, "seed": self.seed, "precision": self.precision}
         with Run.open(folder, config) as run:
             network, report = self.train(run, "detector", trial)
-            measured = self.measure(network, trial)
-            spent = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds, "losses": report.losses}
-            measured |= self.describe(trial.structure) | spent
-            if keep and run.result is None:
-                run.finish(measured)
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
-        return measured
+            measured = self.measure(network, trial) | self.describe(trial.structure)
+        shutil.rmtree(folder, ignore_errors=True)
+        spent = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds, "losses": report.losses}
+        return measured | spent
 
 
 class _Detection(nn.Module):

@@ -4,7 +4,7 @@ A sub-network's batch-norm statistics are those of nobody until they are re-esti
 first, on training images, and then measures loss or AP on images that the network was not trained on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,7 +71,7 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
-def average_precision(network: nn.Module, batches: Sequence[Batch], truth: GroundTruth) -> dict[str, float]:
+def average_precision(network: nn.Module, batches: Iterable[Batch], truth: GroundTruth) -> dict[str, float]:
     """The 12 COCO numbers (0..1) of a recalibrated detector on `batches`.
 
     Raises FloatingPointError, which a search records as a failed candidate, when the network has diverged.

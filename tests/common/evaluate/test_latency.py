@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 from torch import nn
 
@@ -9,7 +10,7 @@ from common.evaluate.latency import measure_latency
 
 
 class Recorder(nn.Module):
-    """Sleeps for `naps` in turn, and keeps what it was called with."""
+    """Works for `naps` seconds in turn, and keeps what it was called with."""
 
     def __init__(self, naps: list[float]) -> None:
         super().__init__()
@@ -19,7 +20,9 @@ class Recorder(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         product = image.flatten(1)[:, :1] @ self.weight[None]
         self.calls.append((tuple(image.shape), self.training, torch.is_grad_enabled(), product.dtype))
-        time.sleep(self.naps[(len(self.calls) - 1) % len(self.naps)])
+        busy_until = time.thread_time() + self.naps[(len(self.calls) - 1) % len(self.naps)]
+        while time.thread_time() < busy_until:
+            pass
         return product
 
 
@@ -54,3 +57,26 @@ def test_pause_is_outside_the_clock():
     latency = measure_latency(Recorder([0]), (3, 4, 4), warmup=0, runs=3, pause_s=0.1)
     assert time.perf_counter() - start > 0.3
     assert latency.median_ms < 90
+
+
+def test_images_are_passed_in_turn():
+    seen = []
+
+    class Eye(nn.Module):
+        def forward(self, image):
+            seen.append(float(image.mean()))
+
+    images = [torch.full((1, 3, 2, 2), float(value)) for value in range(3)]
+    measure_latency(Eye(), (3, 2, 2), warmup=2, runs=4, pause_s=0, images=images)
+    assert seen == [0, 1, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(("threads", "counts"), [(1, False), (2, True)])
+def test_waiting_counts_only_where_several_threads_leave_no_choice(threads, counts, monkeypatch):
+    class Waits(nn.Module):
+        def forward(self, image):
+            time.sleep(0.02)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    latency = measure_latency(Waits(), (3, 2, 2), warmup=0, runs=3, pause_s=0)
+    assert (latency.median_ms > 15) is counts
