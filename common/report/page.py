@@ -73,7 +73,7 @@ def _summarise(folder: Path) -> RunSummary:
             if not isinstance(record, Mapping):
                 continue
             candidates += 1
-            failed += bool(record.get("error") or record.get("failed"))
+            failed += record.get("status") == "failed"
             candidate_seconds += _seconds(record) or 0.0
     result = read_json(folder / "result.json") if (folder / "result.json").is_file() else None
     stages = [read_json(path) for path in sorted((folder / "stages").glob("*.json"))]
