@@ -27,6 +27,7 @@ from common.data.batches import ClassificationBatches, DetectionBatches
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
 from common.data.source import load, short_name
+from common.data.splits import epoch_of, training_and_held_out
 from common.evaluate.average_precision import GroundTruth
 from common.evaluate.latency import measure_latency
 from common.evaluate.subnetworks import Evaluator, average_precision
@@ -146,17 +147,7 @@ class Study:
     @cached_property
     def _training_and_proxy(self) -> tuple[DetectionSet, DetectionSet]:
         preset = self.preset
-        limit = None if preset.train_images is None else preset.train_images + preset.proxy_images
-        dataset = load(self.data, "train", limit=limit)
-        if len(dataset) < 2 * preset.proxy_images:
-            raise InputError(
-                f"{self.data} has {len(dataset)} training images, and scale {preset.name} holds {preset.proxy_images} "
-                "out to compare paths: give at least twice as many, or a smaller scale"
-            )
-        order = np.random.default_rng(0).permutation(len(dataset))  # the same held-out images for every seed
-        return dataset.subset(np.sort(order[preset.proxy_images :])), dataset.subset(
-            np.sort(order[: preset.proxy_images])
-        )
+        return training_and_held_out(self.data, preset.train_images, preset.proxy_images, preset.name)
 
     @property
     def training_set(self) -> DetectionSet:
@@ -189,17 +180,12 @@ class Study:
     def detection_task(self) -> Task:
         """CenterNet's loss on the training images; paths are compared on the held-out ones."""
         preset = self.preset
-        batches = self._batches(self._epoch_set(), preset.batch_size, preset.augmentation)
+        batches = self._batches(
+            epoch_of(self.training_set, preset.train_images), preset.batch_size, preset.augmentation
+        )
         proxy = self._first(self._training_and_proxy[1], preset.proxy_images)
         calibration = self._first(self.training_set, preset.proxy_calibration_images)
         return Task(batches, centernet_losses, Evaluator(calibration, proxy, centernet_losses))
-
-    def _epoch_set(self) -> DetectionSet:
-        """The training images, gone through more than once where a small set has fewer than the scale's epoch."""
-        images = self.preset.train_images
-        if images is None or images <= len(self.training_set):
-            return self.training_set
-        return self.training_set.subset(np.arange(images) % len(self.training_set))
 
     @cached_property
     def final_evaluator(self) -> Evaluator:

@@ -12,18 +12,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.batch import Batch, ClassificationBatch
-from common.command import InputError
 from common.cost import count
 from common.data.augment import CROP_AUGMENTATION
 from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
 from common.data.source import load
+from common.data.splits import epoch_of, training_and_held_out
 from common.evaluate.average_precision import GroundTruth
 from common.evaluate.latency import measure_latency
 from common.evaluate.subnetworks import average_precision
@@ -301,29 +300,14 @@ class _Source:
     """The sets of one data source, decoded once for every input size that is asked for."""
 
     def __init__(self, preset: Preset, data: str, device: str) -> None:
-        limit = None if preset.train_images is None else preset.train_images + preset.search_images
-        whole = load(data, "train", limit=limit)
-        if len(whole) < 2 * preset.search_images:
-            raise InputError(
-                f"{data} has {len(whole)} training images, and scale {preset.name} holds {preset.search_images} out to "
-                "compare candidates: give at least twice as many, or a smaller scale"
-            )
-        order = np.random.default_rng(0).permutation(len(whole))  # the same held-out images for every seed
-        self.search = whole.subset(np.sort(order[: preset.search_images]))
-        self.training = whole.subset(np.sort(order[preset.search_images :]))
+        images, held_out = preset.train_images, preset.search_images
+        self.training, self.search = training_and_held_out(data, images, held_out, preset.name)
+        self.epoch = epoch_of(self.training, images)
         self.preset, self.data, self.device = preset, data, device
 
     @cached_property
     def validation(self) -> DetectionSet:
         return load(self.data, "val", limit=self.preset.validation_images)
-
-    @cached_property
-    def epoch(self) -> DetectionSet:
-        """The training images, gone through more than once where a small set has fewer than the scale's epoch."""
-        images = self.preset.train_images
-        if images is None or images <= len(self.training):
-            return self.training
-        return self.training.subset(np.arange(images) % len(self.training))
 
     @cached_property
     def crops(self):

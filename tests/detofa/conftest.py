@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.data import splits
 from detofa import study
 from detofa.train import TrainCommand, main
 
@@ -19,7 +20,9 @@ DATA = "scenes:train=64,val=24"
 def remembered():
     """Each data set is read, and each space's costs are tabled, once in the session rather than once a study."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study, "load", functools.cache(study.load))
+        load = functools.cache(study.load)
+        patch.setattr(study, "load", load)
+        patch.setattr(splits, "load", load)
         patch.setattr(study.CostTable, "macs", functools.cache(study.CostTable.macs))
         patch.setattr(study.CostTable, "params", functools.cache(study.CostTable.params))
         yield

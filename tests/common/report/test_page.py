@@ -72,7 +72,9 @@ def runs(tmp_path) -> Path:
     write_json(run / "environment.json", {"git_commit": "abc123", "cpu": "A processor", "gpus": []})
     write_json(run / "stages" / "warm_up.json", {"seconds": 60.0})
     write_json(run / "stages" / "fine_tune.json", {"seconds": 120.0})
-    (run / "candidates.jsonl").write_text('{"AP": 0.1, "seconds": 2.5}\n{"status": "failed", "reason": "memory"}\n{"AP": 0.')
+    (run / "candidates.jsonl").write_text(
+        '{"AP": 0.1, "seconds": 2.5}\n{"status": "failed", "reason": "memory"}\n{"AP": 0.'
+    )
     claim = Claim(
         "DO-1", "detofa", "Figure 5", "better", 0.85, "a rule", lambda found: paired_difference(found["a"], found["b"])
     )

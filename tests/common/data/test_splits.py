@@ -1,0 +1,38 @@
+"""Held-out images, and epochs of small sets."""
+
+import numpy as np
+import pytest
+
+from common.command import InputError
+from common.data.source import load
+from common.data.splits import epoch_of, training_and_held_out
+
+DATA = "scenes:train=30,val=2"
+
+
+def test_a_set_falls_into_two_parts_that_share_nothing():
+    training, held_out = training_and_held_out(DATA, None, 10, "nano")
+    assert (len(training), len(held_out)) == (20, 10)
+    both = sorted([*training.image_ids, *held_out.image_ids])
+    assert both == sorted(load(DATA, "train").image_ids)
+    again = training_and_held_out(DATA, None, 10, "nano")[1]
+    assert list(again.image_ids) == list(held_out.image_ids)
+
+
+def test_of_a_larger_set_so_many_are_trained_on():
+    training, held_out = training_and_held_out(DATA, 12, 5, "nano")
+    assert (len(training), len(held_out)) == (12, 5)
+
+
+def test_too_few_images_are_said():
+    with pytest.raises(InputError, match=r"30 training images.*scale nano holds 16 out.*smaller scale"):
+        training_and_held_out(DATA, None, 16, "nano")
+
+
+@pytest.mark.parametrize(("images", "expected"), [(None, 30), (10, 30), (30, 30), (75, 75)])
+def test_a_small_set_is_gone_through_more_than_once(images, expected):
+    dataset = load(DATA, "train")
+    epoch = epoch_of(dataset, images)
+    assert len(epoch) == expected
+    counts = np.unique(epoch.image_ids, return_counts=True)[1]
+    assert counts.max() - counts.min() <= 1
