@@ -66,7 +66,10 @@ class Structure:
         problems = {
             f"the backbone {self.backbone!r} is neither a standard one nor a code": "_" not in self.backbone
             and self.backbone not in STANDARD_BACKBONES,
+            f"the size {self.size[0]}x{self.size[1]} has no pixels": min(self.size) < 1,
             "a width of the FPN goes with its levels": (self.levels is None) != (self.neck_width is None),
+            f"an FPN of {self.neck_width} channels is none": self.neck_width is not None and self.neck_width < 1,
+            "without an FPN there are no levels past the backbone to convolve": not self.pooled and self.levels is None,
             f"there is no RPN {self.rpn!r}": self.rpn is not None and self.rpn not in RPN_NAMES,
             f"heads are 0 to 4, not {self.heads}": self.heads not in HEAD_NAMES,
             "a one-stage detector (heads 0) has no RPN, all others have one": (self.heads == 0) != (self.rpn is None),
@@ -78,6 +81,8 @@ class Structure:
         for problem, there in problems.items():
             if there:
                 raise InputError(f"the structure cannot be built: {problem}")
+        if self.backbone not in STANDARD_BACKBONES:
+            BackboneCode.parse(self.backbone)  # says itself what is wrong
 
     def __str__(self) -> str:
         neck = "no-fpn" if self.levels is None else f"P{self.levels[0]}-P{self.levels[1]} c{self.neck_width}"
@@ -142,7 +147,7 @@ class StructuralSpace:
         return self._built([_chosen(choices, generator) for choices in self._choices()])
 
     def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
-        """The structure with one of its modules, or its size, exchanged for another choice."""
+        """The structure with one of its modules, or its size, exchanged for another choice, where there is any."""
         parts = [
             structure.backbone,
             structure.size,
@@ -150,6 +155,8 @@ class StructuralSpace:
             (structure.rpn, structure.heads),
         ]
         open_places = [place for place, choices in enumerate(self._choices()) if len(choices) > 1]
+        if not open_places:
+            return structure
         place = _chosen(open_places, generator)
         parts[place] = _chosen([choice for choice in self._choices()[place] if choice != parts[place]], generator)
         return self._built(parts)

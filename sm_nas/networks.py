@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf, nextafter
 from typing import Any
 
 from torch import Tensor, nn
@@ -103,8 +104,9 @@ def _block(kind: str, channels: int, width: int, stride: int, norm: Norm) -> nn.
     if kind == "bottleneck":
         return Bottleneck(channels, width, stride, projection, norm_layer=norm.layer)
     # Inside a ResNeXt block there are twice the channels, in as many groups at every stage: base / 2 of 4 at the first.
+    # Rounded up, lest torchvision, which cuts the product with the width to an integer, lose a channel.
     groups = norm.groups
-    return Bottleneck(channels, width, stride, projection, groups, 128 / groups, norm_layer=norm.layer)
+    return Bottleneck(channels, width, stride, projection, groups, nextafter(128 / groups, inf), norm_layer=norm.layer)
 
 
 @dataclass(frozen=True)

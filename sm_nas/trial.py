@@ -235,7 +235,11 @@ class Laboratory:
         with Run.open(folder, config) as run:
             network, report = self.train(run, "detector", trial)
             measured = self.measure(network, trial) | self.describe(trial.structure)
-        shutil.rmtree(folder, ignore_errors=True)
+        # Out of the way first: half a folder, left by a kill in between, would not go on.
+        gone = folder.with_name(f".{folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
         spent = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds, "losses": report.losses}
         return measured | spent
 
