@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -234,6 +235,7 @@ class BackboneCode:
         return f"{self.block}_{self.base}_{'-'.join(self.stages)}"
 
     @staticmethod
+    @lru_cache(maxsize=10_000)
     def parse(text: str) -> "BackboneCode":
         """The code that a text holds; InputError, saying what is wrong, where it is not legal."""
         parts = text.split("_")
@@ -254,7 +256,7 @@ class BackboneCode:
         """How many blocks there are."""
         return sum(map(len, self.stages))
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """The channels of every block, from the input on: base, and twice as many from each 2 on."""
         doubled = itertools.accumulate(digit == "2" for digit in "".join(self.stages))
@@ -475,7 +477,8 @@ def not_larger(one: Structure, other: Structure) -> bool:
 
     Same modules and size; no larger base, neck, or stage; and at no place from the input on more channels.
     """
-    if replace(one, backbone=other.backbone, neck_width=other.neck_width) != other:
+    modules = [(each.size, each.levels, each.rpn, each.heads, each.pooled) for each in (one, other)]
+    if modules[0] != modules[1]:
         return False
     a, b = BackboneCode.parse(one.backbone), BackboneCode.parse(other.backbone)
     return (
