@@ -1,0 +1,570 @@
+"""SM-NAS's method against plain loops written from the paper: both spaces, the partial order, the search."""
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models.mobilenetv2 import InvertedResidual
+
+from common.command import InputError
+from common.models.outline import outline
+from common.search.pareto import hypervolume
+from sm_nas.method import (
+    BLOCK_OF,
+    BLOCKS,
+    STANDARD_STAGES,
+    BackboneCode,
+    Evaluated,
+    Group,
+    History,
+    ModularSpace,
+    SearchSettings,
+    StructuralSpace,
+    Structure,
+    evolve,
+    not_larger,
+    pick,
+    random_search,
+    speaks_against,
+)
+
+MIXED = StructuralSpace(
+    backbones=("resnet18", "resnext50_32x4d", "mobilenet_v2"),
+    sizes=((64, 64), (96, 64)),
+    first_levels=(1, 3),
+    last_level=4,
+    neck_widths=(16,),
+    cascades=(1, 3),
+)
+DETECTOR = Structure("resnet34", (800, 600), (2, 5), 256, "rpn", 1)
+GROUP = Group(ModularSpace(), DETECTOR)
+
+
+def coded(stages: str, base: int = 64, neck: int | None = 256, **other) -> Structure:
+    levels = None if neck is None else (2, 5)
+    given = {"size": (800, 600), "levels": levels, "neck_width": neck, "rpn": "rpn", "heads": 1, **other}
+    return Structure(f"basicblock_{base}_{stages}", **given)
+
+
+# ---- stage one: structures
+
+
+def test_stage_one_has_the_papers_number_of_structures():
+    assert StructuralSpace().count() == 7 * 4 * (1 + 14 * 3) * 9 == 10_836
+
+
+def test_samples_of_a_small_space_are_all_that_it_counts():
+    generator = np.random.default_rng(0)
+    sampled = {MIXED.sample(generator) for _ in range(4000)}
+    necks = {(None, None), *(((a, b), 16) for a in (1, 3) for b in range(a + 1, 5))}
+    heads = {(None, 0), *itertools.product(("rpn", "ga-rpn"), (1, 3))}
+    assert {structure.backbone for structure in sampled} == set(MIXED.backbones)
+    assert {(structure.levels, structure.neck_width) for structure in sampled} == necks
+    assert {(structure.rpn, structure.heads) for structure in sampled} == heads
+    assert len(sampled) == MIXED.count() == 3 * 2 * len(necks) * len(heads)
+
+
+def test_a_structure_comes_back_from_its_text():
+    generator = np.random.default_rng(1)
+    one = [StructuralSpace().sample(generator) for _ in range(300)]
+    two = [GROUP.sample(generator) for _ in range(100)]
+    extra = Structure("Xbottleneck_56_21-21-111-2111", (1333, 800), (1, 5), 256, "ga-rpn", 3, pooled=False)
+    assert str(extra) == "Xbottleneck_56_21-21-111-2111 1333x800 P1-P5 c256+conv ga-rpn cascade3"
+    texts = [str(structure) for structure in (*one, *two, extra)]
+    assert [Structure.parse(text) for text in texts] == [*one, *two, extra]
+    assert len(set(texts)) == len({*one, *two, extra})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is no structure: write it as"),
+        ("resnet50 800x600 P2-P5 c256 rpn", "is no structure: write it as"),
+        ("resnet50 800x600 P2-P5 c256 rpn cascade5", "is no structure: write it as"),
+        ("resnet50 800x600 no-fpn+conv rpn 2fc", "is no structure: write it as"),
+        ("resnet50 800x600 P2-P5 rpn 2fc", "is no structure: write it as"),
+        ("resnet51 800x600 P2-P5 c256 rpn 2fc", "the backbone 'resnet51' is neither a standard one nor a code"),
+        ("basicblock_64_1-1-1-1 800x600 P2-P5 c256 rpn 2fc", "must double 3 times"),
+        ("resnet50 0x600 P2-P5 c256 rpn 2fc", "the size 0x600 has no pixels"),
+        ("resnet50 800x600 P2-P5 c0 rpn 2fc", "an FPN of 0 channels is none"),
+        ("resnet50 800x600 P5-P6 c256 rpn 2fc", r"FPN\(P5-P6\) is none of P1..P4 to a later level up to P6"),
+        ("resnet50 800x600 P3-P3 c256 rpn 2fc", r"FPN\(P3-P3\) is none of"),
+        ("resnet50 800x600 P3-P7 c256 rpn 2fc", r"FPN\(P3-P7\) is none of"),
+        ("resnet50 800x600 P2-P5 c256 2fc", "a one-stage detector .* has no RPN, all others have one"),
+        ("resnet50 800x600 P2-P5 c256 rpn retinanet", "a one-stage detector .* has no RPN"),
+    ],
+)
+def test_an_illegal_structure_is_one_sentence(text, said):
+    with pytest.raises(InputError, match=said) as raised:
+        Structure.parse(text)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"levels": None}, "a width of the FPN goes with its levels"),
+        ({"neck_width": None}, "a width of the FPN goes with its levels"),
+        ({"levels": None, "neck_width": None, "pooled": False}, "without an FPN there are no levels"),
+        ({"rpn": "spn"}, "there is no RPN 'spn'"),
+        ({"heads": 5}, "heads are 0 to 4, not 5"),
+    ],
+)
+def test_parts_that_do_not_go_together(parts, said):
+    with pytest.raises(InputError, match=said):
+        Structure(**{**vars(DETECTOR), **parts})
+
+
+def test_a_mutation_of_stage_one_exchanges_one_module():
+    generator = np.random.default_rng(2)
+    structure, changed = MIXED.sample(generator), Counter()
+    for _ in range(2000):
+        child = MIXED.mutate(structure, generator)
+        pairs = {
+            "backbone": (structure.backbone, child.backbone),
+            "size": (structure.size, child.size),
+            "neck": ((structure.levels, structure.neck_width), (child.levels, child.neck_width)),
+            "heads": ((structure.rpn, structure.heads), (child.rpn, child.heads)),
+        }
+        different = [name for name, (before, after) in pairs.items() if before != after]
+        assert len(different) == 1
+        assert child.backbone in MIXED.backbones
+        assert child.size in MIXED.sizes
+        assert (child.levels, child.neck_width) in MIXED.necks
+        assert (child.rpn, child.heads) in MIXED.heads
+        changed.update(different)
+        structure = child
+    assert min(changed.values()) > 400
+
+
+# ---- stage two: codes
+
+
+@st.composite
+def codes(draw) -> BackboneCode:
+    blocks = draw(st.integers(5, 35))
+    doubled = draw(st.sets(st.integers(0, blocks - 1), min_size=3, max_size=3))
+    cuts = sorted(draw(st.sets(st.integers(1, blocks - 1), min_size=3, max_size=3)))
+    digits = "".join("2" if place in doubled else "1" for place in range(blocks))
+    stages = tuple(digits[a:b] for a, b in itertools.pairwise([0, *cuts, blocks]))
+    return BackboneCode(draw(st.sampled_from(BLOCKS)), 2 * draw(st.integers(1, 64)), stages)
+
+
+@settings(max_examples=200, deadline=None)
+@given(code=codes())
+def test_a_code_comes_back_from_its_text_and_says_its_widths(code):
+    assert BackboneCode.parse(str(code)) == code
+    width, widths, doublings = code.base, [], []
+    for digit in str(code).rpartition("_")[2].replace("-", ""):
+        if digit == "2":
+            width *= 2
+            doublings.append(len(widths))
+        widths.append(width)
+    assert code.widths == tuple(widths)
+    assert code.doublings == tuple(doublings)
+    assert code.blocks == len(widths)
+
+
+def test_the_papers_own_example():
+    code = BackboneCode.parse("basicblock_54_1211-211-1111-12111")
+    assert code.block == "basicblock"
+    assert code.stages == ("1211", "211", "1111", "12111")
+    assert code.widths == (54, *[108] * 3, *[216] * 3, *[216] * 4, 216, *[432] * 4)
+    assert code.doublings == (1, 4, 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("basicblock_64", "write block, base channels and stages with _ between them"),
+        ("basicblock_x_11-21-21-21", "write block, base channels and stages with _ between them"),
+        ("basicblock_64_11_21-21-21", "write block, base channels and stages with _ between them"),
+        ("ghostblock_64_11-21-21-21", "there is no block 'ghostblock'; give one of basicblock, bottleneck"),
+        ("basicblock_63_11-21-21-21", "the base channels must be an even number, and are 63"),
+        ("basicblock_0_11-21-21-21", "the base channels must be an even number, and are 0"),
+        ("basicblock_64_11-21-31-21", "a block is written as 1 or 2"),
+        ("basicblock_64_11-21-2121", "there must be 4 stages, none empty"),
+        ("basicblock_64_11-21-21-21-1", "there must be 4 stages, none empty"),
+        ("basicblock_64_1121--21-21", "there must be 4 stages, none empty"),
+        ("basicblock_64_11-21-21-11", "must double 3 times, and '11-21-21-11' has 2 digits 2"),
+        ("basicblock_64_12-21-21-21", "must double 3 times, and '12-21-21-21' has 4 digits 2"),
+        ("basicblock_64_1-2-2-2", "5 to 35 blocks, and '1-2-2-2' has 4"),
+        (f"basicblock_64_{'1' * 30}-21-21-21", "5 to 35 blocks, and '1+-21-21-21' has 36"),
+    ],
+)
+def test_an_illegal_code_is_one_sentence(text, said):
+    with pytest.raises(InputError, match=said) as raised:
+        BackboneCode.parse(text)
+    assert text in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_stage_two_has_as_many_codes_as_brute_force_finds():
+    space = ModularSpace(bases=(12,), neck_widths=(16,), fewest_blocks=5, most_blocks=6)
+    found = set()
+    for length in (8, 9):  # blocks, and three dashes
+        for symbols in itertools.product("12-", repeat=length):
+            try:
+                found.add(str(BackboneCode.parse(f"basicblock_12_{''.join(symbols)}")))
+            except InputError:
+                continue
+    generator = np.random.default_rng(3)
+    thin = coded("11-21-21-21", 12, 16)
+    sampled = {space.sample(thin, generator).backbone for _ in range(6000)}
+    assert len(found) == space.count() == 40 + 200
+    assert sampled == found
+    wider = ModularSpace(bases=(12, 14, 16), neck_widths=(16, 32), fewest_blocks=5, most_blocks=6)
+    assert wider.count() == 6 * len(found)
+
+
+def test_the_count_of_the_papers_stage_two():
+    assert ModularSpace().count() == 2_489_008_848
+
+
+@pytest.mark.parametrize("backbone", [name for name in STANDARD_STAGES if name != "mobilenet_v2"])
+def test_standard_resnets_in_the_codes_own_words(backbone):
+    code = BackboneCode.standard(backbone, 64)
+    with outline():
+        network = torchvision.models.get_model(backbone.replace("101_32x4d", "101_32x8d"))  # as deep
+    stages = [network.layer1, network.layer2, network.layer3, network.layer4]
+    assert [len(stage) for stage in code.stages] == [len(stage) for stage in stages]
+    kinds = {"basicblock": "BasicBlock", "bottleneck": "Bottleneck", "Xbottleneck": "Bottleneck"}
+    assert type(stages[0][0]).__name__ == kinds[code.block]
+    assert (stages[0][0].conv2.groups > 1) == (code.block == "Xbottleneck")
+    assert all(stage.startswith("2") for stage in code.stages[1:])
+
+
+def test_mobilenet_in_the_codes_own_words():
+    code, stride, depth = BackboneCode.standard("mobilenet_v2", 64), 2, Counter()
+    with outline():
+        network = torchvision.models.mobilenet_v2()
+    for layer in network.features:
+        if isinstance(layer, InvertedResidual):
+            stride *= layer.stride
+            depth[stride] += 1
+    assert [len(stage) for stage in code.stages] == [depth[stride] for stride in (4, 8, 16, 32)]
+
+
+def test_stage_two_starts_from_the_standard_backbone():
+    structure = Structure("resnext50_32x4d", (800, 600), (1, 5), 300, "ga-rpn", 3)
+    start = ModularSpace().start(structure)
+    assert start.backbone == f"Xbottleneck_64_{STANDARD_STAGES['resnext50_32x4d']}"
+    assert start.neck_width == 256
+    assert {**vars(start), "backbone": None, "neck_width": None} == {
+        **vars(structure),
+        "backbone": None,
+        "neck_width": None,
+    }
+    short = ModularSpace(bases=(12, 18), standard_base=16, neck_widths=(16,), most_blocks=8)
+    for backbone in STANDARD_STAGES:
+        code = BackboneCode.parse(short.start(Structure(backbone, (64, 64), None, None, "rpn", 1)).backbone)
+        assert code.blocks == min(8, sum(map(len, STANDARD_STAGES[backbone].split("-"))))
+        assert (code.block, code.base) == (BLOCK_OF[backbone], 18)
+
+
+@pytest.mark.parametrize(
+    ("space", "neck"),
+    [
+        (ModularSpace(), 256),
+        (ModularSpace(bases=(12, 14), neck_widths=(16, 32), fewest_blocks=5, most_blocks=6), 16),
+        (ModularSpace(bases=(12,), neck_widths=(16,), fewest_blocks=5, most_blocks=5), None),
+    ],
+)
+def test_two_thousand_mutations_stay_in_the_space_and_never_stand_still(space, neck):
+    generator = np.random.default_rng(4)
+    structure = space.sample(coded("11-21-21-21", 64, neck), generator)
+    seen = {structure.backbone}
+    for _ in range(2000):
+        child = space.mutate(structure, generator)
+        before, after = BackboneCode.parse(structure.backbone), BackboneCode.parse(child.backbone)
+        assert child != structure
+        assert after.block == before.block
+        assert space.fewest_blocks <= after.blocks <= space.most_blocks
+        assert abs(after.blocks - before.blocks) <= space.operations
+        assert abs(space.bases.index(after.base) - space.bases.index(before.base)) <= 1
+        if neck is None:
+            assert child.neck_width is None
+        else:
+            steps = space.neck_widths.index(child.neck_width) - space.neck_widths.index(structure.neck_width)
+            assert abs(steps) <= 1
+        assert (child.size, child.levels, child.rpn) == (structure.size, structure.levels, structure.rpn)
+        structure = child
+        seen.add(child.backbone)
+    if space.most_blocks == 5:
+        assert len(seen) == 40, "mutations lead from any code to any other"
+
+
+# ---- the partial order
+
+
+def _naive_not_larger(one: Structure, other: Structure) -> bool:
+    rest = [{**vars(each), "backbone": None, "neck_width": None} for each in (one, other)]
+    if rest[0] != rest[1] or (one.neck_width is None) != (other.neck_width is None):
+        return False
+    if one.neck_width is not None and one.neck_width > other.neck_width:
+        return False
+    (block, base, stages), (other_block, other_base, other_stages) = (each.backbone.split("_") for each in (one, other))
+    if block != other_block or int(base) > int(other_base):
+        return False
+    for mine, theirs in zip(stages.split("-"), other_stages.split("-"), strict=True):
+        if len(mine) > len(theirs):
+            return False
+    mine, theirs = stages.replace("-", ""), other_stages.replace("-", "")
+    for place in range(len(mine)):
+        width = int(base) * 2 ** mine[: place + 1].count("2")
+        if width > int(other_base) * 2 ** theirs[: place + 1].count("2"):
+            return False
+    return True
+
+
+SMALL = ModularSpace(bases=(12, 14), neck_widths=(16, 32), fewest_blocks=5, most_blocks=7)
+
+
+def test_the_order_is_the_naive_one_and_partial():
+    generator = np.random.default_rng(5)
+    group = Group(SMALL, coded("11-21-21-21", 12, 16))
+    some = list({group.sample(generator) for _ in range(60)})
+    order = np.array([[not_larger(one, other) for other in some] for one in some])
+    assert order.tolist() == [[_naive_not_larger(one, other) for other in some] for one in some]
+    assert order.diagonal().all(), "reflexive"
+    assert not (order & order.T & ~np.eye(len(some), dtype=bool)).any(), "antisymmetric"
+    assert (order | ~(order.astype(int) @ order.astype(int) > 0)).all(), "transitive"
+    assert order.sum() > len(some) + 50, "some are comparable"
+    assert not (order | order.T).all(), "some are not"
+
+
+def test_the_order_compares_within_one_structure_only():
+    small, large = coded("11-21-21-21", 48), coded("11-21-21-2111", 56)
+    assert not_larger(small, large)
+    assert not not_larger(large, small)
+    assert not_larger(coded("11-21-21-21"), coded("12-21-21-11"))  # widened earlier
+    assert not not_larger(coded("12-21-21-11"), coded("11-21-21-21"))
+    assert not not_larger(small, coded("11-21-211-21", 48)), "one block longer, but widened a block later"
+    for other in (
+        coded("11-21-21-2111", 56, 128),
+        coded("11-21-21-2111", 56, size=(512, 512)),
+        coded("11-21-21-2111", 56, heads=2),
+        Structure("basicblock_56_11-21-21-2111", (800, 600), None, None, "rpn", 1),
+        Structure("bottleneck_56_11-21-21-2111", (800, 600), (2, 5), 256, "rpn", 1),
+    ):
+        assert not not_larger(small, other)
+
+
+def cost_of(structure: Structure) -> float:
+    """Multiply-accumulates of the blocks, about: width squared at every place, over the stride's square."""
+    code = BackboneCode.parse(structure.backbone)
+    total, widths = 0.0, iter(code.widths)
+    for stage, digits in enumerate(code.stages):
+        total += sum(next(widths) ** 2 / 4**stage for _ in digits)
+    return total * (1 + (structure.neck_width or 0) / 1000)
+
+
+def monotone(structure: Structure) -> float:
+    """Grows with depth and width, and in steps, so that the larger of two is often no better."""
+    code = BackboneCode.parse(structure.backbone)
+    return math.floor(6 * math.log(sum(code.widths) + (structure.neck_width or 0))) / 100
+
+
+def measure(score):
+    def evaluate(structures):
+        for structure in structures:
+            yield {"cost": cost_of(structure), "AP": score(structure)}
+
+    return evaluate
+
+
+def test_what_speaks_against_a_candidate():
+    candidate, deeper = coded("11-21-21-21", 56), coded("11-21-21-2111", 64)
+    better, other = coded("1-2-2-2111111", 48), coded("11-21-21-2111", 56, 128)
+
+    def history(*triples) -> History:
+        return History([Evaluated(structure, cost, accuracy, 0) for structure, cost, accuracy in triples])
+
+    both = history((deeper, 9.0, 0.30), (better, 4.0, 0.31))
+    assert speaks_against(candidate, 5.0, both) == (deeper, better)
+    assert speaks_against(candidate, 3.0, both) is None, "the better one costs more than the candidate"
+    assert speaks_against(candidate, 5.0, history((deeper, 9.0, 0.32), (better, 4.0, 0.31))) is None
+    assert speaks_against(candidate, 5.0, history((deeper, 9.0, math.nan), (better, 4.0, 0.31))) is None
+    assert speaks_against(candidate, 5.0, history((other, 9.0, 0.30), (better, 4.0, 0.31))) is None
+    assert speaks_against(candidate, 5.0, history((deeper, 4.0, 0.30))) is None, "a witness is no better one itself"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pruning_skips_no_member_of_the_front_where_larger_is_never_worse(seed):
+    settings = SearchSettings(budget=60, first=20, generation=10)
+    group = Group(SMALL, coded("11-21-21-21", 12, 16))
+    history = evolve(group, settings, measure(monotone), seed, cost_of)
+    assert len(history.skipped) >= 3
+    for skipped in history.skipped:
+        assert skipped.cost == cost_of(skipped.structure)
+        assert _naive_not_larger(skipped.structure, skipped.witness)
+        assert monotone(skipped.structure) <= monotone(skipped.witness) <= monotone(skipped.better)
+        assert cost_of(skipped.better) <= skipped.cost
+        beaten = [each for each in history.evaluated if each.cost <= skipped.cost]
+        assert max(each.accuracy for each in beaten) >= monotone(skipped.structure)
+
+
+# ---- the search
+
+
+def landscape(structure: Structure) -> float:
+    """Twice the cost is one point better; the third stage is to be long, the first short, and doublings come early."""
+    code = BackboneCode.parse(structure.backbone)
+    shares = np.array([len(stage) for stage in code.stages]) / code.blocks
+    astray = np.abs(shares - [0.1, 0.2, 0.5, 0.2]).sum() + np.abs(np.array(code.doublings) / code.blocks - 0.2).sum()
+    return 0.4 + 0.01 * math.log2(cost_of(structure) / 1e6) - 0.1 * float(astray)
+
+
+PLAIN = SearchSettings(budget=80, first=20, generation=10)
+
+
+def test_the_same_seed_proposes_the_same_candidates():
+    first, again, other = (evolve(GROUP, PLAIN, measure(landscape), seed, cost_of) for seed in (7, 7, 8))
+    assert first == again
+    assert [each.structure for each in first.evaluated] != [each.structure for each in other.evaluated]
+
+
+def test_budget_generations_and_parents():
+    start = GROUP.start()
+    history = evolve(GROUP, PLAIN, measure(landscape), 0, cost_of, (start,))
+    structures = [each.structure for each in history.evaluated]
+    skipped = [each.structure for each in history.skipped]
+    assert structures[0] == start
+    assert len(structures) == len(set(structures)) == PLAIN.budget
+    assert not set(structures) & set(skipped)
+    assert [each.generation for each in history.evaluated[:20]] == [0] * 20
+    made = Counter(each.generation for each in (*history.evaluated, *history.skipped))
+    assert all(made[generation] == 10 for generation in range(1, max(made)))
+    mutated = 0
+    for each in history.evaluated[20:]:
+        before = History([other for other in history.evaluated if other.generation < each.generation])
+        assert each.parent is None or each.parent in [member.structure for member in before.front()]
+        mutated += each.parent is not None
+    assert 0.6 * 60 < mutated < 60, "a fifth of them is fresh"
+
+
+def test_pruning_can_be_left_out():
+    flat = measure(lambda structure: 0.3)
+    assert evolve(GROUP, PLAIN, flat, 0, cost_of).skipped
+    assert not evolve(GROUP, SearchSettings(80, 20, 10, pruning=False), flat, 0, cost_of).skipped
+    assert not evolve(GROUP, PLAIN, flat, 0).skipped, "nobody says what an untrained one costs"
+
+
+def test_failed_candidates_count_and_are_on_no_front():
+    def evaluate(structures):
+        for structure in structures:
+            kind = BackboneCode.parse(structure.backbone).blocks % 3
+            yield [{}, {"cost": 1.0, "AP": math.nan}, {"cost": cost_of(structure), "AP": landscape(structure)}][kind]
+
+    history = evolve(GROUP, PLAIN, evaluate, 0, cost_of)
+    fine = {each.structure for each in history.evaluated if math.isfinite(each.accuracy)}
+    assert len(history.evaluated) == PLAIN.budget
+    assert 0 < len(fine) < PLAIN.budget
+    assert {each.structure for each in history.front()} <= fine
+    assert {each.parent for each in history.evaluated} <= fine | {None}
+    assert {each.witness for each in history.skipped} | {each.better for each in history.skipped} <= fine
+    nothing = evolve(GROUP, PLAIN, lambda structures: iter([{}] * len(structures)), 0, cost_of)
+    assert len(nothing.evaluated) == PLAIN.budget
+    assert nothing.front() == []
+
+
+@pytest.mark.parametrize("stops", [(1,), (19, 20, 21), (33, 77)])
+def test_a_broken_search_goes_on_to_the_same_end(stops):
+    recorded: dict[Structure, dict] = {}
+
+    def evaluate_until(stop):
+        def evaluate(structures):
+            for structure in structures:
+                if structure not in recorded:
+                    if len(recorded) == stop:
+                        raise KeyboardInterrupt
+                    recorded[structure] = {"cost": cost_of(structure), "AP": landscape(structure)}
+                yield recorded[structure]
+
+        return evaluate
+
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            evolve(GROUP, PLAIN, evaluate_until(stop), 3, cost_of)
+        assert len(recorded) == stop
+    resumed = evolve(GROUP, PLAIN, evaluate_until(None), 3, cost_of)
+    assert resumed == evolve(GROUP, PLAIN, measure(landscape), 3, cost_of)
+    assert list(recorded) == [each.structure for each in resumed.evaluated]
+
+
+def test_evolution_beats_random_search():
+    """At the paper's budget, by the area between front and a poor, dear network with the cost in octaves; 20 seeds.
+
+    At a quarter of that budget neither is better: the random candidates that both begin with are most of it.
+    """
+    published, start = SearchSettings(budget=300, first=40, generation=16), (GROUP.start(),)
+
+    def area(history: History) -> float:
+        costs, scores = zip(*((each.cost, each.accuracy) for each in history.evaluated), strict=True)
+        return hypervolume(np.log2(costs), scores, (24.0, 0.0))
+
+    ratios = [
+        area(evolve(GROUP, published, measure(landscape), seed, cost_of, start))
+        / area(random_search(GROUP, published, measure(landscape), seed, start))
+        for seed in range(20)
+    ]
+    assert sum(ratio > 1 for ratio in ratios) >= 18
+    assert np.mean(ratios) > 1.05
+
+
+def test_random_search_shares_the_first_generation():
+    start = GROUP.start()
+    control = random_search(GROUP, PLAIN, measure(landscape), 5, (start,))
+    found = evolve(GROUP, PLAIN, measure(landscape), 5, cost_of, (start,))
+    structures = [each.structure for each in control.evaluated]
+    assert structures[:20] == [each.structure for each in found.evaluated[:20]]
+    assert structures[20:] != [each.structure for each in found.evaluated[20:]]
+    assert len(set(structures)) == PLAIN.budget
+    assert {each.parent for each in control.evaluated} == {None}
+    assert all(each.accuracy == landscape(each.structure) for each in control.evaluated)
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [
+        (StructuralSpace(("resnet18",), ((64, 64),), (), 6, (16,), ()), 1),
+        (StructuralSpace(("resnet18", "resnet34"), ((64, 64),), (4,), 5, (16,), (1,)), 12),
+        (Group(ModularSpace((12,), 12, (16,), 5, 5), coded("11-21-21-21", 12, 16)), 40),
+    ],
+)
+def test_a_small_space_ends(space, size):
+    def flat(structures):
+        return iter([{"cost": 1.0, "AP": 0.1}] * len(structures))
+
+    settings = SearchSettings(budget=100, first=size // 2 or 1, generation=4, fresh=0.3)
+    for history in (evolve(space, settings, flat, 0), random_search(space, settings, flat, 0)):
+        structures = [each.structure for each in history.evaluated]
+        assert len(structures) == len(set(structures)) == size
+
+
+# ---- picking
+
+
+def members(costs) -> list[Evaluated]:
+    return [Evaluated(coded("11-21-21-21", 2 * i), cost, i / 100, 0) for i, cost in enumerate(costs, start=1)]
+
+
+def test_picks_are_even_by_the_logarithm_of_cost():
+    picked = pick(members(2.0**power for power in range(11)), 6)
+    assert [each.cost for each in picked] == [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(costs=st.sets(st.floats(0.1, 1e6), min_size=1, max_size=30), count=st.integers(2, 8))
+def test_picks_keep_both_ends(costs, count):
+    front = members(sorted(costs))
+    picked = pick(front[::-1], count)
+    assert picked == sorted({id(each): each for each in picked}.values(), key=lambda each: each.cost)
+    assert len(picked) == min(count, len(front))
+    assert all(each in front for each in picked)
+    assert (picked[0], picked[-1]) == (front[0], front[-1])
