@@ -1,0 +1,319 @@
+"""SM-NAS's networks: costs against the printed ones, blocks against the standard networks, every structure in use."""
+
+import re
+from math import gcd
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common.batch import Batch
+from common.cost import count
+from common.models.detector import load_detector, save_detector
+from common.models.fpn import NoPyramid
+from common.models.guided_anchoring import GuidedRPN
+from common.models.mobilenet import LAST_OF_STRIDE
+from common.models.norm import Norm, StandardisedConv2d
+from common.models.outline import outline
+from common.models.resnet import ARCHITECTURES, ResNet
+from common.models.retinanet import RetinaNet
+from sm_nas.method import BLOCKS, BackboneCode, Structure
+from sm_nas.networks import (
+    OUTPUT_OF,
+    DetectorSettings,
+    EncodedBackbone,
+    build_backbone,
+    build_detector,
+    input_size,
+    losses_of,
+)
+from sm_nas.presets import PAPER, SMOKE
+from sm_nas.trial import describe, describe_backbone
+
+CLASSES = 5
+
+
+def encoded(text: str, norm: Norm | None = None) -> EncodedBackbone:
+    torch.manual_seed(0)
+    return EncodedBackbone(BackboneCode.parse(text), norm)
+
+
+# ---- costs
+
+# Backbone G in our count and as Table 2 prints it; parameters M of the whole detector.
+TABLE_2 = {
+    "E0": (7.15, 7.2, 16.23),
+    "E1": (28.28, 28.3, 37.83),
+    "E2": (23.76, 23.8, 33.02),
+    "E3": (58.95, 59.2, 52.05),
+    "E4": (73.21, 73.5, 92.00),
+    "E5": (161.84, 162.45, 92.00),
+}
+
+
+@pytest.mark.parametrize(("name", "structure"), PAPER.models)
+def test_published_backbones_cost_what_table_2_prints(name, structure):
+    ours, printed, _ = TABLE_2[name]
+    cost = describe_backbone(structure, PAPER)["backbone_macs_mmdet"] / 1e9
+    assert cost == pytest.approx(ours, rel=0.001)
+    assert cost == pytest.approx(printed, rel=0.015)
+
+
+@pytest.mark.parametrize("name", ["E0", "E1", "E2", "E3", "E4"])
+def test_published_detectors_have_their_parameters(name):
+    structure, (_, _, millions) = dict(PAPER.models)[name], TABLE_2[name]
+    with outline():
+        network = build_detector(structure, 80, PAPER.detector)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert parameters / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_a_description_counts_the_whole_detector_and_its_backbone():
+    structure = dict(SMOKE.models)["E3"]
+    said = describe(structure, CLASSES, SMOKE)
+    network = build_detector(structure, CLASSES, SMOKE.detector)
+    assert said["params"] == sum(parameter.numel() for parameter in network.parameters())
+    assert said["backbone_params"] == sum(parameter.numel() for parameter in network.backbone.parameters())
+    assert said["input_size"] == [32, 32]
+    assert 0 < said["backbone_macs"] < said["backbone_macs_mmdet"] < said["macs_mmdet"]
+    assert describe(structure, CLASSES + 1, SMOKE)["params"] > said["params"]
+
+
+def test_the_canvas_is_the_size_in_whole_strides():
+    assert input_size(dict(PAPER.models)["E3"]) == (800, 608)
+    assert input_size(dict(PAPER.models)["E5"]) == (1344, 800)
+
+
+# ---- backbones
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_blocks_of_a_standard_code_are_the_standard_networks(name):
+    with outline():
+        ours, theirs = EncodedBackbone(BackboneCode.standard(name, 64)), ResNet(name)
+    assert ours.out_channels == theirs.out_channels
+    ours_cost, theirs_cost = count(ours, (128, 96)).parts, count(theirs, (128, 96)).parts
+    for stage in (1, 2, 3, 4):
+        assert ours_cost[f"stage{stage}"] == theirs_cost[f"layer{stage}"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+def test_with_the_same_weights_the_stages_compute_the_same(name, device):
+    torch.manual_seed(0)
+    theirs = ResNet(name, width=16).to(device).eval()
+    ours = EncodedBackbone(BackboneCode.standard(name, 16)).to(device).eval()
+    x = torch.randn(1, 16, 32, 24, device=device)
+    for stage, layer in enumerate(theirs.stages, start=1):
+        mine = getattr(ours, f"stage{stage}")
+        mine.load_state_dict(layer.state_dict())
+        with torch.no_grad():
+            assert torch.equal(mine(x), layer(x))
+            x = layer(x)
+
+
+CODES = ["12-1-2111-21", "2-112-1-2", "11-21-21-21", "1112-11-22-1"]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("stages", CODES)
+def test_features_have_the_channels_and_strides_of_the_code(block, stages):
+    network = encoded(f"{block}_12_{stages}")
+    features = network(torch.randn(1, 3, 64, 96))
+    digits = [len(stage) for stage in stages.split("-")]
+    widths = [12 * 2 ** stages.replace("-", "")[: sum(digits[: stage + 1])].count("2") for stage in range(4)]
+    channels = [int(width * OUTPUT_OF[block]) for width in widths]
+    assert network.out_channels == tuple(channels)
+    assert network.strides == (4, 8, 16, 32)
+    shapes = [(1, c, 64 // stride, 96 // stride) for c, stride in zip(channels, network.strides, strict=True)]
+    assert [tuple(feature.shape) for feature in features] == shapes
+
+
+def test_strides_and_doublings_are_independent():
+    network = encoded("basicblock_8_12-11-21-112")
+    strides = [[block.conv1.stride[0] for block in network.get_submodule(f"stage{stage}")] for stage in (1, 2, 3, 4)]
+    projected = [
+        [block.downsample is not None for block in network.get_submodule(f"stage{stage}")] for stage in (1, 2, 3, 4)
+    ]
+    assert strides == [[1, 1], [2, 1], [2, 1], [2, 1, 1]]
+    assert projected == [[False, True], [True, False], [True, False], [True, False, True]]
+    assert network.stem[0].stride == network.stem[3].stride == (2, 2)
+    assert [(c.in_channels, c.out_channels, c.kernel_size) for c in (network.stem[0], network.stem[3])] == [
+        (3, 4, (3, 3)),
+        (4, 8, (3, 3)),
+    ]
+
+
+@pytest.mark.parametrize("base", [48, 56, 64, 72, 12, 14, 16, 18, 54, 98])
+def test_groups_of_convolutions_and_norms(base):
+    """98: where a quotient of floats, cut to an integer, loses a channel."""
+    with outline():
+        network = EncodedBackbone(BackboneCode.parse(f"Xbottleneck_{base}_12-11-21-12"), Norm("group-ws", 32))
+    widths = iter(BackboneCode.parse(f"Xbottleneck_{base}_12-11-21-12").widths)
+    blocks = [block for stage in (1, 2, 3, 4) for block in network.get_submodule(f"stage{stage}")]
+    for block, width in zip(blocks, widths, strict=True):
+        assert block.conv2.groups == base // 2
+        assert block.conv2.in_channels == block.conv2.out_channels == 2 * width
+        assert block.conv3.out_channels == 4 * width
+    assert {m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)} == {base // 2}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_taking_the_last_stage_leaves_the_rest(block, device):
+    network = encoded(f"{block}_12_12-1-211-21").to(device).eval()
+    images = torch.randn(1, 3, 64, 64, device=device)
+    with torch.no_grad():
+        whole = network(images)
+        last = network.take_last_stage()
+        left = network(images)
+        assert len(left) == 3
+        assert all(torch.equal(one, other) for one, other in zip(left, whole, strict=False))
+        assert torch.equal(last(left[-1]), whole[-1])
+    assert network.out_channels == tuple(feature.shape[1] for feature in left)
+    assert (network.strides, network.stride) == ((4, 8, 16), 16)
+
+
+# ---- whole detectors
+
+
+def random_batch(structure: Structure, device: torch.device, seed: int = 0) -> Batch:
+    width, height = input_size(structure)
+    generator = torch.Generator().manual_seed(seed)
+    extent = torch.rand(2, 4, 2, generator=generator) * 16 + 8
+    corner = torch.rand(2, 4, 2, generator=generator) * (torch.tensor([width, height]) - extent)
+    return Batch(
+        images=torch.randn(2, 3, height, width, generator=generator),
+        boxes=torch.cat([corner, corner + extent], dim=-1),
+        labels=torch.randint(CLASSES, (2, 4), generator=generator),
+        valid=torch.ones(2, 4, dtype=torch.bool),
+        index=torch.arange(2),
+        scale=torch.ones(2),
+    ).to(device)
+
+
+def some_structures() -> list[Structure]:
+    generator = np.random.default_rng(0)
+    space = SMOKE.structural
+    sampled = [space.sample(generator) for _ in range(12)]
+    sampled += [SMOKE.modular.sample(space.sample(generator), generator) for _ in range(8)]
+    return [
+        *sampled,
+        Structure("resnet18", (64, 64), None, None, None, 0),
+        Structure("mobilenet_v2", (64, 32), None, None, "rpn", 2),
+        Structure("Xbottleneck_12_12-1-21-21", (64, 64), None, None, "ga-rpn", 1),
+        Structure("bottleneck_12_12-1-21-21", (48, 80), (3, 6), 16, "rpn", 4, pooled=False),
+    ]
+
+
+def level_of(parameter: str) -> int:
+    """The level, from 1, of the stage of a backbone that a parameter belongs to; 0: the stem."""
+    stage = re.match(r"(?:layer|stage)(\d)", parameter)
+    if stage:
+        return int(stage[1])
+    layer = re.match(r"features\.(\d+)", parameter)
+    return 1 + sum(int(layer[1]) > last for last in LAST_OF_STRIDE) if layer else 0
+
+
+@pytest.mark.parametrize("structure", some_structures(), ids=str)
+def test_every_structure_learns_and_detects(structure, device):
+    torch.manual_seed(0)
+    norm = "batch" if structure.backbone in SMOKE.structural.backbones else "group-ws"
+    network = build_detector(structure, CLASSES, SMOKE.detector, norm).to(device)
+    batch = random_batch(structure, device)
+    losses = losses_of(network)(network.train()(batch.images), batch)
+    assert all(torch.isfinite(value) for value in losses.values())
+    losses["loss"].backward()
+    idle = {name for name, parameter in network.backbone.named_parameters() if parameter.grad is None}
+    assert all(level_of(name) > structure.levels[1] for name in idle), "only what no level of the FPN comes from"
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    optimiser.step()
+    assert any(not torch.equal(one, other) for one, other in zip(before, network.parameters(), strict=True))
+
+    found = network.eval().detect(batch.images)
+    width, height = input_size(structure)
+    boxes = found.boxes[found.valid]
+    assert torch.isfinite(boxes).all()
+    assert (boxes >= 0).all()
+    assert (boxes <= boxes.new_tensor([width, height, width, height])).all()
+    assert ((found.labels >= 0) & (found.labels < CLASSES)).all()
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+
+
+def test_modules_are_those_of_the_structure():
+    settings = DetectorSettings()
+
+    def built(text: str, norm: str = "batch") -> nn.Module:
+        with outline():
+            return build_detector(Structure.parse(text), CLASSES, settings, norm)
+
+    cascade = built("resnet18 512x512 P2-P6 c128 rpn cascade4")
+    assert cascade.fpn.strides == (8, 16, 32, 64, 128)
+    assert [stage.overlap for stage in cascade.roi.settings.stages] == [0.5, 0.6, 0.7, 0.8]
+    assert [stage.weight for stage in cascade.roi.settings.stages] == [1.0, 0.5, 0.25, 0.125]
+    assert cascade.rpn.anchors.sizes == ((64,), (128,), (256,), (512,), (1024,))
+    guided = built("resnet18 512x512 P1-P2 c256 ga-rpn 2fc")
+    assert isinstance(guided.rpn, GuidedRPN)
+    assert guided.rpn.settings.proposals == (300, 300)
+    plain = built("resnet18 512x512 no-fpn rpn 2fc")
+    assert isinstance(plain.fpn, NoPyramid)
+    assert plain.rpn.anchors.sizes == ((32, 64, 128, 256, 512),), "of the original Faster R-CNN, at stride 16"
+    single = built("resnet18 512x512 P2-P6 c256 retinanet")
+    assert isinstance(single, RetinaNet)
+    assert single.anchors.sizes[0] == pytest.approx([32 * 2 ** (third / 3) for third in range(3)])
+    assert single.anchors.per_cell == 9
+
+
+@pytest.mark.parametrize(
+    "text", ["basicblock_12_11-21-21-21 64x64 P1-P5 c24 rpn 2fc", "resnet18 64x64 P2-P6 c24 retinanet"]
+)
+def test_norms_of_the_whole_detector(text):
+    def kinds(norm: str, part: str = "") -> set[type]:
+        with outline():
+            network = build_detector(Structure.parse(text), CLASSES, SMOKE.detector, norm)
+        if part:
+            network = network.get_submodule(part)
+        wanted = nn.BatchNorm2d | nn.GroupNorm | StandardisedConv2d | nn.Conv2d
+        return {type(module) for module in network.modules() if isinstance(module, wanted)}
+
+    assert kinds("batch") == {nn.BatchNorm2d, nn.Conv2d}
+    assert kinds("batch", "fpn") == {nn.Conv2d}, "batch norm is in the backbone alone"
+    assert kinds("group") == kinds("group", "fpn") == {nn.GroupNorm, nn.Conv2d}
+    assert kinds("group-ws", "backbone") == kinds("group-ws", "fpn") == {nn.GroupNorm, StandardisedConv2d}
+    with outline():
+        network = build_detector(Structure.parse(text), CLASSES, SMOKE.detector, "group")
+    of_fpn = {m.num_groups for m in network.fpn.modules() if isinstance(m, nn.GroupNorm)}
+    assert of_fpn == {gcd(SMOKE.detector.norm_groups, 24)}
+
+
+def test_thin_standard_backbones():
+    assert build_backbone("resnet50", SMOKE.detector).out_channels == (64, 128, 256, 512)
+    assert build_backbone("mobilenet_v2", SMOKE.detector).out_channels[0] == 8
+    assert build_backbone("resnet50", DetectorSettings()).out_channels == (256, 512, 1024, 2048)
+
+
+@pytest.mark.parametrize(
+    ("text", "norm"),
+    [
+        ("basicblock_14_12-11-21-12 64x32 P1-P5 c16 rpn cascade2", "group-ws"),
+        ("Xbottleneck_12_2-1-21-12 64x64 P2-P5 c16+conv ga-rpn 2fc", "batch"),
+        ("bottleneck_12_2-1-21-12 64x64 no-fpn rpn cascade2", "batch"),
+        ("MBblock_16_2-1-21-12 64x64 P3-P6 c16 retinanet", "group"),
+    ],
+)
+def test_an_encoded_detector_comes_back_from_disk(text, norm, tmp_path, device):
+    structure = Structure.parse(text)
+    torch.manual_seed(1)
+    network = build_detector(structure, CLASSES, SMOKE.detector, norm).to(device)
+    batch = random_batch(structure, device)
+    for _ in range(3):  # statistics of the batch norms
+        network.train()(batch.images)
+    names = list("abcde")
+    save_detector(tmp_path / "one", network, {"categories": names, "input_size": input_size(structure)})
+    detector = load_detector(tmp_path / "one", device)
+    assert detector.categories == tuple(names)
+    sides = input_size(structure)
+    assert detector.input_size == (sides[0] if sides[0] == sides[1] else sides)
+    here, there = network.eval().detect(batch.images), detector.model.detect(batch.images)
+    for name, value in vars(here).items():
+        assert torch.equal(value, getattr(there, name)), name
