@@ -1,0 +1,58 @@
+"""SMOKE a few times smaller, and latencies that come out the same again, for all tests that train.
+
+Scripts that tests start in processes of their own import this file, too, and call `prepare`.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from common.evaluate.latency import Latency
+from sm_nas import trial
+from sm_nas.presets import SMOKE, Preset
+
+DATA = "scenes:train=24,val=8,size=32"
+TINY = replace(
+    SMOKE,
+    name="tiny",
+    structural=replace(SMOKE.structural, backbones=("resnet18", "resnet34"), sizes=((32, 32), (64, 32))),
+    modular=replace(SMOKE.modular, most_blocks=6),
+    train_images=16,
+    search_images=8,
+    validation_images=8,
+    crops=16,
+    latency_images=1,
+    stage_one=replace(SMOKE.stage_one, budget=5, first=3, generation=1),
+    stage_two=replace(SMOKE.stage_two, budget=3, first=2, generation=1),
+)
+
+
+def steady_latency(network, input_shape, device="cpu", **_) -> Latency:
+    """A made-up latency that hangs on network and image alone."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Latency(parameters * 1e-5 + input_shape[-1], 0.0, str(device), "float32", "none", 1)
+
+
+def prepare(patch: pytest.MonkeyPatch) -> None:
+    """Latencies are made up, and no training waits a minute for its first checkpoint."""
+    fit = trial.fit
+    patch.setattr(trial, "measure_latency", steady_latency)
+    patch.setattr(trial, "fit", lambda *args, **more: fit(*args, **more, checkpoint_every_s=0.0))
+
+
+@pytest.fixture
+def tiny() -> Preset:
+    """See the module."""
+    return TINY
+
+
+@pytest.fixture
+def data() -> str:
+    """As `--data`: as many scenes as TINY takes."""
+    return DATA
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """See `prepare`."""
+    prepare(monkeypatch)
