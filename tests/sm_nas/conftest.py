@@ -1,6 +1,6 @@
 """SMOKE a few times smaller, and latencies that come out the same again, for all tests that train.
 
-Scripts that tests start in processes of their own import this file, too, and call `prepare`.
+Scripts that tests start in processes of their own, to be killed there, import this file, too.
 """
 
 from dataclasses import replace
@@ -33,10 +33,9 @@ def steady_latency(network, input_shape, device="cpu", **_) -> Latency:
     return Latency(parameters * 1e-5 + input_shape[-1], 0.0, str(device), "float32", "none", 1)
 
 
-def prepare(patch: pytest.MonkeyPatch) -> None:
-    """Latencies are made up, and no training waits a minute for its first checkpoint."""
+def checkpoint_at_every_step(patch: pytest.MonkeyPatch) -> None:
+    """Otherwise a kill within the first minute is one before the first step."""
     fit = trial.fit
-    patch.setattr(trial, "measure_latency", steady_latency)
     patch.setattr(trial, "fit", lambda *args, **more: fit(*args, **more, checkpoint_every_s=0.0))
 
 
@@ -54,5 +53,5 @@ def data() -> str:
 
 @pytest.fixture
 def steady(monkeypatch):
-    """See `prepare`."""
-    prepare(monkeypatch)
+    """Latencies are made up."""
+    monkeypatch.setattr(trial, "measure_latency", steady_latency)

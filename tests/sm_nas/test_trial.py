@@ -226,9 +226,9 @@ def _longer(preset: Preset) -> Strategy:
 
 
 def _killed_at_the_third_step(out: Path, data: str) -> None:
-    from conftest import TINY, prepare
+    from conftest import TINY, checkpoint_at_every_step
 
-    prepare(pytest.MonkeyPatch())
+    checkpoint_at_every_step(pytest.MonkeyPatch())
     steps = []
 
     def parts(batch, size):
