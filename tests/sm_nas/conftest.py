@@ -22,8 +22,8 @@ TINY = replace(
     validation_images=8,
     crops=16,
     latency_images=1,
-    stage_one=replace(SMOKE.stage_one, budget=5, first=3, generation=1),
-    stage_two=replace(SMOKE.stage_two, budget=3, first=2, generation=1),
+    stage_one=replace(SMOKE.stage_one, budget=4, first=3, generation=1),
+    stage_two=replace(SMOKE.stage_two, budget=2, first=1, generation=1),
 )
 
 
