@@ -137,7 +137,7 @@ def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(tiny, data, t
     """Nothing is trained: the laboratory makes its numbers up, and none for one structure."""
     refused: list[Structure] = []
 
-    def measured(self, trial_, folder, keep=False):
+    def measured(self, trial_, folder):
         structure = trial_.structure
         if not refused or structure in refused:
             refused.append(structure)
@@ -146,7 +146,7 @@ def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(tiny, data, t
         return {"AP": said["params"] / 1e7, "latency": said["macs"] / 1e6, **said}
 
     monkeypatch.setattr(Laboratory, "train_and_measure", measured)
-    monkeypatch.setattr(Laboratory, "pretrain", lambda self, backbone: Run.open(self.folder / backbone, {}))
+    monkeypatch.setattr(Laboratory, "pretrain", lambda self, backbone: None)
     study = Study(tiny, data, 0, tmp_path)
     one = study.stage_one
     failed = one.measured(refused[0])
