@@ -605,16 +605,17 @@ def _children(
 
 
 def pick(front: Sequence[Evaluated], count: int) -> list[Evaluated]:
-    """C0 to C5: `count` members of a front for stage two, evenly spread over it by the logarithm of their cost.
+    """C0 to C5: `count` members of a front for stage two, evenly spread over its range of AP, by cost.
 
-    Both ends are among them; each place in between goes to the nearest member that is left.
+    The best is among them, the cheapest is not: where AP has only begun to rise there is nothing to refine. Each place
+    in between goes to the nearest member that is left.
     """
     members = sorted(front, key=lambda each: each.cost)
     if len(members) <= count:
         return members
-    logs = np.log([each.cost for each in members])
+    lowest, highest = members[0].accuracy, members[-1].accuracy
     chosen: list[int] = []
-    for place in np.linspace(logs[0], logs[-1], count):
+    for place in np.linspace(highest, lowest, count + 1)[:count]:
         left = [index for index in range(len(members)) if index not in chosen]
-        chosen.append(min(left, key=lambda index: abs(logs[index] - place)))
+        chosen.append(min(left, key=lambda index: abs(members[index].accuracy - place)))
     return [members[index] for index in sorted(chosen)]
