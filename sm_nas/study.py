@@ -6,6 +6,7 @@ The exhibits ask for what they draw; runs that several exhibits need are made on
     stage-one                 the structural search, and random search with the same budget; picks C0, C1, ...
     stage-two-cN              the modular search within C0, C1, ..., and random search with the same budget
     final-NAME                a detector trained to the end: E0 to E5, a classic one, or one that was found
+    STRATEGY-NAME             the same by another schedule, where sm_nas.train is asked for one
     strategy-N                a row of Table 3
     backbones                 every backbone within one structure, by stage one's schedule
     longer                    candidates of stage one once more, by the final schedule
@@ -198,13 +199,14 @@ class Study:
 
     def final(self, name: str, structure: Structure) -> dict[str, Any]:
         """A detector trained by the final schedule: its 12 COCO numbers on the validation images, latency and costs."""
-        return self._trained(f"final-{slug(name)}", structure, self.preset.final_training)
+        return self.trained(f"final-{slug(name)}", structure, self.preset.final_training)
 
     def strategy(self, row: int) -> dict[str, Any]:
         """A row of Table 3."""
-        return self._trained(f"strategy-{row}", self.preset.strategy_model, self.preset.strategies[row])
+        return self.trained(f"strategy-{row}", self.preset.strategy_model, self.preset.strategies[row])
 
-    def _trained(self, what: str, structure: Structure, strategy: Strategy) -> dict[str, Any]:
+    def trained(self, what: str, structure: Structure, strategy: Strategy) -> dict[str, Any]:
+        """A detector trained by any strategy, in a run folder of its own; see `final`."""
         with self.open(what, structure=str(structure), strategy=asdict(strategy)) as run:
             if run.result is None:
                 trial = Trial(structure, strategy, "validation")

@@ -84,6 +84,11 @@ class Laboratory:
         return self._source.training
 
     @property
+    def images_an_epoch(self) -> int:
+        """How many of them an epoch has; those of a small set come more than once."""
+        return len(self._source.epoch)
+
+    @property
     def sets(self) -> dict[str, DetectionSet]:
         """What AP is measured on: held-out training images in a search, validation images for what is reported."""
         return {"search": self._source.search, "validation": self._source.validation}
