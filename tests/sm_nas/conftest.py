@@ -4,6 +4,7 @@ Scripts that tests start in processes of their own, to be killed there, import t
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +56,9 @@ def data() -> str:
 def steady(monkeypatch):
     """Latencies are made up."""
     monkeypatch.setattr(trial, "measure_latency", steady_latency)
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory) -> Path:
+    """A folder for the runs of TINY's seed 0, which several modules search: whoever comes first trains."""
+    return tmp_path_factory.mktemp("searched")

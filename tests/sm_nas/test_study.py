@@ -44,16 +44,10 @@ def records(study: Study) -> dict[str, list]:
     return found
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory) -> Path:
-    """The folder of all runs, which tests here share."""
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.fixture
-def study(tiny, data, out) -> Study:
-    """Seed 0, searched once for all tests here."""
-    study = Study(tiny, data, 0, out)
+def study(tiny, data, searched) -> Study:
+    """Seed 0, searched once for all tests."""
+    study = Study(tiny, data, 0, searched)
     searches(study)
     return study
 
@@ -87,23 +81,23 @@ def test_both_stages_hand_on_and_find(study, tiny):
         assert two.measured(structure)["AP"] == max(affordable)
 
 
-def test_a_second_study_trains_nothing_and_finds_the_same(study, tiny, data, out, monkeypatch):
+def test_a_second_study_trains_nothing_and_finds_the_same(study, tiny, data, searched, monkeypatch):
     before = records(study)
     monkeypatch.setattr(loop._Training, "train", lambda *_: pytest.fail("something was trained again"))
-    again = Study(tiny, data, 0, out)
+    again = Study(tiny, data, 0, searched)
     assert searches(again) == searches(study)
     assert again.found() == study.found()
     assert records(again) == before
 
 
 def test_evolution_and_random_search_share_what_they_train(study):
-    for name, searched in searches(study).items():
-        evaluated = [each.structure for each in (*searched.found.evaluated, *searched.random.evaluated)]
+    for name, each in searches(study).items():
+        evaluated = [one.structure for one in (*each.found.evaluated, *each.random.evaluated)]
         keys = [record["key"] for record in Run.read(study.folder / f"{name}-s0").candidates()]
         assert len(keys) == len(set(keys))
         assert set(keys) == {str(structure) for structure in evaluated}
         assert len(keys) < len(evaluated), "at least the first generation is common to both"
-        assert {str(structure) for structure in searched.pool} == set(keys)
+        assert {str(structure) for structure in each.pool} == set(keys)
 
 
 def test_nothing_is_left_of_the_trainings(study):
@@ -123,10 +117,10 @@ def test_finals_and_strategies_are_runs_of_their_own(study, tiny):
         study.final("F0", tiny.strategy_model)
 
 
-def test_other_settings_do_not_mix(study, tiny, data, out):
+def test_other_settings_do_not_mix(study, tiny, data, searched):
     other = replace(tiny, stage_one=replace(tiny.stage_one, budget=6))
     with pytest.raises(InputError, match=r"holds a run with search\.budget = 4, and this command asks for 6"):
-        _ = Study(other, data, 0, out).stage_one
+        _ = Study(other, data, 0, searched).stage_one
 
 
 @pytest.mark.parametrize(
@@ -197,9 +191,9 @@ def test_broken_off_in_either_stage_it_comes_to_the_same_end(study, tiny, data, 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.relative_to(tmp_path).parts[2] for path in tmp_path.rglob("detector.state")] == ["stage-two-c0-s0"]
     resumed = Study(tiny, data, 0, tmp_path)
-    for name, searched in searches(study).items():
+    for name, each in searches(study).items():
         there = searches(resumed)[name]
-        assert (there.found, there.random) == (searched.found, searched.random)
+        assert (there.found, there.random) == (each.found, each.random)
     again = records(resumed)
     assert {"stage-one-s0", "stage-two-c0-s0"} < again.keys()
     assert again == {name: whole[name] for name in again}
