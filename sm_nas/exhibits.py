@@ -283,7 +283,7 @@ def figure1(measured: Sequence[Measured], setting: Setting) -> Drawn:
         setting.folder / "figure1.png",
         cost_label=_LATENCY_LABEL,
         with_front=(labels["models"], labels["classics"]),
-        references=names,
+        highlighted=names,
     )
     caption = "Time of detection and AP on validation images, mean over seeds; lines: the fronts."
     return Drawn(
