@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from common.models.norm import shape_of
+
 DIRECT_FROM = 1 << 16  # elements of a weight from which the direct gradient pays
 
 
@@ -84,10 +86,13 @@ class ElasticConv2d(nn.Conv2d):
             raise ValueError("an elastic convolution has one group")
         self.active_out_channels = self.out_channels
 
+    def active(self, in_channels: int) -> tuple[Tensor, Tensor | None]:
+        """Weight (active_out_channels, in_channels, kh, kw) and bias in use for an input of so many channels."""
+        weight = first_channels(self.weight, self.active_out_channels, in_channels, *self.kernel_size)
+        return weight, None if self.bias is None else self.bias[: self.active_out_channels]
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = first_channels(self.weight, self.active_out_channels, x.size(1), *self.kernel_size)
-        bias = None if self.bias is None else self.bias[: self.active_out_channels]
-        return self._conv_forward(x, weight, bias)
+        return self._conv_forward(x, *self.active(x.size(1)))
 
 
 class ElasticConvTranspose2d(nn.ConvTranspose2d):
@@ -111,6 +116,37 @@ class ElasticLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, first_channels(self.weight, self.out_features, x.shape[-1]), self.bias)
+
+
+class ElasticGroupsLinear(nn.Module):
+    """A linear layer on groups of features, such as the bins of a region: of each it reads the first the input has.
+
+    Input (..., groups * F), group by group, with any F up to `group_features`. `weight` is (out, groups,
+    group_features): laid out flat it is that of a plain nn.Linear, such as `copy_corner` takes out for any F.
+    """
+
+    def __init__(self, groups: int, group_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        if groups < 1 or group_features < 1:
+            raise ValueError(f"{groups} groups of {group_features} features are no input of a linear layer")
+        plain = nn.Linear(groups * group_features, out_features, bias)
+        self.weight = nn.Parameter(plain.weight.detach().unflatten(1, (groups, group_features)))
+        self.bias = plain.bias
+
+    @staticmethod
+    def of(plain: nn.Linear, groups: int) -> "ElasticGroupsLinear":
+        """The elastic layer that starts as `plain`, whose input features are so many groups."""
+        with torch.device("meta"):
+            features = plain.in_features // groups
+            layer = ElasticGroupsLinear(groups, features, plain.out_features, plain.bias is not None)
+        layer.weight = nn.Parameter(plain.weight.detach().unflatten(1, (groups, features)))
+        layer.bias = plain.bias
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, groups, _ = self.weight.shape
+        weight = first_channels(self.weight, out, groups, x.shape[-1] // groups)
+        return F.linear(x, weight.flatten(1), self.bias)
 
 
 class ElasticBatchNorm2d(nn.BatchNorm2d):
@@ -145,6 +181,44 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+def active_weights(layer: nn.Module, in_channels: int) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution, elastic or not, as it uses them on an input of so many channels."""
+    return layer.active(in_channels) if isinstance(layer, ElasticConv2d) else (layer.weight, layer.bias)
+
+
+def make_elastic(module: nn.Module) -> nn.Module:
+    """Exchange, in place, each nn.Conv2d and nn.BatchNorm2d inside `module` for the elastic layer of the same weights.
+
+    It computes the same until less of it is activated. Layers of derived types stay. Returns `module`.
+    """
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Conv2d:
+            with torch.device("meta"):
+                layer = ElasticConv2d(**shape_of(child))
+            layer.weight, layer.bias = child.weight, child.bias
+        elif type(child) is nn.BatchNorm2d:
+            with torch.device("meta"):
+                layer = ElasticBatchNorm2d(
+                    child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+                )
+            layer.weight, layer.bias = child.weight, child.bias
+            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+                setattr(layer, buffer, getattr(child, buffer))
+        else:
+            make_elastic(child)
+            continue
+        setattr(module, name, layer.train(child.training))
+    return module
+
+
+def _corner_of(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The corner of the given shape; of the weight of an `ElasticGroupsLinear`, that of each group, side by side."""
+    if tensor.dim() == 3 and len(shape) == 2:
+        groups = tensor.shape[1]
+        return corner(tensor, (shape[0], groups, shape[1] // groups)).flatten(1)
+    return corner(tensor, shape)
+
+
 def copy_corner(source: nn.Module, target: nn.Module) -> nn.Module:
     """Give `target`, a smaller module with a subset of the same names, copies of the corners of `source`'s tensors.
 
@@ -152,17 +226,22 @@ def copy_corner(source: nn.Module, target: nn.Module) -> nn.Module:
     device if you like (it takes over device, type, memory format and training mode), and copy. Returns `target`.
     """
     full: Mapping[str, Tensor] = source.state_dict()
-    copies = {name: corner(full[name], tensor.shape).clone() for name, tensor in target.state_dict().items()}
+    copies = {name: _corner_of(full[name], tensor.shape).clone() for name, tensor in target.state_dict().items()}
     target.load_state_dict(copies, assign=True)
     return target.train(source.training)
 
 
 def _input_dimension(reader: nn.Module) -> int:
+    if isinstance(reader, ElasticGroupsLinear):
+        return 2
     return 0 if isinstance(reader, nn.ConvTranspose2d) else 1
 
 
 def input_importance(reader: nn.Module) -> Tensor:
-    """L1 norm of the weights that read each input channel of a conv, transposed conv or linear layer: (channels,)."""
+    """L1 norm of the weights that read each input channel of a conv, transposed conv or linear layer: (channels,).
+
+    The channels of an `ElasticGroupsLinear` are those of a group.
+    """
     weight = reader.weight.detach()
     others = [dimension for dimension in range(weight.dim()) if dimension != _input_dimension(reader)]
     return weight.abs().sum(others)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from common.models.anchors import Anchors
 from common.models.boxes import clip, constant, decode, encode
+from common.models.elastic import active_weights
 from common.models.matching import MatchSettings, Sample, match, pick, sample
 from common.models.norm import Norm
 from common.models.suppression import best, suppress
@@ -122,9 +123,13 @@ class RPN(nn.Module):
             return outputs["objectness"].gather(1, index), pick(outputs["codes"], index)
         A = self.anchors.per_cell
         cells = neighbourhoods(maps, index // A).flatten(2)  # (B, S, 9 * C)
-        x = F.relu(F.linear(cells, self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias))
-        objectness = F.linear(x, self.objectness.weight.flatten(1), self.objectness.bias)  # (B, S, A)
-        codes = F.linear(x, self.codes.weight.flatten(1), self.codes.bias).unflatten(-1, (A, 4))
+        weight, bias = active_weights(self.conv, maps[0].shape[1])
+        x = F.relu(F.linear(cells, weight.permute(0, 2, 3, 1).flatten(1), bias))
+        objectness, codes = (
+            F.linear(x, weight.flatten(1), bias)
+            for weight, bias in (active_weights(layer, x.shape[-1]) for layer in (self.objectness, self.codes))
+        )  # (B, S, A), (B, S, 4 * A)
+        codes = codes.unflatten(-1, (A, 4))
         within = (index % A).unsqueeze(-1)  # (B, S, 1)
         codes = codes.gather(2, within.unsqueeze(-1).expand(-1, -1, 1, 4))
         return objectness.gather(2, within).squeeze(2), codes.squeeze(2)

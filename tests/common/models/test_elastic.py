@@ -10,9 +10,12 @@ from common.models.elastic import (
     ElasticBatchNorm2d,
     ElasticConv2d,
     ElasticConvTranspose2d,
+    ElasticGroupsLinear,
     ElasticLinear,
+    active_weights,
     copy_corner,
     corner,
+    make_elastic,
     round_channels,
     sort_shared_channels,
 )
@@ -173,3 +176,75 @@ def test_sort_shared_channels_keeps_the_function(device):
     torch.testing.assert_close(run(), before, atol=1e-5, rtol=1e-5)
     importance = up.weight.abs().sum((1, 2, 3)) + linear.weight.abs().sum(0)
     assert (importance.diff() <= 1e-5).all()
+
+
+@pytest.mark.parametrize("direct_from", [0, 1 << 60])
+def test_a_layer_on_groups_reads_the_first_features_of_each(device, direct_from, monkeypatch):
+    monkeypatch.setattr(elastic, "DIRECT_FROM", direct_from)
+    torch.manual_seed(0)
+    layer = ElasticGroupsLinear(groups=4, group_features=6, out_features=3).to(device)
+    weight = layer.weight.detach().clone().requires_grad_()
+    for features in (6, 2, 5):
+        x = torch.randn(2, 7, 4, features, device=device)
+        expected = torch.einsum("bsgf,ogf->bso", x, weight[..., :features]) + layer.bias.detach()
+        found = layer(x.flatten(2))
+        torch.testing.assert_close(found, expected)
+        found.square().sum().backward()
+        expected.square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, weight.grad)
+
+
+def test_a_layer_on_groups_is_the_plain_one_that_it_came_from_and_gives_plain_ones(device):
+    torch.manual_seed(0)
+    plain = nn.Linear(4 * 6, 3).to(device)
+    layer = ElasticGroupsLinear.of(plain, 4)
+    x = torch.randn(5, 4, 6, device=device)
+    assert torch.equal(layer(x.flatten(1)), plain(x.flatten(1)))
+    with torch.device("meta"):
+        narrow = nn.Linear(4 * 2, 3)
+    copy_corner(layer, narrow)
+    torch.testing.assert_close(narrow(x[..., :2].flatten(1)), layer(x[..., :2].flatten(1)))
+    with pytest.raises(ValueError, match="no input"):
+        ElasticGroupsLinear(4, 0, 3)
+
+
+def test_the_inputs_of_a_layer_on_groups_are_sorted_along(device):
+    torch.manual_seed(0)
+    conv, layer = ElasticConv2d(3, 6, 1).to(device), ElasticGroupsLinear(4, 6, 2).to(device)
+    x = torch.randn(1, 3, 2, 2, device=device)
+
+    def run():
+        return layer(conv(x).permute(0, 2, 3, 1).flatten(1))
+
+    before = run()
+    sort_shared_channels([conv], [layer])
+    torch.testing.assert_close(run(), before)
+    assert (layer.weight.abs().sum((0, 1)).diff() <= 1e-5).all()
+
+
+def test_a_plain_network_made_elastic_computes_the_same_until_less_is_activated(device):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.Sequential(nn.BatchNorm2d(8, momentum=0.3)), nn.ReLU())
+    net = net.to(device).eval()
+    net[1][0].running_mean.uniform_(-1, 1)
+    x = torch.randn(2, 3, 6, 6, device=device)
+    before, names = net(x), set(net.state_dict())
+    weights = list(net.parameters())
+    assert make_elastic(net) is net
+    assert torch.equal(net(x), before)
+    assert set(net.state_dict()) == names
+    assert all(ours is weight for ours, weight in zip(net.parameters(), weights, strict=True))
+    assert type(net[1][0]) is ElasticBatchNorm2d
+    assert net[1][0].momentum == 0.3
+    assert not net[1][0].training
+    net[0].active_out_channels = 5
+    torch.testing.assert_close(net(x), before[:, :5])
+
+
+def test_active_weights_are_what_a_convolution_uses(device):
+    conv, plain = ElasticConv2d(4, 6, 3).to(device), nn.Conv2d(4, 6, 3).to(device)
+    conv.active_out_channels = 2
+    weight, bias = active_weights(conv, 3)
+    assert torch.equal(weight, conv.weight[:2, :3])
+    assert torch.equal(bias, conv.bias[:2])
+    assert active_weights(plain, 4) == (plain.weight, plain.bias)
