@@ -524,10 +524,7 @@ class Shrinking(nn.Module):
         @torch.no_grad()
         def teaching(boxes: Tensor) -> RegionOutputs:
             with pool.activated(largest):
-                said = look_at(pool, maps, boxes)
-            # Autocast keeps copies of the weights it converts, and these have no gradient.
-            torch.clear_autocast_cache()
-            return said
+                return look_at(pool, maps, boxes)
 
         for teacher in teachers:
             pool.activate(teacher)

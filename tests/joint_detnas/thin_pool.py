@@ -20,7 +20,7 @@ def make_pool(seed: int = 0) -> TeacherPool:
     torch.manual_seed(seed)
     pool = TeacherPool(SPACE, CATEGORIES, RPN, ROI)
     with torch.no_grad():
-        for layer in (pool.roi.heads[0].classes, pool.roi.heads[0].codes):
+        for layer in (pool.rpn.conv, pool.rpn.objectness, pool.roi.heads[0].classes, pool.roi.heads[0].codes):
             layer.weight.normal_(std=0.3)
     return pool
 
