@@ -1,0 +1,581 @@
+"""What a student is: a backbone written down block by block, its exact cost, and the network made of it.
+
+    architecture = Architecture.standard("resnet50")
+    architecture.cost((1080, 720)).macs_mmdet          # the paper's "FLOPS", without building anything
+    student = as_student(detector)                     # the same detector, its backbone open to morphism
+
+Section 3.1.2: "The proposed action space supports various stage-based backbone families for detector, e.g., ResNet,
+ResNeXt, and MobileNet series". A *stage* is a run of blocks that put out equally many channels; all but its first block
+add to what they are given, so these channels are one tied set. A ResNet has a stage a resolution; a MobileNetV2 has
+seven, some of them at the same resolution.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeVar, get_args
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from common.command import InputError
+from common.cost import Cost
+from common.models.detector import register_backbone
+from common.models.fpn import FPN
+from common.models.mobilenet import MobileNetV2
+from common.models.norm import Norm
+from common.models.outline import outline
+from common.models.resnet import ARCHITECTURES, ResNet
+
+Family = Literal["basic", "bottleneck", "resnext", "inverted_residual"]
+Entry = Literal["projection", "identity", "plain"]
+# Widths inside a block that can be chosen freely. A ResNeXt's grouped convolution keeps its channels, and so does a
+# depthwise one.
+FREE_WIDTHS = {"basic": 1, "bottleneck": 2, "resnext": 1, "inverted_residual": 1}
+STRIDES = (4, 8, 16, 32)
+Detector = TypeVar("Detector", bound=nn.Module)
+Item = TypeVar("Item")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The description
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """inner: channels between the convolutions, from the input on: one number for a basic, ResNeXt or inverted residual
+    block, two for a bottleneck, none for an inverted residual that does not expand. groups: of a ResNeXt's 3x3.
+    """
+
+    inner: tuple[int, ...]
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """width: channels that each block puts out. stride: of the first block. entry: what that block adds its result to:
+    a `projection` of its input, its input (`identity`), or nothing (`plain`); every later block adds to its input.
+    """
+
+    width: int
+    stride: int
+    entry: Entry
+    blocks: tuple[Block, ...]
+
+    @property
+    def first_movable(self) -> int:
+        """The place of the first block that can go: one that changes shape on the way in cannot."""
+        return 0 if self.entry == "identity" else 1
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution, padded to keep the size at stride 1, with a norm behind it and perhaps a ReLU behind that."""
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+    rectified: bool = True
+
+
+@dataclass
+class ChannelSet:
+    """Channels that are there or not for all their writers and readers alike: what channel pruning works on.
+
+    name: "stem", "stage3", "stage3.block2.inner1" (blocks counted from 0, stages from 1) or "head". granule: channels
+    that stay together, a group of a ResNeXt. is_output: whether they are what a stage, or the head, puts out.
+    rows: convolutions that write them, whose weights hold them along dimension 0. norms: those that scale what was
+    written. columns: convolutions that read them, dimension 1. features: the backbone's features that are made of them.
+    Modules are named as they are in a `StudentBackbone`.
+    """
+
+    name: str
+    channels: int
+    granule: int = 1
+    is_output: bool = False
+    rows: list[str] = field(default_factory=list)
+    norms: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    features: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A student's backbone, block by block.
+
+    stem: channels of the first convolution: 7x7 with a max-pool behind it (stride 4), of inverted residuals a 3x3
+    (stride 2). head: channels of a 1x1 convolution past the last stage; of inverted residuals only.
+    InputError, saying what is wrong, for anything that is no network with features at strides 4, 8, 16 and 32.
+    """
+
+    family: Family
+    stem: int
+    stages: tuple[Stage, ...]
+    head: int | None = None
+
+    def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise InputError(f"the student {self} cannot be built: {problem}")
+
+    def __str__(self) -> str:
+        stages = " ".join(f"{len(stage.blocks)}x{stage.width}" for stage in self.stages)
+        return f"{self.family} {self.stem} {stages}" + (f" {self.head}" if self.head else "")
+
+    def _problems(self) -> Iterator[str]:
+        if self.family not in get_args(Family):
+            yield f"there is no family {self.family!r}; give one of {', '.join(get_args(Family))}"
+        if not all(stage.blocks for stage in self.stages):
+            yield "a stage has no block"
+        widths = [self.stem, *(stage.width for stage in self.stages), 1 if self.head is None else self.head]
+        if min(widths + [width for _, _, block in self._blocks() for width in block.inner]) < 1:
+            yield "a width is below 1"
+        inverted = self.family == "inverted_residual"
+        if self.head is not None and not inverted:
+            yield "only inverted residuals have a head"
+        for stage, place, block in self._blocks():
+            where = f"block {place} of stage {stage}"
+            if len(block.inner) != FREE_WIDTHS[self.family] and not (inverted and not block.inner):
+                yield f"{where} has {len(block.inner)} inner widths, and its family {FREE_WIDTHS[self.family]}"
+            if block.groups < 1 or (block.groups > 1 and self.family != "resnext"):
+                yield f"{where} has {block.groups} groups"
+            if any(width % block.groups for width in block.inner):
+                yield f"{where} has {block.inner[0]} channels, which {block.groups} groups cannot share"
+        for number, (stage, inputs) in enumerate(zip(self.stages, widths, strict=False), 1):
+            if stage.entry not in ("identity", "plain" if inverted else "projection"):
+                yield f"stage {number} is entered by {stage.entry!r}, which its family has not"
+            if stage.entry == "identity" and (stage.stride != 1 or stage.width != inputs):
+                yield (
+                    f"stage {number} adds to its input, whose {inputs} channels at stride 1 are not its own "
+                    f"{stage.width} at stride {stage.stride}"
+                )
+        if any(stage.stride not in (1, 2) for stage in self.stages) or self._feature_strides() != STRIDES:
+            yield f"its features are at strides {self._feature_strides()}, not at 4, 8, 16 and 32"
+
+    def _blocks(self) -> Iterator[tuple[int, int, Block]]:
+        """Every block with its stage, from 1, and its place there, from 0."""
+        for number, stage in enumerate(self.stages, 1):
+            for place, block in enumerate(stage.blocks):
+                yield number, place, block
+
+    @property
+    def _stem_stride(self) -> int:
+        return 2 if self.family == "inverted_residual" else 4
+
+    @property
+    def feature_stages(self) -> tuple[int, ...]:
+        """The stages, from 1, after which a feature is taken: the last one of each resolution from stride 4 on."""
+        found, stride = [], self._stem_stride
+        for number, stage in enumerate(self.stages, 1):
+            stride *= stage.stride
+            if stride >= STRIDES[0] and (number == len(self.stages) or self.stages[number].stride > 1):
+                found.append(number)
+        return tuple(found)
+
+    def _feature_strides(self) -> tuple[int, ...]:
+        strides, stride = [], self._stem_stride
+        for number, stage in enumerate(self.stages, 1):
+            stride *= stage.stride
+            if number in self.feature_stages:
+                strides.append(stride)
+        return tuple(strides)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Of the four features."""
+        widths = [self.stages[number - 1].width for number in self.feature_stages]
+        return (*widths[:-1], widths[-1] if self.head is None else self.head)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are."""
+        return sum(len(stage.blocks) for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(description: Mapping[str, Any]) -> "Architecture":
+        """The architecture that `to_dict` described."""
+        stages = tuple(
+            Stage(
+                stage["width"],
+                stage["stride"],
+                stage["entry"],
+                tuple(Block(tuple(block["inner"]), block["groups"]) for block in stage["blocks"]),
+            )
+            for stage in description["stages"]
+        )
+        return Architecture(description["family"], description["stem"], stages, description["head"])
+
+    @staticmethod
+    def standard(name: str, width: float | None = None) -> "Architecture":
+        """A standard backbone: one of common.models.resnet's, `width` the channels of its first stage, or
+        "mobilenet_v2", `width` multiplying all channels.
+        """
+        with outline():
+            backbone = MobileNetV2(width=width or 1.0) if name == "mobilenet_v2" else ResNet(name, width=width)
+        return architecture_of(backbone)
+
+    def with_stage(self, number: int, stage: Stage) -> "Architecture":
+        """The same with another stage in place of one, counted from 1."""
+        return replace(self, stages=(*self.stages[: number - 1], stage, *self.stages[number:]))
+
+    # --- the convolutions of a block: the one place that says what each family is ---
+
+    def chain(self, block: Block, source: Item, inner: Sequence[Item], output: Item) -> tuple[Item, ...]:
+        """What stands before, between and behind a block's convolutions, given what its input, its inner widths and
+        its output are to be: of n convolutions the n + 1 values.
+        """
+        if self.family in ("resnext", "inverted_residual"):  # the 3x3 keeps the channels
+            return (source, *inner, inner[-1] if inner else source, output)
+        return (source, *inner, output)
+
+    def convolutions(self, number: int, place: int) -> list[Convolution]:
+        """The convolutions of a block's body, without a projection."""
+        stage, block = self.stages[number - 1], self.stages[number - 1].blocks[place]
+        channels = self.chain(block, self.inputs_of(number, place), block.inner, stage.width)
+        count = len(channels) - 1
+        strided = 0 if self.family == "basic" else count - 2  # the 3x3
+        groups = channels[strided] if self.family == "inverted_residual" else block.groups
+        return [
+            Convolution(
+                channels[index],
+                channels[index + 1],
+                kernel=3 if self.family == "basic" or index == strided else 1,
+                stride=stage.stride if place == 0 and index == strided else 1,
+                groups=groups if index == strided else 1,
+                rectified=index < count - 1,
+            )
+            for index in range(count)
+        ]
+
+    def inputs_of(self, number: int, place: int) -> int:
+        """Channels that a block is given."""
+        if place:
+            return self.stages[number - 1].width
+        return self.stages[number - 2].width if number > 1 else self.stem
+
+    def projection(self, number: int, place: int) -> Convolution | None:
+        """The convolution of a block's shortcut, if it has one."""
+        stage = self.stages[number - 1]
+        if place or stage.entry != "projection":
+            return None
+        return Convolution(self.inputs_of(number, 0), stage.width, 1, stage.stride, rectified=False)
+
+    @property
+    def stem_convolution(self) -> Convolution:
+        """The first one of all."""
+        return Convolution(3, self.stem, 3 if self.family == "inverted_residual" else 7, 2)
+
+    @property
+    def head_convolution(self) -> Convolution | None:
+        """The last one of all, past the stages, if there is a head."""
+        return None if self.head is None else Convolution(self.stages[-1].width, self.head, 1)
+
+    # --- tied channels ---
+
+    def channel_sets(self) -> list[ChannelSet]:
+        """Every set of tied channels, from the input on."""
+        current = ChannelSet("stem", self.stem, rows=["stem.0"], norms=["stem.1"])
+        sets = [current]
+        for number, stage in enumerate(self.stages, 1):
+            incoming = current
+            if stage.entry != "identity":
+                current = ChannelSet(f"stage{number}", stage.width)
+                sets.append(current)
+            current.is_output = True
+            for place, block in enumerate(stage.blocks):
+                name, granule = (
+                    f"stage{number}.block{place}.inner",
+                    block.inner[0] // block.groups if block.inner else 1,
+                )
+                inner = [
+                    ChannelSet(f"{name}{index}", width, granule if self.family == "resnext" else 1)
+                    for index, width in enumerate(block.inner)
+                ]
+                sets += inner
+                source = current if place else incoming
+                chain = self.chain(block, source, inner, current)
+                for index, convolution in enumerate(self.convolutions(number, place)):
+                    at = f"stage{number}.{place}.body.{3 * index}"
+                    chain[index + 1].rows.append(at)
+                    chain[index + 1].norms.append(f"stage{number}.{place}.body.{3 * index + 1}")
+                    if convolution.groups == 1:
+                        chain[index].columns.append(at)
+                if self.projection(number, place):
+                    source.columns.append(f"stage{number}.0.projection.0")
+                    current.rows.append(f"stage{number}.0.projection.0")
+                    current.norms.append(f"stage{number}.0.projection.1")
+            if number in self.feature_stages and not (self.head and number == len(self.stages)):
+                current.features.append(self.feature_stages.index(number))
+        if self.head is not None:
+            current.columns.append("head.0")
+            last = len(STRIDES) - 1
+            sets.append(ChannelSet("head", self.head, 1, True, ["head.0"], ["head.1"], [], [last]))
+        return sets
+
+    def with_channels(self, channels: Mapping[str, int]) -> "Architecture":
+        """The same with other numbers of channels, by the names of the sets."""
+        width, stages = channels["stem"], []
+        for number, stage in enumerate(self.stages, 1):
+            if stage.entry != "identity":
+                width = channels[f"stage{number}"]
+            blocks = []
+            for place, block in enumerate(stage.blocks):
+                inner = tuple(channels[f"stage{number}.block{place}.inner{i}"] for i in range(len(block.inner)))
+                groups = block.groups * inner[0] // block.inner[0] if self.family == "resnext" else 1
+                blocks.append(Block(inner, groups))
+            stages.append(replace(stage, width=width, blocks=tuple(blocks)))
+        return Architecture(self.family, channels["stem"], tuple(stages), channels.get("head"))
+
+    # --- cost ---
+
+    def cost(self, input_size: tuple[int, int], norm: Norm | None = None, neck_width: int | None = None) -> Cost:
+        """What the backbone costs for one image of `input_size` (width, height; pixels), in closed form: equal to
+        `common.cost.count` of the network, with the same parts ("stem", "stage1", ..., "head").
+
+        norm: a frozen one has no parameters, a group norm no operations. neck_width: also count, as the part
+        "laterals", the 1x1 convolutions with bias by which a pyramid of so many channels reads the four features.
+        """
+        tally = _Tally(norm or Norm())
+        rectify = self.family != "inverted_residual"  # ReLU6 is not counted as a ReLU
+        width, height = input_size
+        cells = tally.convolution("stem", self.stem_convolution, (height, width), rectify)
+        if rectify:
+            tally.operations["stem"] += self.stem * _area(cells)  # of the max-pool
+            cells = _halved(cells)
+        features = []
+        for number, stage in enumerate(self.stages, 1):
+            part = f"stage{number}"
+            for place in range(len(stage.blocks)):
+                inside = cells
+                for convolution in self.convolutions(number, place):
+                    inside = tally.convolution(part, convolution, inside, rectify)
+                if projection := self.projection(number, place):
+                    tally.convolution(part, projection, cells, rectify)
+                cells = inside
+                if rectify:
+                    tally.operations[part] += stage.width * _area(cells)  # of the ReLU behind the addition
+            if number in self.feature_stages:
+                features.append(cells)
+        if self.head_convolution:
+            tally.convolution("head", self.head_convolution, cells, rectify)
+        if neck_width is not None:
+            for channels, size in zip(self.out_channels, features, strict=True):
+                tally.parameters["laterals"] += (channels + 1) * neck_width
+                tally.products["laterals"] += channels * neck_width * _area(size)
+                tally.operations["laterals"] += neck_width * _area(size)
+        return tally.cost()
+
+
+@dataclass
+class _Tally:
+    """Sums by part: parameters, products of convolutions, and what the mmdetection counter adds to those."""
+
+    norm: Norm
+    parameters: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    products: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    operations: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def convolution(self, part: str, layer: Convolution, cells: tuple[int, int], rectify: bool) -> tuple[int, int]:
+        """Adds a convolution with its norm and ReLU on a map of `cells` (height, width); returns the next map's."""
+        cells = _halved(cells) if layer.stride == 2 else cells
+        weights = layer.out_channels * (layer.in_channels // layer.groups) * layer.kernel**2
+        elements = layer.out_channels * _area(cells)
+        self.parameters[part] += weights + (0 if self.norm.kind == "frozen" else 2 * layer.out_channels)
+        self.products[part] += weights * _area(cells)
+        self.operations[part] += 2 * elements if self.norm.kind in ("batch", "frozen") else 0
+        self.operations[part] += elements if rectify and layer.rectified else 0
+        return cells
+
+    def cost(self) -> Cost:
+        """The sums as a `Cost`."""
+        parts = {
+            part: {
+                "params": self.parameters[part],
+                "macs_mmdet": products + self.operations[part],
+                "macs": products,
+                "flops": 2 * products,
+            }
+            for part, products in self.products.items()
+        }
+        return Cost(**{unit: sum(part[unit] for part in parts.values()) for unit in parts["stem"]}, parts=parts)
+
+
+def _area(cells: tuple[int, int]) -> int:
+    return cells[0] * cells[1]
+
+
+def _halved(cells: tuple[int, int]) -> tuple[int, int]:
+    """Cells after a step of stride 2, padded as all are here."""
+    return -(-cells[0] // 2), -(-cells[1] // 2)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The network
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class StudentBlock(nn.Module):
+    """(B, inputs, H, W) to (B, width, H / stride, W / stride): `body`, and what is added to it."""
+
+    def __init__(self, architecture: Architecture, number: int, place: int, norm: Norm) -> None:
+        super().__init__()
+        inverted = architecture.family == "inverted_residual"
+        layers: list[nn.Module] = []
+        for convolution in architecture.convolutions(number, place):
+            layers += _layers(convolution, norm, nn.ReLU6 if inverted else nn.ReLU)
+        self.body = nn.Sequential(*layers)
+        projection = architecture.projection(number, place)
+        self.projection = nn.Sequential(*_layers(projection, norm)) if projection else None
+        self.adds = place > 0 or architecture.stages[number - 1].entry != "plain"
+        self.relu = nn.Identity() if inverted else nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.body(x)
+        if self.adds:
+            result += x if self.projection is None else self.projection(x)
+        return self.relu(result)
+
+
+class StudentBackbone(nn.Module):
+    """Images (B, 3, H, W) to four features (B, out_channels[s], H / strides[s], W / strides[s]).
+
+    Children: `stem`, `stage1` and so on, `head`. norm: how it normalises; network slimming needs its weights to learn.
+    """
+
+    def __init__(self, architecture: Architecture, norm: Norm | None = None) -> None:
+        super().__init__()
+        norm = norm or Norm()
+        self.architecture, self.norm = architecture, norm
+        self.description = {"kind": "joint_detnas", "norm": norm.to_dict(), "architecture": architecture.to_dict()}
+        self.out_channels, self.strides, self.stride = architecture.out_channels, STRIDES, STRIDES[-1]
+        inverted = architecture.family == "inverted_residual"
+        activation = nn.ReLU6 if inverted else nn.ReLU
+        self.stem = nn.Sequential(*_layers(architecture.stem_convolution, norm, activation))
+        if not inverted:
+            self.stem.append(nn.MaxPool2d(3, 2, 1))
+        for number, stage in enumerate(architecture.stages, 1):
+            blocks = [StudentBlock(architecture, number, place, norm) for place in range(len(stage.blocks))]
+            self.add_module(f"stage{number}", nn.Sequential(*blocks))
+        head = architecture.head_convolution
+        if head:
+            self.head = nn.Sequential(*_layers(head, norm, activation))
+        self.has_head = head is not None
+        initialise(self)
+        norm.convert(self)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x, features = self.stem(images), []
+        for number in range(1, len(self.architecture.stages) + 1):
+            x = getattr(self, f"stage{number}")(x)
+            if number in self.architecture.feature_stages:
+                features.append(x)
+        if self.has_head:
+            features[-1] = self.head(x)
+        return tuple(features)
+
+    @staticmethod
+    def from_dict(description: Mapping[str, Any]) -> "StudentBackbone":
+        """The network of a `description`, without its weights."""
+        return StudentBackbone(Architecture.from_dict(description["architecture"]), Norm(**description["norm"]))
+
+
+register_backbone("joint_detnas", StudentBackbone.from_dict)
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of all convolutions, as torchvision does for these families."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _layers(convolution: Convolution, norm: Norm, activation: type[nn.Module] | None = None) -> list[nn.Module]:
+    """A convolution without bias, its norm, and its activation where it has one."""
+    shape = convolution.in_channels, convolution.out_channels, convolution.kernel, convolution.stride
+    padding = convolution.kernel // 2
+    layers = [
+        nn.Conv2d(*shape, padding, groups=convolution.groups, bias=False),
+        norm.layer(convolution.out_channels),
+    ]
+    return [*layers, activation(inplace=True)] if convolution.rectified else layers
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# From the standard networks, weights and all
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def architecture_of(backbone: nn.Module) -> Architecture:
+    """The description of a ResNet, ResNeXt or MobileNetV2 of common.models."""
+    if isinstance(backbone, StudentBackbone):
+        return backbone.architecture
+    if isinstance(backbone, MobileNetV2) and len(backbone.out_channels) == len(STRIDES):
+        return _mobilenet(backbone)
+    if not isinstance(backbone, ResNet) or len(backbone.stages) != len(STRIDES):
+        raise InputError(
+            f"a student cannot be made of {type(backbone).__name__}: give a backbone of four stages, one of "
+            f"{', '.join((*ARCHITECTURES, 'mobilenet_v2'))}"
+        )
+    if backbone.description["deformable"]:
+        raise InputError("a student has no deformable convolutions: put them in once the search is done")
+    stages = []
+    for stage in backbone.stages:
+        first = stage[0]
+        if isinstance(first, BasicBlock):
+            family, blocks = "basic", [Block((block.conv1.out_channels,)) for block in stage]
+        elif first.conv2.groups > 1:
+            family = "resnext"
+            blocks = [Block((block.conv2.out_channels,), block.conv2.groups) for block in stage]
+        else:
+            family = "bottleneck"
+            blocks = [Block((block.conv1.out_channels, block.conv2.out_channels)) for block in stage]
+        entry = "identity" if first.downsample is None else "projection"
+        width = blocks[0].inner[0] if family == "basic" else first.conv3.out_channels
+        stages.append(Stage(width, first.stride, entry, tuple(blocks)))
+    return Architecture(family, backbone.conv1.out_channels, tuple(stages))
+
+
+def _mobilenet(backbone: MobileNetV2) -> Architecture:
+    stem, *layers, head = backbone.features
+    stages: list[Stage] = []
+    for layer in layers:
+        block = Block((layer.conv[0][0].out_channels,) if len(layer.conv) == 4 else ())
+        if stages and layer.use_res_connect:
+            stages[-1] = replace(stages[-1], blocks=(*stages[-1].blocks, block))
+        else:
+            entry = "identity" if layer.use_res_connect else "plain"
+            stages.append(Stage(layer.out_channels, layer.stride, entry, (block,)))
+    return Architecture("inverted_residual", stem[0].out_channels, tuple(stages), head[0].out_channels)
+
+
+def as_student(detector: Detector) -> Detector:
+    """A detector of the same function whose backbone is a `StudentBackbone`, with copies of all weights.
+
+    Every weight of it learns, whatever the other's frozen stages were. InputError where it has no pyramid or its
+    backbone is of none of the families.
+    """
+    if not isinstance(getattr(detector, "fpn", None), FPN):
+        raise InputError(f"a student needs a pyramid, and this {type(detector).__name__} has none")
+    backbone = detector.backbone
+    architecture = architecture_of(backbone)
+    norm = Norm(**backbone.description["norm"])
+    with outline():
+        names = StudentBackbone(architecture, norm).state_dict()
+    tensors = backbone.state_dict().values()  # in the same order
+    weights = {f"backbone.{name}": tensor for name, tensor in zip(names, tensors, strict=True)}
+    rest = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith("backbone.")}
+    return on_backbone(detector, architecture, norm, weights | rest)
+
+
+def on_backbone(detector: Detector, architecture: Architecture, norm: Norm, weights: Mapping[str, Tensor]) -> Detector:
+    """A detector like this one, but on a student's backbone, filled with copies of `weights`, a whole state dict."""
+    with outline():
+        new = type(detector).from_config(detector.config(), StudentBackbone(architecture, norm))
+    new.load_state_dict({name: tensor.detach().clone() for name, tensor in weights.items()}, assign=True)
+    return new.train(detector.training)
