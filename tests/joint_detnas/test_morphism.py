@@ -102,7 +102,7 @@ def test_an_added_layer_is_like_those_beside_it():
 
 
 def kill_channels(backbone: StudentBackbone, generator: np.random.Generator) -> tuple[dict[str, np.ndarray], float]:
-    """Make some channels of every width zero on any image; those alive by set, and the dead gammas in per cent."""
+    """Make some channels of every width zero on any image; those alive by set, and the dead in per cent."""
     modules, alive, dead, total = dict(backbone.named_modules()), {}, 0, 0
     for channels in backbone.architecture.channel_sets():
         if channels.name == "stem" and not channels.is_output:
@@ -116,8 +116,8 @@ def kill_channels(backbone: StudentBackbone, generator: np.random.Generator) -> 
         for name in channels.norms:
             for tensor in (modules[name].weight, modules[name].bias):
                 tensor.data[torch.from_numpy(~mask.ravel())] = 0
-        dead += len(gone) * channels.granule * len(channels.norms)
-        total += channels.channels * len(channels.norms)
+        dead += len(gone) * channels.granule
+        total += channels.channels
     return alive, 100 * dead / total
 
 
@@ -154,7 +154,8 @@ def _convolution(lateral: nn.Module) -> nn.Conv2d:
     return lateral if isinstance(lateral, nn.Conv2d) else lateral[0]
 
 
-def test_one_threshold_for_all_gammas(student_of):
+@pytest.mark.parametrize("counted", ["channels", "gammas"])
+def test_one_threshold_for_the_whole_backbone(counted, student_of):
     """Network slimming by hand, on a ResNet of basic blocks, where only stage 1 and the stem share their channels."""
     student = student_of("basic")
     norms = dict(student.backbone.named_modules())
@@ -168,7 +169,8 @@ def test_one_threshold_for_all_gammas(student_of):
     units = []
     for name, members in widths.items():
         gammas = torch.stack([norms[member].weight.detach().abs() for member in members])
-        units += [(float(value), len(members), name, index) for index, value in enumerate(gammas.mean(dim=0))]
+        weight = len(members) if counted == "gammas" else 1
+        units += [(float(value), weight, name, index) for index, value in enumerate(gammas.mean(dim=0))]
     units.sort()
     budget = 0.2 * sum(weight for _, weight, _, _ in units)
     removed: dict[str, list[int]] = {name: [] for name in widths}
@@ -178,7 +180,7 @@ def test_one_threshold_for_all_gammas(student_of):
             break
         removed[name].append(index)
     assert sum(map(len, removed.values())) > 20
-    kept = kept_channels(student.backbone, 20.0, MorphismSettings(fewest_channels=1))
+    kept = kept_channels(student.backbone, 20.0, MorphismSettings(fewest_channels=1, counted=counted))
     for name, members in widths.items():
         width = len(norms[members[0]].weight)
         assert sorted(removed[name]) == sorted(set(range(width)) - set(kept[name].tolist()))
@@ -392,7 +394,10 @@ def test_other_bad_input_gives_a_sentence(student_of, detector_of):
             evolve(student, action)
     for percentage in (0, 100, -5):
         with pytest.raises(InputError, match=f"{percentage} %"):
-            ChannelPruning(percentage)
+            MorphismSettings(percentages=(10.0, percentage))
+    for least, multiple in ((0, 1), (4, 0)):
+        with pytest.raises(InputError, match=f"at least {least} channels in multiples of {multiple}"):
+            MorphismSettings(fewest_channels=least, multiple=multiple)
     with pytest.raises(InputError, match="as_student"):
         evolve(detector_of("basic"), LayerPruning())
 
@@ -564,7 +569,7 @@ def test_gamma_penalty_is_the_sum_of_all_gammas(student_of):
     expected = 0.0
     for name, parameter in student.backbone.named_parameters():
         if parameter.ndim == 1 and name.endswith("weight"):
-            expected += float(parameter.abs().sum())
+            expected += float(parameter.detach().abs().sum())
     penalty = gamma_penalty(student)
     assert float(penalty) == pytest.approx(expected, rel=1e-5)
     assert float(gamma_penalty(student.backbone)) == float(penalty)
