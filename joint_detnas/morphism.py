@@ -8,13 +8,14 @@
     Section 3.1.2, Weight Inheritance    evolve
     Section 3.3, Model Pruning           layer_importance, channel_importance, kept_channels, gamma_penalty
 
-Differences from the paper, whose appendix holds "the detail of f_evolve for each action" and is not public. All but the
-first two are settings.
+Differences from the paper, which leaves "the detail of f_evolve for each action" to an appendix that this reproduction
+does not have. Where a name stands in brackets, it is a setting.
  1. Layers. A layer is a residual block. The block that changes a stage's shape (with a projection, or without any
     shortcut) stays, and so does the only block of a stage: without them there would be no stage.
  2. Add-Layer. The new block's last gamma and beta are 0, so that it adds nothing yet: the function stays as it is, in
     training too. Where norms are frozen, and nothing could move that gamma, the last convolution is 0 instead. Its
-    widths are those of the block before it; its other weights are drawn as those of a fresh network.
+    widths are those of the block before it, but rather of one that does not change the shape; its other weights are
+    drawn as those of a fresh network.
  3. "Least L1-Norm" is the least mean |w| over a block's convolutions: the sum would be the least wherever a block is
     small, whatever its weights (`layer_norm`).
  4. "Percentage" is of all channels of inner widths and of stage outputs, under one threshold for the whole backbone as
