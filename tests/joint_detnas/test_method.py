@@ -1,0 +1,279 @@
+"""The score by hand, the list, and hill climbing on a made-up landscape; the loss of a pair's training."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from common.command import InputError
+from joint_detnas.distillation import DistillationSettings, distilled_losses, taught_by
+from joint_detnas.method import Evaluated, Judge, Pair, Proposal, Pupil, Settings, TopK, hill_climb
+from joint_detnas.morphism import AddLayer, ChannelPruning, LayerPruning, Rearrange, gamma_penalty
+from joint_detnas.students import Architecture
+from joint_detnas.teachers import TeacherSpace
+from tests.joint_detnas.thin_pool import SPACE, make_pool
+
+TEACHERS = TeacherSpace()
+BASE = Pair(Architecture.standard("resnet50"), TEACHERS.largest())
+JUDGE = Judge(float(BASE.student.cost((1333, 800)).macs), (1333, 800), 0.07, 1.0)
+SIZES = ((512, 512), (1080, 720), (1333, 800))
+
+
+# ---- the score
+
+
+def test_score_of_the_base_is_its_ap_and_others_by_hand():
+    judge = Judge(300.0, (1333, 800), 0.07, 1.0)
+    assert judge.score(0.4, 300.0, (1333, 800)) == pytest.approx(0.4)
+    # half the cost at 720 of 800 pixels: .4 * (.5 * .9)^-.07
+    assert judge.score(0.4, 150.0, (1080, 720)) == pytest.approx(0.4 * math.exp(0.07 * -math.log(0.45)))
+    assert judge.score(0.4, 150.0, (720, 1080)) == judge.score(0.4, 150.0, (1080, 720)), "R is the short side"
+    assert replace(judge, beta=2.0).score(0.4, 300.0, (400, 400)) == pytest.approx(0.4 * 4**0.07)
+    assert replace(judge, alpha=0.0).score(0.4, 1.0, (400, 400)) == 0.4
+    # Table 4: R101's backbone and neck cut to 153.9 * (800 / 720)^2 G at the base size
+    upgraded = judge.score(0.439, 190.0, (1080, 720))
+    assert upgraded == pytest.approx(0.439 * (190 / 300 * 0.9) ** -0.07)
+
+
+def test_best_resolution_is_the_one_with_the_highest_score():
+    judge = Judge(100.0, (200, 100), 1.0, 1.0)
+    # at half the short side an AP counts twice
+    assert judge.best({(200, 100): 0.5, (50, 50): 0.3}, 100.0) == (pytest.approx(0.6), (50, 50))
+    assert judge.best({(200, 100): 0.7, (50, 50): 0.3}, 100.0) == (pytest.approx(0.7), (200, 100))
+    assert judge.best({(200, 100): 0.5, (50, 50): 0.25}, 100.0)[1] == (50, 50), "of equal ones the smallest"
+
+
+# ---- the list
+
+
+def pair(number: int, score: float) -> Evaluated:
+    return Evaluated(Proposal(number, 0, None, BASE.teacher, "train on"), 1, BASE, score, 1.0, (8, 8))
+
+
+def test_top_k_keeps_the_best_and_of_equal_ones_the_first():
+    best = TopK(2)
+    assert [best.update(pair(number, score)) for number, score in enumerate([0.2, 0.1, 0.1, 0.3])] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert [each.number for each in best.members] == [3, 0]
+    assert not best.update(pair(9, math.nan))
+    everything = TopK(None)
+    for number, score in enumerate([0.2, math.nan, 0.1, 0.3]):
+        everything.update(pair(number, score))
+    assert [each.number for each in everything.members] == [3, 0, 2]
+
+
+# ---- a made-up landscape
+
+
+class Landscape:
+    """Students without weights. AP rises with blocks, less and less, falls when channels get few, and is the higher the
+    nearer the teacher's depth is to the student's; a child inherits what training gave its parent.
+    """
+
+    def __init__(self, fails: tuple[int, ...] = ()) -> None:
+        self.students, self.records, self.trained, self.fails = {}, {}, [], fails
+
+    def __call__(self, proposals):
+        for proposal in proposals:
+            if proposal.number not in self.records:
+                self.trained.append(proposal)
+                self.records[proposal.number] = self.measure(proposal)
+            yield self.records[proposal.number]
+
+    def measure(self, proposal: Proposal) -> dict:
+        student, epochs = BASE.student, 0
+        if proposal.parent is not None:
+            student, epochs = self.students[proposal.parent]
+            student, epochs = changed(student, proposal.action), epochs + 1
+        if proposal.number in self.fails:
+            return {"status": "failed", "reason": "does not fit in memory"}
+        self.students[proposal.number] = student, epochs
+        channels = sum(stage.width for stage in student.stages) / sum(stage.width for stage in BASE.student.stages)
+        apart = abs(student.blocks - sum(proposal.teacher.depths))
+        ap = 0.4 + 0.05 * math.log(student.blocks / BASE.student.blocks) - 0.05 * max(0.0, 0.5 - channels)
+        ap -= 0.002 * apart + 0.05 * 0.9**epochs
+        cost = float(student.cost((1333, 800)).macs)
+        score, size = JUDGE.best({each: ap * (min(each) / 800) ** 0.2 for each in SIZES}, cost)
+        return {"architecture": student.to_dict(), "score": score, "cost": cost, "resolution": list(size)}
+
+
+def changed(student: Architecture, action) -> Architecture:
+    """What an action might make of an architecture."""
+    stages = [list(stage.blocks) for stage in student.stages]
+    if isinstance(action, ChannelPruning):
+        sets = {each.name: each.channels for each in student.channel_sets()}
+        return student.with_channels({name: max(4, int(0.9 * count)) for name, count in sets.items()})
+    if isinstance(action, LayerPruning):
+        del max(stages, key=len)[-1]
+    elif isinstance(action, AddLayer):
+        stages[action.stage - 1].insert(action.position, stages[action.stage - 1][-1])
+    elif isinstance(action, Rearrange):
+        stages[action.stage - 1].pop()
+        target = stages[action.stage - 1 + action.direction]
+        target.append(target[-1])
+    blocks = zip(student.stages, stages, strict=True)
+    return replace(student, stages=tuple(replace(stage, blocks=tuple(each)) for stage, each in blocks))
+
+
+def test_landscape_is_climbed_as_algorithm_1_says():
+    landscape = Landscape()
+    settings = Settings(budget=40, k=3, generation=4)
+    told = []
+    history = hill_climb(BASE, TEACHERS, settings, landscape, 0, lambda numbers: told.append(list(numbers)))
+    assert [each.number for each in history.evaluated] == list(range(41))
+    assert history.base.score == history.scores()[0]
+    assert history.best().score == history.scores()[-1] > history.base.score
+    kinds = {each.proposal.step for each in history.evaluated[1:]}
+    assert kinds == {"student", "teacher"}
+    best, generations = TopK(3), [1, *[4] * 10]
+    place = 0
+    for generation, count in enumerate(generations):
+        born = history.evaluated[place : place + count]
+        assert {each.generation for each in born} == {generation}
+        for each in born[: count if generation else 0]:
+            parent = next(member for member in best.members if member.number == each.proposal.parent)
+            if each.proposal.step == "student":
+                assert each.pair.teacher == parent.pair.teacher
+                assert each.pair.student == changed(parent.pair.student, each.proposal.action)
+            else:
+                assert each.proposal.action is None
+                assert each.pair.student == parent.pair.student
+                differences = [
+                    here != there
+                    for one, other in zip(
+                        *(
+                            (*p.pair.teacher.depths, *p.pair.teacher.widths, p.pair.teacher.neck)
+                            for p in (each, parent)
+                        ),
+                        strict=True,
+                    )
+                    for here, there in [(one, other)]
+                ]
+                assert sum(differences) == 1
+        for each in born:
+            best.update(each)
+        place += count
+        kept = {member.number for member in best.members}
+        assert told[generation] == [number for number in range(place) if number not in kept]
+    assert len(told) == 11
+    made = [(each.proposal.parent, each.proposal.action, each.proposal.teacher) for each in history.evaluated]
+    assert len(set(made)) == len(made), "nothing is proposed twice"
+
+
+def test_same_seed_same_search_and_other_seeds_others():
+    settings = Settings(budget=12)
+    one, two, other = (hill_climb(BASE, TEACHERS, settings, Landscape(), seed) for seed in (0, 0, 1))
+    assert one == two
+    assert one != other
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 6, 11])
+def test_broken_off_anywhere_it_comes_to_the_same_end(stop):
+    settings = Settings(budget=12, k=2, generation=3)
+    whole = Landscape()
+    expected = hill_climb(BASE, TEACHERS, settings, whole, 5)
+    landscape = Landscape()
+
+    def breaks(proposals):
+        for proposal, record in zip(proposals, landscape(proposals), strict=True):
+            yield record
+            if proposal.number == stop:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hill_climb(BASE, TEACHERS, settings, breaks, 5)
+    assert len(landscape.trained) < 13
+    assert hill_climb(BASE, TEACHERS, settings, landscape, 5) == expected
+    assert landscape.trained == whole.trained, "each pair once, in the same order"
+
+
+def test_failed_pair_is_no_parent_and_the_search_goes_on():
+    expected = hill_climb(BASE, TEACHERS, Settings(budget=20), Landscape(), 0)
+    parents = [each.proposal.parent for each in expected.evaluated]
+    failing = next(number for number in range(1, 17) if number in parents)
+    history = hill_climb(BASE, TEACHERS, Settings(budget=20), Landscape(fails=(failing,)), 0)
+    assert len(history.evaluated) == 21
+    assert math.isnan(history.evaluated[failing].score)
+    assert history.evaluated[failing].pair is None
+    assert failing not in [each.proposal.parent for each in history.evaluated]
+    assert math.isfinite(history.best().score)
+    assert np.isfinite(history.scores()).all()
+
+
+def test_base_that_cannot_be_measured_is_said():
+    with pytest.raises(InputError, match=r"base detector could not be measured \(does not fit in memory\)"):
+        hill_climb(BASE, TEACHERS, Settings(budget=2), Landscape(fails=(0,)), 0)
+
+
+def test_control_with_the_largest_teacher():
+    settings = Settings(budget=30, teacher="largest")
+    history = hill_climb(BASE, TEACHERS, settings, Landscape(), 0)
+    assert {each.pair.teacher for each in history.evaluated} == {TEACHERS.largest()}
+    steps = [each.proposal.step for each in history.evaluated[1:]]
+    assert set(steps) == {"student", "train on"}
+    for each in history.evaluated[1:]:
+        if each.proposal.step == "train on":
+            assert each.pair == history.evaluated[each.proposal.parent].pair
+    only_trained = hill_climb(BASE, TEACHERS, replace(settings, student_probability=0.0), Landscape(), 0)
+    assert {each.pair for each in only_trained.evaluated} == {BASE}
+
+
+def test_random_control_draws_parents_from_all():
+    told = []
+    settings = Settings(budget=60, k=None)
+    history = hill_climb(BASE, TEACHERS, settings, Landscape(), 0, lambda numbers: told.extend(numbers))
+    assert told == [], "any pair may still become a parent"
+    best, outside = TopK(5), 0
+    for each in history.evaluated:
+        outside += each.number > 0 and each.proposal.parent not in [member.number for member in best.members]
+        best.update(each)
+    assert outside > 20, "parents that no top-k list would hold"
+
+
+def test_climbing_beats_random_actions_at_the_same_budget():
+    gains = []
+    for seed in range(20):
+        found = [
+            hill_climb(BASE, TEACHERS, Settings(budget=40, k=k), Landscape(), seed).best().score for k in (5, None)
+        ]
+        gains.append(found[0] - found[1])
+    assert sum(gain > 0 for gain in gains) >= 18
+    assert np.mean(gains) > 0.01
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"k": 0}, {"generation": 0}, {"budget": -1}, {"student_probability": 1.5}],
+    ids=lambda each: next(iter(each)),
+)
+def test_settings_that_make_no_search(wrong):
+    with pytest.raises(InputError, match="the search settings cannot be used: there is no "):
+        Settings(**wrong)
+
+
+# ---- the loss of a pair's training
+
+
+def test_overall_loss_is_the_sum_of_its_parts(student_of, batch):
+    student = student_of("basic").train()
+    teacher = make_pool().ready(SPACE.smallest(), [batch.images])
+    pupil = Pupil(student, SPACE.neck_channels(SPACE.largest()))
+    torch.manual_seed(0)
+    losses = pupil.losses(batch, teacher, DistillationSettings(), 0.01)
+    torch.manual_seed(0)
+    taught = distilled_losses(student(batch.images), batch, taught_by(teacher, batch.images), pupil.adapter)
+    parts = ("rpn_objectness", "rpn_box", "roi_class", "roi_box", "distil_feature", "distil_class", "distil_box")
+    for part in parts:
+        torch.testing.assert_close(losses[part], taught[part], rtol=1e-4, atol=1e-6)
+    assert torch.equal(losses["gamma"], gamma_penalty(student))
+    expected = sum(losses[part] for part in parts) + 0.01 * losses["gamma"]
+    torch.testing.assert_close(losses["loss"], expected)
+    losses["loss"].backward()
+    assert all(p.grad is not None for p in (student.backbone.stem[0].weight, pupil.adapter.weight))
+    assert all(parameter.grad is None for parameter in teacher.parameters())
