@@ -14,6 +14,7 @@ from common.command import InputError
 
 PADDING = tuple(round(255 * mean) for mean in IMAGE_MEAN)  # the mean colour: about 0 once normalised
 
+SIDE_MULTIPLE = 32  # pixels to a cell of a backbone's last feature
 Size = int | tuple[int, int]  # of a canvas in pixels: the side of a square, or width and height
 
 
@@ -25,6 +26,12 @@ def canvas_of(size: Size | Sequence[int]) -> tuple[int, int]:
             f"images cannot be fitted into {size!r} pixels: give one side of a square, or width and height"
         )
     return sides
+
+
+def padded(size: Size, multiple: int = SIDE_MULTIPLE) -> tuple[int, int]:
+    """Width and height of a canvas in whole multiples of so many pixels, as networks need them."""
+    width, height = (-(-side // multiple) * multiple for side in canvas_of(size))
+    return width, height
 
 
 def letterbox_scale(sizes: np.ndarray, size: Size) -> np.ndarray:

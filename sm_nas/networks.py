@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from common.letterbox import padded
 from common.models.anchors import Anchors
 from common.models.detector import register_backbone
 from common.models.fpn import FPN
@@ -22,7 +23,6 @@ from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage, two_stage_losses
 from sm_nas.method import STAGES, BackboneCode, Structure
 
-SIDE_MULTIPLE = 32
 RETINANET_SCALE = 0.5  # of an RPN's anchors: 4 strides where those have 8
 NO_FPN_STRIDE = 16  # of the RPN where the backbone's last stage works on each region
 MB_EXPANSION = 6
@@ -141,8 +141,7 @@ class DetectorSettings:
 
 def input_size(structure: Structure) -> tuple[int, int]:
     """Width and height of the canvas that images are fitted into: the structure's, in whole multiples of 32 pixels."""
-    width, height = (-(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE for side in structure.size)
-    return width, height
+    return padded(structure.size)
 
 
 def build_backbone(name: str, settings: DetectorSettings, norm: Norm | None = None) -> nn.Module:

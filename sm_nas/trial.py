@@ -3,34 +3,22 @@
 A `Trial` says what to train and how; `Laboratory` holds the data and does it, in this process or in another one.
 """
 
-import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property, lru_cache
-from itertools import islice
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from common.batch import Batch, ClassificationBatch
+from common.batch import Batch
 from common.cost import count
-from common.data.augment import CROP_AUGMENTATION
-from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
-from common.data.crops import object_crops
-from common.data.detection_set import DetectionSet
-from common.data.source import load
-from common.data.splits import epoch_of, training_and_held_out
-from common.evaluate.average_precision import GroundTruth
-from common.evaluate.latency import measure_latency
-from common.evaluate.subnetworks import average_precision
-from common.models.classifier import Classifier, classification_losses
 from common.models.norm import NormKind
 from common.models.outline import outline
-from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
-from common.train.loop import FitReport, Precision, Step, fit
+from common.train import laboratory
+from common.train.laboratory import remove_folder
+from common.train.loop import FitReport, Step, fit
 from common.train.run_folder import Run
 from sm_nas.method import Structure
 from sm_nas.networks import build_backbone, build_detector, input_size, losses_of
@@ -53,47 +41,22 @@ def in_parts(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 @dataclass(frozen=True)
-class Laboratory:
-    """Data of one seed, and the training of detectors on it.
-
-    folder: of the study's runs; pre-trained backbones lie there. images are those of `data`, see
-    `common.data.source.load`. The same laboratory in another process reads its own data once.
-    """
+class Laboratory(laboratory.Laboratory):
+    """Data of one seed, and the training of detectors on it; see `common.train.laboratory`."""
 
     preset: Preset
-    data: str
-    seed: int
-    folder: Path
-    device: str = "cpu"
-    precision: Precision = "float32"
-
-    # ---- data
-
-    @property
-    def _source(self) -> "_Source":
-        return _source(self.preset, self.data, self.device)
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self._source.training.categories
-
-    @property
-    def training_set(self) -> DetectionSet:
-        """Images that detectors are trained on."""
-        return self._source.training
-
-    @property
-    def images_an_epoch(self) -> int:
-        """How many of them an epoch has; those of a small set come more than once."""
-        return len(self._source.epoch)
-
-    @property
-    def sets(self) -> dict[str, DetectionSet]:
-        """What AP is measured on: held-out training images in a search, validation images for what is reported."""
-        return {"search": self._source.search, "validation": self._source.validation}
+    paper: ClassVar[str] = "sm_nas"
 
     # ---- networks
+
+    @property
+    def backbone_width(self) -> int:
+        """Channels of the first stage of a standard backbone."""
+        return self.preset.detector.width
+
+    def backbone(self, name: str) -> nn.Module:
+        """A fresh backbone, standard or searched."""
+        return build_backbone(name, self.preset.detector)
 
     def detector(self, structure: Structure, norm: NormKind = "batch") -> nn.Module:
         """A fresh detector, drawn by the seed."""
@@ -111,72 +74,13 @@ class Laboratory:
 
     # ---- training
 
-    def has_imagenet_weights(self, backbone: str) -> bool:
-        """Whether a backbone starts from torchvision's ImageNet weights; they are of standard width."""
-        return self.preset.imagenet and self.preset.detector.width == 64 and backbone in IMAGENET_BACKBONES
-
-    def pretrain(self, backbone: str) -> None:
-        """Have a backbone's weights at hand: fetched where there are such, else trained on object crops, once."""
-        preset = self.preset
-        if self.has_imagenet_weights(backbone):
-            imagenet_backbone(backbone)
-            return
-        config = {
-            "paper": "sm_nas",
-            "what": "classification",
-            "backbone": backbone,
-            "data": self.data,
-            "seed": self.seed,
-            "precision": self.precision,
-            "settings": asdict(preset.classification),
-            "crops": [preset.crops, preset.crop_size, preset.crop_batch_size],
-            "width": preset.detector.width,
-        }
-        with Run.open(self._backbone_folder(backbone), config) as run:
-            if run.result is not None:
-                return
-            torch.manual_seed(self.seed)
-            crops = self._source.crops
-            network = Classifier(build_backbone(backbone, preset.detector), len(crops.categories))
-            network = network.to(self.device, memory_format=torch.channels_last)
-            epoch = crops.repeated(preset.crops or 0)
-            batches = ClassificationBatches(epoch, preset.crop_batch_size, self.device, CROP_AUGMENTATION, self.seed)
-
-            def losses(batch: ClassificationBatch, _: Step):
-                yield classification_losses(network(batch.images), batch)
-
-            arguments = (batches, preset.classification, losses, self.seed, self.device)
-            report = fit(run, "classification", network, *arguments, precision=self.precision)
-            run.finish({"seconds": report.seconds, "accuracy": report.losses["accuracy"]})
-
-    def pretrained(self, backbone: str) -> dict[str, Tensor]:
-        """Weights of a backbone that was trained on classification; trained now where it was not."""
-        if self.has_imagenet_weights(backbone):
-            return imagenet_backbone(backbone)
-        folder = self._backbone_folder(backbone)
-        if not (folder / "result.json").is_file():
-            self.pretrain(backbone)
-        weights, _ = Run.read(folder).load_weights("classification")
-        return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
-
-    def _backbone_folder(self, backbone: str) -> Path:
-        return self.folder / f"classification-{backbone.replace('_', '-').lower()}-s{self.seed}"
-
     def train(self, run: Run, stage: str, trial: Trial) -> tuple[nn.Module, FitReport]:
         """The detector of a trial, trained in a run folder."""
         strategy, structure = trial.strategy, trial.structure
         network = self.detector(structure, strategy.norm)
         if strategy.pretrained and run.stage_done(stage) is None:
             self._load_backbone(network, self.pretrained(structure.backbone))
-        batches = DetectionBatches(
-            self._source.epoch,
-            input_size(structure),
-            strategy.batch_size,
-            self.device,
-            self.preset.augmentation,
-            self.seed,
-            images=self._source.images("epoch", input_size(structure)),
-        )
+        batches = self.training_batches(input_size(structure), strategy.batch_size)
         losses_of_network = losses_of(network)
 
         def losses(batch: Batch, _: Step):
@@ -211,26 +115,7 @@ class Laboratory:
     def measure(self, network: nn.Module, trial: Trial) -> dict[str, Any]:
         """The 12 COCO numbers, and the latency of detection on images of the same set, one at a time."""
         size, where = input_size(trial.structure), trial.measured_on
-        batches = DetectionBatches(
-            self.sets[where],
-            size,
-            self.preset.evaluation_batch_size,
-            self.device,
-            images=self._source.images(where, size),
-        )
-        numbers = average_precision(network, batches.in_order(), self._source.truth(where))
-        one_by_one = (image[None] for batch in batches.in_order() for image in batch.images)
-        images = list(islice(one_by_one, self.preset.latency_images))
-        latency = measure_latency(
-            _Detection(network),
-            images[0].shape[1:],
-            self.device,
-            warmup=self.preset.latency_warmup,
-            runs=len(images),
-            pause_s=self.preset.latency_pause,
-            images=images,
-        )
-        return {**numbers, "latency": latency.median_ms, "latency_iqr": latency.iqr_ms, "latency_of": asdict(latency)}
+        return {**self.precision_at(network, size, where), **self.latency_at(network, size, where)}
 
     def train_and_measure(self, trial: Trial, folder: Path) -> dict[str, Any]:
         """A candidate of a search: AP, latency, costs, seconds of training. folder: of its training, for as long as it
@@ -240,24 +125,9 @@ class Laboratory:
         with Run.open(folder, config) as run:
             network, report = self.train(run, "detector", trial)
             measured = self.measure(network, trial) | self.describe(trial.structure)
-        # Out of the way first: half a folder, left by a kill in between, would not go on.
-        gone = folder.with_name(f".{folder.name}.gone")
-        shutil.rmtree(gone, ignore_errors=True)
-        folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_folder(folder)
         spent = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds, "losses": report.losses}
         return measured | spent
-
-
-class _Detection(nn.Module):
-    """Detection as a forward pass, so that it can be timed."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor):
-        return self.network.detect(images)
 
 
 def _last_stage(
@@ -300,41 +170,3 @@ def parameters(structure: Structure, categories: int, preset: Preset) -> int:
     with outline():
         network = build_detector(structure, categories, preset.detector)
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-# ---- data, once a process
-
-
-class _Source:
-    """The sets of one data source, decoded once for every input size that is asked for."""
-
-    def __init__(self, preset: Preset, data: str, device: str) -> None:
-        images, held_out = preset.train_images, preset.search_images
-        self.training, self.search = training_and_held_out(data, images, held_out, preset.name)
-        self.epoch = epoch_of(self.training, images)
-        self.preset, self.data, self.device = preset, data, device
-
-    @cached_property
-    def validation(self) -> DetectionSet:
-        return load(self.data, "val", limit=self.preset.validation_images)
-
-    @cached_property
-    def crops(self):
-        return object_crops(self.training, self.preset.crop_size, self.preset.crops, seed=0)
-
-    @cache  # noqa: B019 (a source lives as long as its process)
-    def truth(self, name: str) -> GroundTruth:
-        return GroundTruth(getattr(self, name))
-
-    @cache  # noqa: B019
-    def images(self, name: str, size: tuple[int, int]) -> Tensor | None:
-        """The decoded images of a set at a size; None where they are too many to be held, and are streamed."""
-        dataset = getattr(self, name)
-        if len(dataset) * 3 * math.prod(size) > memory_for_images(torch.device(self.device)):
-            return None
-        return resident(dataset, size, self.device)
-
-
-@lru_cache(maxsize=4)
-def _source(preset: Preset, data: str, device: str) -> _Source:
-    return _Source(preset, data, device)

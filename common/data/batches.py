@@ -6,7 +6,7 @@ the whole batch on the device, so the batches are equal to the bit either way, a
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -210,8 +210,12 @@ class DetectionBatches(_Shuffled):
 
         `scale` is the letterbox's: it does not follow the augmentation.
         """
-        order = self._shuffled(epoch, start)
-        for step, (index, images) in enumerate(self._loaded(order), start):
+        yield from self.chosen(epoch, range(start, self.steps_per_epoch))
+
+    def chosen(self, epoch: int, steps: Sequence[int]) -> Iterator[Batch]:
+        """The batches of some steps of an epoch."""
+        order = self._shuffled(epoch, 0)
+        for step, (index, images) in zip(steps, self._loaded([order[step] for step in steps]), strict=True):
             drawn = None
             if self.augment is not None:
                 drawn = self.augment.draw(self.batch_size, _generator(self.seed, epoch, step + 1)).to(self.device)
@@ -243,6 +247,34 @@ class DetectionBatches(_Shuffled):
             decoded = _decoded(self.dataset, self.size, indices, self.workers, self.device.type == "cuda")
             for index, images in zip(order, decoded, strict=True):
                 yield index.to(self.device), images.to(self.device, non_blocking=True)
+
+
+class ResolutionBatches:
+    """Training batches whose canvas is drawn anew at each step: all sizes alike likely, by (seed, epoch, step) only.
+
+    parts: by size, batches of the same images, of the same seed and batch size, so that the size is all that is drawn.
+    Images that are streamed are decoded at the size that they are wanted at.
+    """
+
+    def __init__(self, parts: Mapping[Size, DetectionBatches], seed: int = 0):
+        if not parts:
+            raise InputError("there is no size to draw training images at: give one or more")
+        self.parts, self.seed = dict(parts), seed
+        self.steps_per_epoch = next(iter(self.parts.values())).steps_per_epoch
+
+    def sizes(self, epoch: int) -> list[Size]:
+        """The canvas of each step of an epoch."""
+        draw = torch.randint(len(self.parts), (self.steps_per_epoch,), generator=_generator(self.seed, epoch, 0, 1))
+        choices = list(self.parts)
+        return [choices[index] for index in draw.tolist()]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Shuffled, augmented batches of one epoch from step `start` on."""
+        sizes = self.sizes(epoch)
+        wanted = {size: [step for step in range(start, len(sizes)) if sizes[step] == size] for size in self.parts}
+        streams = {size: part.chosen(epoch, wanted[size]) for size, part in self.parts.items()}
+        for size in sizes[start:]:
+            yield next(streams[size])
 
 
 class ClassificationBatches(_Shuffled):

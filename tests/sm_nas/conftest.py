@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.evaluate.latency import Latency
+from common.train import laboratory
 from sm_nas import trial
 from sm_nas.presets import SMOKE, Preset
 
@@ -55,7 +56,7 @@ def data() -> str:
 @pytest.fixture
 def steady(monkeypatch):
     """Latencies are made up."""
-    monkeypatch.setattr(trial, "measure_latency", steady_latency)
+    monkeypatch.setattr(laboratory, "measure_latency", steady_latency)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.command import InputError
-from common.train import loop
+from common.train import laboratory, loop
 from common.train.run_folder import Run
 from sm_nas import trial
 from sm_nas.method import Structure, not_larger
@@ -203,7 +203,7 @@ def _search_until_killed(out: Path, data: str) -> None:
     from conftest import TINY, checkpoint_at_every_step, steady_latency
 
     checkpoint_at_every_step(pytest.MonkeyPatch())
-    trial.measure_latency = steady_latency
+    laboratory.measure_latency = steady_latency
     study, steps = Study(TINY, data, 0, out), []
 
     def parts(batch, size):

@@ -15,6 +15,7 @@ from torch import nn
 
 from common.batch import Batch
 from common.command import InputError
+from common.train import laboratory as shared
 from common.train.run_folder import Run
 from common.train.schedule import Optimisation
 from sm_nas import trial
@@ -133,7 +134,7 @@ def test_without_an_fpn_the_stage_on_regions_is_pretrained_too(laboratory, backb
 
 def test_pretraining_is_done_once_and_kept(laboratory, monkeypatch):
     weights = laboratory.pretrained("resnet18")
-    monkeypatch.setattr(trial, "fit", lambda *_, **__: pytest.fail("the backbone was trained again"))
+    monkeypatch.setattr(shared, "fit", lambda *_, **__: pytest.fail("the backbone was trained again"))
     again = laboratory.pretrained("resnet18")
     assert weights.keys() == again.keys() == build_backbone("resnet18", SMOKE.detector).state_dict().keys()
     assert all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
@@ -183,7 +184,7 @@ def test_what_is_said_of_a_trial(laboratory, tmp_path):
 
 def test_half_a_folder_that_was_being_taken_away_is_no_obstacle(laboratory, tmp_path, monkeypatch):
     """A kill while the folder of a measured training goes: the training is done once more."""
-    rmtree = trial.shutil.rmtree
+    rmtree = shared.shutil.rmtree
 
     def killed(folder, **_):
         for file in Path(folder).glob("*.safetensors"):
@@ -191,10 +192,10 @@ def test_half_a_folder_that_was_being_taken_away_is_no_obstacle(laboratory, tmp_
         if Path(folder).exists():
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trial.shutil, "rmtree", killed)
+    monkeypatch.setattr(shared.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         laboratory.train_and_measure(Trial(CASCADE, SCRATCH), tmp_path / "one")
-    monkeypatch.setattr(trial.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(shared.shutil, "rmtree", rmtree)
     measured = laboratory.train_and_measure(Trial(CASCADE, SCRATCH), tmp_path / "one")
     assert measured["AP"] >= 0
     assert list(tmp_path.iterdir()) == []
