@@ -1,0 +1,296 @@
+"""The four scales of Joint-DetNAS's reproduction as named settings: a scale is a preset, never a branch in the code."""
+
+from dataclasses import dataclass, replace
+
+from common.command import InputError
+from common.data.augment import Augmentation
+from common.models.anchors import Anchors
+from common.models.fpn import level_stride
+from common.models.resnet import ARCHITECTURES
+from common.models.roi_head import RoISettings
+from common.models.rpn import RPNSettings
+from common.train.schedule import Optimisation
+from joint_detnas.distillation import DistillationSettings
+from joint_detnas.method import Settings, Size
+from joint_detnas.morphism import MorphismSettings
+from joint_detnas.teachers import FIRST_LEVEL, LAST_LEVEL, Phase, ShrinkingSettings, TeacherSpace
+
+BACKBONES = (*ARCHITECTURES, "mobilenet_v2")
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """What the base detector and all teachers of a scale share."""
+
+    width: int = 64
+    """Channels of the first stage of a standard ResNet; other backbones are thinner in proportion."""
+    neck_width: int = 256
+    """Channels of the base detector's pyramid."""
+    anchor_scale: float = 8.0
+    """Side of the square anchors, in strides."""
+    hidden: int = 1024
+    """Channels of the two fully connected layers."""
+    canonical_side: float = 224.0
+    """Side of the regions that are read from stride 16, pixels."""
+    rpn_samples: int = 256
+    """Anchors an image in the RPN's loss."""
+    region_samples: int = 512
+    """Regions an image in the head's losses, and in distillation."""
+    candidates: tuple[int, int] = (2000, 1000)
+    """Boxes of each level before the RPN's suppression, in training and in testing."""
+    proposals: tuple[int, int] = (2000, 1000)
+    """Boxes after it."""
+    region_candidates: int = 2000
+    """Pairs of region and class before the last suppression."""
+
+    @property
+    def rpn(self) -> RPNSettings:
+        """Settings of the first stage."""
+        strides = [level_stride(level) for level in range(FIRST_LEVEL, LAST_LEVEL + 1)]
+        return RPNSettings(
+            anchors=Anchors.octaves(strides, self.anchor_scale),
+            samples=self.rpn_samples,
+            candidates=self.candidates,
+            proposals=self.proposals,
+        )
+
+    @property
+    def roi(self) -> RoISettings:
+        """Settings of the second stage."""
+        return RoISettings(
+            hidden=(self.hidden, self.hidden),
+            samples=self.region_samples,
+            canonical_side=self.canonical_side,
+            candidates=self.region_candidates,
+        )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that a run of Joint-DetNAS needs to know besides its data and seed."""
+
+    name: str
+    """Scale: smoke, nano, mini or paper."""
+    backbone: str
+    """Of the base detector, where no other is asked for."""
+    sizes: tuple[Size, ...]
+    """Input sizes that are drawn in training and judged after it: r_1, r_2, ... (width, height)."""
+    base_size: Size
+    """Input size of the base detector: R_base, and what costs are counted at."""
+    detector: DetectorSettings
+    """What the base detector and the teachers share."""
+    teachers: TeacherSpace
+    """The elastic teacher pool."""
+    train_images: int | None
+    """Images of an epoch: of a larger set so many are drawn once, a smaller one is repeated (none: the whole set)."""
+    search_images: int
+    """Training images held out to judge pairs by: the AP of a search comes from them, never the reported AP."""
+    validation_images: int | None
+    """Images that AP is reported on at the most (none: all)."""
+    evaluation_batch_size: int
+    """Images a forward pass of an evaluation."""
+    calibration_images: int
+    """Images of each size in "a batch of images" that a teacher's batch-norm statistics are reset by."""
+    augmentation: Augmentation
+    """Of the detection images."""
+    latency_images: int
+    """Images that detection is timed on, one at a time."""
+    latency_warmup: int
+    """Passes before the clock starts."""
+    latency_pause: float
+    """Rest between timed passes, seconds."""
+    imagenet: bool
+    """Take torchvision's ImageNet weights for the standard backbones that it has; all others train on object crops."""
+    crop_size: int
+    """Side of the classification images, pixels."""
+    crop_batch_size: int
+    """Crops a training step."""
+    crops: int | None
+    """Object crops of an epoch of pre-training, in ImageNet's place; fewer are repeated (none: all there are)."""
+    classification: Optimisation
+    """Pre-training of a backbone, the base's and the pool's."""
+    batch_size: int
+    """Images a step, of every training of detectors."""
+    base_training: Optimisation
+    """Of the base detector (paper: 2x with multi-scale training)."""
+    shrinking: ShrinkingSettings
+    """Of the teacher pool."""
+    pair_training: Optimisation
+    """Of each pair (paper: 3 epochs)."""
+    distillation: DistillationSettings
+    """Weights of what a teacher adds to a student's loss."""
+    search: Settings
+    """Algorithm 1."""
+
+
+def _adamw(epochs: int, learning_rate: float, **more) -> Optimisation:
+    rest = {"weight_decay": 1e-4, "warmup_epochs": min(0.3, epochs / 4), "clip_norm": 10.0} | more
+    return Optimisation(epochs=epochs, optimiser="adamw", learning_rate=learning_rate, **rest)
+
+
+def _sgd(epochs: int, learning_rate: float, **more) -> Optimisation:
+    rest = {"momentum": 0.9, "weight_decay": 1e-4, "warmup_epochs": min(0.3, epochs / 4), "clip_norm": 35.0} | more
+    return Optimisation(epochs=epochs, optimiser="sgd", learning_rate=learning_rate, **rest)
+
+
+def _steps(epochs: int, learning_rate: float, **more) -> Optimisation:
+    """He, Girshick and Dollar's schedule: the learning rate falls to a tenth twice, at 2/3 and 11/12 of the epochs."""
+    milestones = (round(epochs * 2 / 3, 2), round(epochs * 11 / 12, 2))
+    return _sgd(epochs, learning_rate, **({"policy": "multistep", "milestones": milestones} | more))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+SMOKE = Preset(
+    name="smoke",
+    backbone="resnet18",
+    sizes=((32, 32), (64, 64)),
+    base_size=(64, 64),
+    detector=DetectorSettings(
+        width=8,
+        neck_width=16,
+        anchor_scale=4.0,
+        hidden=32,
+        canonical_side=64.0,
+        rpn_samples=32,
+        region_samples=32,
+        candidates=(60, 40),
+        proposals=(40, 20),
+        region_candidates=100,
+    ),
+    teachers=TeacherSpace(depths=((1, 2), (1, 2), (1, 2), (1, 2)), width=8, neck_width=16, channel_multiple=2),
+    train_images=32,
+    search_images=16,
+    validation_images=16,
+    evaluation_batch_size=16,
+    calibration_images=8,
+    augmentation=Augmentation(scale_min=0.8, scale_max=1.2, shift=0.1),
+    latency_images=4,
+    latency_warmup=1,
+    latency_pause=0.0,
+    imagenet=False,
+    crop_size=32,
+    crop_batch_size=16,
+    crops=64,
+    classification=_adamw(1, 2e-3),
+    batch_size=8,
+    base_training=_adamw(2, 2e-3),
+    shrinking=ShrinkingSettings(
+        phases=(Phase("full", 1, 0), Phase("one-step", 1, 1), Phase("all", 1, None)), optimisation=_adamw(1, 2e-3)
+    ),
+    pair_training=_adamw(1, 1e-3),
+    distillation=DistillationSettings(),
+    search=Settings(budget=6, k=3, generation=2, morphism=MorphismSettings(fewest_channels=2)),
+)
+"""Every code path in about a minute; its numbers mean nothing.
+
+Command: python -m joint_detnas.search --scale smoke
+"""
+
+NANO = replace(
+    SMOKE,
+    name="nano",
+    sizes=((64, 64), (96, 96), (128, 128), (160, 160)),
+    base_size=(160, 160),
+    detector=DetectorSettings(
+        width=16,
+        neck_width=32,
+        anchor_scale=4.0,
+        hidden=128,
+        canonical_side=64.0,
+        rpn_samples=64,
+        region_samples=64,
+        candidates=(300, 100),
+        proposals=(150, 60),
+        region_candidates=300,
+    ),
+    teachers=TeacherSpace(depths=((2, 3), (2, 4), (2, 6), (2, 3)), width=16, neck_width=32, channel_multiple=4),
+    train_images=600,
+    search_images=250,
+    validation_images=500,
+    evaluation_batch_size=32,
+    calibration_images=32,
+    latency_images=20,
+    latency_warmup=3,
+    crops=3000,
+    crop_batch_size=32,
+    classification=_adamw(4, 4e-3),
+    batch_size=4,
+    base_training=_adamw(10, 3e-3),
+    shrinking=ShrinkingSettings(
+        phases=(Phase("full", 8, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
+        optimisation=_adamw(8, 3e-3),
+    ),
+    pair_training=_adamw(3, 1e-3),
+    search=Settings(budget=24, k=5, generation=4),
+)
+"""Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
+
+Command: python -m joint_detnas.search --scale nano --data scenes
+"""
+
+PAPER = Preset(
+    name="paper",
+    backbone="resnet101",
+    sizes=((512, 512), (800, 600), (1080, 720), (1333, 800)),
+    base_size=(1333, 800),
+    detector=DetectorSettings(),
+    teachers=TeacherSpace(),
+    train_images=None,
+    search_images=2000,
+    validation_images=None,
+    evaluation_batch_size=8,
+    calibration_images=16,
+    augmentation=Augmentation(scale_min=0.8, scale_max=1.25, shift=0.1, jitter=0.0),
+    latency_images=200,
+    latency_warmup=20,
+    latency_pause=0.01,
+    imagenet=True,
+    crop_size=128,
+    crop_batch_size=256,
+    crops=None,
+    classification=_sgd(90, 0.1, clip_norm=None),
+    batch_size=16,
+    base_training=_steps(24, 0.02),
+    shrinking=ShrinkingSettings(optimisation=_sgd(24, 0.02)),
+    pair_training=_sgd(3, 0.01),
+    distillation=DistillationSettings(),
+    search=Settings(budget=100, k=5, generation=8),
+)
+"""COCO as published: 2x with multi-scale training for the base, 3 epochs a pair, about 100 pairs.
+
+Command: python -m joint_detnas.search --scale paper --data coco:DIR --workers 8 --device cuda
+Time: the paper names 200 GPU days; not run here.
+"""
+
+MINI = replace(
+    PAPER,
+    name="mini",
+    backbone="resnet50",
+    sizes=((256, 256), (384, 288), (512, 352), (640, 384)),
+    base_size=(640, 384),
+    search_images=100,
+    latency_images=50,
+    crop_size=96,
+    crop_batch_size=128,
+    classification=_sgd(20, 0.1, clip_norm=None),
+    shrinking=ShrinkingSettings(
+        phases=(Phase("full", 24, 0), Phase("one-step", 8, 1, 0.5), Phase("all", 16, None, 0.5)),
+        optimisation=_sgd(24, 0.02),
+    ),
+    search=Settings(budget=50, k=5, generation=4),
+)
+"""The paper's networks on a small set of real photographs, one GPU, at half the paper's input sizes.
+
+Command: python -m joint_detnas.search --scale mini --data coco:DIR --device cuda
+Time: hours; not measured yet.
+"""
+
+PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
+
+
+def preset(name: str) -> Preset:
+    """The preset of a scale; `InputError` for an unknown name."""
+    if name not in PRESETS:
+        raise InputError(f"unknown scale {name!r}: give one of {', '.join(PRESETS)}")
+    return PRESETS[name]

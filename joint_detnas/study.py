@@ -1,0 +1,321 @@
+"""One seed of the reproduction on one data set: base detector, teacher pool and searches, made when first asked for.
+
+classification-BACKBONE       a backbone trained on object crops, in ImageNet's place; "teacher-pool" is the pool's
+base-BACKBONE                 the base detector, trained; base-FILE where a detector was given, measured only
+pool                          the elastic teacher pool
+search-BACKBONE               the search; `pairs/` in it holds the weights of pairs that may yet be parents
+search-BACKBONE-random        control: as many pairs, each from any pair before, so that nothing is selected
+search-BACKBONE-conventional  control: the largest teacher always
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from common.command import InputError
+from common.cost import count
+from common.data.source import short_name
+from common.letterbox import padded
+from common.models.detector import load_detector, save_detector
+from common.models.two_stage import TwoStage
+from common.search.executors import evaluate_all
+from common.train.laboratory import remove_folder
+from common.train.loop import Precision
+from common.train.run_folder import Run, describe_environment, jsonable
+from joint_detnas.method import History, Judge, Pair, Proposal, Settings, Size, hill_climb
+from joint_detnas.presets import BACKBONES, Preset
+from joint_detnas.trial import Laboratory, pair_folder, read_base, size_name
+
+Control = Literal["none", "random", "conventional"]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A finished search. pool: what was measured of each pair, by its number."""
+
+    history: History
+    pool: Mapping[int, Mapping[str, Any]]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a pair goes through; plain enough to be sent to another process."""
+
+    laboratory: Laboratory
+    base: Path
+    pool: Path
+    pairs: Path
+    judge: Judge
+
+    def __call__(self, proposal: Proposal) -> dict[str, Any]:
+        return self.laboratory.train_pair(proposal, self.base, self.pool, self.pairs, self.judge)
+
+
+class Study:
+    """All runs of one seed.
+
+    preset: the scale. data: as `--data` (common.data.source). seed: of weights, data order and search. out: the folder
+    of all runs. device: where networks live. precision: of the forward passes of training; whatever is measured is
+    measured in float32. workers: pairs trained side by side, each in a process of its own; 0: here, one by one.
+    base: file of the detector to upgrade, as `save_detector` writes it; none: one is trained on `backbone`.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        data: str,
+        seed: int,
+        out: Path | str = "runs",
+        device: str = "cpu",
+        command: str | None = None,
+        precision: Precision = "float32",
+        workers: int = 0,
+        base: Path | None = None,
+        backbone: str | None = None,
+    ):
+        self.preset, self.data, self.seed, self.device, self.command = preset, data, seed, device, command
+        self.precision, self.workers, self.given = precision, workers, base
+        self.folder = Path(out) / "joint_detnas" / f"{short_name(data)}-{preset.name}"
+        self.backbone = backbone or preset.backbone
+        if self.backbone not in BACKBONES:
+            raise InputError(f"no backbone is called {self.backbone!r}: give one of {', '.join(BACKBONES)}")
+        self.laboratory = Laboratory(preset, data, seed, self.folder, device, precision)
+
+    @cached_property
+    def name(self) -> str:
+        """Names the base in run folders."""
+        return self.backbone.replace("_", "-") if self.given is None else f"file-{self._given['weights_sha256'][:8]}"
+
+    @cached_property
+    def _given(self) -> dict[str, Any]:
+        """What the given detector says of itself; `InputError` where it is none for these data."""
+        detector = load_detector(self.given)
+        if detector.categories != self.laboratory.categories:
+            raise InputError(
+                f"the base detector {self.given} knows {_listed(detector.categories)}, and {self.data} has "
+                f"{_listed(self.laboratory.categories)}: give a detector that was trained on these classes"
+            )
+        read_base(self.given)
+        return detector.description
+
+    # ---- runs
+
+    def open(self, what: str, **settings: Any) -> Run:
+        """The run folder of `what`, its config everything that its numbers depend on."""
+        preset = self.preset
+        config = {
+            "paper": "joint_detnas",
+            "what": what,
+            "data": self.data,
+            "training_set": self.laboratory.training_set.fingerprint(),
+            "seed": self.seed,
+            "precision": self.precision,
+            "device": self.device,
+            "detector": asdict(preset.detector),
+            "sizes": preset.sizes,
+            "base_size": preset.base_size,
+            "batch_size": preset.batch_size,
+            "augmentation": asdict(preset.augmentation),
+            "search_images": preset.search_images,
+            **settings,
+        }
+        return Run.open(self._folder(what), config, self.command)
+
+    def _folder(self, what: str) -> Path:
+        return self.folder / f"{what}-s{self.seed}"
+
+    def report(self, network: TwoStage, size: Size) -> dict[str, Any]:
+        """What is printed of a detector at its input size: AP on the validation images, latency, costs; and AP at every
+        size."""
+        laboratory = self.laboratory
+        numbers = laboratory.precisions(network, "validation")
+        cost = count(network, size)
+        return {
+            "size": size,
+            **numbers[size],
+            "AP_at": {size_name(each): one["AP"] for each, one in numbers.items()},
+            **laboratory.latency_at(network, padded(size), "validation"),
+            "macs_mmdet": cost.macs_mmdet,
+            "macs": cost.macs,
+            "params": cost.params,
+            "backbone_macs_mmdet": cost.parts["backbone"]["macs_mmdet"],
+            "backbone_params": cost.parts["backbone"]["params"],
+        }
+
+    # ---- the base detector
+
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """The base detector on the validation images at the base size; "file" is where it lies, "seconds" what training
+        it took."""
+        if self.given is not None:
+            settings = {"base": self._given["weights_sha256"]}
+        else:
+            settings = {"backbone": self.backbone, "optimisation": asdict(self.preset.base_training)}
+        with self.open(f"base-{self.name}", **settings) as run:
+            file = self.given or run.path / "detector" / "detector.json"
+            if run.result is None:
+                if self.given is not None:
+                    network, spent = read_base(self.given, self.device), {"seconds": None}
+                else:
+                    network, report = self.laboratory.train_base(run, self.backbone)
+                    spent = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds, "losses": report.losses}
+                result = self.report(network, self.preset.base_size)
+                if self.given is None:
+                    self._write(run.path, network, result, run.environment)
+                run.finish({**result, **spent})
+            return run.result | {"file": str(file)}
+
+    def _write(
+        self, folder: Path, network: TwoStage, result: Mapping[str, Any], environment: Mapping[str, Any]
+    ) -> Path:
+        return save_detector(
+            folder / "detector" / "detector",
+            network,
+            {
+                "categories": list(self.laboratory.categories),
+                "input_size": padded(tuple(result["size"])),
+                "AP": result["AP"],
+                "latency": result["latency_of"],
+                "cost": {key: result[key] for key in ("macs", "macs_mmdet", "params", "backbone_macs_mmdet")},
+                "provenance": {
+                    "run": str(folder),
+                    "data": self.data,
+                    "scale": self.preset.name,
+                    "seed": self.seed,
+                    "commit_of_run": environment.get("git_commit"),
+                    "command": describe_environment(self.command)["command"],
+                },
+            },
+        )
+
+    # ---- the pool
+
+    @cached_property
+    def pool(self) -> dict[str, Any]:
+        """What training the elastic teacher pool took."""
+        preset = self.preset
+        described = asdict(preset.teachers) | {"count": preset.teachers.count()}
+        with self.open("pool", space=described, shrinking=asdict(preset.shrinking)) as run:
+            if run.result is None:
+                reports = self.laboratory.train_pool(run)
+                run.finish(
+                    {
+                        "teachers": preset.teachers.count(),
+                        "seconds": sum(each.seconds for each in reports),
+                        "cpu_seconds": sum(each.cpu_seconds for each in reports),
+                        "phases": [phase.name for phase in preset.shrinking.phases],
+                        "losses": [each.losses for each in reports],
+                    }
+                )
+            return run.result
+
+    # ---- searches
+
+    def settings(self, control: Control = "none") -> Settings:
+        """Of the search, or of one of its controls at the same budget."""
+        settings = self.preset.search
+        changed = {"none": {}, "random": {"k": None}, "conventional": {"teacher": "largest"}}
+        return replace(settings, **changed[control])
+
+    def search(self, control: Control = "none") -> Searched:
+        """Algorithm 1 on the base detector, or one of its controls."""
+        if control not in self._searched:
+            self._searched[control] = self._search(control)
+        return self._searched[control]
+
+    @cached_property
+    def _searched(self) -> dict[str, Searched]:
+        return {}
+
+    def _what(self, control: Control) -> str:
+        return f"search-{self.name}" + ("" if control == "none" else f"-{control}")
+
+    def _search(self, control: Control) -> Searched:
+        preset, settings = self.preset, self.settings(control)
+        file = Path(self.base["file"])
+        _ = self.pool
+        weights = json.loads(file.with_suffix(".json").read_text())["weights_sha256"]
+        run = self.open(
+            self._what(control),
+            base=weights,
+            search=asdict(settings),
+            optimisation=asdict(preset.pair_training),
+            distillation=asdict(preset.distillation),
+            space=asdict(preset.teachers),
+            shrinking=asdict(preset.shrinking),
+            calibration_images=preset.calibration_images,
+        )
+        base = read_base(file)
+        judge = Judge(float(count(base, preset.base_size).macs_mmdet), preset.base_size, settings.alpha, settings.beta)
+        pairs = run.path / "pairs"
+        work = _Work(self.laboratory, file, self._folder("pool"), pairs, judge)
+
+        def evaluate(proposals: Sequence[Proposal]) -> Iterator[Mapping[str, Any]]:
+            label = f"{self._what(control)}, seed {self.seed}"
+            return evaluate_all(work, proposals, run, Proposal.to_dict, self.workers, score="score", label=label)
+
+        def forget(numbers: Sequence[int]) -> None:
+            for number in numbers:
+                remove_folder(pair_folder(pairs, number))
+
+        first = Pair(base.backbone.architecture, preset.teachers.largest())
+        history = hill_climb(first, preset.teachers, settings, evaluate, self.seed, forget)
+        measured = {record["key"]["pair"]: record for record in run.candidates()}
+        if run.result is None:
+            best = history.best()
+            network = self.laboratory.pupil(file, pair_folder(pairs, best.number)).student
+            upgraded = self.report(network, best.resolution)
+            self._write(run.path, network, upgraded, run.environment)
+            run.finish(
+                {
+                    "pair": best.number,
+                    "score": best.score,
+                    "teacher": str(best.pair.teacher),
+                    "architecture": best.pair.student.to_dict(),
+                    "upgraded": upgraded,
+                    "seconds": sum(record["seconds"] for record in measured.values()),
+                    "steps": steps(history),
+                }
+            )
+        forget([each.number for each in history.evaluated if each.number != run.result["pair"]])
+        run.close()
+        return Searched(history, measured, run.path)
+
+    def upgraded(self, control: Control = "none") -> dict[str, Any]:
+        """What a search made of the base detector: as `base`, at the resolution that it found best."""
+        searched = self.search(control)
+        result = Run.read(searched.folder).result
+        rest = {key: result[key] for key in ("pair", "score", "teacher", "architecture", "seconds")}
+        return {**result["upgraded"], **rest, "file": str(searched.folder / "detector" / "detector.json")}
+
+
+CONTROLS: tuple[Control, ...] = get_args(Control)
+
+
+def steps(history: History) -> list[dict[str, Any]]:
+    """A history as JSON: each step with its action, parent, score, cost, resolution, and what it brought."""
+    return jsonable(
+        [
+            {
+                **each.proposal.to_dict(),
+                "step": each.proposal.step,
+                "kind": each.proposal.step if each.proposal.action is None else each.proposal.action.kind,
+                "generation": each.generation,
+                "score": each.score,
+                "cost": each.cost,
+                "resolution": each.resolution,
+                "increment": history.increment(each) if each.number else math.nan,
+            }
+            for each in history.evaluated
+        ]
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

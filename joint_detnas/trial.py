@@ -1,0 +1,247 @@
+"""One pair trained and measured, and what it stands on: the base detector, and the pool that teachers come from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.batch import Batch
+from common.command import InputError
+from common.cost import count
+from common.data.batches import ResolutionBatches
+from common.letterbox import padded
+from common.models.detector import load_detector
+from common.models.fpn import FPN
+from common.models.mobilenet import MobileNetV2
+from common.models.resnet import ResNet
+from common.models.two_stage import TwoStage, two_stage_losses
+from common.train import laboratory
+from common.train.checkpoint import load_strictly
+from common.train.laboratory import STANDARD_WIDTH
+from common.train.loop import FitReport, Step, fit
+from common.train.run_folder import Run
+from joint_detnas.distillation import check_distillable
+from joint_detnas.method import Judge, Proposal, Pupil, Size
+from joint_detnas.morphism import evolve
+from joint_detnas.presets import Preset
+from joint_detnas.students import Architecture, as_student, on_backbone
+from joint_detnas.teachers import (
+    FIRST_LEVEL,
+    LAST_LEVEL,
+    Shrinking,
+    Teacher,
+    TeacherBackbone,
+    TeacherPool,
+    integrated_progressive_shrinking,
+)
+
+POOL = "teacher-pool"  # the name of the largest teacher's backbone
+
+
+@dataclass(frozen=True)
+class Laboratory(laboratory.Laboratory):
+    """Data of one seed, and the training of detectors on it; see `common.train.laboratory`."""
+
+    preset: Preset
+    paper: ClassVar[str] = "joint_detnas"
+
+    @property
+    def backbone_width(self) -> int:
+        """Channels of the first stage of a standard backbone."""
+        return self.preset.detector.width
+
+    def backbone(self, name: str) -> nn.Module:
+        """A fresh backbone: a standard one, or that of the largest teacher."""
+        if name == POOL:
+            space = self.preset.teachers
+            return TeacherBackbone(space.width, space.largest().depths, space.stage_channels(space.largest()))
+        if name == "mobilenet_v2":
+            return MobileNetV2(width=self.backbone_width / STANDARD_WIDTH)
+        return ResNet(name, width=self.backbone_width)
+
+    def batches(self, seed: int | None = None) -> ResolutionBatches:
+        """Training batches at a size drawn anew for each step. seed: of all draws (none: the laboratory's)."""
+        parts = {
+            padded(size): self.training_batches(padded(size), self.preset.batch_size, seed)
+            for size in self.preset.sizes
+        }
+        return ResolutionBatches(parts, self.seed if seed is None else seed)
+
+    def precisions(self, network: nn.Module, where: str) -> dict[Size, dict[str, float]]:
+        """The 12 COCO numbers at every size."""
+        return {size: self.precision_at(network, padded(size), where) for size in self.preset.sizes}
+
+    # ---- the base detector
+
+    def base_detector(self, backbone: str) -> TwoStage:
+        """A fresh one, drawn by the seed."""
+        torch.manual_seed(self.seed)
+        settings, network = self.preset.detector, self.backbone(backbone)
+        fpn = FPN(network.out_channels, FIRST_LEVEL, LAST_LEVEL, settings.neck_width)
+        detector = TwoStage(network, len(self.categories), fpn, settings.rpn, settings.roi)
+        # Thin convolutions run 1.4 to 1.7 times faster with the channels last, on CPUs and on GPUs.
+        return detector.to(self.device, memory_format=torch.channels_last)
+
+    def train_base(self, run: Run, backbone: str) -> tuple[TwoStage, FitReport]:
+        """A base detector on a pre-trained backbone, trained at all sizes ("2x+ms")."""
+        network = self.base_detector(backbone)
+        if run.stage_done("detector") is None:
+            weights = self.pretrained(backbone)
+            here = network.backbone.state_dict()
+            network.backbone.load_state_dict({name: weights[name] for name in here})
+
+        def losses(batch: Batch, _: Step):
+            yield two_stage_losses(network(batch.images), batch)
+
+        optimisation, arguments = self.preset.base_training, (self.seed, self.device)
+        report = fit(
+            run, "detector", network, self.batches(), optimisation, losses, *arguments, precision=self.precision
+        )
+        return network, report
+
+    # ---- the pool of teachers
+
+    def fresh_pool(self) -> Shrinking:
+        """The pool before any training, drawn by the seed."""
+        torch.manual_seed(self.seed)
+        settings = self.preset.detector
+        pool = TeacherPool(self.preset.teachers, len(self.categories), settings.rpn, settings.roi)
+        return Shrinking(pool).to(self.device, memory_format=torch.channels_last)
+
+    def train_pool(self, run: Run) -> list[FitReport]:
+        """Integrated progressive shrinking, from a pre-trained backbone of the largest teacher."""
+        model = self.fresh_pool()
+        settings = self.preset.shrinking
+        if run.stage_done(settings.phases[0].name) is None:
+            model.pool.backbone.load_state_dict(self.pretrained(POOL))
+        return integrated_progressive_shrinking(
+            run, model, self.batches(), settings, self.seed, self.device, self.precision
+        )
+
+    def teacher(self, pool: Path, teacher: Teacher) -> TwoStage:
+        """A teacher out of the finished pool in a folder, its batch-norm statistics reset."""
+        return _pool(self, pool).ready(teacher, self._calibration())
+
+    def _calibration(self) -> Iterator[Tensor]:
+        for size in self.preset.sizes:
+            yield self.training_images(padded(size), self.preset.calibration_images)
+
+    # ---- a pair
+
+    def train_pair(self, proposal: Proposal, base: Path, pool: Path, pairs: Path, judge: Judge) -> dict[str, Any]:
+        """A pair made from its parent's weights, trained with its teacher and measured at all sizes.
+
+        base: the base detector's file. pairs: a folder for each pair that was trained; this one's, too, where its
+        weights stay. One that was broken off goes on.
+        """
+        config = {"pair": proposal.to_dict(), "data": self.data, "seed": self.seed, "precision": self.precision}
+        with Run.open(pair_folder(pairs, proposal.number), config) as run:
+            if proposal.parent is None:
+                pupil, spent = self._first_pupil(run, base), {}
+            else:
+                pupil, report = self._train_pupil(run, proposal, base, pool, pairs)
+                spent = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds}
+                spent |= {"losses": report.losses, "peak_memory": report.peak_memory}
+            return self._measured(pupil.student, judge) | spent
+
+    def _first_pupil(self, run: Run, base: Path) -> Pupil:
+        """The base detector as pair 0, not trained any further."""
+        pupil = self._pupil(read_base(base, self.device))
+        if not run.has_weights("pair"):
+            run.write_json("student", pupil.student.backbone.architecture.to_dict())
+            run.save_weights("pair", pupil.state_dict())
+        return pupil
+
+    def _train_pupil(
+        self, run: Run, proposal: Proposal, base: Path, pool: Path, pairs: Path
+    ) -> tuple[Pupil, FitReport]:
+        preset, number = self.preset, proposal.number
+        parent = self.pupil(base, pair_folder(pairs, proposal.parent))
+        student = parent.student
+        if proposal.action is not None:
+            generator = np.random.default_rng([self.seed, number, 1])
+            student = evolve(student, proposal.action, generator, preset.search.morphism)
+        pupil = self._pupil(student)
+        pupil.adapter.load_state_dict(parent.adapter.state_dict())
+        run.write_json("student", student.backbone.architecture.to_dict())
+        teacher = self.teacher(pool, proposal.teacher)
+
+        def losses(batch: Batch, _: Step):
+            yield pupil.losses(batch, teacher, preset.distillation, preset.search.morphism.gamma_weight)
+
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])  # each pair its own order
+        arguments = (self.batches(seed), preset.pair_training, losses, seed, self.device)
+        report = fit(run, "pair", pupil, *arguments, precision=self.precision)
+        return pupil, report
+
+    def _measured(self, student: TwoStage, judge: Judge) -> dict[str, Any]:
+        numbers = self.precisions(student, "search")
+        cost = count(student, self.preset.base_size)
+        ap_at = {size: each["AP"] for size, each in numbers.items()}
+        score, resolution = judge.best(ap_at, float(cost.macs_mmdet))
+        return {
+            "architecture": student.backbone.architecture.to_dict(),
+            "score": score,
+            "resolution": resolution,
+            "cost": float(cost.macs_mmdet),
+            "AP_at": {size_name(size): ap for size, ap in ap_at.items()},
+            **numbers[resolution],
+            "macs": cost.macs,
+            "params": cost.params,
+            "backbone_macs_mmdet": cost.parts["backbone"]["macs_mmdet"],
+        }
+
+    def _pupil(self, student: TwoStage) -> Pupil:
+        space = self.preset.teachers
+        pupil = Pupil(student, space.neck_channels(space.largest())).requires_grad_(True)
+        return pupil.to(self.device, memory_format=torch.channels_last)
+
+    def pupil(self, base: Path, folder: Path) -> Pupil:
+        """The student of a trained pair with its f_adap, from the pair's folder."""
+        run = Run.read(folder)
+        weights, _ = run.load_weights("pair")
+        like = read_base(base, self.device)
+        architecture = Architecture.from_dict(run.read_json("student"))
+        inside = {name.removeprefix("student."): each for name, each in weights.items() if name.startswith("student.")}
+        pupil = self._pupil(on_backbone(like, architecture, like.backbone.norm, inside))
+        load_strictly(pupil, weights, str(folder / "pair.safetensors"))
+        return pupil
+
+
+def pair_folder(pairs: Path, number: int) -> Path:
+    """Where a pair is trained, and its weights stay."""
+    return pairs / f"{number:04d}"
+
+
+def size_name(size: Size) -> str:
+    """WIDTHxHEIGHT."""
+    return "x".join(map(str, size))
+
+
+def read_base(file: Path, device: str = "cpu") -> TwoStage:
+    """The base detector of a file (see `common.models.detector`) as a student; `InputError` where it cannot be one."""
+    network = load_detector(file, device).model
+    if not isinstance(network, TwoStage) or not isinstance(network.fpn, FPN):
+        raise InputError(
+            f"{file} is no detector that can be upgraded: give a two-stage detector on a feature pyramid, such as "
+            "python -m joint_detnas.train writes"
+        )
+    try:
+        check_distillable(network)
+        return as_student(network).requires_grad_(True)
+    except InputError as error:
+        raise InputError(f"{file} cannot be upgraded: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _pool(of: Laboratory, folder: Path) -> TeacherPool:
+    """The finished pool of a folder, read once a process."""
+    model = of.fresh_pool()
+    last = of.preset.shrinking.phases[-1].name
+    load_strictly(model, Run.read(folder).load_weights(last)[0], str(folder / f"{last}.safetensors"))
+    return model.pool
