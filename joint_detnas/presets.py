@@ -205,7 +205,7 @@ NANO = replace(
         region_candidates=300,
     ),
     teachers=TeacherSpace(depths=((2, 3), (2, 4), (2, 6), (2, 3)), width=16, neck_width=32, channel_multiple=4),
-    train_images=600,
+    train_images=800,
     search_images=250,
     validation_images=500,
     evaluation_batch_size=32,
@@ -216,10 +216,10 @@ NANO = replace(
     crop_batch_size=32,
     classification=_adamw(4, 4e-3),
     batch_size=4,
-    base_training=_adamw(10, 3e-3),
+    base_training=_adamw(16, 3e-3),
     shrinking=ShrinkingSettings(
-        phases=(Phase("full", 8, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
-        optimisation=_adamw(8, 3e-3),
+        phases=(Phase("full", 12, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
+        optimisation=_adamw(12, 3e-3),
     ),
     pair_training=_adamw(3, 1e-3),
     search=Settings(budget=24, k=5, generation=4),
@@ -227,6 +227,7 @@ NANO = replace(
 """Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
 
 Command: python -m joint_detnas.search --scale nano --data scenes
+Time: about 45 minutes of one core, by the time of single steps: half of it the pairs, a third the pool.
 """
 
 PAPER = Preset(

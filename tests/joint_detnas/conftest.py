@@ -1,4 +1,7 @@
-"""Thin detectors of every family of students."""
+"""Thin detectors of every family of students, and a search of seconds."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from common.batch import Batch
+from common.evaluate.latency import Latency
 from common.models.anchors import Anchors
 from common.models.fpn import FPN
 from common.models.mobilenet import MobileNetV2
@@ -14,7 +18,10 @@ from common.models.resnet import ResNet
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage
+from common.train import laboratory
+from joint_detnas.presets import SMOKE, Preset
 from joint_detnas.students import as_student
+from joint_detnas.teachers import Phase
 
 NAMES = {
     "basic": "resnet18",
@@ -86,3 +93,52 @@ def batch(images) -> Batch:
         index=torch.arange(2),
         scale=torch.ones(2),
     )
+
+
+# ---- SMOKE a few times smaller, for all tests that train; scripts that are killed import this file, too
+
+DATA = "scenes:train=24,val=8,size=32"
+TINY = replace(
+    SMOKE,
+    name="tiny",
+    sizes=((32, 32), (64, 32)),
+    base_size=(64, 32),
+    train_images=16,
+    search_images=8,
+    validation_images=8,
+    crops=16,
+    latency_images=1,
+    base_training=replace(SMOKE.base_training, epochs=1),
+    shrinking=replace(SMOKE.shrinking, phases=(Phase("full", 1, 0), Phase("all", 1, None)), networks_a_step=1),
+    search=replace(SMOKE.search, budget=4, k=2, generation=2),
+)
+
+
+def steady_latency(network, input_shape, device="cpu", **_) -> Latency:
+    """A made-up latency that hangs on network and image alone."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Latency(parameters * 1e-5 + input_shape[-1], 0.0, str(device), "float32", "none", 1)
+
+
+@pytest.fixture
+def tiny() -> Preset:
+    """See above."""
+    return TINY
+
+
+@pytest.fixture
+def data() -> str:
+    """As `--data`: as many scenes as TINY takes."""
+    return DATA
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """Latencies are made up."""
+    monkeypatch.setattr(laboratory, "measure_latency", steady_latency)
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory) -> Path:
+    """A folder for the runs of TINY's seed 0, which several modules search: whoever comes first trains."""
+    return tmp_path_factory.mktemp("searched")

@@ -10,7 +10,7 @@ from PIL import Image
 from common.batch import normalise
 from common.command import InputError
 from common.data.augment import CROP_AUGMENTATION, Augmentation
-from common.data.batches import ClassificationBatches, DetectionBatches, resident
+from common.data.batches import ClassificationBatches, DetectionBatches, ResolutionBatches, resident
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import scenes
@@ -281,3 +281,28 @@ def test_cpu_and_cuda_see_the_same_augmentation(dataset):
     assert torch.equal(on_cpu.index, on_cuda.index)
     torch.testing.assert_close(on_cpu.boxes, on_cuda.boxes, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(on_cpu.images, on_cuda.images, atol=2e-2, rtol=0)
+
+
+# ---- a canvas drawn at each step
+
+
+@pytest.mark.parametrize("memory_limit", [None, 0], ids=["resident", "streamed"])
+def test_each_step_draws_a_size_and_nothing_else(dataset, memory_limit):
+    augment, sizes = Augmentation(), ((32, 32), (64, 32), (64, 64))
+    parts = {size: DetectionBatches(dataset, size, 2, "cpu", augment, 3, memory_limit, workers=0) for size in sizes}
+    batches = ResolutionBatches(parts, 3)
+    assert batches.steps_per_epoch == 5
+    drawn = [size for epoch in range(12) for size in batches.sizes(epoch)]
+    assert all(10 <= drawn.count(size) <= 32 for size in sizes), "60 draws, all alike likely"
+    for epoch in (0, 4):
+        found = list(batches.epoch(epoch))
+        assert [(batch.images.shape[3], batch.images.shape[2]) for batch in found] == batches.sizes(epoch)
+        for step, (batch, size) in enumerate(zip(found, batches.sizes(epoch), strict=True)):
+            _assert_equal(batch, next(parts[size].epoch(epoch, step)))
+        _assert_all_equal(found[2:], batches.epoch(epoch, 2))
+    assert ResolutionBatches(parts, 4).sizes(0) + ResolutionBatches(parts, 4).sizes(1) != drawn[:10]
+
+
+def test_no_size_to_draw_is_said():
+    with pytest.raises(InputError, match="give one or more"):
+        ResolutionBatches({})
