@@ -111,7 +111,7 @@ display(pd.DataFrame(rows, columns=columns).round(2))
 # %%
 small, large, cheap = (
     method.Structure.parse(f"basicblock_48_{stages} 800x600 P1-P5 c128 rpn 2fc")
-    for stages in ("12-2-2-1", "112-21-2-11", "2-2-2-11")
+    for stages in ("12-2-2-1", "12-2-21-11", "2-2-2-11")
 )
 print("nowhere larger:", method.not_larger(small, large), method.not_larger(cheap, large))
 history = method.History([method.Evaluated(large, 9.0, 0.30, 0), method.Evaluated(cheap, 4.0, 0.31, 0)])
