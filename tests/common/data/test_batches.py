@@ -14,7 +14,7 @@ from common.data.batches import ClassificationBatches, DetectionBatches, Resolut
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import scenes
-from common.letterbox import PADDING, canvas_of, letterbox, letterbox_scale
+from common.letterbox import PADDING, canvas_of, letterbox, letterbox_scale, padded
 
 
 @pytest.fixture(scope="module")
@@ -306,3 +306,9 @@ def test_each_step_draws_a_size_and_nothing_else(dataset, memory_limit):
 def test_no_size_to_draw_is_said():
     with pytest.raises(InputError, match="give one or more"):
         ResolutionBatches({})
+
+
+def test_canvas_in_whole_multiples():
+    assert padded((1333, 800)) == (1344, 800)
+    assert padded((1080, 720)) == (1088, 736)
+    assert padded(65, multiple=64) == (128, 128)
