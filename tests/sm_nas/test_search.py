@@ -7,8 +7,8 @@ import tyro
 
 from common.command import run
 from common.models.detector import load_detector
-from common.train import loop
-from sm_nas import search, trial
+from common.train import laboratory, loop
+from sm_nas import search
 from sm_nas.method import BackboneCode, Structure
 from sm_nas.presets import PAPER, PRESETS
 from sm_nas.search import SearchCommand, main
@@ -141,7 +141,7 @@ def test_help_fits_a_screen_and_explains_every_flag(capsys):
 
 
 def test_spaces_of_the_paper(capsys, monkeypatch):
-    monkeypatch.setattr(trial, "load", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr(laboratory, "load", lambda *_, **__: pytest.fail("data were read"))
     monkeypatch.setattr(search, "SAMPLE", 8)
     description = json.loads(said(capsys, "--describe", "--json"))
     one, two = description["stage_one"], description["stage_two"]

@@ -10,8 +10,7 @@ import tyro
 from common.command import InputError, run
 from common.evaluate.average_precision import GroundTruth
 from common.models.detector import load_detector
-from common.train import loop
-from sm_nas import trial
+from common.train import laboratory, loop
 from sm_nas.method import Structure
 from sm_nas.presets import PAPER, PRESETS, SMOKE
 from sm_nas.train import ROWS, TrainCommand, find_model, find_strategy, main
@@ -55,7 +54,7 @@ def test_strategies():
 
 @pytest.fixture
 def no_data(monkeypatch):
-    monkeypatch.setattr(trial, "load", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr(laboratory, "load", lambda *_, **__: pytest.fail("data were read"))
 
 
 @pytest.mark.usefixtures("no_data")
