@@ -12,7 +12,6 @@ The exhibits ask for what they draw; runs that several exhibits need are made on
     longer                    candidates of stage one once more, by the final schedule
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -182,17 +181,15 @@ class Study:
         return float(self.laboratory.describe(structure)[FLOPS])
 
     def found(self) -> dict[str, Structure]:
-        """The networks that both stages found: of each group the most accurate one on its front that costs no more
-        than the structure that stage two began with, as F0, F1, ...; that structure itself where none is better."""
+        """The networks that both stages found, as F0, F1, ...: of each group the most accurate one on its front that
+        costs no more FLOPs than its structure of stage one did; the cheapest on the front where none is that cheap."""
         chosen = {}
-        for group in range(len(self.picks)):
-            searched = self.stage_two(group)
-            start = searched.found.evaluated[0]
-            affordable = [
-                each for each in searched.found.front() if not math.isfinite(start.cost) or each.cost <= start.cost
-            ]
-            best = max(affordable or [start], key=lambda each: each.accuracy)
-            chosen[f"F{group}"] = best.structure
+        for group, picked in enumerate(self.picks):
+            searched = self.stage_two(group).found
+            front = searched.front() or searched.evaluated[:1]  # all failed: what the group began with
+            budget = self.flops(picked.structure)
+            affordable = [each for each in front if each.cost <= budget] or front[:1]
+            chosen[f"F{group}"] = max(affordable, key=lambda each: each.accuracy).structure
         return chosen
 
     # ---- trainings
