@@ -51,6 +51,7 @@ from common.models.elastic import (
 )
 from common.models.fpn import FPN, level_stride
 from common.models.outline import outline
+from common.models.resnet import initialise
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage, two_stage_losses
@@ -333,9 +334,7 @@ class TeacherBackbone(nn.Module):
             blocks += [Bottleneck(out, width) for _ in range(depth - 1)]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             channels = out
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
 
     @property
     def stages(self) -> tuple[nn.Sequential, ...]:

@@ -16,7 +16,7 @@ from common.models.fpn import FPN
 from common.models.guided_anchoring import GuidedSettings
 from common.models.mobilenet import MobileNetV2
 from common.models.norm import Norm, NormKind
-from common.models.resnet import ResNet
+from common.models.resnet import ResNet, initialise
 from common.models.retinanet import RetinaNet, RetinaNetSettings, retinanet_losses
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
@@ -57,9 +57,7 @@ class EncodedBackbone(nn.Module):
                 channels = int(width * OUTPUT_OF[code.block])
             self.add_module(f"stage{stage + 1}", nn.Sequential(*blocks))
             self.out_channels += (channels,)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self)
         norm.convert(self)
 
     @property
