@@ -238,7 +238,7 @@ Command: python -m sm_nas.reproduce --scale smoke
 Time: about a minute on 2 CPU cores.
 """
 
-_NANO_SIZES = ((64, 64), (96, 96), (128, 128), (160, 160))
+_NANO_SIZES = ((64, 64), (96, 96), (128, 128))
 NANO = Preset(
     name="nano",
     structural=StructuralSpace(sizes=_NANO_SIZES, neck_widths=(16, 32, 64)),
@@ -259,7 +259,7 @@ NANO = Preset(
         guided_proposals=60,
         region_candidates=300,
     ),
-    train_images=800,
+    train_images=640,
     search_images=250,
     validation_images=500,
     evaluation_batch_size=32,
@@ -271,18 +271,18 @@ NANO = Preset(
     crop_size=32,
     crop_batch_size=32,
     crops=3000,
-    classification=_adamw(4, 4e-3),
+    classification=_adamw(6, 4e-3),
     stage_one=SearchSettings(budget=16, first=6, generation=5, fresh=0.0),
-    stage_one_training=Strategy("batch", True, _adamw(2, 3e-3), 4),
-    stage_two=SearchSettings(budget=8, first=3, generation=3),
-    stage_two_training=Strategy("group-ws", False, _adamw(3, 4e-3), 8),
+    stage_one_training=Strategy("batch", True, _adamw(3, 3e-3), 8),
+    stage_two=SearchSettings(budget=7, first=3, generation=2),
+    stage_two_training=Strategy("group-ws", False, _adamw(4, 4e-3), 8),
     groups=2,
-    final_training=Strategy("batch", True, _adamw(5, 3e-3), 4),
+    final_training=Strategy("batch", True, _adamw(6, 3e-3), 8),
     strategies=_table3(_adamw, 1e-3, epochs=3, devices=2),
     strategy_model=Structure("resnet18", (96, 96), (1, 5), 32, "rpn", 1),
     longer_candidates=5,
-    models=_models(((64, 64), (96, 96), (160, 160)), 4, 8),
-    classics=_classics(((96, 96), (160, 160)), 32),
+    models=_models(_NANO_SIZES, 4, 8),
+    classics=_classics(_NANO_SIZES[1:], 32),
 )
 """Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
 
