@@ -190,8 +190,8 @@ Command: python -m joint_detnas.search --scale smoke
 NANO = replace(
     SMOKE,
     name="nano",
-    sizes=((64, 64), (96, 96), (128, 128), (160, 160)),
-    base_size=(160, 160),
+    sizes=((64, 64), (96, 96), (128, 128)),
+    base_size=(128, 128),
     detector=DetectorSettings(
         width=16,
         neck_width=32,
@@ -205,7 +205,7 @@ NANO = replace(
         region_candidates=300,
     ),
     teachers=TeacherSpace(depths=((2, 3), (2, 4), (2, 6), (2, 3)), width=16, neck_width=32, channel_multiple=4),
-    train_images=800,
+    train_images=640,
     search_images=250,
     validation_images=500,
     evaluation_batch_size=32,
@@ -214,15 +214,15 @@ NANO = replace(
     latency_warmup=3,
     crops=3000,
     crop_batch_size=32,
-    classification=_adamw(4, 4e-3),
-    batch_size=4,
-    base_training=_adamw(16, 3e-3),
+    classification=_adamw(6, 4e-3),
+    batch_size=8,
+    base_training=_adamw(12, 3e-3),
     shrinking=ShrinkingSettings(
-        phases=(Phase("full", 12, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
-        optimisation=_adamw(12, 3e-3),
+        phases=(Phase("full", 10, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
+        optimisation=_adamw(10, 3e-3),
     ),
-    pair_training=_adamw(3, 1e-3),
-    search=Settings(budget=24, k=5, generation=4),
+    pair_training=_adamw(2, 1e-3),
+    search=Settings(budget=16, k=5, generation=2),
 )
 """Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
 
