@@ -31,6 +31,20 @@ def torchvision_network(name: str) -> nn.Module:
     return torchvision.models.get_model(name, weights=None)
 
 
+@pytest.mark.parametrize("kind", ["batch", "group-ws"])
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
+def test_blocks_begin_as_their_shortcuts(name, kind):
+    network = ResNet(name, Norm(kind), width=16).eval()
+    x = torch.randn(2, network.layer2[1].conv1.in_channels, 8, 8)
+    assert torch.equal(network.layer2[1](x), x.relu())
+    assert network.layer2[0].downsample[1].weight.all()  # of a shortcut: stays
+
+
+def test_a_frozen_norm_that_could_not_leave_zero_starts_at_one():
+    network = ResNet("resnet18", Norm("frozen"), width=16)
+    assert network.layer2[1].bn2.weight.all()
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_same_function_as_torchvision_with_its_weights(name):
     theirs = torchvision_network(name).eval()
@@ -100,8 +114,8 @@ def test_each_norm_in_a_network(kind):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
 @pytest.mark.parametrize("kind", ["batch", "group-ws"])
-def test_deformable_stages_start_as_plain_ones(name, kind):
-    plain = ResNet(name, Norm(kind), width=16).eval()
+def test_deformable_stages_start_as_plain_ones(name, kind, awake):
+    plain = awake(ResNet(name, Norm(kind), width=16)).eval()
     deformable = ResNet(name, Norm(kind), deformable=(3, 4), width=16).eval()
     left_over = deformable.load_state_dict(plain.state_dict(), strict=False)
     assert left_over.unexpected_keys == []

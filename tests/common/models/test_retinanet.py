@@ -110,8 +110,8 @@ def test_the_oldest_names_are_known():
 
 @pytest.mark.parametrize("norm", [None, Norm("group-ws", 8)])
 @pytest.mark.parametrize("fpn", [True, False])
-def test_losses_reach_every_weight(norm, fpn, device):
-    network, batch = small_network(norm, fpn).to(device), random_batch().to(device)
+def test_losses_reach_every_weight(norm, fpn, device, awake):
+    network, batch = awake(small_network(norm, fpn)).to(device), random_batch().to(device)
     losses = retinanet_losses(network(batch.images), batch)
     losses["loss"].backward()
     assert all(value.dtype == torch.float32 and value > 0 for value in losses.values())

@@ -192,8 +192,8 @@ def test_the_oldest_names_are_known():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_reach_every_weight(kind, device):
-    network, batch = small_network(**KINDS[kind]).to(device), random_batch().to(device)
+def test_losses_reach_every_weight(kind, device, awake):
+    network, batch = awake(small_network(**KINDS[kind])).to(device), random_batch().to(device)
     network.rpn.settings = replace(network.rpn.settings, samples=10**6)  # anchors of all levels
     losses = two_stage_losses(network(batch.images), batch)
     names = ["loss", "rpn_location", "rpn_shape", *LOSSES[1:]] if kind == "guided" else LOSSES
