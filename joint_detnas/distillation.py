@@ -320,3 +320,17 @@ def imitated_losses(
     ]
     imitation = imitation_loss(outputs.maps, maps, masks, adapter)
     return {**losses, "loss": losses["loss"] + settings.weight * imitation, "imitation": imitation}
+
+
+class Imitator(nn.Module):
+    """What training by fine-grained feature imitation changes: the student, and the adapter to its teacher's maps."""
+
+    def __init__(self, student: TwoStage, teacher_channels: int) -> None:
+        super().__init__()
+        self.student = student
+        self.adapter = MapAdapter(student.fpn.width, teacher_channels)
+
+    def losses(self, batch: Batch, teacher: TwoStage, settings: ImitationSettings | None = None) -> dict[str, Tensor]:
+        """See `imitated_losses`. teacher: in evaluation mode."""
+        outputs = self.student(batch.images)
+        return imitated_losses(outputs, batch, teacher_maps(teacher, batch.images), self.adapter, settings)

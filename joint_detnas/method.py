@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from common.batch import Batch
 from common.command import InputError
-from common.models.two_stage import TwoStage
+from common.models.two_stage import TwoStage, two_stage_losses
 from joint_detnas.distillation import DistillationSettings, RegionAdapter, distilled_losses, taught_by
 from joint_detnas.morphism import Action, MorphismSettings, gamma_penalty, sample_action
 from joint_detnas.students import Architecture
@@ -55,13 +55,17 @@ class Pupil(nn.Module):
         self.adapter = RegionAdapter(student.fpn.width, teacher_channels)
 
     def losses(
-        self, batch: Batch, teacher: TwoStage, distillation: DistillationSettings, gamma_weight: float
+        self, batch: Batch, teacher: TwoStage | None, distillation: DistillationSettings, gamma_weight: float
     ) -> dict[str, Tensor]:
         """L = L_det + L_feat + L_pred + lambda L_BN as "loss", and its parts: see `distilled_losses`; "gamma" is L_BN,
-        not weighted. teacher: as `TeacherPool.ready` gives it.
+        not weighted. teacher: as `TeacherPool.ready` gives it; none: L_feat and L_pred are left out.
         """
-        teaching = taught_by(teacher, batch.images)
-        losses = distilled_losses(self.student(batch.images), batch, teaching, self.adapter, distillation)
+        outputs = self.student(batch.images)
+        if teacher is None:
+            losses = two_stage_losses(outputs, batch)
+        else:
+            teaching = taught_by(teacher, batch.images)
+            losses = distilled_losses(outputs, batch, teaching, self.adapter, distillation)
         penalty = gamma_penalty(self.student)
         return {**losses, "loss": losses["loss"] + gamma_weight * penalty, "gamma": penalty}
 
@@ -110,9 +114,9 @@ class Settings:
     """Places of the top-k list that parents are drawn from (none: from all pairs, which makes it a random walk)."""
     student_probability: float = 0.5
     """Probability that a step changes the student; else it changes the teacher."""
-    teacher: Literal["dynamic", "largest"] = "dynamic"
+    teacher: Literal["dynamic", "largest", "none"] = "dynamic"
     """A step of the teacher mutates it; or, as in conventional distillation, the largest teaches always, and such a
-    step trains the same student on."""
+    step trains the same student on; or nobody teaches at all, which leaves architecture search and pruning."""
     generation: int = 4
     """Pairs drawn from one list; so many can be trained side by side."""
     alpha: float = 0.07

@@ -64,6 +64,8 @@ Detector = TypeVar("Detector", bound=nn.Module)
 class MorphismSettings:
     """What the paper leaves open of actions and of inheritance."""
 
+    kinds: tuple[str, ...] = ("layer pruning", "channel pruning", "add-layer", "rearrange")
+    """Kinds of action that there are."""
     percentages: tuple[float, ...] = (10.0,)
     """Percentages of channels that a channel pruning may take."""
     counted: Literal["channels", "gammas"] = "channels"
@@ -89,6 +91,9 @@ class MorphismSettings:
                 f"widths of at least {self.fewest_channels} channels in multiples of {self.multiple} cannot be: give 1 "
                 "or more for both"
             )
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise InputError(f"no action is called {unknown[0] if unknown else ''!r}: give some of {', '.join(KINDS)}")
         for percentage in self.percentages:
             ChannelPruning(percentage)  # says what is wrong with it
 
@@ -169,7 +174,7 @@ def legal_actions(architecture: Architecture, settings: MorphismSettings | None 
         if any(layer[0] == number for layer in removable):
             neighbours = [direction for direction in (-1, 1) if 1 <= number + direction <= len(architecture.stages)]
             actions += [Rearrange(number, direction) for direction in neighbours]
-    return actions
+    return [action for action in actions if action.kind in settings.kinds]
 
 
 def sample_action(
@@ -339,6 +344,27 @@ def _check_legal(architecture: Architecture, action: Action) -> None:
         legal = True  # kept_channels says where there is nothing to prune
     if not legal:
         raise InputError(f"the student {architecture} does not allow the action {action}: take one of legal_actions")
+
+
+def pruned_to(
+    student: Detector, macs: float, size: tuple[int, int], settings: MorphismSettings | None = None
+) -> Detector:
+    """The student after the one channel pruning, by 1 to 95 %, that brings its backbone closest to a cost.
+
+    macs: of the backbone (`macs_mmdet`) for images of `size` (width, height). A copy of the student where nothing comes
+    closer. This is pruning as a pipeline does it, all at once; the search prunes little by little.
+    """
+    settings = settings or MorphismSettings()
+    backbone = student.backbone
+    everything = {each.name: np.arange(each.channels) for each in backbone.architecture.channel_sets()}
+    choices = [everything, *(kept_channels(backbone, float(percentage), settings) for percentage in range(1, 96))]
+
+    def distance(kept: Mapping[str, np.ndarray]) -> float:
+        architecture = backbone.architecture.with_channels({name: len(each) for name, each in kept.items()})
+        return abs(architecture.cost(size).macs_mmdet - macs)
+
+    architecture, weights = _without_channels(student, min(choices, key=distance))
+    return on_backbone(student, architecture, backbone.norm, weights)
 
 
 # --- channels ---

@@ -1,5 +1,6 @@
 """The four scales of Joint-DetNAS's reproduction as named settings: a scale is a preset, never a branch in the code."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from common.command import InputError
@@ -13,7 +14,7 @@ from common.train.schedule import Optimisation
 from joint_detnas.distillation import DistillationSettings
 from joint_detnas.method import Settings, Size
 from joint_detnas.morphism import MorphismSettings
-from joint_detnas.teachers import FIRST_LEVEL, LAST_LEVEL, Phase, ShrinkingSettings, TeacherSpace
+from joint_detnas.teachers import FIRST_LEVEL, LAST_LEVEL, Phase, ShrinkingSettings, Teacher, TeacherSpace
 
 BACKBONES = (*ARCHITECTURES, "mobilenet_v2")
 
@@ -121,6 +122,32 @@ class Preset:
     """Weights of what a teacher adds to a student's loss."""
     search: Settings
     """Algorithm 1."""
+    teaching: Settings
+    """The searches with a fixed student, for Figures 4 and 5: the teacher alone changes."""
+    equivalents: tuple[tuple[str, Teacher], ...]
+    """Teachers that Table 1 also trains without the pool, by name, the smallest first."""
+    lessons: tuple[tuple[str, str], ...]
+    """Table 3: backbone of a student, and which of the equivalents, out of the pool, teaches it."""
+    pruned_backbones: tuple[str, ...]
+    """Of the base detectors that Table 2 prunes."""
+    upgraded_backbones: tuple[str, ...]
+    """Of the base detectors that Table 4 upgrades, the smallest first; the preset's own is among them."""
+    taught_backbones: tuple[str, ...]
+    """Of the fixed students of Figure 5, the smallest first; the preset's own is among them."""
+
+
+PERCENTAGES = (0, 10, 20, 30)
+"""Of channels that Table 2 prunes; 0 is trained on all the same."""
+
+
+def _equivalents(depths: Mapping[str, tuple[int, ...]], width: float = 1.0) -> tuple[tuple[str, Teacher], ...]:
+    """Teachers of one width throughout, by name."""
+    return tuple((name, Teacher(each, (width,) * 4, width)) for name, each in depths.items())
+
+
+def _teaching(pairs: int, k: int) -> Settings:
+    """Pair after pair, the student as it is."""
+    return Settings(budget=pairs, k=k, student_probability=0.0, generation=1)
 
 
 def _adamw(epochs: int, learning_rate: float, **more) -> Optimisation:
@@ -180,7 +207,13 @@ SMOKE = Preset(
     ),
     pair_training=_adamw(1, 1e-3),
     distillation=DistillationSettings(),
-    search=Settings(budget=6, k=3, generation=2, morphism=MorphismSettings(fewest_channels=2)),
+    search=Settings(budget=6, k=3, generation=2, morphism=MorphismSettings(fewest_channels=2, tied="max")),
+    teaching=_teaching(2, 2),
+    equivalents=_equivalents({"R14": (1, 1, 1, 1), "R26": (2, 2, 2, 2)}),
+    lessons=(("resnet18", "R26"),),
+    pruned_backbones=("resnet18",),
+    upgraded_backbones=("resnet18", "mobilenet_v2"),
+    taught_backbones=("resnet18", "mobilenet_v2"),
 )
 """Every code path in about a minute; its numbers mean nothing.
 
@@ -216,13 +249,19 @@ NANO = replace(
     crop_batch_size=32,
     classification=_adamw(6, 4e-3),
     batch_size=8,
-    base_training=_adamw(12, 3e-3),
+    base_training=_adamw(16, 3e-3),
     shrinking=ShrinkingSettings(
         phases=(Phase("full", 10, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
         optimisation=_adamw(10, 3e-3),
     ),
     pair_training=_adamw(2, 1e-3),
-    search=Settings(budget=16, k=5, generation=2),
+    search=Settings(budget=16, k=5, generation=2, morphism=MorphismSettings(tied="max")),
+    teaching=_teaching(8, 2),
+    equivalents=_equivalents({"R26": (2, 2, 2, 2), "R50": (3, 4, 6, 3)}),
+    lessons=(("resnet18", "R50"),),
+    pruned_backbones=("resnet18", "resnet50"),
+    upgraded_backbones=("resnet18", "resnet50"),
+    taught_backbones=("resnet18", "resnet50"),
 )
 """Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
 
@@ -257,6 +296,12 @@ PAPER = Preset(
     pair_training=_sgd(3, 0.01),
     distillation=DistillationSettings(),
     search=Settings(budget=100, k=5, generation=8),
+    teaching=_teaching(30, 5),
+    equivalents=_equivalents({"R26": (2, 2, 2, 2), "R50": (3, 4, 6, 3), "R101": (3, 4, 23, 3)}),
+    lessons=(("resnet18", "R50"), ("resnet50", "R101")),
+    pruned_backbones=("resnet50", "resnet101"),
+    upgraded_backbones=("resnet18", "resnet50", "resnet101", "resnext101_32x4d"),
+    taught_backbones=("resnet18", "resnet50", "resnet101"),
 )
 """COCO as published: 2x with multi-scale training for the base, 3 epochs a pair, about 100 pairs.
 
@@ -280,6 +325,8 @@ MINI = replace(
         optimisation=_sgd(24, 0.02),
     ),
     search=Settings(budget=50, k=5, generation=4),
+    upgraded_backbones=("resnet18", "resnet50", "mobilenet_v2"),
+    taught_backbones=("resnet18", "resnet50", "resnet101"),
 )
 """The paper's networks on a small set of real photographs, one GPU, at half the paper's input sizes.
 

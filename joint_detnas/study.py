@@ -1,11 +1,18 @@
 """One seed of the reproduction on one data set: base detector, teacher pool and searches, made when first asked for.
 
-classification-BACKBONE       a backbone trained on object crops, in ImageNet's place; "teacher-pool" is the pool's
-base-BACKBONE                 the base detector, trained; base-FILE where a detector was given, measured only
-pool                          the elastic teacher pool
-search-BACKBONE               the search; `pairs/` in it holds the weights of pairs that may yet be parents
-search-BACKBONE-random        control: as many pairs, each from any pair before, so that nothing is selected
-search-BACKBONE-conventional  control: the largest teacher always
+The exhibits ask for what they draw; runs that several exhibits need are made once.
+
+classification-BACKBONE    a backbone trained on object crops, in ImageNet's place; "teacher-pool" is the pool's
+base-BACKBONE              the base detector, trained; base-FILE where a detector was given, measured only
+pool                       the elastic teacher pool
+search-BACKBONE            the search; `pairs/` in it holds the weights of pairs that may yet be parents
+search-BACKBONE-CONTROL    the search with one thing changed, see `Study.settings`
+alone-NAME                 the network of a teacher, trained without the pool
+sampled-NAME               the same network out of the pool, measured only
+teachers-BACKBONE          AP of every teacher that a search with a fixed student drew, measured only
+pruned-BACKBONE-PERCENT    the base detector pruned at once, then trained a little
+distilled-BACKBONE-METHOD  a base detector trained from the start under one teacher
+pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillation; or architecture search before both
 """
 
 import json
@@ -24,13 +31,19 @@ from common.models.detector import load_detector, save_detector
 from common.models.two_stage import TwoStage
 from common.search.executors import evaluate_all
 from common.train.laboratory import remove_folder
-from common.train.loop import Precision
+from common.train.loop import FitReport, Precision
 from common.train.run_folder import Run, describe_environment, jsonable
+from joint_detnas.distillation import ImitationSettings
 from joint_detnas.method import History, Judge, Pair, Proposal, Settings, Size, hill_climb
+from joint_detnas.morphism import KINDS, ChannelPruning, evolve, pruned_to
 from joint_detnas.presets import BACKBONES, Preset
+from joint_detnas.students import Architecture, as_student
+from joint_detnas.teachers import Teacher
 from joint_detnas.trial import Laboratory, pair_folder, read_base, size_name
 
-Control = Literal["none", "random", "conventional"]
+Control = Literal["none", "random", "conventional", "nas", "fixed-student", "fixed-pair"]
+Method = Literal["ours", "imitation"]
+Pipeline = Literal["prune-kd", "nas-prune-kd"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,10 @@ class _Work:
     pool: Path
     pairs: Path
     judge: Judge
+    taught: bool
 
     def __call__(self, proposal: Proposal) -> dict[str, Any]:
-        return self.laboratory.train_pair(proposal, self.base, self.pool, self.pairs, self.judge)
+        return self.laboratory.train_pair(proposal, self.base, self.pool, self.pairs, self.judge, self.taught)
 
 
 class Study:
@@ -79,12 +93,25 @@ class Study:
         backbone: str | None = None,
     ):
         self.preset, self.data, self.seed, self.device, self.command = preset, data, seed, device, command
-        self.precision, self.workers, self.given = precision, workers, base
+        self.precision, self.workers, self.given, self.out = precision, workers, base, Path(out)
         self.folder = Path(out) / "joint_detnas" / f"{short_name(data)}-{preset.name}"
         self.backbone = backbone or preset.backbone
         if self.backbone not in BACKBONES:
             raise InputError(f"no backbone is called {self.backbone!r}: give one of {', '.join(BACKBONES)}")
         self.laboratory = Laboratory(preset, data, seed, self.folder, device, precision)
+
+    def on(self, backbone: str) -> "Study":
+        """The study of the same seed on a base detector with that backbone; its runs are kept as long as this one's."""
+        if self.given is None and backbone == self.backbone:
+            return self
+        if backbone not in self._others:
+            rest = self.device, self.command, self.precision, self.workers
+            self._others[backbone] = Study(self.preset, self.data, self.seed, self.out, *rest, backbone=backbone)
+        return self._others[backbone]
+
+    @cached_property
+    def _others(self) -> dict[str, "Study"]:
+        return {}
 
     @cached_property
     def name(self) -> str:
@@ -163,13 +190,13 @@ class Study:
                 if self.given is not None:
                     network, spent = read_base(self.given, self.device), {"seconds": None}
                 else:
-                    network, report = self.laboratory.train_base(run, self.backbone)
-                    spent = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds, "losses": report.losses}
+                    network = self.laboratory.base_detector(self.backbone)
+                    spent = _spent(self.laboratory.train_detector(run, network))
                 result = self.report(network, self.preset.base_size)
                 if self.given is None:
                     self._write(run.path, network, result, run.environment)
                 run.finish({**result, **spent})
-            return run.result | {"file": str(file)}
+            return run.result | _on_disk(file)
 
     def _write(
         self, folder: Path, network: TwoStage, result: Mapping[str, Any], environment: Mapping[str, Any]
@@ -218,10 +245,24 @@ class Study:
     # ---- searches
 
     def settings(self, control: Control = "none") -> Settings:
-        """Of the search, or of one of its controls at the same budget."""
-        settings = self.preset.search
-        changed = {"none": {}, "random": {"k": None}, "conventional": {"teacher": "largest"}}
-        return replace(settings, **changed[control])
+        """Of the search, or of one of its controls.
+
+        random: parents are drawn from all pairs, so that nothing is selected. conventional: the largest teacher always.
+        nas: no teacher and no channel pruning, half the pairs: the first part of a pipeline. fixed-student: the teacher
+        alone changes, as in Figures 4 and 5. fixed-pair: neither does; the largest teacher trains the student on.
+        """
+        preset = self.preset
+        settings, kinds = preset.search, tuple(kind for kind in KINDS if kind != ChannelPruning.kind)
+        without_pruning = replace(settings.morphism, kinds=kinds)
+        alone = {"teacher": "none", "student_probability": 1.0, "morphism": without_pruning}
+        return {
+            "none": settings,
+            "random": replace(settings, k=None),
+            "conventional": replace(settings, teacher="largest"),
+            "nas": replace(settings, budget=settings.budget // 2, **alone),
+            "fixed-student": preset.teaching,
+            "fixed-pair": replace(preset.teaching, teacher="largest"),
+        }[control]
 
     def search(self, control: Control = "none") -> Searched:
         """Algorithm 1 on the base detector, or one of its controls."""
@@ -240,7 +281,7 @@ class Study:
         preset, settings = self.preset, self.settings(control)
         file = Path(self.base["file"])
         _ = self.pool
-        weights = json.loads(file.with_suffix(".json").read_text())["weights_sha256"]
+        weights = self.base["weights_sha256"]
         run = self.open(
             self._what(control),
             base=weights,
@@ -254,7 +295,7 @@ class Study:
         base = read_base(file)
         judge = Judge(float(count(base, preset.base_size).macs_mmdet), preset.base_size, settings.alpha, settings.beta)
         pairs = run.path / "pairs"
-        work = _Work(self.laboratory, file, self._folder("pool"), pairs, judge)
+        work = _Work(self.laboratory, file, self._folder("pool"), pairs, judge, settings.teacher != "none")
 
         def evaluate(proposals: Sequence[Proposal]) -> Iterator[Mapping[str, Any]]:
             label = f"{self._what(control)}, seed {self.seed}"
@@ -292,10 +333,105 @@ class Study:
         searched = self.search(control)
         result = Run.read(searched.folder).result
         rest = {key: result[key] for key in ("pair", "score", "teacher", "architecture", "seconds")}
-        return {**result["upgraded"], **rest, "file": str(searched.folder / "detector" / "detector.json")}
+        macs = Architecture.from_dict(result["architecture"]).cost(self.preset.base_size).macs_mmdet
+        file = searched.folder / "detector" / "detector.json"
+        return {**result["upgraded"], **rest, "architecture_macs": macs, **_on_disk(file)}
+
+    # ---- parts of the framework on their own: Tables 1 to 3
+
+    def alone(self, name: str) -> dict[str, Any]:
+        """An equivalent of Table 1, trained without the pool; as `base`."""
+        teacher = dict(self.preset.equivalents)[name]
+        with self.open(f"alone-{name}", teacher=str(teacher), optimisation=asdict(self.preset.base_training)) as run:
+            if run.result is None:
+                network = self.laboratory.equivalent(teacher)
+                spent = _spent(self.laboratory.train_detector(run, network))
+                run.finish({**self.report(network, self.preset.base_size), **spent})
+            return run.result
+
+    def sampled(self, name: str) -> dict[str, Any]:
+        """An equivalent of Table 1 as it comes out of the pool; as `base`."""
+        teacher = dict(self.preset.equivalents)[name]
+        with self._of_the_pool(f"sampled-{name}", teacher=str(teacher)) as run:
+            if run.result is None:
+                run.finish(self.report(self._teacher(teacher), self.preset.base_size))
+            return run.result
+
+    def teacher_precisions(self) -> dict[str, float]:
+        """AP on the held-out images, at the base size, of every teacher that the search with a fixed student drew."""
+        teachers = [each.proposal.teacher for each in self.search("fixed-student").history.evaluated]
+        names = list(dict.fromkeys(map(str, teachers)))
+        with self._of_the_pool(f"teachers-{self.name}", teachers=names) as run:
+            if run.result is None:
+                size = padded(self.preset.base_size)
+                networks = ((name, self._teacher(Teacher.parse(name))) for name in names)
+                run.finish({name: self.laboratory.precision_at(each, size, "search")["AP"] for name, each in networks})
+            return run.result
+
+    def _of_the_pool(self, what: str, **settings: Any) -> Run:
+        """The run folder of something that hangs on the trained pool."""
+        _ = self.pool
+        preset = self.preset
+        made = {"space": asdict(preset.teachers), "shrinking": asdict(preset.shrinking)}
+        return self.open(what, calibration_images=preset.calibration_images, **made, **settings)
+
+    def _teacher(self, teacher: Teacher) -> TwoStage:
+        return self.laboratory.teacher(self._folder("pool"), teacher)
+
+    def pruned(self, percentage: int) -> dict[str, Any]:
+        """The base detector after one channel pruning (0: none) and the training of a pair without a teacher."""
+        preset = self.preset
+        base, settings = self.base, asdict(preset.search.morphism)
+        training = {"optimisation": asdict(preset.pair_training), "base": base["weights_sha256"]}
+        with self.open(f"pruned-{self.name}-{percentage}", morphism=settings, **training) as run:
+            if run.result is None:
+                student = read_base(Path(base["file"]), self.device)
+                if percentage:
+                    student = evolve(student, ChannelPruning(float(percentage)), None, preset.search.morphism)
+                report = self.laboratory.train_student(run, student, preset.pair_training, None)
+                run.finish({**self.report(student, preset.base_size), **_spent(report)})
+            return run.result
+
+    def distilled(self, teacher_name: str, method: Method) -> dict[str, Any]:
+        """A detector as fresh as the base was, trained as long, but under a teacher of the pool; as `base`."""
+        preset = self.preset
+        teacher = dict(preset.equivalents)[teacher_name]
+        weights = {"ours": asdict(preset.distillation), "imitation": asdict(ImitationSettings())}[method]
+        training = {"optimisation": asdict(preset.base_training), "distillation": weights, "teacher": str(teacher)}
+        with self._of_the_pool(f"distilled-{self.name}-{method}", **training) as run:
+            if run.result is None:
+                student = as_student(self.laboratory.base_detector(self.backbone))
+                arguments = run, student, preset.base_training, self._teacher(teacher), method == "imitation"
+                spent = _spent(self.laboratory.train_student(*arguments))
+                run.finish({**self.report(student, preset.base_size), **spent})
+            return run.result
+
+    # ---- pipelines: Table 5
+
+    def pipeline(self, name: Pipeline) -> dict[str, Any]:
+        """One thing after the other: (architecture search,) pruning to the backbone's cost of what the search found,
+        distillation from the largest teacher; judged at the found one's size. "before": what was pruned."""
+        preset, goal = self.preset, self.upgraded()
+        before = self.base if name == "prune-kd" else self.upgraded("nas")
+        training = {"optimisation": asdict(preset.base_training), "distillation": asdict(preset.distillation)}
+        settings = {"morphism": asdict(preset.search.morphism), "start": before["weights_sha256"]}
+        macs, size = goal["architecture_macs"], tuple(goal["size"])
+        with self._of_the_pool(f"pipeline-{self.name}-{name}", goal=macs, size=size, **settings, **training) as run:
+            if run.result is None:
+                start = read_base(Path(before["file"]), self.device)
+                student = pruned_to(start, macs, preset.base_size, preset.search.morphism)
+                teacher = self._teacher(preset.teachers.largest())
+                spent = _spent(self.laboratory.train_student(run, student, preset.base_training, teacher))
+                run.finish({**self.report(student, size), **spent})
+            return run.result | {"before": before}
 
 
 CONTROLS: tuple[Control, ...] = get_args(Control)
+
+
+def _spent(report: FitReport) -> dict[str, Any]:
+    """What a training took."""
+    return {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds, "losses": report.losses}
 
 
 def steps(history: History) -> list[dict[str, Any]]:
@@ -315,6 +451,11 @@ def steps(history: History) -> list[dict[str, Any]]:
             for each in history.evaluated
         ]
     )
+
+
+def _on_disk(file: Path) -> dict[str, str]:
+    """Where a detector lies, and which weights those are."""
+    return {"file": str(file), "weights_sha256": json.loads(file.with_suffix(".json").read_text())["weights_sha256"]}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -18,14 +18,15 @@ from common.letterbox import padded
 from common.models.detector import load_detector
 from common.models.fpn import FPN
 from common.models.mobilenet import MobileNetV2
-from common.models.resnet import ResNet
+from common.models.resnet import ARCHITECTURES, ResNet
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.train import laboratory
 from common.train.checkpoint import load_strictly
 from common.train.laboratory import STANDARD_WIDTH
 from common.train.loop import FitReport, Step, fit
 from common.train.run_folder import Run
-from joint_detnas.distillation import check_distillable
+from common.train.schedule import Optimisation
+from joint_detnas.distillation import Imitator, check_distillable
 from joint_detnas.method import Judge, Proposal, Pupil, Size
 from joint_detnas.morphism import evolve
 from joint_detnas.presets import Preset
@@ -37,6 +38,7 @@ from joint_detnas.teachers import (
     Teacher,
     TeacherBackbone,
     TeacherPool,
+    build_teacher,
     integrated_progressive_shrinking,
 )
 
@@ -56,13 +58,14 @@ class Laboratory(laboratory.Laboratory):
         return self.preset.detector.width
 
     def backbone(self, name: str) -> nn.Module:
-        """A fresh backbone: a standard one, or that of the largest teacher."""
-        if name == POOL:
-            space = self.preset.teachers
-            return TeacherBackbone(space.width, space.largest().depths, space.stage_channels(space.largest()))
+        """A fresh backbone: a standard one, that of the largest teacher (POOL), or that of any by its name."""
         if name == "mobilenet_v2":
             return MobileNetV2(width=self.backbone_width / STANDARD_WIDTH)
-        return ResNet(name, width=self.backbone_width)
+        if name in ARCHITECTURES:
+            return ResNet(name, width=self.backbone_width)
+        space = self.preset.teachers
+        teacher = space.largest() if name == POOL else Teacher.parse(name)
+        return TeacherBackbone(space.width, teacher.depths, space.stage_channels(teacher))
 
     def batches(self, seed: int | None = None) -> ResolutionBatches:
         """Training batches at a size drawn anew for each step. seed: of all draws (none: the laboratory's)."""
@@ -76,33 +79,36 @@ class Laboratory(laboratory.Laboratory):
         """The 12 COCO numbers at every size."""
         return {size: self.precision_at(network, padded(size), where) for size in self.preset.sizes}
 
-    # ---- the base detector
+    # ---- detectors without a teacher
 
     def base_detector(self, backbone: str) -> TwoStage:
-        """A fresh one, drawn by the seed."""
+        """A fresh one on a backbone that was trained on classification, its other weights drawn by the seed."""
         torch.manual_seed(self.seed)
         settings, network = self.preset.detector, self.backbone(backbone)
         fpn = FPN(network.out_channels, FIRST_LEVEL, LAST_LEVEL, settings.neck_width)
-        detector = TwoStage(network, len(self.categories), fpn, settings.rpn, settings.roi)
+        return self._pretrained(TwoStage(network, len(self.categories), fpn, settings.rpn, settings.roi), backbone)
+
+    def equivalent(self, teacher: Teacher) -> TwoStage:
+        """The network of a teacher, fresh as a base detector is, to be trained without the pool."""
+        torch.manual_seed(self.seed)
+        settings = self.preset.detector
+        arguments = self.preset.teachers, teacher, len(self.categories), settings.rpn, settings.roi
+        return self._pretrained(build_teacher(*arguments), str(teacher))
+
+    def _pretrained(self, detector: TwoStage, backbone: str) -> TwoStage:
+        weights = self.pretrained(backbone)
+        detector.backbone.load_state_dict({name: weights[name] for name in detector.backbone.state_dict()})
         # Thin convolutions run 1.4 to 1.7 times faster with the channels last, on CPUs and on GPUs.
         return detector.to(self.device, memory_format=torch.channels_last)
 
-    def train_base(self, run: Run, backbone: str) -> tuple[TwoStage, FitReport]:
-        """A base detector on a pre-trained backbone, trained at all sizes ("2x+ms")."""
-        network = self.base_detector(backbone)
-        if run.stage_done("detector") is None:
-            weights = self.pretrained(backbone)
-            here = network.backbone.state_dict()
-            network.backbone.load_state_dict({name: weights[name] for name in here})
+    def train_detector(self, run: Run, network: TwoStage) -> FitReport:
+        """Train a detector at all sizes ("2x+ms"), in place."""
 
         def losses(batch: Batch, _: Step):
             yield two_stage_losses(network(batch.images), batch)
 
-        optimisation, arguments = self.preset.base_training, (self.seed, self.device)
-        report = fit(
-            run, "detector", network, self.batches(), optimisation, losses, *arguments, precision=self.precision
-        )
-        return network, report
+        arguments = self.batches(), self.preset.base_training, losses, self.seed, self.device
+        return fit(run, "detector", network, *arguments, precision=self.precision)
 
     # ---- the pool of teachers
 
@@ -131,20 +137,46 @@ class Laboratory(laboratory.Laboratory):
         for size in self.preset.sizes:
             yield self.training_images(padded(size), self.preset.calibration_images)
 
+    # ---- one student under one teacher
+
+    def train_student(
+        self, run: Run, student: TwoStage, optimisation: Optimisation, teacher: TwoStage | None, imitation: bool = False
+    ) -> FitReport:
+        """Train a student, in place, all along under one teacher, or under none.
+
+        imitation: by fine-grained feature imitation; else by the loss of section 3.3.
+        """
+        preset = self.preset
+        if imitation:
+            model = Imitator(student, teacher.fpn.width).to(self.device, memory_format=torch.channels_last)
+        else:
+            model = self._pupil(student)
+
+        def losses(batch: Batch, _: Step):
+            if imitation:
+                yield model.losses(batch, teacher)
+            else:
+                yield model.losses(batch, teacher, preset.distillation, preset.search.morphism.gamma_weight)
+
+        arguments = self.batches(), optimisation, losses, self.seed, self.device
+        return fit(run, "student", model, *arguments, precision=self.precision)
+
     # ---- a pair
 
-    def train_pair(self, proposal: Proposal, base: Path, pool: Path, pairs: Path, judge: Judge) -> dict[str, Any]:
+    def train_pair(
+        self, proposal: Proposal, base: Path, pool: Path, pairs: Path, judge: Judge, taught: bool = True
+    ) -> dict[str, Any]:
         """A pair made from its parent's weights, trained with its teacher and measured at all sizes.
 
         base: the base detector's file. pairs: a folder for each pair that was trained; this one's, too, where its
-        weights stay. One that was broken off goes on.
+        weights stay. taught: if not, the teacher is left out. One that was broken off goes on.
         """
         config = {"pair": proposal.to_dict(), "data": self.data, "seed": self.seed, "precision": self.precision}
         with Run.open(pair_folder(pairs, proposal.number), config) as run:
             if proposal.parent is None:
                 pupil, spent = self._first_pupil(run, base), {}
             else:
-                pupil, report = self._train_pupil(run, proposal, base, pool, pairs)
+                pupil, report = self._train_pupil(run, proposal, base, pool if taught else None, pairs)
                 spent = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds}
                 spent |= {"losses": report.losses, "peak_memory": report.peak_memory}
             return self._measured(pupil.student, judge) | spent
@@ -158,7 +190,7 @@ class Laboratory(laboratory.Laboratory):
         return pupil
 
     def _train_pupil(
-        self, run: Run, proposal: Proposal, base: Path, pool: Path, pairs: Path
+        self, run: Run, proposal: Proposal, base: Path, pool: Path | None, pairs: Path
     ) -> tuple[Pupil, FitReport]:
         preset, number = self.preset, proposal.number
         parent = self.pupil(base, pair_folder(pairs, proposal.parent))
@@ -169,7 +201,7 @@ class Laboratory(laboratory.Laboratory):
         pupil = self._pupil(student)
         pupil.adapter.load_state_dict(parent.adapter.state_dict())
         run.write_json("student", student.backbone.architecture.to_dict())
-        teacher = self.teacher(pool, proposal.teacher)
+        teacher = None if pool is None else self.teacher(pool, proposal.teacher)
 
         def losses(batch: Batch, _: Step):
             yield pupil.losses(batch, teacher, preset.distillation, preset.search.morphism.gamma_weight)
