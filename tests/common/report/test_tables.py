@@ -178,3 +178,56 @@ def test_printed_numbers_of_sm_nas():
     assert numbers["stage_one_space_size", None, "Architecture Search Details"] == 1.1e4
     assert numbers["stage_two_space_size", None, "Architecture Search Details"] == 5.0e12
     assert numbers["stage_two_lr_first", None, "Implementation Details for Stage-two"] == 0.24
+
+
+def test_printed_numbers_of_joint_detnas():
+    record = printed("joint_detnas")
+    tables = {f"table{number}": printed_table("joint_detnas", f"table{number}") for number in range(1, 8)}
+    sizes = [(len(table.rows), len(table.columns)) for table in tables.values()]
+    assert sizes == [(12, 5), (8, 4), (4, 7), (8, 9), (3, 7), (12, 14), (5, 5)]
+    assert tables["table1"].rows[7] == ("R50-FPN", "our ETP", "1333x800", 42.4, 2.9)
+    assert [row[3] for row in tables["table2"].rows] == [37.1, 37.3, 37.0, 36.4, 39.0, 39.2, 38.8, 38.3]
+    assert tables["table3"].rows[3] == ("our KD", "R50", "R101", 39.5, 41.4, 41.6, 2.1)
+    assert tables["table4"].rows[5] == ("R101-FPN", "ours", 153.9, -48, 23.3, 47, 43.9, 2.5, "1080x720")
+    assert tables["table5"].rows[2] == ("Joint-DetNAS (R101)", None, None, 58.9, None, 43.9, None)
+    assert tables["table6"].rows[10][4:10] == (None, 23.3, "V100", "own device", 43.9, 63.8)
+    assert tables["table7"].rows[4] == ("Joint-DetNAS (R101-based)", 145.7, 43.9, 100, 200)
+    for table in tables.values():  # the columns of text name each row once, so that ours can stand beside it
+        texts = [tuple(cell for cell in row if isinstance(cell, str)) for row in table.rows]
+        assert len(set(texts)) == len(texts)
+    for figure in (f"figure{number}" for number in range(1, 8)):
+        assert printed_table("joint_detnas", figure) is None
+        assert record["exhibits"][figure]["readable"]
+    numbers = {(number["id"], number.get("data"), number["where"]): number["value"] for number in record["numbers"]}
+    assert len(numbers) == len(record["numbers"])  # each number once a place
+    assert numbers["pool_size", None, "Section 3.1.3"] == 765_000
+    assert numbers["gamma_weight", None, "Section 3.3"] == 1e-5
+    assert numbers["latency_reduction", "COCO", "Section 4.2.1"] == 47
+
+
+def test_gains_and_changes_printed_by_joint_detnas_agree_with_their_columns():
+    def column(exhibit: str, name: str) -> list:
+        table = printed_table("joint_detnas", exhibit)
+        return [row[table.columns.index(name)] for row in table.rows]
+
+    pool = column("table1", "AP")
+    for group in (0, 4, 8):  # two baselines, then the pool at the same two sizes
+        gains = [ours - base for base, ours in zip(pool[group : group + 2], pool[group + 2 : group + 4], strict=True)]
+        assert gains == pytest.approx(column("table1", "Gain")[group + 2 : group + 4])
+    taught = zip(column("table3", "AP"), column("table3", "Baseline AP"), column("table3", "Gain"), strict=True)
+    assert all(after - before == pytest.approx(gain) for after, before, gain in taught if gain is not None)
+    upgraded = column("table4", "AP")
+    assert [after - before for before, after in zip(upgraded[::2], upgraded[1::2], strict=True)] == pytest.approx(
+        column("table4", "Gain")[1::2]
+    )
+    for name in ("FLOPS", "FPS"):
+        numbers, changes = column("table4", name), column("table4", f"{name} change")
+        found = [100 * (after / before - 1) for before, after in zip(numbers[::2], numbers[1::2], strict=True)]
+        assert [round(change) for change in found] == changes[1::2]
+    pipelines = slice(0, 2)  # joint optimisation has no intermediate result
+    before, after = (column("table5", f"{when} backbone FLOPS")[pipelines] for when in ("Intermediate", "Final"))
+    changes = [round(100 * (final / first - 1)) for first, final in zip(before, after, strict=True)]
+    assert changes == column("table5", "FLOPS change")[pipelines]
+    before, after = (column("table5", f"{when} AP")[pipelines] for when in ("Intermediate", "Final"))
+    gains = [final - first for first, final in zip(before, after, strict=True)]
+    assert gains == pytest.approx(column("table5", "Gain")[pipelines])
