@@ -85,7 +85,8 @@ class Preset:
     train_images: int | None
     """Images of an epoch: of a larger set so many are drawn once, a smaller one is repeated (none: the whole set)."""
     search_images: int
-    """Training images held out to judge pairs by: the AP of a search comes from them, never the reported AP."""
+    """Training images held out to judge pairs by, of a small set a fifth at the most: the AP of a search comes from
+    them, never the reported AP."""
     validation_images: int | None
     """Images that AP is reported on at the most (none: all)."""
     evaluation_batch_size: int

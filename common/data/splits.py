@@ -1,21 +1,36 @@
 """Which images are trained on, which are held out, and how many make an epoch: alike for every paper."""
 
+import math
+
 import numpy as np
 
 from common.command import InputError
 from common.data.detection_set import DetectionSet
 from common.data.source import load
 
+SEARCH_SHARE = 0.2
+"""Share of a set's training images that a search holds out at the most: a small set needs the rest for training."""
+
 
 def training_and_held_out(
-    data: str, images: int | None, held_out: int, scale: str
+    data: str, images: int | None, held_out: int, scale: str, largest_share: float | None = None
 ) -> tuple[DetectionSet, DetectionSet]:
     """The training images of `data` (see `common.data.source.load`), and those held out to choose by.
 
-    images: of a larger set, so many are trained on (none: all that are not held out). scale: for the sentence of the
-    `InputError` where the set has fewer than twice the held-out images. The same images are held out for every seed.
+    images: of a larger set, so many are trained on (none: all that are not held out). held_out: so many are held out,
+    the same for every seed. largest_share: but no more than this share of the whole set (none: so many in any case).
+    scale: for the sentence of the `InputError` where the set has fewer than twice the held-out images, or too few to
+    hold one out.
     """
-    whole = load(data, "train", limit=None if images is None else images + held_out)
+    whole = load(data, "train")
+    if largest_share is not None:
+        held_out = min(held_out, int(largest_share * len(whole)))
+        if held_out < 1:
+            raise InputError(
+                f"{data} has {len(whole)} training images, and {largest_share:.0%} of them, held out to choose by, are "
+                f"less than one: give at least {math.ceil(1 / largest_share)}"
+            )
+    whole = whole.limited(None if images is None else images + held_out)
     if len(whole) < 2 * held_out:
         raise InputError(
             f"{data} has {len(whole)} training images, and scale {scale} holds {held_out} out to choose by: give at "

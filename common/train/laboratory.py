@@ -20,7 +20,7 @@ from common.data.batches import ClassificationBatches, DetectionBatches, memory_
 from common.data.crops import Crops, object_crops
 from common.data.detection_set import DetectionSet
 from common.data.source import load
-from common.data.splits import epoch_of, training_and_held_out
+from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 from common.evaluate.average_precision import GroundTruth
 from common.evaluate.latency import measure_latency
 from common.evaluate.subnetworks import average_precision
@@ -236,7 +236,7 @@ class _Source:
 
     def __init__(self, preset: Scale, data: str, device: str) -> None:
         images, held_out = preset.train_images, preset.search_images
-        self.training, self.search = training_and_held_out(data, images, held_out, preset.name)
+        self.training, self.search = training_and_held_out(data, images, held_out, preset.name, SEARCH_SHARE)
         self.epoch = epoch_of(self.training, images)
         self.preset, self.data, self.device = preset, data, device
 

@@ -126,7 +126,7 @@ def test_training_plans(capsys):
         ("search", ["--base", "x", "--backbone", "resnet18"], "give it or --backbone, not both"),
         ("search", ["--base", "/nowhere/detector.json"], "is not there"),
         ("search", ["--data", "coco:/nowhere/at/all"], "no folder"),
-        ("search", ["--data", "scenes:train=20"], "holds 16 out"),
+        ("search", ["--data", "scenes:train=4"], "4 training images"),
         ("train", ["--backbone", "vgg"], "no backbone is called 'vgg'"),
         ("train", ["--teacher", "d1"], "--teacher is for --what pool --describe"),
         ("train", ["--what", "pool", "--describe", "--teacher", "d1"], "'d1' is no teacher"),

@@ -15,6 +15,7 @@ import torch
 
 from common.command import InputError
 from common.cost import count
+from common.data.source import SCENES_DEFAULTS
 from common.letterbox import padded
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
@@ -25,6 +26,7 @@ from common.train.run_folder import Run
 from joint_detnas import trial
 from joint_detnas.method import Judge, Proposal, Pupil
 from joint_detnas.morphism import ChannelPruning, evolve
+from joint_detnas.presets import preset
 from joint_detnas.study import Study
 from joint_detnas.trial import Laboratory, pair_folder
 
@@ -224,6 +226,17 @@ def test_controls_share_base_and_pool(study, tiny):
     assert study.settings("random") == replace(tiny.search, k=None)
     assert study.settings("conventional") == replace(tiny.search, teacher="largest")
     assert study.settings() == tiny.search
+
+
+# ---- data
+
+
+@pytest.mark.parametrize("name", ["smoke", "nano", "mini"])
+def test_the_scenes_are_many_enough_for_all_held_out_images_of_a_scale(name, tmp_path):
+    settings = preset(name)
+    scenes = Laboratory(settings, "scenes", 0, tmp_path)
+    assert len(scenes.sets["search"]) == settings.search_images
+    assert len(scenes.training_set) == (settings.train_images or SCENES_DEFAULTS["train"] - settings.search_images)
 
 
 # ---- a kill changes nothing

@@ -100,7 +100,7 @@ def test_a_search_of_which_nothing_is_left(capsys, flags, tmp_path, monkeypatch)
         (["--groups", "0"], "--groups 0 leaves stage two nothing to go on with"),
         (["--data", "coco:/nowhere/at/all"], "no folder"),
         (["--data", "sceness"], "unknown data"),
-        (["--data", "scenes:train=20"], "holds 16 out"),
+        (["--data", "scenes:train=4"], "4 training images"),
     ],
 )
 def test_bad_input_is_one_sentence(wrong, word, tmp_path, capsys):

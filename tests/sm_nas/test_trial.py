@@ -15,13 +15,14 @@ from torch import nn
 
 from common.batch import Batch
 from common.command import InputError
+from common.data.source import SCENES_DEFAULTS
 from common.train import laboratory as shared
 from common.train.run_folder import Run
 from common.train.schedule import Optimisation
 from sm_nas import trial
 from sm_nas.method import Structure
 from sm_nas.networks import build_backbone
-from sm_nas.presets import SMOKE, Preset, Strategy
+from sm_nas.presets import SMOKE, Preset, Strategy, preset
 from sm_nas.trial import Laboratory, Trial, in_parts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,17 +155,25 @@ def test_held_out_images_are_no_training_images_and_the_same_for_every_seed(tiny
     assert len(one.sets["validation"]) == tiny.validation_images
 
 
-def test_a_small_set_is_repeated_to_the_length_of_an_epoch(tiny, data, tmp_path):
-    longer = Laboratory(replace(tiny, train_images=40), data, 0, tmp_path)
+@pytest.mark.parametrize("name", ["smoke", "nano", "mini"])
+def test_the_scenes_are_many_enough_for_all_held_out_images_of_a_scale(name, tmp_path):
+    settings = preset(name)
+    scenes = Laboratory(settings, "scenes", 0, tmp_path)
+    assert len(scenes.sets["search"]) == settings.search_images
+    assert len(scenes.training_set) == (settings.train_images or SCENES_DEFAULTS["train"] - settings.search_images)
+
+
+def test_a_small_set_is_repeated_to_the_length_of_an_epoch(tiny, tmp_path):
+    longer = Laboratory(replace(tiny, train_images=40), "scenes:train=20,val=8,size=32", 0, tmp_path)
     ids = longer._source.epoch.image_ids.tolist()
-    assert len(longer.training_set) == 16
+    assert (len(longer.training_set), len(longer.sets["search"])) == (16, 4), "a fifth is held out"
     assert len(ids) == 40
     assert ids[:16] == ids[16:32]
 
 
 def test_too_few_images_are_said(tiny, tmp_path):
-    with pytest.raises(InputError, match=r"has 12 training images, and scale tiny holds 8 out .* at least twice"):
-        _ = Laboratory(tiny, "scenes:train=12,val=8,size=32", 0, tmp_path).training_set
+    with pytest.raises(InputError, match=r"has 4 training images, and 20% of them.* give at least 5"):
+        _ = Laboratory(tiny, "scenes:train=4,val=8,size=32", 0, tmp_path).training_set
 
 
 # ---- trained and measured

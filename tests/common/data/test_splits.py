@@ -5,7 +5,7 @@ import pytest
 
 from common.command import InputError
 from common.data.source import load
-from common.data.splits import epoch_of, training_and_held_out
+from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 
 DATA = "scenes:train=30,val=2"
 
@@ -24,9 +24,18 @@ def test_of_a_larger_set_so_many_are_trained_on():
     assert (len(training), len(held_out)) == (12, 5)
 
 
+@pytest.mark.parametrize(("images", "held_out", "expected"), [(None, 10, (24, 6)), (12, 5, (12, 5)), (29, 9, (24, 6))])
+def test_of_a_small_set_no_more_than_a_share_is_held_out(images, held_out, expected):
+    training, search = training_and_held_out(DATA, images, held_out, "nano", SEARCH_SHARE)
+    assert (len(training), len(search)) == expected
+    assert not set(training.image_ids.tolist()) & set(search.image_ids.tolist())
+
+
 def test_too_few_images_are_said():
     with pytest.raises(InputError, match=r"30 training images.*scale nano holds 16 out.*smaller scale"):
         training_and_held_out(DATA, None, 16, "nano")
+    with pytest.raises(InputError, match=r"4 training images, and 20% of them.* give at least 5"):
+        training_and_held_out("scenes:train=4", None, 16, "nano", SEARCH_SHARE)
 
 
 @pytest.mark.parametrize(("images", "expected"), [(None, 30), (10, 30), (30, 30), (75, 75)])
