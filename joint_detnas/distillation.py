@@ -136,15 +136,20 @@ class RegionAdapter(nn.Linear):
         return F.linear(features, weight, self.bias[:channels])
 
 
-def feature_loss(student: Tensor, teacher: Tensor, positive: Tensor, adapter: RegionAdapter) -> Tensor:
+def feature_loss(
+    student: Tensor, teacher: Tensor, positive: Tensor, adapter: RegionAdapter, relative: bool = False
+) -> Tensor:
     """L_feat: squared error summed over channels, its mean over the cells of positive regions; float32 scalar.
 
     student, teacher: RoI features (B, S, P, C_student) and (B, S, P, C_teacher), P cells a region. positive: (B, S).
+    relative: as a share of the teacher's own squares there, so that the loss does not hang on the scale of features,
+    which nothing in a pyramid without norms keeps.
     """
     adapted = adapter(student, teacher.shape[-1])
-    distance = (adapted.float() - teacher.float()).square().sum(dim=(2, 3))  # (B, S)
-    points = positive.sum().clamp(min=1) * student.shape[2]
-    return (distance * positive).sum() / points
+    distance = ((adapted.float() - teacher.float()).square().sum(dim=(2, 3)) * positive).sum()
+    if relative:
+        return distance / (teacher.float().square().sum(dim=(2, 3)) * positive).sum().clamp(min=1e-6)
+    return distance / (positive.sum().clamp(min=1) * student.shape[2])
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -181,6 +186,8 @@ class DistillationSettings:
     """Of the soft cross-entropy."""
     box_weight: float = 1.0
     """Of the class-aware localisation."""
+    relative_features: bool = False
+    """Take the feature-level loss as a share of the teacher's own squares; see `feature_loss`."""
 
 
 def distilled_losses(
@@ -213,7 +220,8 @@ def distilled_losses(
     teacher = teaching(regions.boxes)
     for name, value in region_losses(student.logits, student.codes, regions, stage, roi.beta).items():
         losses[name] = stage.weight * value
-    taught = distillation_losses(student, teacher, regions, adapter, int(roi.samples * roi.positive_share))
+    most_positive = int(roi.samples * roi.positive_share)
+    taught = distillation_losses(student, teacher, regions, adapter, most_positive, settings.relative_features)
     total = (
         sum(losses.values())
         + settings.feature_weight * taught["distil_feature"]
@@ -224,16 +232,21 @@ def distilled_losses(
 
 
 def distillation_losses(
-    student: RegionOutputs, teacher: RegionOutputs, regions: Regions, adapter: RegionAdapter, most_positive: int
+    student: RegionOutputs,
+    teacher: RegionOutputs,
+    regions: Regions,
+    adapter: RegionAdapter,
+    most_positive: int,
+    relative_features: bool = False,
 ) -> dict[str, Tensor]:
     """What a teacher adds, not weighted: distil_feature, distil_class, distil_box.
 
-    most_positive: regions an image that can be positive at most. They come first, so features are compared no further.
+    relative_features: see `feature_loss`. most_positive: regions an image that can be positive at most. They come first, so features are compared no further.
     """
     first = slice(most_positive)
     features = student.features[:, first], teacher.features[:, first]
     return {
-        "distil_feature": feature_loss(*features, regions.positive[:, first], adapter),
+        "distil_feature": feature_loss(*features, regions.positive[:, first], adapter, relative_features),
         **prediction_losses(student, teacher, regions.valid),
     }
 

@@ -16,7 +16,7 @@ from joint_detnas.method import Evaluated, History
 from joint_detnas.morphism import KINDS, ChannelPruning
 from joint_detnas.presets import PERCENTAGES
 from joint_detnas.students import STRIDES, Architecture
-from joint_detnas.study import Control, Searched, Study
+from joint_detnas.study import PIPELINES, Control, Searched, Study
 from joint_detnas.teachers import Teacher, teacher_cost
 from joint_detnas.trial import size_name
 
@@ -28,7 +28,7 @@ BEST_PAIRS = 3
 def numbers(result: Mapping[str, Any]) -> dict[str, Any]:
     """What tables show of a detector."""
     points = {name: _points(result.get(name)) for name in COCO_NUMBERS}
-    kept = ("macs", "macs_mmdet", "params", "backbone_macs_mmdet", "latency", "seconds")
+    kept = ("macs", "macs_mmdet", "params", "backbone_macs_mmdet", "backbone_macs_at_base_size", "latency", "seconds")
     at_sizes = {size: _points(each) for size, each in result["AP_at"].items()}
     return points | {name: result.get(name) for name in kept} | {"size": size_name(result["size"]), "AP_at": at_sizes}
 
@@ -110,15 +110,12 @@ def measure_table4(study: Study) -> Measured:
 
 def measure_table5(study: Study) -> Measured:
     """Pipelines beside the joint search, at one backbone cost and one input size."""
-    joint, rows = study.upgraded(), {}
-    for name in ("prune-kd", "nas-prune-kd"):
+    joint = numbers(study.upgraded())
+    rows = {"baseline": {"after": numbers(study.base)}, "joint": {"after": joint}}
+    for name in PIPELINES:
         result = study.pipeline(name)
         rows[name] = {"before": numbers(result["before"]), "after": numbers(result)}
-        rows[name]["after"]["backbone_at_base_size"] = result["backbone_macs_at_base_size"]
-        rows[name]["before"]["backbone_at_base_size"] = result["before"]["backbone_macs_at_base_size"]
-    rows["joint"] = {"after": numbers(joint) | {"backbone_at_base_size": joint["backbone_macs_at_base_size"]}}
-    rows["baseline"] = {"after": numbers(study.base)}
-    evidence = {f"joint minus {name}": 100 * joint["AP"] - rows[name]["after"]["AP"] for name in rows if "kd" in name}
+    evidence = {f"joint minus {name}": joint["AP"] - rows[name]["after"]["AP"] for name in PIPELINES}
     return {"rows": rows, "evidence": evidence}
 
 
@@ -268,9 +265,7 @@ def measure_figure7(study: Study) -> Measured:
             "before": resolution_costs(before, study.preset.base_size),
             "after": resolution_costs(after, study.preset.base_size),
         }
-    shares = [
-        (np.array(each["before"]) - np.array(each["after"])) / sum(each["before"]) for each in stages.values()
-    ]
+    shares = [(np.array(each["before"]) - np.array(each["after"])) / sum(each["before"]) for each in stages.values()]
     return {"stages": stages, "evidence": {"stages": np.mean(shares, axis=0).tolist()}}
 
 

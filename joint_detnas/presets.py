@@ -169,6 +169,7 @@ def _steps(epochs: int, learning_rate: float, **more) -> Optimisation:
 
 # ------------------------------------------------------------------------------------------------------------------
 
+_RELATIVE = DistillationSettings(relative_features=True)  # else the feature loss is hundreds of times the others
 SMOKE = Preset(
     name="smoke",
     backbone="resnet18",
@@ -204,10 +205,12 @@ SMOKE = Preset(
     batch_size=8,
     base_training=_adamw(2, 2e-3),
     shrinking=ShrinkingSettings(
-        phases=(Phase("full", 1, 0), Phase("one-step", 1, 1), Phase("all", 1, None)), optimisation=_adamw(1, 2e-3)
+        phases=(Phase("full", 1, 0), Phase("one-step", 1, 1), Phase("all", 1, None)),
+        optimisation=_adamw(1, 2e-3),
+        distillation=_RELATIVE,
     ),
     pair_training=_adamw(1, 1e-3),
-    distillation=DistillationSettings(),
+    distillation=_RELATIVE,
     search=Settings(budget=6, k=3, generation=2, morphism=MorphismSettings(fewest_channels=2, tied="max")),
     teaching=_teaching(2, 2),
     equivalents=_equivalents({"R14": (1, 1, 1, 1), "R26": (2, 2, 2, 2)}),
@@ -254,6 +257,7 @@ NANO = replace(
     shrinking=ShrinkingSettings(
         phases=(Phase("full", 8, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
         optimisation=_adamw(8, 3e-3),
+        distillation=_RELATIVE,
     ),
     pair_training=_adamw(2, 1e-3),
     search=Settings(budget=12, k=5, generation=2, morphism=MorphismSettings(tied="max")),

@@ -37,7 +37,7 @@ from joint_detnas.distillation import ImitationSettings
 from joint_detnas.method import History, Judge, Pair, Proposal, Settings, Size, hill_climb
 from joint_detnas.morphism import KINDS, ChannelPruning, evolve, pruned_to
 from joint_detnas.presets import BACKBONES, Preset
-from joint_detnas.students import Architecture, as_student
+from joint_detnas.students import as_student
 from joint_detnas.teachers import Teacher
 from joint_detnas.trial import Laboratory, pair_folder, read_base, size_name
 
@@ -172,6 +172,7 @@ class Study:
             "params": cost.params,
             "backbone_macs_mmdet": cost.parts["backbone"]["macs_mmdet"],
             "backbone_params": cost.parts["backbone"]["params"],
+            "backbone_macs_at_base_size": count(network, self.preset.base_size).parts["backbone"]["macs_mmdet"],
         }
 
     # ---- the base detector
@@ -333,9 +334,7 @@ class Study:
         searched = self.search(control)
         result = Run.read(searched.folder).result
         rest = {key: result[key] for key in ("pair", "score", "teacher", "architecture", "seconds")}
-        macs = Architecture.from_dict(result["architecture"]).cost(self.preset.base_size).macs_mmdet
-        file = searched.folder / "detector" / "detector.json"
-        return {**result["upgraded"], **rest, "architecture_macs": macs, **_on_disk(file)}
+        return {**result["upgraded"], **rest, **_on_disk(searched.folder / "detector" / "detector.json")}
 
     # ---- parts of the framework on their own: Tables 1 to 3
 
@@ -415,7 +414,7 @@ class Study:
         before = self.base if name == "prune-kd" else self.upgraded("nas")
         training = {"optimisation": asdict(preset.base_training), "distillation": asdict(preset.distillation)}
         settings = {"morphism": asdict(preset.search.morphism), "start": before["weights_sha256"]}
-        macs, size = goal["architecture_macs"], tuple(goal["size"])
+        macs, size = goal["backbone_macs_at_base_size"], tuple(goal["size"])
         with self._of_the_pool(f"pipeline-{self.name}-{name}", goal=macs, size=size, **settings, **training) as run:
             if run.result is None:
                 start = read_base(Path(before["file"]), self.device)
@@ -427,6 +426,7 @@ class Study:
 
 
 CONTROLS: tuple[Control, ...] = get_args(Control)
+PIPELINES: tuple[Pipeline, ...] = get_args(Pipeline)
 
 
 def _spent(report: FitReport) -> dict[str, Any]:
