@@ -241,7 +241,8 @@ def distillation_losses(
 ) -> dict[str, Tensor]:
     """What a teacher adds, not weighted: distil_feature, distil_class, distil_box.
 
-    relative_features: see `feature_loss`. most_positive: regions an image that can be positive at most. They come first, so features are compared no further.
+    most_positive: regions an image that can be positive at most. They come first, so features are compared no further.
+    relative_features: see `feature_loss`.
     """
     first = slice(most_positive)
     features = student.features[:, first], teacher.features[:, first]

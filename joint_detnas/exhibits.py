@@ -294,7 +294,7 @@ def table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     notes = [
         f"The search is above all that random search finds after {100 * share.mean:.0f} % of its pairs (100 %: never); "
         f"at the end its best score is {apart.mean:+.2f} points on random search's.",
-        "random search draws its parents from all pairs, so that nothing is selected; they share pool and base detector.",
+        "random search draws parents from all pairs, so that nothing is selected; both share pool and base detector.",
         f"Training the teacher pool takes {pool.mean:.1f} minutes beside it.",
     ]
     caption = "What a search trains and finds; AP on validation images, the score on held-out training images."
@@ -394,7 +394,10 @@ def figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
         figures.bars(increments, setting.folder / "figure6-score.png", value_label="Sum of score increments (points)"),
         figures.bars(shares, setting.folder / "figure6-time.png", value_label="Share of all beneficial steps"),
     ]
-    caption = "Steps of the searches by what they did. An increment is a pair's score less its parent's; sums of those above 0."
+    caption = (
+        "Steps of the searches by what they did. An increment is a pair's score less its parent's; those above 0 are "
+        "summed."
+    )
     share, place = (_over(measured, "evidence", key) for key in ("pruning's share", "pruning's place"))
     notes = [
         f"Channel pruning brings {100 * share.mean:.0f} % of what the student's actions raise the score by; its steps "
