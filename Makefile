@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 reproduce: setup
 	$(BIN)/python -m detofa.reproduce --scale smoke
 	$(BIN)/python -m sm_nas.reproduce --scale smoke
+	$(BIN)/python -m joint_detnas.reproduce --scale smoke
 	$(BIN)/python -m common.report runs --out runs/report
 	@echo "Open runs/report/index.html"
 

@@ -31,7 +31,7 @@ def test_scoreboard_is_up_to_date():
 
 def test_readme_names_commands():
     commands_of_papers = {
-        f"{paper}.{name}" for paper in ("detofa", "sm_nas") for name in ("train", "search", "reproduce")
+        f"{paper}.{name}" for paper in ("detofa", "sm_nas", "joint_detnas") for name in ("train", "search", "reproduce")
     }
     assert commands_of_papers <= set(MODULES)
     assert ("make", "reproduce") in NAMED
