@@ -255,7 +255,7 @@ NANO = replace(
     batch_size=8,
     base_training=_adamw(16, 3e-3),
     shrinking=ShrinkingSettings(
-        phases=(Phase("full", 8, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
+        phases=(Phase("full", 20, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
         optimisation=_adamw(8, 3e-3),
         distillation=_RELATIVE,
     ),
