@@ -41,7 +41,8 @@ CASCADE = (
 
 @dataclass(frozen=True)
 class RoISettings:
-    """stages: one, or the cascade's. class_specific: a box for each class; a cascade has one for all.
+    """stages: one, or the cascade's. class_specific: a box for each class, of which a cascade hands on that of the
+    likeliest; else one for all, as a cascade usually has it.
 
     samples, positive_share: regions an image and stage in the losses. beta: where the box loss turns from quadratic to
     linear. bins, points: of RoIAlign; None: 7, or 14 before a shared stage, which halves them. hidden: widths of the
@@ -69,8 +70,6 @@ class RoISettings:
     def __post_init__(self) -> None:
         if not self.stages:
             raise InputError("a second stage without any head finds nothing: give at least one")
-        if len(self.stages) > 1 and self.class_specific:
-            raise InputError("the heads of a cascade hand one box a region on: set class_specific to False")
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> "RoISettings":
@@ -155,8 +154,14 @@ class RoIHead(nn.Module):
         return logits.view(*boxes.shape[:2], -1), codes.view(*boxes.shape[:2], -1, 4)
 
     @torch.no_grad()
-    def refine(self, boxes: Tensor, codes: Tensor, stage: int, size: tuple[int, int]) -> Tensor:
-        """Regions (B, R, 4) moved by class-agnostic codes (B, R, 1, 4), cut at images of `size`: for the next stage."""
+    def refine(self, boxes: Tensor, logits: Tensor, codes: Tensor, stage: int, size: tuple[int, int]) -> Tensor:
+        """Regions (B, R, 4) moved by what a stage says of them, cut at images of `size`: for the next stage.
+
+        logits: (B, R, K + 1). codes: (B, R, K or 1, 4); of K those of the likeliest class, the background aside.
+        """
+        if self.settings.class_specific:
+            likeliest = logits[..., :-1].argmax(dim=-1)  # (B, R)
+            codes = codes.gather(2, likeliest[..., None, None].expand(-1, -1, 1, 4))
         return clip(decode(codes.squeeze(2), boxes, self.settings.stages[stage].deviations), size)
 
     def predict(self, maps: Sequence[Tensor], boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,7 +170,7 @@ class RoIHead(nn.Module):
         logits, codes = self(maps, boxes)
         probabilities = [logits.float().softmax(dim=-1)]
         for stage in range(1, len(self.heads)):
-            boxes = self.refine(boxes, codes, stage - 1, size)
+            boxes = self.refine(boxes, logits, codes, stage - 1, size)
             logits, codes = self(maps, boxes, stage)
             probabilities.append(logits.float().softmax(dim=-1))
         return torch.stack(probabilities).mean(dim=0), codes, boxes
@@ -265,5 +270,6 @@ def roi_losses(
         for name, value in region_losses(logits, codes, regions, stage, head.settings.beta).items():
             total[name] = total.get(name, 0.0) + stage.weight * value
         if index + 1 < len(head.heads):
-            proposals = replace(proposals, boxes=head.refine(regions.boxes, codes, index, size), valid=regions.valid)
+            moved = head.refine(regions.boxes, logits, codes, index, size)
+            proposals = replace(proposals, boxes=moved, valid=regions.valid)
     return total

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
@@ -68,6 +69,7 @@ KINDS = {
     "regular": {},
     "cascade": {"roi": cascade(4)},
     "no pyramid": {"fpn": False},
+    "cascade, a box a class": {"roi": replace(cascade(3), class_specific=True)},
     "cascade, no pyramid": {"fpn": False, "roi": cascade(2)},
     "mobilenet, no pyramid": {"fpn": False, "mobile": True},
     "guided": {"rpn": GUIDED},
@@ -393,7 +395,20 @@ def test_later_stages_see_better_regions():
     stage = network.roi.settings.stages[0]
     proposals = batch.boxes + torch.tensor([4.0, -3, 5, 2])
     codes = encode(batch.boxes, proposals, stage.deviations).unsqueeze(2)
-    torch.testing.assert_close(network.roi.refine(proposals, codes, 0, SIZE), clip(batch.boxes, SIZE))
+    logits = torch.zeros(*proposals.shape[:2], CLASSES + 1)
+    torch.testing.assert_close(network.roi.refine(proposals, logits, codes, 0, SIZE), clip(batch.boxes, SIZE))
+
+
+def test_a_cascade_with_a_box_a_class_hands_the_likeliest_one_on():
+    network, batch = small_network(roi=replace(cascade(2), class_specific=True)), random_batch()
+    B, R = batch.labels.shape
+    right = encode(batch.boxes, batch.boxes - 3, network.roi.settings.stages[0].deviations)
+    codes = torch.full((B, R, CLASSES, 4), 9.0)
+    codes[torch.arange(B)[:, None], torch.arange(R), batch.labels] = right
+    logits = F.one_hot(batch.labels, CLASSES + 1).float()
+    logits[..., -1] = 5.0  # the background may well be likelier than any class
+    moved = network.roi.refine(batch.boxes - 3, logits, codes, 0, SIZE)
+    torch.testing.assert_close(moved, clip(batch.boxes, SIZE))
 
 
 def test_without_a_pyramid_the_last_stage_is_the_head():
@@ -410,7 +425,6 @@ def test_without_a_pyramid_the_last_stage_is_the_head():
     ("bad", "says"),
     [
         (lambda: RoISettings.cascade(5), "2 to 4"),
-        (lambda: RoISettings(stages=CASCADE), "class_specific"),
         (lambda: RoISettings(stages=()), "at least one"),
         (lambda: TwoStage(ResNet("resnet18", width=8), 0, None), "0 classes"),
         (lambda: TwoStage(SimpleNamespace(out_channels=(8,)), 3, None), "can be taken out"),
