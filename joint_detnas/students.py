@@ -13,6 +13,8 @@ seven, some of them at the same resolution.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
+from operator import mul
 from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from torchvision.models.resnet import BasicBlock
 
 from common.command import InputError
 from common.cost import Cost
+from common.models.deformable import DeformableConv2d
 from common.models.detector import register_backbone
 from common.models.fpn import FPN
 from common.models.mobilenet import MobileNetV2
@@ -165,22 +168,21 @@ class Architecture:
         return 2 if self.family == "inverted_residual" else 4
 
     @property
+    def stage_strides(self) -> tuple[int, ...]:
+        """Of what each stage puts out, in pixels of the image."""
+        return tuple(accumulate((stage.stride for stage in self.stages), mul, initial=self._stem_stride))[1:]
+
+    @property
     def feature_stages(self) -> tuple[int, ...]:
         """The stages, from 1, after which a feature is taken: the last one of each resolution from stride 4 on."""
-        found, stride = [], self._stem_stride
-        for number, stage in enumerate(self.stages, 1):
-            stride *= stage.stride
-            if stride >= STRIDES[0] and (number == len(self.stages) or self.stages[number].stride > 1):
-                found.append(number)
-        return tuple(found)
+        return tuple(
+            number
+            for number, stride in enumerate(self.stage_strides, 1)
+            if stride >= STRIDES[0] and (number == len(self.stages) or self.stages[number].stride > 1)
+        )
 
     def _feature_strides(self) -> tuple[int, ...]:
-        strides, stride = [], self._stem_stride
-        for number, stage in enumerate(self.stages, 1):
-            stride *= stage.stride
-            if number in self.feature_stages:
-                strides.append(stride)
-        return tuple(strides)
+        return tuple(self.stage_strides[number - 1] for number in self.feature_stages)
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -435,6 +437,11 @@ class StudentBlock(nn.Module):
         self.adds = place > 0 or architecture.stages[number - 1].entry != "plain"
         self.relu = nn.Identity() if inverted else nn.ReLU(inplace=True)
 
+    def deform(self) -> None:
+        """Let the 3x3 convolution, the second one of a basic block, move its own sampling points."""
+        *_, last = (index for index, layer in enumerate(self.body) if getattr(layer, "kernel_size", None) == (3, 3))
+        self.body[last] = DeformableConv2d(self.body[last])
+
     def forward(self, x: Tensor) -> Tensor:
         result = self.body(x)
         if self.adds:
@@ -446,13 +453,23 @@ class StudentBackbone(nn.Module):
     """Images (B, 3, H, W) to four features (B, out_channels[s], H / strides[s], W / strides[s]).
 
     Children: `stem`, `stage1` and so on, `head`. norm: how it normalises; network slimming needs its weights to learn.
+    deformable: the stages, from 1, whose blocks are (`StudentBlock.deform`); morphism knows none such.
     """
 
-    def __init__(self, architecture: Architecture, norm: Norm | None = None) -> None:
+    def __init__(self, architecture: Architecture, norm: Norm | None = None, deformable: Sequence[int] = ()) -> None:
         super().__init__()
+        if not set(deformable) <= set(range(1, len(architecture.stages) + 1)):
+            raise InputError(
+                f"deformable {tuple(deformable)}: the student {architecture} has stages 1 to {len(architecture.stages)}"
+            )
         norm = norm or Norm()
-        self.architecture, self.norm = architecture, norm
-        self.description = {"kind": "joint_detnas", "norm": norm.to_dict(), "architecture": architecture.to_dict()}
+        self.architecture, self.norm, self.deformable = architecture, norm, tuple(deformable)
+        self.description = {
+            "kind": "joint_detnas",
+            "norm": norm.to_dict(),
+            "architecture": architecture.to_dict(),
+            "deformable": list(deformable),
+        }
         self.out_channels, self.strides, self.stride = architecture.out_channels, STRIDES, STRIDES[-1]
         inverted = architecture.family == "inverted_residual"
         activation = nn.ReLU6 if inverted else nn.ReLU
@@ -468,6 +485,9 @@ class StudentBackbone(nn.Module):
         self.has_head = head is not None
         initialise(self)
         norm.convert(self)
+        for number in deformable:
+            for block in getattr(self, f"stage{number}"):
+                block.deform()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x, features = self.stem(images), []
@@ -482,7 +502,8 @@ class StudentBackbone(nn.Module):
     @staticmethod
     def from_dict(description: Mapping[str, Any]) -> "StudentBackbone":
         """The network of a `description`, without its weights."""
-        return StudentBackbone(Architecture.from_dict(description["architecture"]), Norm(**description["norm"]))
+        norm, deformable = Norm(**description["norm"]), description.get("deformable", ())
+        return StudentBackbone(Architecture.from_dict(description["architecture"]), norm, deformable)
 
 
 register_backbone("joint_detnas", StudentBackbone.from_dict)
@@ -512,7 +533,9 @@ def _layers(convolution: Convolution, norm: Norm, activation: type[nn.Module] | 
 
 
 def architecture_of(backbone: nn.Module) -> Architecture:
-    """The description of a ResNet, ResNeXt or MobileNetV2 of common.models."""
+    """The description of a ResNet, ResNeXt or MobileNetV2 of common.models, or of a student's backbone."""
+    if isinstance(backbone, StudentBackbone | ResNet) and backbone.description["deformable"]:
+        raise InputError("a student has no deformable convolutions: put them in once the search is done")
     if isinstance(backbone, StudentBackbone):
         return backbone.architecture
     if isinstance(backbone, MobileNetV2) and len(backbone.out_channels) == len(STRIDES):
@@ -522,8 +545,6 @@ def architecture_of(backbone: nn.Module) -> Architecture:
             f"a student cannot be made of {type(backbone).__name__}: give a backbone of four stages, one of "
             f"{', '.join((*ARCHITECTURES, 'mobilenet_v2'))}"
         )
-    if backbone.description["deformable"]:
-        raise InputError("a student has no deformable convolutions: put them in once the search is done")
     stages = []
     for stage in backbone.stages:
         first = stage[0]
