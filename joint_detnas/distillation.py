@@ -25,7 +25,7 @@ Differences from the paper, where it is silent or its formula leaves a choice:
    (`per_level`) of its own. One 3x3 convolution adapts the maps; the weight .01 is that of the authors' release.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -189,6 +189,14 @@ class DistillationSettings:
     relative_features: bool = False
     """Take the feature-level loss as a share of the teacher's own squares; see `feature_loss`."""
 
+    def weighted(self, taught: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The three losses of `distillation_losses`, each times its weight."""
+        return (
+            self.feature_weight * taught["distil_feature"],
+            self.class_weight * taught["distil_class"],
+            self.box_weight * taught["distil_box"],
+        )
+
 
 def distilled_losses(
     outputs: TwoStageOutputs,
@@ -222,13 +230,7 @@ def distilled_losses(
         losses[name] = stage.weight * value
     most_positive = int(roi.samples * roi.positive_share)
     taught = distillation_losses(student, teacher, regions, adapter, most_positive, settings.relative_features)
-    total = (
-        sum(losses.values())
-        + settings.feature_weight * taught["distil_feature"]
-        + settings.class_weight * taught["distil_class"]
-        + settings.box_weight * taught["distil_box"]
-    )
-    return {"loss": total, **losses, **taught}
+    return {"loss": sum(settings.weighted(taught), sum(losses.values())), **losses, **taught}
 
 
 def distillation_losses(

@@ -11,6 +11,7 @@ from common.models.resnet import ARCHITECTURES
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.train.schedule import Optimisation
+from joint_detnas.cascade import CascadeSettings
 from joint_detnas.distillation import DistillationSettings
 from joint_detnas.method import Settings, Size
 from joint_detnas.morphism import MorphismSettings
@@ -135,6 +136,8 @@ class Preset:
     """Of the base detectors that Table 4 upgrades, the smallest first; the preset's own is among them."""
     taught_backbones: tuple[str, ...]
     """Of the fixed students of Figure 5, the smallest first; the preset's own is among them."""
+    cascade: CascadeSettings
+    """What becomes of the detector that a search found, beyond the search (paper: Table 6's X101-Cascade)."""
 
 
 PERCENTAGES = (0, 10, 20, 30)
@@ -218,6 +221,7 @@ SMOKE = Preset(
     pruned_backbones=("resnet18",),
     upgraded_backbones=("resnet18", "mobilenet_v2"),
     taught_backbones=("resnet18", "mobilenet_v2"),
+    cascade=CascadeSettings(_adamw(1, 1e-3)),
 )
 """Every code path in about a minute; its numbers mean nothing.
 
@@ -267,6 +271,7 @@ NANO = replace(
     pruned_backbones=("resnet18", "resnet50"),
     upgraded_backbones=("resnet18", "resnet50"),
     taught_backbones=("resnet18", "resnet50"),
+    cascade=CascadeSettings(_adamw(10, 1e-3)),
 )
 """Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
 
@@ -307,10 +312,13 @@ PAPER = Preset(
     pruned_backbones=("resnet50", "resnet101"),
     upgraded_backbones=("resnet18", "resnet50", "resnet101", "resnext101_32x4d"),
     taught_backbones=("resnet18", "resnet50", "resnet101"),
+    cascade=CascadeSettings(_steps(16, 0.01)),
 )
 """COCO as published: 2x with multi-scale training for the base, 3 epochs a pair, about 100 pairs.
 
 Command: python -m joint_detnas.search --scale paper --data coco:DIR --workers 8 --device cuda
+Table 6's X101-Cascade: python -m joint_detnas.train --what cascade --scale paper --backbone resnext101_32x4d
+    --data coco:DIR --device cuda
 Time: the paper names 200 GPU days; not run here.
 """
 

@@ -13,6 +13,7 @@ teachers-BACKBONE          AP of every teacher that a search with a fixed studen
 pruned-BACKBONE-PERCENT    the base detector pruned at once, then trained a little
 distilled-BACKBONE-METHOD  a base detector trained from the start under one teacher
 pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillation; or architecture search before both
+cascade-BACKBONE           what the search found, with deformable convolutions and a cascade of heads, trained on
 """
 
 import json
@@ -275,8 +276,8 @@ class Study:
     def _searched(self) -> dict[str, Searched]:
         return {}
 
-    def _what(self, control: Control) -> str:
-        return f"search-{self.name}" + ("" if control == "none" else f"-{control}")
+    def _what(self, control: Control, kind: str = "search") -> str:
+        return f"{kind}-{self.name}" + ("" if control == "none" else f"-{control}")
 
     def _search(self, control: Control) -> Searched:
         preset, settings = self.preset, self.settings(control)
@@ -423,6 +424,31 @@ class Study:
                 spent = _spent(self.laboratory.train_student(run, student, preset.base_training, teacher))
                 run.finish({**self.report(student, size), **spent})
             return run.result | {"before": before}
+
+    # ---- beyond the search
+
+    def cascade(self, control: Control = "none") -> dict[str, Any]:
+        """What a search found, with deformable convolutions and a cascade of heads and trained on (Table 6's
+        X101-Cascade): as `base`, at the base size."""
+        preset = self.preset
+        found = Path(self.upgraded(control)["file"])
+        run = self.open(
+            self._what(control, "cascade"),
+            found=json.loads(found.read_text())["weights_sha256"],
+            cascade=asdict(preset.cascade),
+            distillation=asdict(preset.distillation),
+            space=asdict(preset.teachers),
+            shrinking=asdict(preset.shrinking),
+            calibration_images=preset.calibration_images,
+        )
+        with run:
+            if run.result is None:
+                network, report = self.laboratory.train_cascade(run, found, self._folder("pool"))
+                result = self.report(network, preset.base_size)
+                self._write(run.path, network, result, run.environment)
+                spent = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds, "losses": report.losses}
+                run.finish({**result, **spent})
+            return run.result | {"file": str(run.path / "detector" / "detector.json")}
 
 
 CONTROLS: tuple[Control, ...] = get_args(Control)

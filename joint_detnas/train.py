@@ -1,13 +1,16 @@
 """Train what a search stands on: python -m joint_detnas.train --what base --scale nano --data scenes
 
 The base detector, on a backbone that is trained on classification first; or the elastic teacher pool, by integrated
-progressive shrinking. A search does both by itself; the same command again goes on from where it stopped.
+progressive shrinking. A search does both by itself. Or what comes behind a search, which is made first where it is not
+there yet: the detector that it found with deformable convolutions and a cascade of heads, Table 6's X101-Cascade.
+The same command again goes on from where it stopped.
 """
 
 import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,22 +18,30 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from common.command import InputError, run
+from common.cost import count
+from common.models.fpn import FPN
+from common.models.outline import outline
+from common.models.two_stage import TwoStage
 from common.train import distributed
 from common.train.loop import Precision
 from common.train.run_folder import describe_environment, jsonable
+from joint_detnas.cascade import with_cascade_and_deformable
 from joint_detnas.presets import BACKBONES, PRESETS, Preset, preset
 from joint_detnas.search import COCO_CLASSES, describe
+from joint_detnas.students import Architecture, StudentBackbone
 from joint_detnas.study import Study
-from joint_detnas.teachers import Teacher, teacher_cost
+from joint_detnas.teachers import FIRST_LEVEL, LAST_LEVEL, Teacher, teacher_cost
 from joint_detnas.trial import size_name
+
+What = Literal["base", "pool", "cascade"]
 
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train the base detector or the teacher pool by its scale's schedule."""
+    """Train the base detector, the teacher pool, or a found detector with a cascade, by its scale's schedule."""
 
-    what: Literal["base", "pool"] = "base"
-    """The detector to be upgraded, or the elastic teacher pool."""
+    what: What = "base"
+    """The detector to be upgraded, the elastic teacher pool, or the found detector as deformable cascade."""
     scale: Literal[tuple(PRESETS)] | None = None
     """Size of everything: smoke, nano, mini or paper (none: smoke; paper with --describe)."""
     data: str = "scenes"
@@ -75,33 +86,44 @@ def main(config: TrainCommand) -> None:
     print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
     print(f"{scale.name} scale on {images} images of {config.data}, seed {config.seed}", file=sys.stderr)
     began = time.perf_counter()
-    result = study.base if config.what == "base" else study.pool
-    name = f"base-{study.name}" if config.what == "base" else "pool"
+    result = {"base": lambda: study.base, "pool": lambda: study.pool, "cascade": study.cascade}[config.what]()
+    name = "pool" if config.what == "pool" else f"{config.what}-{study.name}"
     report = {
         "paper": "joint_detnas",
         "what": config.what,
         "run": study.folder / f"{name}-s{study.seed}",
         "seconds_of_command": time.perf_counter() - began,
         "next": _next(config),
+        **({"found": study.upgraded()} if config.what == "cascade" else {}),
         **result,
     }
     print(json.dumps(jsonable(report)) if config.json else _report_text(report))
 
 
 def _next(config: TrainCommand) -> str:
-    """What to type after a training."""
-    words = ["python", "-m", "joint_detnas.search", "--scale", config.scale or "smoke", "--data", config.data]
+    """What to type after a training: the search; after a cascade, which stands on one, that of the next seed."""
+    last = config.what == "cascade"
+    words = ["python", "-m", *(("joint_detnas.train", "--what", "cascade") if last else ("joint_detnas.search",))]
+    words += ["--scale", config.scale or "smoke", "--data", config.data]
     words += ["--backbone", config.backbone] if config.backbone else []
-    words += ["--seed", str(config.seed)] if config.seed else []
+    seed = config.seed + last
+    words += ["--seed", str(seed)] if seed else []
     return shlex.join([*words, *(() if config.out == Path("runs") else ("--out", str(config.out)))])
 
 
-def describe_training(scale: Preset, what: str, backbone: str, teacher: str | None = None) -> dict[str, Any]:
-    """What would be trained, as plain JSON; costs are those for COCO's classes at the base size."""
+def describe_training(scale: Preset, what: What, backbone: str, teacher: str | None = None) -> dict[str, Any]:
+    """What would be trained, as plain JSON; costs are those for COCO's classes at the base size.
+
+    A cascade's are those of the base detector, before and after, for what a search finds is not known.
+    """
     described = describe(scale, backbone)
     plan = {"paper": "joint_detnas", "scale": scale.name, "what": what, "sizes": described["sizes"]}
     if what == "base":
         plan |= {"student": described["student"], "training": asdict(scale.base_training)}
+    elif what == "cascade":
+        costs = _cascade_costs(scale, Architecture.from_dict(described["student"]["architecture"]))
+        plan |= {"backbone": backbone, "cascade": asdict(scale.cascade), "training": asdict(scale.cascade.optimisation)}
+        plan |= {"cost": {"at": size_name(scale.base_size), "categories": COCO_CLASSES, **costs}}
     else:
         space, detector = scale.teachers, scale.detector
         chosen = space.largest() if teacher is None else space.check(Teacher.parse(teacher))
@@ -111,6 +133,17 @@ def describe_training(scale: Preset, what: str, backbone: str, teacher: str | No
     return jsonable(plan | {"images_a_step": scale.batch_size})
 
 
+def _cascade_costs(scale: Preset, architecture: Architecture) -> dict[str, dict[str, Any]]:
+    """Of a detector with such a backbone, "before" and "after"."""
+    settings = scale.detector
+    with outline():
+        backbone = StudentBackbone(architecture)
+        fpn = FPN(backbone.out_channels, FIRST_LEVEL, LAST_LEVEL, settings.neck_width)
+        before = TwoStage(backbone, COCO_CLASSES, fpn, settings.rpn, settings.roi)
+    after = with_cascade_and_deformable(before, scale.cascade)
+    return {name: asdict(count(each, scale.base_size)) for name, each in (("before", before), ("after", after))}
+
+
 def _plan_text(plan: dict[str, Any]) -> str:
     training = plan["training"]
     if plan["what"] == "base":
@@ -118,6 +151,17 @@ def _plan_text(plan: dict[str, Any]) -> str:
         first = (
             f"base detector at {plan['scale']} scale: {student['backbone']}, "
             f"{student['cost']['backbone_macs_mmdet'] / 1e9:.4g} G MAC of backbone at {student['cost']['at']}"
+        )
+        schedule = f"{training['epochs']} epochs by {training['optimiser']} at {training['learning_rate']:g}"
+    elif plan["what"] == "cascade":
+        before, after = (
+            f"{cost['macs_mmdet'] / 1e9:.4g} G MAC and {cost['params'] / 1e6:.4g} M parameters"
+            for cost in (plan["cost"]["before"], plan["cost"]["after"])
+        )
+        heads = 1 + len(plan["cascade"]["later_stages"])
+        first = (
+            f"cascade at {plan['scale']} scale: the detector that a search found, with {heads} heads and deformable "
+            f"convolutions\n{plan['backbone']} as it is would go from {before} to {after} at {plan['cost']['at']}"
         )
         schedule = f"{training['epochs']} epochs by {training['optimiser']} at {training['learning_rate']:g}"
     else:
@@ -132,18 +176,25 @@ def _plan_text(plan: dict[str, Any]) -> str:
 
 
 def _report_text(report: dict[str, Any]) -> str:
-    if report["what"] == "base":
-        lines = [
-            f"base detector: AP {100 * report['AP']:.1f} at {size_name(report['size'])}, "
-            f"{report['macs_mmdet'] / 1e9:.4g} G MAC, {report['params'] / 1e6:.4g} M parameters, "
-            f"latency {report['latency']:.2f} ms",
+    if report["what"] == "pool":
+        lines = [f"teacher pool: {report['teachers']:,} teachers, phases {', '.join(report['phases'])}"]
+    else:
+        lines = [_detector_text("found detector", report["found"])] if report["what"] == "cascade" else []
+        lines += [
+            _detector_text("base detector" if report["what"] == "base" else "cascade", report),
             "AP by size: " + ", ".join(f"{name} {100 * ap:.1f}" for name, ap in report["AP_at"].items()),
             f"detector: {report['file']}",
         ]
-    else:
-        lines = [f"teacher pool: {report['teachers']:,} teachers, phases {', '.join(report['phases'])}"]
     lines += [f"trained in {report['seconds']:.0f} s, this command {report['seconds_of_command']:.0f} s"]
     return "\n".join([*lines, f"run: {report['run']}", f"next: {report['next']}"])
+
+
+def _detector_text(name: str, measured: Mapping[str, Any]) -> str:
+    return (
+        f"{name}: AP {100 * measured['AP']:.1f} at {size_name(measured['size'])}, "
+        f"{measured['macs_mmdet'] / 1e9:.4g} G MAC, {measured['params'] / 1e6:.4g} M parameters, "
+        f"latency {measured['latency']:.2f} ms"
+    )
 
 
 if __name__ == "__main__":

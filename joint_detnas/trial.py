@@ -26,7 +26,8 @@ from common.train.laboratory import STANDARD_WIDTH
 from common.train.loop import FitReport, Step, fit
 from common.train.run_folder import Run
 from common.train.schedule import Optimisation
-from joint_detnas.distillation import Imitator, check_distillable
+from joint_detnas.cascade import cascade_losses, with_cascade_and_deformable
+from joint_detnas.distillation import Imitator, check_distillable, taught_by
 from joint_detnas.method import Judge, Proposal, Pupil, Size
 from joint_detnas.morphism import evolve
 from joint_detnas.presets import Preset
@@ -243,6 +244,22 @@ class Laboratory(laboratory.Laboratory):
         pupil = self._pupil(on_backbone(like, architecture, like.backbone.norm, inside))
         load_strictly(pupil, weights, str(folder / "pair.safetensors"))
         return pupil
+
+    # ---- beyond the search
+
+    def train_cascade(self, run: Run, found: Path, pool: Path) -> tuple[TwoStage, FitReport]:
+        """The detector of a file with what `cascade` gives it, trained at all sizes with the largest teacher."""
+        preset = self.preset
+        pupil = self._pupil(with_cascade_and_deformable(read_base(found, self.device), preset.cascade))
+        teacher = self.teacher(pool, preset.teachers.largest())
+
+        def losses(batch: Batch, _: Step):
+            teaching = taught_by(teacher, batch.images)
+            yield cascade_losses(pupil.student(batch.images), batch, teaching, pupil.adapter, preset.distillation)
+
+        arguments = (self.batches(), preset.cascade.optimisation, losses, self.seed, self.device)
+        report = fit(run, "detector", pupil, *arguments, precision=self.precision)
+        return pupil.student, report
 
 
 def pair_folder(pairs: Path, number: int) -> Path:
