@@ -172,7 +172,7 @@ def _steps(epochs: int, learning_rate: float, **more) -> Optimisation:
 
 # ------------------------------------------------------------------------------------------------------------------
 
-_RELATIVE = DistillationSettings(relative_features=True)  # else the feature loss is hundreds of times the others
+_RELATIVE = DistillationSettings(feature_weight=0.3, relative_features=True)  # else the feature loss drowns all others
 SMOKE = Preset(
     name="smoke",
     backbone="resnet18",
@@ -246,7 +246,7 @@ NANO = replace(
         region_candidates=300,
     ),
     teachers=TeacherSpace(depths=((2, 3), (2, 4), (2, 6), (2, 3)), width=16, neck_width=32, channel_multiple=4),
-    train_images=512,
+    train_images=400,
     search_images=250,
     validation_images=500,
     evaluation_batch_size=32,
@@ -264,8 +264,8 @@ NANO = replace(
         distillation=_RELATIVE,
     ),
     pair_training=_adamw(2, 1e-3),
-    search=Settings(budget=12, k=5, generation=2, morphism=MorphismSettings(tied="max")),
-    teaching=_teaching(6, 2),
+    search=Settings(budget=10, k=5, generation=2, morphism=MorphismSettings(tied="max")),
+    teaching=_teaching(5, 2),
     equivalents=_equivalents({"R26": (2, 2, 2, 2), "R50": (3, 4, 6, 3)}),
     lessons=(("resnet18", "R50"),),
     pruned_backbones=("resnet18", "resnet50"),
