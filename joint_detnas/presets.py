@@ -138,6 +138,8 @@ class Preset:
     """Of the fixed students of Figure 5, the smallest first; the preset's own is among them."""
     cascade: CascadeSettings
     """What becomes of the detector that a search found, beyond the search (paper: Table 6's X101-Cascade)."""
+    cascaded_backbones: tuple[str, ...]
+    """Of the upgraded detectors that Table 6 also shows so."""
 
 
 PERCENTAGES = (0, 10, 20, 30)
@@ -222,6 +224,7 @@ SMOKE = Preset(
     upgraded_backbones=("resnet18", "mobilenet_v2"),
     taught_backbones=("resnet18", "mobilenet_v2"),
     cascade=CascadeSettings(_adamw(1, 1e-3)),
+    cascaded_backbones=("resnet18",),
 )
 """Every code path in about a minute; its numbers mean nothing.
 
@@ -272,6 +275,7 @@ NANO = replace(
     upgraded_backbones=("resnet18", "resnet50"),
     taught_backbones=("resnet18", "resnet50"),
     cascade=CascadeSettings(_adamw(10, 1e-3)),
+    cascaded_backbones=(),
 )
 """Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
 
@@ -313,6 +317,7 @@ PAPER = Preset(
     upgraded_backbones=("resnet18", "resnet50", "resnet101", "resnext101_32x4d"),
     taught_backbones=("resnet18", "resnet50", "resnet101"),
     cascade=CascadeSettings(_steps(16, 0.01)),
+    cascaded_backbones=("resnext101_32x4d",),
 )
 """COCO as published: 2x with multi-scale training for the base, 3 epochs a pair, about 100 pairs.
 
@@ -340,6 +345,7 @@ MINI = replace(
     search=Settings(budget=50, k=5, generation=4),
     upgraded_backbones=("resnet18", "resnet50", "mobilenet_v2"),
     taught_backbones=("resnet18", "resnet50", "resnet101"),
+    cascaded_backbones=("resnet50",),
 )
 """The paper's networks on a small set of real photographs, one GPU, at half the paper's input sizes.
 

@@ -86,6 +86,8 @@ def images_trained(what: str, scale: Preset) -> float:
     if kind == "search":
         settings = scale.teaching if rest.endswith(("fixed-student", "fixed-pair")) else scale.search
         return settings.budget * pair * (0.5 if rest.endswith("nas") else 1.0) + reported
+    if kind == "cascade":
+        return scale.cascade.optimisation.epochs * images + reported
     if kind == "pruned":
         return scale.pair_training.epochs * images + reported
     if kind == "sampled":
@@ -101,6 +103,7 @@ def _used(kind: str, scale: Preset) -> set[str]:
     return {
         "base": {*own, *scale.pruned_backbones, *scale.upgraded_backbones, *scale.taught_backbones},
         "search": {*scale.upgraded_backbones, *scale.taught_backbones},
+        "cascade": {*scale.cascaded_backbones},
         "pruned": {*scale.pruned_backbones},
         "distilled": {backbone for backbone, _ in scale.lessons},
         "teachers": {*scale.taught_backbones},
