@@ -160,7 +160,7 @@ def test_a_pair_that_fails_is_recorded_and_the_search_goes_on(study, tiny, data,
     longer = replace(tiny, search=replace(tiny.search, budget=13, k=2, generation=3))
     measured, most = study.search().pool[0], []
 
-    def made_up(self, proposal, base, pool, pairs, judge):
+    def made_up(self, proposal, base, pool, pairs, judge, taught):
         folder = pair_folder(pairs, proposal.number)
         if proposal.parent is not None:
             assert pair_folder(pairs, proposal.parent).is_dir(), "a parent's weights are there"
@@ -289,3 +289,11 @@ def _search_until_killed(out: Path, data: str) -> None:
 
 if __name__ == "__main__":
     _search_until_killed(Path(sys.argv[1]), sys.argv[2])
+
+
+def test_workers_measure_what_one_process_does(study, tiny, data, tmp_path):
+    """AP and costs hang on no latency, so that whole searches can be compared."""
+    _copy_of_parts(study, tmp_path)
+    side_by_side = Study(tiny, data, 0, tmp_path, workers=2)
+    side_by_side.search()
+    assert records(side_by_side)[:-1] == records(study)[:-1]
