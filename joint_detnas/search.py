@@ -48,7 +48,8 @@ class SearchCommand:
     backbone: str | None = None
     """Of the base detector that is trained: resnet18, ..., mobilenet_v2 (none: the scale's own)."""
     control: Control = "none"
-    """Search by Algorithm 1 (none), by random actions, or with the largest teacher always (conventional)."""
+    """Algorithm 1 (none); parents drawn from all pairs (random); the largest teacher always (conventional); no teacher
+    and no channel pruning (nas); the teacher alone changes (fixed-student), or nothing does (fixed-pair)."""
     pairs: int | None = None
     """Pairs of student and teacher that are trained (none: the scale's number)."""
     seed: int = 0
