@@ -72,7 +72,10 @@ def build_detector(description: dict[str, Any]) -> nn.Module:
 def _build(registry: dict[str, Builder], part: str, description: dict[str, Any]) -> nn.Module:
     kind = description.get("kind") if isinstance(description, dict) else None
     if kind not in registry:
-        raise InputError(f"no {part} is of kind {kind!r}: known are {', '.join(sorted(registry))}")
+        raise InputError(
+            f"no {part} is of kind {kind!r}: known are {', '.join(sorted(registry))}; a paper's own are known once its "
+            "module is imported"
+        )
     try:
         return registry[kind](description)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

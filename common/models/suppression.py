@@ -19,7 +19,10 @@ def suppress(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | No
 
     A box goes where a better one that stays, of the same image and group (B, N; none: all alike), overlaps it by an IoU
     over `threshold`. On a CPU this is torchvision's; elsewhere shapes are fixed and nothing waits for the device.
+    A program that `torch.export` writes down holds it as one step, `suppress_step`.
     """
+    if torch.compiler.is_exporting():
+        return suppress_step(boxes, valid, threshold, groups)
     if boxes.device.type == "cpu":
         return _by_torchvision(boxes, valid, threshold, groups)
     return _by_fixed_point(boxes, valid, threshold, groups)
@@ -41,6 +44,15 @@ def _by_torchvision(boxes: Tensor, valid: Tensor, threshold: float, groups: Tens
         for mine, each in zip(rows.split(counts), apart.split(counts), strict=True)
     ]
     return torch.zeros(B * N, dtype=torch.bool, device=boxes.device).index_fill_(0, torch.cat(kept), True).view(B, N)
+
+
+suppress_step = torch.library.custom_op("common::suppress", _by_torchvision, mutates_args=())
+
+
+@suppress_step.register_fake
+def _shaped_alike(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
+    """What is known of the result before any value is."""
+    return torch.empty_like(valid)
 
 
 def _by_fixed_point(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:

@@ -1,0 +1,121 @@
+"""Detectors in onnxruntime: the same detections as in torch."""
+
+import json
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from common import export
+from common.batch import IMAGE_MEAN, IMAGE_STD
+from common.command import run
+from common.export import ExportCommand
+from common.models.anchors import Anchors
+from common.models.centernet import CenterNet
+from common.models.detector import load_detector, save_detector
+from common.models.fpn import FPN
+from common.models.resnet import ResNet
+from common.models.retinanet import RetinaNet, RetinaNetSettings
+from common.models.roi_head import RoISettings
+from common.models.rpn import RPNSettings
+from common.models.suppression import suppress
+from common.models.two_stage import TwoStage
+from tests.common.onnx_parity import assert_same, drawn_images, wake
+
+SIZE = (96, 64)
+CLASSES = ("bolt", "nut", "washer")
+
+
+def thin_backbone(**settings) -> ResNet:
+    torch.manual_seed(0)
+    return ResNet("resnet18", width=8, **settings)
+
+
+def two_stage() -> TwoStage:
+    network = thin_backbone()
+    fpn = FPN(network.out_channels, width=16)
+    rpn = RPNSettings(anchors=Anchors.octaves(fpn.strides, 4), candidates=(60, 60), proposals=(40, 40))
+    return TwoStage(network, 3, fpn, rpn, RoISettings(hidden=(32, 32), canonical_side=56, candidates=100))
+
+
+def retinanet() -> RetinaNet:
+    network = thin_backbone()
+    fpn = FPN(network.out_channels, 2, 6, 16, extra="conv-on-output")
+    return RetinaNet(network, 3, fpn, RetinaNetSettings(depth=1, candidates=100))
+
+
+def centernet() -> CenterNet:
+    return CenterNet(thin_backbone(deformable=(4,)), 3, (8, 8, 8), 8)
+
+
+def heads(network) -> dict:
+    if isinstance(network, TwoStage):
+        head = network.roi.heads[0]
+        return {network.rpn.objectness: 0.3, network.rpn.codes: 0.1, head.classes: 1.0, head.codes: 0.3}
+    if isinstance(network, RetinaNet):
+        return {network.classes.hidden[0]: 0.1, network.classes.last: 0.1, network.codes.last: 0.1}
+    return {layer: 0.5 for part in (network.heatmap, network.size, network.offset) for layer in (part[0], part[-1])}
+
+
+@pytest.mark.parametrize("build", [two_stage, retinanet, centernet])
+def test_the_graph_finds_what_the_network_finds(build, tmp_path, capsys):
+    images = drawn_images(SIZE)
+    network = build()
+    wake(network, heads(network), images)
+    before = network.detect(images)
+    save_detector(tmp_path / "detector", network, {"categories": CLASSES, "input_size": 64})
+    flags = ["--size", "96x64", "--out", str(tmp_path / "detector.onnx")]
+    run(export.main, ExportCommand, [str(tmp_path), *flags])
+    assert "images 1x3x64x96 to boxes, scores, labels, valid" in capsys.readouterr().out
+    content = (tmp_path / "detector.onnx").read_bytes()
+    assert_same(load_detector(tmp_path), content, images)
+    assert torch.equal(network.detect(images).boxes, before.boxes), "what the exporter saw stays in no memory"
+    graph = onnx.load_from_string(content)
+    onnx.checker.check_model(graph, full_check=True)
+    assert {each.domain for each in graph.opset_import} == {""}, "standard operators alone"
+    said = {each.key: json.loads(each.value) for each in graph.metadata_props}
+    assert said == {"categories": list(CLASSES), "mean": list(IMAGE_MEAN), "deviation": list(IMAGE_STD)}
+
+
+def test_an_image_without_any_detection_is_padding_alone():
+    """Each suppression then has nothing to choose from."""
+    boxes, valid = torch.rand(1, 5, 4), torch.zeros(1, 5, dtype=torch.bool)
+
+    class Alone(torch.nn.Module):
+        def forward(self, boxes, valid, groups):
+            return suppress(boxes, valid, 0.5, groups), suppress(boxes, valid, 0.5)
+
+    given = {"boxes": boxes, "valid": valid, "groups": torch.tensor([[0, 2, 2, 1, 0]])}
+    program = torch.onnx.export(
+        Alone().eval(),
+        tuple(given.values()),
+        verbose=False,
+        opset_version=export.OPSET,
+        input_names=list(given),
+        custom_translation_table=export.TRANSLATIONS,
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    for kept in session.run(None, {name: tensor.numpy() for name, tensor in given.items()}):
+        assert kept.shape == (1, 5)
+        assert not kept.any()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--size", "96x60"], "a canvas of 96x60 pixels is none for a detector: give multiples of 32"),
+        (["--size", "96"], "is not WIDTHxHEIGHT"),
+        (["--module", "nobodys.networks"], "--module nobodys.networks cannot be imported: No module named 'nobodys'"),
+    ],
+)
+def test_bad_flags_are_one_sentence(flags, says, tmp_path, capsys):
+    file = save_detector(tmp_path / "detector", centernet(), {"categories": CLASSES, "input_size": SIZE})
+    with pytest.raises(SystemExit) as ended:
+        run(export.main, ExportCommand, [str(file), "--out", str(tmp_path / "detector.onnx"), *flags])
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert says in printed.err
+    assert not (tmp_path / "detector.onnx").exists()
