@@ -44,7 +44,8 @@ class SearchCommand:
     data: str = "scenes"
     """Detection set: scenes (built in), coco:DIR, voc:DIR or bdd:DIR."""
     base: Path | None = None
-    """Detector to upgrade, a file that this project wrote (none: one is trained on --backbone)."""
+    """Detector to upgrade: a file that this project wrote, or torchvision's fasterrcnn_resnet50_fpn of COCO, .pth or
+    .safetensors (none: one is trained on --backbone)."""
     backbone: str | None = None
     """Of the base detector that is trained: resnet18, ..., mobilenet_v2 (none: the scale's own)."""
     control: Control = "none"

@@ -29,6 +29,7 @@ from common.cost import count
 from common.data.source import short_name
 from common.letterbox import padded
 from common.models.detector import load_detector, save_detector
+from common.models.from_torchvision import is_of_torchvision, write_faster_rcnn
 from common.models.two_stage import TwoStage
 from common.search.executors import evaluate_all
 from common.train.laboratory import remove_folder
@@ -77,7 +78,8 @@ class Study:
     preset: the scale. data: as `--data` (common.data.source). seed: of weights, data order and search. out: the folder
     of all runs. device: where networks live. precision: of the forward passes of training; whatever is measured is
     measured in float32. workers: pairs trained side by side, each in a process of its own; 0: here, one by one.
-    base: file of the detector to upgrade, as `save_detector` writes it; none: one is trained on `backbone`.
+    base: file of the detector to upgrade, as `save_detector` writes it, or torchvision's own; none: one is trained on
+    `backbone`.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Study:
         backbone: str | None = None,
     ):
         self.preset, self.data, self.seed, self.device, self.command = preset, data, seed, device, command
-        self.precision, self.workers, self.given, self.out = precision, workers, base, Path(out)
+        self.precision, self.workers, self._base, self.out = precision, workers, base, Path(out)
         self.folder = Path(out) / "joint_detnas" / f"{short_name(data)}-{preset.name}"
         self.backbone = backbone or preset.backbone
         if self.backbone not in BACKBONES:
@@ -103,7 +105,7 @@ class Study:
 
     def on(self, backbone: str) -> "Study":
         """The study of the same seed on a base detector with that backbone; its runs are kept as long as this one's."""
-        if self.given is None and backbone == self.backbone:
+        if self._base is None and backbone == self.backbone:
             return self
         if backbone not in self._others:
             rest = self.device, self.command, self.precision, self.workers
@@ -113,6 +115,14 @@ class Study:
     @cached_property
     def _others(self) -> dict[str, "Study"]:
         return {}
+
+    @cached_property
+    def given(self) -> Path | None:
+        """Where the detector to upgrade lies as this project writes it; torchvision's weights are taken over before."""
+        if self._base is None or not is_of_torchvision(self._base):
+            return self._base
+        categories = self.laboratory.categories
+        return write_faster_rcnn(self._base, categories, self.folder / "torchvision" / self._base.stem)
 
     @cached_property
     def name(self) -> str:

@@ -1,0 +1,110 @@
+"""A detector of torchvision's as the base of a search: taken over, evolved by every action, trained with a teacher."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from common.command import InputError
+from common.data.scenes import scenes
+from common.models.from_torchvision import COCO_CLASSES
+from joint_detnas.method import Pupil
+from joint_detnas.morphism import AddLayer, ChannelPruning, LayerPruning, Rearrange, evolve
+from joint_detnas.study import Study
+from joint_detnas.teachers import TeacherPool
+from joint_detnas.trial import read_base
+
+ACTIONS = (AddLayer(2, 2), ChannelPruning(10.0), LayerPruning(), Rearrange(3, 1))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A file of torchvision's with random weights, the heads' larger than a fresh network's."""
+    torch.manual_seed(0)
+    network = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    torch.nn.init.normal_(network.rpn.head.cls_logits.weight, std=0.05)
+    torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.1)
+    with torch.no_grad():
+        network.backbone.train()(torch.randn(2, 3, 64, 64))
+    file = tmp_path_factory.mktemp("torchvision") / "fasterrcnn.pth"
+    torch.save(network.state_dict(), file)
+    return file
+
+
+def coco_folder(folder: Path, names) -> str:
+    """A few drawn scenes as a data set on disk, their classes called `names`; as --data."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    for split, number in (("train", 10), ("val", 2)):
+        drawn = scenes(split, number, size=32)
+        content = {"images": [], "annotations": [], "categories": []}
+        content["categories"] = [{"id": each + 1, "name": name} for each, name in enumerate(names)]
+        for image in range(number):
+            file = f"{split}{image}.png"
+            Image.fromarray(drawn.load_image(image)).save(folder / "images" / file)
+            content["images"].append({"id": image, "file_name": file, "height": 32, "width": 32})
+            for row in range(drawn.offsets[image], drawn.offsets[image + 1]):
+                left, top, right, bottom = map(float, drawn.boxes[row])
+                box = [left, top, right - left, bottom - top]
+                label = int(drawn.labels[row]) % len(names) + 1
+                annotation = {"id": row, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3]}
+                content["annotations"].append(annotation | {"iscrowd": 0})
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return f"coco:{folder}"
+
+
+@pytest.fixture
+def small(tiny):
+    """TINY with fewer images still, for the network is whole."""
+    return replace(tiny, train_images=4, search_images=2, validation_images=2, batch_size=2, evaluation_batch_size=2)
+
+
+@pytest.mark.usefixtures("steady")
+def test_torchvisions_weights_are_upgraded(weights, small, tmp_path):
+    names = (*COCO_CLASSES[5:8], "person")
+    study = Study(small, coco_folder(tmp_path / "data", names), 0, tmp_path / "runs", base=weights)
+    assert study.base["AP"] >= 0
+    assert study.name.startswith("file-")
+    student = read_base(study.base["file"])
+    assert student.categories == len(names)
+    assert student.fpn.strides == (4, 8, 16, 32, 64), "the teachers' levels"
+    images = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        before = student.fpn(student.eval().backbone(images))
+    cost = student.backbone.architecture.cost((64, 32)).macs_mmdet
+    assert study.base["backbone_macs_mmdet"] == cost
+
+    evolved = {action.kind: evolve(student, action, np.random.default_rng(0)) for action in ACTIONS}
+    blocks = {kind: each.backbone.architecture.blocks for kind, each in evolved.items()}
+    assert blocks == {"add-layer": 17, "channel pruning": 16, "layer pruning": 15, "rearrange": 16}
+    costs = {kind: each.backbone.architecture.cost((64, 32)).macs_mmdet for kind, each in evolved.items()}
+    assert costs["add-layer"] > cost > max(costs["channel pruning"], costs["layer pruning"])
+    with torch.no_grad():
+        after = {kind: each.fpn(each.backbone(images)) for kind, each in evolved.items()}
+    for kind, maps in after.items():
+        same = all(torch.allclose(one, other, atol=1e-5) for one, other in zip(maps, before, strict=True))
+        assert same == (kind == "add-layer"), kind
+        assert all(each.isfinite().all() for each in maps)
+
+    pool = TeacherPool(small.teachers, len(names), small.detector.rpn, small.detector.roi)
+    teacher = pool.extract(small.teachers.largest()).eval()
+    pupil = Pupil(evolved["channel pruning"].train(), teacher.fpn.width).requires_grad_(True)
+    batch = next(study.laboratory.training_batches((64, 32), 2).epoch(0))
+    losses = pupil.losses(batch, teacher, small.distillation, 1e-5)
+    losses["loss"].backward()
+    assert losses["gamma"] > 0
+    assert all(value.isfinite() for value in losses.values())
+    gammas = [layer.weight for layer in pupil.student.backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert all(gamma.grad.abs().sum() > 0 for gamma in gammas)
+
+
+def test_classes_that_coco_has_not_are_refused(weights, small, data, tmp_path):
+    with pytest.raises(
+        InputError, match=r"fasterrcnn.pth is not taken over: it was trained on COCO, which has no class"
+    ):
+        _ = Study(small, data, 0, tmp_path, base=weights).name
