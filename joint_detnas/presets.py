@@ -10,6 +10,8 @@ from common.models.fpn import level_stride
 from common.models.resnet import ARCHITECTURES
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
+from common.models.scale import TwoStageScale
+from common.train.laboratory import Scale
 from common.train.schedule import Optimisation
 from joint_detnas.cascade import CascadeSettings
 from joint_detnas.distillation import DistillationSettings
@@ -21,58 +23,28 @@ BACKBONES = (*ARCHITECTURES, "mobilenet_v2")
 
 
 @dataclass(frozen=True)
-class DetectorSettings:
+class DetectorSettings(TwoStageScale):
     """What the base detector and all teachers of a scale share."""
 
-    width: int = 64
-    """Channels of the first stage of a standard ResNet; other backbones are thinner in proportion."""
     neck_width: int = 256
     """Channels of the base detector's pyramid."""
-    anchor_scale: float = 8.0
-    """Side of the square anchors, in strides."""
-    hidden: int = 1024
-    """Channels of the two fully connected layers."""
-    canonical_side: float = 224.0
-    """Side of the regions that are read from stride 16, pixels."""
-    rpn_samples: int = 256
-    """Anchors an image in the RPN's loss."""
-    region_samples: int = 512
-    """Regions an image in the head's losses, and in distillation."""
-    candidates: tuple[int, int] = (2000, 1000)
-    """Boxes of each level before the RPN's suppression, in training and in testing."""
-    proposals: tuple[int, int] = (2000, 1000)
-    """Boxes after it."""
-    region_candidates: int = 2000
-    """Pairs of region and class before the last suppression."""
 
     @property
     def rpn(self) -> RPNSettings:
         """Settings of the first stage."""
         strides = [level_stride(level) for level in range(FIRST_LEVEL, LAST_LEVEL + 1)]
-        return RPNSettings(
-            anchors=Anchors.octaves(strides, self.anchor_scale),
-            samples=self.rpn_samples,
-            candidates=self.candidates,
-            proposals=self.proposals,
-        )
+        return self.first_stage(Anchors.octaves(strides, self.anchor_scale))
 
     @property
     def roi(self) -> RoISettings:
         """Settings of the second stage."""
-        return RoISettings(
-            hidden=(self.hidden, self.hidden),
-            samples=self.region_samples,
-            canonical_side=self.canonical_side,
-            candidates=self.region_candidates,
-        )
+        return self.second_stage()
 
 
-@dataclass(frozen=True)
-class Preset:
+@dataclass(frozen=True, kw_only=True)
+class Preset(Scale):
     """Everything that a run of Joint-DetNAS needs to know besides its data and seed."""
 
-    name: str
-    """Scale: smoke, nano, mini or paper."""
     backbone: str
     """Of the base detector, where no other is asked for."""
     sizes: tuple[Size, ...]
@@ -83,35 +55,8 @@ class Preset:
     """What the base detector and the teachers share."""
     teachers: TeacherSpace
     """The elastic teacher pool."""
-    train_images: int | None
-    """Images of an epoch: of a larger set so many are drawn once, a smaller one is repeated (none: the whole set)."""
-    search_images: int
-    """Training images held out to judge pairs by, of a small set a fifth at the most: the AP of a search comes from
-    them, never the reported AP."""
-    validation_images: int | None
-    """Images that AP is reported on at the most (none: all)."""
-    evaluation_batch_size: int
-    """Images a forward pass of an evaluation."""
     calibration_images: int
     """Images of each size in "a batch of images" that a teacher's batch-norm statistics are reset by."""
-    augmentation: Augmentation
-    """Of the detection images."""
-    latency_images: int
-    """Images that detection is timed on, one at a time."""
-    latency_warmup: int
-    """Passes before the clock starts."""
-    latency_pause: float
-    """Rest between timed passes, seconds."""
-    imagenet: bool
-    """Take torchvision's ImageNet weights for the standard backbones that it has; all others train on object crops."""
-    crop_size: int
-    """Side of the classification images, pixels."""
-    crop_batch_size: int
-    """Crops a training step."""
-    crops: int | None
-    """Object crops of an epoch of pre-training, in ImageNet's place; fewer are repeated (none: all there are)."""
-    classification: Optimisation
-    """Pre-training of a backbone, the base's and the pool's."""
     batch_size: int
     """Images a step, of every training of detectors."""
     base_training: Optimisation

@@ -20,6 +20,7 @@ from common.models.resnet import ResNet, initialise
 from common.models.retinanet import RetinaNet, RetinaNetSettings, retinanet_losses
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
+from common.models.scale import TwoStageScale
 from common.models.two_stage import TwoStage, two_stage_losses
 from sm_nas.method import STAGES, BackboneCode, Structure
 
@@ -108,33 +109,15 @@ def _block(kind: str, channels: int, width: int, stride: int, norm: Norm) -> nn.
 
 
 @dataclass(frozen=True)
-class DetectorSettings:
-    """What all detectors of a scale share, whatever their structure."""
+class DetectorSettings(TwoStageScale):
+    """What all detectors of a scale share, whatever their structure; RetinaNet's anchors begin at half of an RPN's."""
 
-    width: int = 64
-    """Channels of the first stage of a standard ResNet; all standard backbones are thinner in proportion."""
-    anchor_scale: float = 8.0
-    """Side of an RPN's square anchors, in strides; RetinaNet's begin at half of it."""
-    hidden: int = 1024
-    """Channels of the two fully connected layers."""
     retinanet_depth: int = 4
     """3x3 convolutions in each of RetinaNet's heads before the last."""
     norm_groups: int = 32
     """Groups of a group norm in neck and heads."""
-    canonical_side: float = 224.0
-    """Side of the regions that are read from stride 16, pixels."""
-    rpn_samples: int = 256
-    """Anchors an image in the RPN's loss."""
-    region_samples: int = 512
-    """Regions an image and head in the losses."""
-    candidates: tuple[int, int] = (2000, 1000)
-    """Boxes of each level before the RPN's suppression, in training and in testing."""
-    proposals: tuple[int, int] = (2000, 1000)
-    """Boxes after it."""
     guided_proposals: int = 300
-    """Boxes after that of guided anchoring."""
-    region_candidates: int = 2000
-    """Pairs of region and class before the last suppression."""
+    """Boxes after the suppression of guided anchoring."""
 
 
 def input_size(structure: Structure) -> tuple[int, int]:
@@ -174,32 +157,23 @@ def build_detector(
         categories,
         fpn,
         _rpn_settings(structure, fpn, settings),
-        _region_settings(structure, settings),
+        settings.second_stage(None if structure.heads == 1 else RoISettings.cascade(structure.heads)),
         other_norm,
     )
 
 
 def _rpn_settings(structure: Structure, fpn: FPN | None, settings: DetectorSettings) -> RPNSettings | GuidedSettings:
-    shared = {"samples": settings.rpn_samples, "candidates": settings.candidates}
     if structure.rpn == "ga-rpn":
         count = settings.guided_proposals
-        return GuidedSettings(base=settings.anchor_scale, proposals=(count, count), **shared)
+        return GuidedSettings(
+            base=settings.anchor_scale,
+            proposals=(count, count),
+            samples=settings.rpn_samples,
+            candidates=settings.candidates,
+        )
     if fpn is None:  # one level alone has five sizes, from a quarter of the scale on
-        anchors = Anchors.octaves((NO_FPN_STRIDE,), settings.anchor_scale / 4, octaves=5)
-    else:
-        anchors = Anchors.octaves(fpn.strides, settings.anchor_scale)
-    return RPNSettings(anchors=anchors, proposals=settings.proposals, **shared)
-
-
-def _region_settings(structure: Structure, settings: DetectorSettings) -> RoISettings:
-    roi = RoISettings() if structure.heads == 1 else RoISettings.cascade(structure.heads)
-    return replace(
-        roi,
-        hidden=(settings.hidden, settings.hidden),
-        samples=settings.region_samples,
-        canonical_side=settings.canonical_side,
-        candidates=settings.region_candidates,
-    )
+        return settings.first_stage(Anchors.octaves((NO_FPN_STRIDE,), settings.anchor_scale / 4, octaves=5))
+    return settings.first_stage(Anchors.octaves(fpn.strides, settings.anchor_scale))
 
 
 def losses_of(network: TwoStage | RetinaNet):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from common.command import InputError
 from common.data.augment import Augmentation
 from common.models.norm import NormKind
+from common.train.laboratory import Scale
 from common.train.schedule import Optimisation
 from sm_nas.method import ModularSpace, SearchSettings, StructuralSpace, Structure
 from sm_nas.networks import DetectorSettings
@@ -32,45 +33,16 @@ class Strategy:
         return self.images_a_device * self.devices
 
 
-@dataclass(frozen=True)
-class Preset:
+@dataclass(frozen=True, kw_only=True)
+class Preset(Scale):
     """Everything that a run of SM-NAS needs to know besides its data and seed."""
 
-    name: str
-    """Scale: smoke, nano, mini or paper."""
     structural: StructuralSpace
     """The space of stage one."""
     modular: ModularSpace
     """The space of stage two."""
     detector: DetectorSettings
     """What all detectors share: widths, anchors, samples."""
-    train_images: int | None
-    """Images of an epoch: of a larger set so many are drawn once, a smaller one is repeated (none: the whole set)."""
-    search_images: int
-    """Training images held out to compare candidates by, of a small set a fifth at the most: the AP of a search comes
-    from them, never the reported AP."""
-    validation_images: int | None
-    """Images that AP is reported on at the most (none: all)."""
-    evaluation_batch_size: int
-    """Images a forward pass of an evaluation."""
-    augmentation: Augmentation
-    """Of the detection images."""
-    latency_images: int
-    """Images that detection is timed on, one at a time."""
-    latency_warmup: int
-    """Passes before the clock starts."""
-    latency_pause: float
-    """Rest between timed passes, seconds."""
-    imagenet: bool
-    """Take torchvision's ImageNet weights for the standard backbones that it has; all others train on object crops."""
-    crop_size: int
-    """Side of the classification images, pixels."""
-    crop_batch_size: int
-    """Crops a training step."""
-    crops: int | None
-    """Object crops of an epoch of pre-training, in ImageNet's place; fewer are repeated (none: all there are)."""
-    classification: Optimisation
-    """Pre-training of a backbone."""
     stage_one: SearchSettings
     """The structural search."""
     stage_one_training: Strategy

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,23 +33,39 @@ from common.train.schedule import Optimisation
 STANDARD_WIDTH = 64  # of a ResNet's first stage, which ImageNet weights are for
 
 
-class Scale(Protocol):
-    """What a laboratory reads of a paper's preset; hashable."""
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What a laboratory reads of a paper's preset, which adds its own fields."""
 
     name: str
+    """Scale: smoke, nano, mini or paper."""
     train_images: int | None
+    """Images of an epoch: of a larger set so many are drawn once, a smaller one is repeated (none: the whole set)."""
     search_images: int
+    """Training images held out to compare candidates by, of a small set a fifth at the most: the AP of a search comes
+    from them, never the reported AP."""
     validation_images: int | None
+    """Images that AP is reported on at the most (none: all)."""
     evaluation_batch_size: int
+    """Images a forward pass of an evaluation."""
     augmentation: Augmentation
+    """Of the detection images."""
     latency_images: int
+    """Images that detection is timed on, one at a time."""
     latency_warmup: int
+    """Passes before the clock starts."""
     latency_pause: float
+    """Rest between timed passes, seconds."""
     imagenet: bool
+    """Take torchvision's ImageNet weights for the standard backbones that it has; all others train on object crops."""
     crop_size: int
+    """Side of the classification images, pixels."""
     crop_batch_size: int
+    """Crops a training step."""
     crops: int | None
+    """Object crops of an epoch of pre-training, in ImageNet's place; fewer are repeated (none: all there are)."""
     classification: Optimisation
+    """Pre-training of a backbone."""
 
 
 @dataclass(frozen=True)
