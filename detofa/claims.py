@@ -15,7 +15,7 @@ Values of the evidence, first axis the seed (common.reproduce.evidence collects 
 
 import numpy as np
 
-from common.report.claims import Claim, Condition, Evidence
+from common.report.claims import Claim, Condition, Evidence, each_of
 from common.report.statistics import Difference, mean_interval, paired_difference
 
 
@@ -24,15 +24,6 @@ def _difference(one: str, other: str, budgets: slice = slice(None)):
 
     def measure(evidence: Evidence) -> Difference:
         return paired_difference(np.asarray(evidence[one])[:, budgets], np.asarray(evidence[other])[:, budgets])
-
-    return measure
-
-
-def _all(**measures):
-    """The differences of several conditions by name, from underscored keywords."""
-
-    def measure(evidence: Evidence) -> dict[str, Difference]:
-        return {name.replace("_", " "): part(evidence) for name, part in measures.items()}
 
     return measure
 
@@ -81,7 +72,7 @@ CLAIMS = (
         "better than OFA with shrinking at 30 % / 63 % less cost",
         "0.800 vs 1.150, 5.260 vs 14.41 GPU-days",
         "AP of ours minus OFA (w/ PS), averaged over the budgets, above 0; and ratio of CPU seconds below 0.70",
-        _all(AP=_difference("ours", "ofa-shrinking"), cost_ratio=_ratio("cost:ours", "cost:ofa-shrinking")),
+        each_of({"AP": _difference("ours", "ofa-shrinking"), "cost ratio": _ratio("cost:ours", "cost:ofa-shrinking")}),
         conditions=(Condition("AP", "above", 0.0, "AP points"), Condition("cost ratio", "below", 0.70)),
         effect=0.5,
     ),
@@ -103,10 +94,12 @@ CLAIMS = (
         "FLOPs-bounded loss, budget and block position each raise the precision of finding the weakest quarter",
         ".590 -> .870, .830 -> .870, .850 -> .870",
         "precision of the whole filter minus that of the filter without the one part, above 0 for all three parts",
-        _all(
-            bounded_loss=_scalar_difference("precision:ours", "precision:unbounded"),
-            budget=_scalar_difference("precision:ours", "precision:no-budget"),
-            block_position=_scalar_difference("precision:ours", "precision:no-block"),
+        each_of(
+            {
+                "bounded loss": _scalar_difference("precision:ours", "precision:unbounded"),
+                "budget": _scalar_difference("precision:ours", "precision:no-budget"),
+                "block position": _scalar_difference("precision:ours", "precision:no-block"),
+            }
         ),
         conditions=(
             Condition("bounded loss", "above", 0.0),
@@ -134,10 +127,12 @@ CLAIMS = (
         None,
         "AP, averaged over the budgets: FLOPs & score (all) minus each other strategy, and scored path pruning minus "
         "uniform sampling, all above 0",
-        _all(
-            against_FLOPs=_difference("operations-all", "operations-flops"),
-            against_per_bucket=_difference("operations-all", "operations-bucket"),
-            paths=_difference("paths-score", "ofa"),
+        each_of(
+            {
+                "against FLOPs": _difference("operations-all", "operations-flops"),
+                "against per bucket": _difference("operations-all", "operations-bucket"),
+                "paths": _difference("paths-score", "ofa"),
+            }
         ),
         conditions=(
             Condition("against FLOPs", "above", 0.0),
@@ -155,10 +150,12 @@ CLAIMS = (
         None,
         "AP of ours: minus r_path = 0, averaged over the budgets; minus r_op = 0 at the smallest budget; minus the "
         "mean of the two 40 % settings, averaged over the budgets; all above 0",
-        _all(
-            path_pruning=_difference("ours", "operations-all"),
-            operation_pruning=_difference("ours", "paths-score", SMALLEST),
-            too_much=_too_much_pruning,
+        each_of(
+            {
+                "path pruning": _difference("ours", "operations-all"),
+                "operation pruning": _difference("ours", "paths-score", SMALLEST),
+                "too much": _too_much_pruning,
+            }
         ),
         conditions=(
             Condition("path pruning", "above", 0.0),
@@ -199,9 +196,11 @@ CLAIMS = (
         "CompOFA* is good at large budgets and weak at small ones",
         None,
         "AP of CompOFA* minus OFA (w/o PS): above 0 at the largest budget and below 0 at the smallest",
-        _all(
-            largest=_difference("compofa", "ofa", LARGEST),
-            smallest=_difference("compofa", "ofa", SMALLEST),
+        each_of(
+            {
+                "largest": _difference("compofa", "ofa", LARGEST),
+                "smallest": _difference("compofa", "ofa", SMALLEST),
+            }
         ),
         conditions=(Condition("largest", "above", 0.0), Condition("smallest", "below", 0.0)),
         effect=0.5,

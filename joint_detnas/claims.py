@@ -20,29 +20,15 @@ Values of the evidence, first axis the seed (joint_detnas.measurements collects 
     share of the budget (S,)       share of its pairs after which the search is above all that random search finds
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
-from common.report.claims import Claim, Condition, Evidence
+from common.report.claims import Claim, Condition, Evidence, Measure, each_of, value_of
 from common.report.statistics import Difference, mean_interval
 
 BASELINE, NOT_PRUNED, TEN, THIRTY = 0, 1, 2, 4
 """Columns of "pruned"."""
 ALONE, IMITATION, OURS = range(3)
 """Columns of "distilled"."""
-
-Measure = Callable[[Evidence], Difference]
-
-
-def _value(name: str, of_several: Callable[..., np.ndarray] | None = None) -> Measure:
-    """A value a seed. of_several: makes one of the values along the second axis."""
-
-    def measure(evidence: Evidence) -> Difference:
-        values = np.asarray(evidence[name], dtype=float)
-        return mean_interval(values if of_several is None else of_several(values, axis=1))
-
-    return measure
 
 
 def _columns(name: str, one: int, other: int) -> Measure:
@@ -65,15 +51,6 @@ def _stages(one: int, other: int) -> Measure:
     return measure
 
 
-def _all(measures: dict[str, Measure]) -> Callable[[Evidence], dict[str, Difference]]:
-    """Several differences, to be judged one by one."""
-
-    def measure(evidence: Evidence) -> dict[str, Difference]:
-        return {name: part(evidence) for name, part in measures.items()}
-
-    return measure
-
-
 CLAIMS = (
     Claim(
         "JD-1",
@@ -83,7 +60,7 @@ CLAIMS = (
         "+0.1..+3.4 AP",
         "AP out of the pool minus AP of the same network trained alone by the base detector's schedule, mean over the "
         "networks and the two largest sizes, above 0",
-        _value("pool minus alone", np.mean),
+        value_of("pool minus alone", np.mean),
         effect=0.5,
         unit="AP points",
     ),
@@ -96,7 +73,7 @@ CLAIMS = (
         "mean over the detectors, after the training of a pair without a teacher: AP at 10 % minus the detector's as "
         "it was, above 0; AP at 30 % minus that, above -1; and AP at 30 % minus that of the detector trained on "
         "unpruned, above -1",
-        _all(
+        each_of(
             {
                 "10 %": _columns("pruned", TEN, BASELINE),
                 "30 %": _columns("pruned", THIRTY, BASELINE),
@@ -119,7 +96,7 @@ CLAIMS = (
         "+2.1, +2.1",
         "mean over the students, all trained alike from the same weights: AP by the paper's distillation minus AP "
         "alone above 0; and minus AP by fine-grained feature imitation above 0",
-        _all(
+        each_of(
             {
                 "against alone": _columns("distilled", OURS, ALONE),
                 "against imitation": _columns("distilled", OURS, IMITATION),
@@ -137,7 +114,9 @@ CLAIMS = (
         "+2.5..+2.8 AP, -7..-48 %",
         "of all backbones the least gain in AP above 0, the greatest ratio of FLOPs at the input size below 1, and the "
         "greatest ratio of latency below 1",
-        _all({"gain": _value("gain", np.min), "FLOPs": _value("cost", np.max), "time": _value("time", np.max)}),
+        each_of(
+            {"gain": value_of("gain", np.min), "FLOPs": value_of("cost", np.max), "time": value_of("time", np.max)}
+        ),
         conditions=(
             Condition("gain", "above", 0.0, "AP points"),
             Condition("FLOPs", "below", 1.0, "times"),
@@ -153,10 +132,10 @@ CLAIMS = (
         "+1.8, +2.1 AP",
         "AP of what the joint search found minus AP of each pipeline, pruned to its backbone's cost and judged at its "
         "input size, above 0",
-        _all(
+        each_of(
             {
-                "against prune-KD": _value("joint minus prune-kd"),
-                "against NAS-prune-KD": _value("joint minus nas-prune-kd"),
+                "against prune-KD": value_of("joint minus prune-kd"),
+                "against NAS-prune-KD": value_of("joint minus nas-prune-kd"),
             }
         ),
         conditions=(Condition("against prune-KD", "above", 0.0), Condition("against NAS-prune-KD", "above", 0.0)),
@@ -171,7 +150,7 @@ CLAIMS = (
         None,
         "one student, as many pairs: its best score under changing teachers minus that under the largest, above 0 on "
         "average over the pairs, and above 0 after the last",
-        _all({"on the way": _value("dynamic on the way"), "at the end": _value("dynamic ends")}),
+        each_of({"on the way": value_of("dynamic on the way"), "at the end": value_of("dynamic ends")}),
         conditions=(Condition("on the way", "above", 0.0), Condition("at the end", "above", 0.0)),
         effect=0.5,
         unit="points of H",
@@ -184,7 +163,7 @@ CLAIMS = (
         None,
         "parameters of the backbones of the teachers in the best three pairs of the largest student minus those of the "
         "smallest student, above 0",
-        _value("teacher grows"),
+        value_of("teacher grows"),
         effect=0.1,
         unit="M parameters",
     ),
@@ -195,7 +174,7 @@ CLAIMS = (
         "a stronger detector is not always the better teacher",
         None,
         "Kendall's tau of a teacher's AP with what it raised the score by, mean over the students, below 0.5",
-        _value("teacher tau"),
+        value_of("teacher tau"),
         direction="below",
         threshold=0.5,
         effect=0.3,
@@ -210,7 +189,7 @@ CLAIMS = (
         "of all that the student's actions raised the score by, the share of channel pruning above 0.5; and its "
         "successful steps on average earlier than those of the other actions, difference in shares of the search below "
         "0",
-        _all({"share": _value("pruning's share"), "place": _value("pruning's place")}),
+        each_of({"share": value_of("pruning's share"), "place": value_of("pruning's place")}),
         conditions=(Condition("share", "above", 0.5), Condition("place", "below", 0.0)),
         effect=0.2,
     ),
@@ -222,7 +201,7 @@ CLAIMS = (
         None,
         "FLOPs that the third resolution of the backbone lost minus what the second did, above 0; and the second minus "
         "the first, above 0; as shares of the backbone's, mean over the backbones",
-        _all({"third and second": _stages(3, 2), "second and first": _stages(2, 1)}),
+        each_of({"third and second": _stages(3, 2), "second and first": _stages(2, 1)}),
         conditions=(Condition("third and second", "above", 0.0), Condition("second and first", "above", 0.0)),
         effect=0.02,
     ),
@@ -234,7 +213,7 @@ CLAIMS = (
         "100",
         "share of its pairs after which the search's best score is above all that random search finds with as many, "
         "below 0.5 (1 where it never is)",
-        _value("share of the budget"),
+        value_of("share of the budget"),
         direction="below",
         threshold=0.5,
         effect=0.2,

@@ -18,39 +18,21 @@ Values of the evidence, first axis the seed (sm_nas.measurements collects them):
     tau (S,)                           Kendall's tau of AP after stage one's training with AP after the final one
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
-from common.report.claims import Claim, Condition, Evidence
-from common.report.statistics import Difference, mean_interval, paired_difference
+from common.report.claims import Claim, Condition, Evidence, Measure, each_of, value_of
+from common.report.statistics import Difference, paired_difference
 
 BN_PRETRAINED, BN_LARGE_BATCH, GN_WS, GN_WS_FAST, GN_WS_BEST = 0, 3, 5, 6, 7
 """Rows of Table 3."""
 
 
-def _value(name: str) -> Callable[[Evidence], Difference]:
-    def measure(evidence: Evidence) -> Difference:
-        return mean_interval(np.asarray(evidence[name], dtype=float))
-
-    return measure
-
-
-def _rows(one: int, other: int) -> Callable[[Evidence], Difference]:
+def _rows(one: int, other: int) -> Measure:
     """AP of a row of Table 3 minus that of another."""
 
     def measure(evidence: Evidence) -> Difference:
         rows = np.asarray(evidence["strategies"], dtype=float)
         return paired_difference(rows[:, one], rows[:, other])
-
-    return measure
-
-
-def _all(measures: dict[str, Callable[[Evidence], Difference]]) -> Callable[[Evidence], dict[str, Difference]]:
-    """Several differences, to be judged one by one."""
-
-    def measure(evidence: Evidence) -> dict[str, Difference]:
-        return {name: part(evidence) for name, part in measures.items()}
 
     return measure
 
@@ -65,13 +47,13 @@ CLAIMS = (
         "Cascade R50 at the medium size minus FPN R101 at the large one: AP above 0, ratio of latency below 1; FPN R50 "
         "minus RetinaNet R50: AP above 0; RetinaNet's latency over FPN's: above 1 here and below 1 on the second data "
         "set",
-        _all(
+        each_of(
             {
-                "cascade's AP": _value("cascade AP"),
-                "cascade's time": _value("cascade time"),
-                "FPN's AP": _value("FPN AP"),
-                "RetinaNet's time": _value("RetinaNet time"),
-                "RetinaNet's time, second data": _value("RetinaNet time, second data"),
+                "cascade's AP": value_of("cascade AP"),
+                "cascade's time": value_of("cascade time"),
+                "FPN's AP": value_of("FPN AP"),
+                "RetinaNet's time": value_of("RetinaNet time"),
+                "RetinaNet's time, second data": value_of("RetinaNet time, second data"),
             }
         ),
         conditions=(
@@ -93,7 +75,7 @@ CLAIMS = (
         "AP: row 7 (GN+WS, large rate and batch) minus row 0 (BN, pre-trained) above -1; row 6 (GN+WS, large rate) "
         "minus row 5 (GN+WS) above 0; row 0 minus row 3 (BN from scratch, large batch) above 1; row 7 minus row 3 "
         "above 0",
-        _all(
+        each_of(
             {
                 "GN+WS against pre-trained": _rows(GN_WS_BEST, BN_PRETRAINED),
                 "large rate": _rows(GN_WS_FAST, GN_WS),
@@ -118,7 +100,7 @@ CLAIMS = (
         None,
         "area under the front of E0 to E5 in AP over latency, divided by that of the classic detectors, above 1; and "
         "share of the classic detectors that one of E0 to E5 dominates above 0.5",
-        _all({"area": _value("hypervolume ratio"), "dominated": _value("dominated")}),
+        each_of({"area": value_of("hypervolume ratio"), "dominated": value_of("dominated")}),
         conditions=(Condition("area", "above", 1.0, "times"), Condition("dominated", "above", 0.5, "of all")),
         effect=0.1,
     ),
@@ -130,7 +112,7 @@ CLAIMS = (
         None,
         "within one structure: MobileNetV2's FLOPs over the least of all other backbones below 1; and AP of the best "
         "backbone that is no slower minus MobileNetV2's above 0",
-        _all({"FLOPs": _value("mobilenet FLOPs"), "behind": _value("mobilenet behind")}),
+        each_of({"FLOPs": value_of("mobilenet FLOPs"), "behind": value_of("mobilenet behind")}),
         conditions=(Condition("FLOPs", "below", 1.0, "times"), Condition("behind", "above", 0.0, "AP points")),
         effect=0.5,
     ),
@@ -142,7 +124,7 @@ CLAIMS = (
         None,
         "AP of the network that stage two found at no more FLOPs than its structure of stage one, minus that "
         "structure's, both trained by the final schedule, mean over the groups, above 0",
-        _value("pushed"),
+        value_of("pushed"),
         effect=0.5,
         unit="AP points",
     ),
@@ -155,7 +137,7 @@ CLAIMS = (
         "Spearman's rank correlation with AP among the candidates of stage two, mean over the groups: of depth above "
         "0; of the places where channels double, mean of the three, below 0; of the last stage's share of the blocks "
         "minus that of the first one's above 0",
-        _all({"depth": _value("depth"), "doubling": _value("doubling"), "late stages": _value("late")}),
+        each_of({"depth": value_of("depth"), "doubling": value_of("doubling"), "late stages": value_of("late")}),
         conditions=(
             Condition("depth", "above", 0.0),
             Condition("doubling", "below", 0.0),
@@ -172,7 +154,7 @@ CLAIMS = (
         "VOC +1.0..+4.0, BDD +1.0..+2.7",
         "on the second data set, at its medium size: AP minus FPN R50's above 0 for E1 and E3 (E0 loses to the plain "
         "detector on one of the paper's two sets)",
-        _all({"E1": _value("transfer:E1"), "E3": _value("transfer:E3")}),
+        each_of({"E1": value_of("transfer:E1"), "E3": value_of("transfer:E3")}),
         conditions=(Condition("E1", "above", 0.0), Condition("E3", "above", 0.0)),
         effect=1.0,
         unit="AP points",
@@ -184,7 +166,7 @@ CLAIMS = (
         "5 epochs separate good models from bad",
         None,
         "Kendall's tau of AP after stage one's training with AP after the final one, random candidates, above 0.4",
-        _value("tau"),
+        value_of("tau"),
         threshold=0.4,
         effect=0.2,
         unit="tau",

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from common.command import InputError
-from common.report.statistics import Difference, seeds_needed
+from common.report.statistics import Difference, mean_interval, seeds_needed
 from common.report.tables import read_json, write_json
 
 Direction = Literal["above", "below"]
@@ -77,6 +79,29 @@ class Claim:
     conditions: Sequence[Condition] = ()
     effect: float | None = None
     unit: str = ""
+
+
+Measure = Callable[[Evidence], Difference]
+
+
+def value_of(name: str, of_several: Callable[..., np.ndarray] | None = None) -> Measure:
+    """The measure that is a value of the evidence itself, (S,). of_several: makes one value a seed of (S, N), as
+    numpy.mean does along axis 1."""
+
+    def measure(evidence: Evidence) -> Difference:
+        values = np.asarray(evidence[name], dtype=float)
+        return mean_interval(values if of_several is None else of_several(values, axis=1))
+
+    return measure
+
+
+def each_of(measures: Mapping[str, Measure]) -> Callable[[Evidence], dict[str, Difference]]:
+    """The measure of a claim of several conditions, from one measure a condition, by its name."""
+
+    def measure(evidence: Evidence) -> dict[str, Difference]:
+        return {name: part(evidence) for name, part in measures.items()}
+
+    return measure
 
 
 def verdict(difference: Difference, threshold: float = 0.0, direction: Direction = "above") -> Verdict:
