@@ -104,9 +104,9 @@ class ExhibitResult:
     """One table or figure of a paper, measured.
 
     exhibit: "table3", "figure5"; paper: "detofa"; title, caption: what is shown and how it was measured; data, scale;
-    seeds; command: what to type to get it again; units: column -> unit; table: ours; paper_table: the printed one;
-    notes: differences from the paper; pictures: names of files beside result.json; runs: the run folders used;
-    environment: commit, versions and hardware.
+    seeds; command: what to type to get it again; table: ours; paper_table: the printed one; units, paper_units: column
+    -> unit of ours and of the printed one, which has ours where it says none; notes: differences from the paper;
+    pictures: names of files beside result.json; runs: the run folders used; environment: commit, versions and hardware.
     """
 
     exhibit: str
@@ -120,6 +120,7 @@ class ExhibitResult:
     table: Table
     paper_table: Table | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    paper_units: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     pictures: Sequence[str] = ()
     runs: Sequence[str] = ()
@@ -262,14 +263,17 @@ def beside(ours: Table, paper: Table) -> Table | None:
 def _named_parts(result: ExhibitResult) -> list[tuple[str, pd.DataFrame]]:
     """The tables to show: one with both where they line up, else ours and the paper's."""
     joined = beside(result.table, result.paper_table) if result.paper_table else None
+    theirs = {**result.units, **result.paper_units}
     if joined:
         units = {
-            f"{column}, {whose}": unit for column, unit in result.units.items() for whose in ("ours", "paper")
-        } | dict(result.units)
-        return [("Ours beside the paper's", to_frame(joined, units))]
+            f"{column}, {whose}": unit
+            for whose, of_columns in (("ours", result.units), ("paper", theirs))
+            for column, unit in of_columns.items()
+        }
+        return [("Ours beside the paper's", to_frame(joined, units | dict(result.units)))]
     parts = [("Ours", to_frame(result.table, result.units))] if result.table.rows else []
     if result.paper_table:
-        parts.append(("The paper's", to_frame(result.paper_table, result.units)))
+        parts.append(("The paper's", to_frame(result.paper_table, theirs)))
     return parts
 
 

@@ -102,6 +102,7 @@ def make(
         table=drawn.table,
         paper_table=printed_table(paper, exhibit.name),
         units=drawn.units,
+        paper_units=theirs.get("units", {}),
         notes=(*drawn.notes, *sorted(left_out), *said, *theirs.get("notes", ())),
         pictures=[path.name for path in drawn.pictures],
         **record,

@@ -65,6 +65,15 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_text() == "1\n"
 
 
+def test_the_papers_numbers_keep_their_own_unit():
+    apart = replace(RESULT, paper_units={"Cost": "GPU years"}, paper_table=Table(["Model", "Cost"], [["OFA", 1.15]]))
+    assert "Cost (GPU days)" in to_markdown(apart).partition("The paper's")[0]
+    assert "Cost (GPU years)" in to_markdown(apart).partition("The paper's")[2]
+    together = to_markdown(replace(RESULT, paper_units={"Cost": "GPU years"}))
+    assert "Cost, ours (GPU days)" in together
+    assert "Cost, paper (GPU years)" in together
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"exhibit": "x"}', '{"table": {"columns": ["a"], "rows": [[1, 2]]}}'])
 def test_damaged_record_is_one_sentence(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
