@@ -256,8 +256,8 @@ display(pd.DataFrame(rows).round(2))
 # %% [markdown]
 # ## The results
 #
-# What `python -m joint_detnas.reproduce --scale nano --publish` put into `results/nano/joint_detnas`: each table beside
-# the paper's and each figure, then the verdict on each claim by the rule written down before the runs
+# What `python -m joint_detnas.reproduce --scale nano --seeds 3 --publish` puts into `results/nano/joint_detnas`: each
+# table beside the paper's and each figure, then the verdict on each claim by the rule written down before the runs
 # (`joint_detnas/claims.py`).
 
 # %%
