@@ -1,5 +1,6 @@
 """Parts of the framework on their own, and pipelines: what each starts from, who teaches, what is pruned."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,12 @@ pytestmark = pytest.mark.usefixtures("steady")
 
 
 @pytest.fixture
-def study(tiny, data, searched) -> Study:
-    """Seed 0, searched once for all tests."""
-    study = Study(tiny, data, 0, searched)
-    study.search(), study.search("nas")
-    return study
+def study(tiny, data, searched, tmp_path) -> Study:
+    """Seed 0, searched once for all tests, in a copy that made-up trainings may be written to."""
+    once = Study(tiny, data, 0, searched)
+    once.upgraded(), once.upgraded("nas")
+    shutil.copytree(searched, tmp_path / "runs")
+    return Study(tiny, data, 0, tmp_path / "runs")
 
 
 @pytest.fixture
