@@ -173,7 +173,7 @@ SMOKE = Preset(
 )
 """Every code path in about a minute; its numbers mean nothing.
 
-Command: python -m joint_detnas.search --scale smoke
+Command: python -m joint_detnas.reproduce --scale smoke
 """
 
 NANO = replace(
@@ -224,8 +224,8 @@ NANO = replace(
 )
 """Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
 
-Command: python -m joint_detnas.search --scale nano --data scenes
-Time: about 45 minutes of one core, by the time of single steps: half of it the pairs, a third the pool.
+Command: python -m joint_detnas.reproduce --scale nano --data scenes --seeds 3
+Time: a seed takes about 25 minutes of CPU with --precision bfloat16, by the time of its parts (AMD EPYC, AVX512-BF16).
 """
 
 PAPER = Preset(
@@ -266,7 +266,7 @@ PAPER = Preset(
 )
 """COCO as published: 2x with multi-scale training for the base, 3 epochs a pair, about 100 pairs.
 
-Command: python -m joint_detnas.search --scale paper --data coco:DIR --workers 8 --device cuda
+Command: python -m joint_detnas.reproduce --scale paper --data coco:DIR --seeds 3 --workers 8 --device cuda
 Table 6's X101-Cascade: python -m joint_detnas.train --what cascade --scale paper --backbone resnext101_32x4d
     --data coco:DIR --device cuda
 Time: the paper names 200 GPU days; not run here.
@@ -294,7 +294,7 @@ MINI = replace(
 )
 """The paper's networks on a small set of real photographs, one GPU, at half the paper's input sizes.
 
-Command: python -m joint_detnas.search --scale mini --data coco:DIR --device cuda
+Command: python -m joint_detnas.reproduce --scale mini --data coco:DIR --seeds 3 --device cuda
 Time: hours; not measured yet.
 """
 

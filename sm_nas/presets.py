@@ -260,8 +260,7 @@ NANO = Preset(
 """Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
 
 Command: python -m sm_nas.reproduce --scale nano --data scenes --seeds 3
-Time: a seed's figure3 takes 31 minutes of CPU, table3 another 7, with --precision bfloat16 (AMD EPYC, AVX512-BF16);
-everything about 100, which is estimated from its parts.
+Time: a seed takes 55 minutes of CPU, and 8 more with a second data set (AMD EPYC, AVX512-BF16, --precision bfloat16).
 """
 
 PAPER = Preset(
