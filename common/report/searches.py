@@ -145,6 +145,7 @@ def progress(
         axes.plot(x, mean, label=label, linewidth=1.7, markersize=5, **look)
         axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
     axes.set(xlabel=x_label, ylabel=y_label)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))  # there is no half a candidate
     style.legend(figure, axes)
     return style.save(figure, path)
 
