@@ -52,7 +52,7 @@ class SearchCommand:
     """Algorithm 1 (none); parents drawn from all pairs (random); the largest teacher always (conventional); no teacher
     and no channel pruning (nas); the teacher alone changes (fixed-student), or nothing does (fixed-pair)."""
     pairs: int | None = None
-    """Pairs of student and teacher that are trained (none: the scale's number)."""
+    """Pairs of student and teacher that are trained, of the control nas half as many (none: the scale's number)."""
     seed: int = 0
     """Seed of weights, data order and search."""
     out: Path = Path("runs")
@@ -85,7 +85,8 @@ def main(config: SearchCommand) -> None:
     if config.base is not None and config.backbone is not None:
         raise InputError("--base brings its own backbone: give it or --backbone, not both")
     if config.pairs is not None:
-        scale = replace(scale, search=replace(scale.search, budget=config.pairs))
+        search_settings, teaching = (replace(each, budget=config.pairs) for each in (scale.search, scale.teaching))
+        scale = replace(scale, search=search_settings, teaching=teaching)
     command = shlex.join(["python", "-m", "joint_detnas.search", *sys.argv[1:]])
     device = str(distributed.start(config.device))
     study = Study(
@@ -106,7 +107,7 @@ def main(config: SearchCommand) -> None:
     print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
     print(
         f"{scale.name} scale on {images} images of {config.data}, seed {config.seed}, into {study.folder}: "
-        f"base {study.name}, {scale.teachers.count():,} teachers, {scale.search.budget} pairs",
+        f"base {study.name}, {scale.teachers.count():,} teachers, {study.settings(config.control).budget} pairs",
         file=sys.stderr,
     )
     began = time.perf_counter()

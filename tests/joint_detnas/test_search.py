@@ -78,6 +78,17 @@ def test_controls_are_searches_of_their_own(capsys, flags):
     assert "--control" not in report["next"]
 
 
+@pytest.mark.parametrize(
+    ("control", "pairs"), [("none", 7), ("random", 7), ("nas", 3), ("fixed-student", 7), ("fixed-pair", 7)]
+)
+def test_pairs_is_the_length_of_every_search(capsys, flags, monkeypatch, control, pairs):
+    asked = []
+    monkeypatch.setattr(search, "search", lambda study, control: asked.append(study.settings(control).budget) or {})
+    run(search.main, SearchCommand, [*flags, "--pairs", "7", "--control", control, "--json"])
+    assert asked == [pairs]
+    assert f"teachers, {pairs} pairs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("scale", list(PRESETS))
 def test_description_of_the_space(capsys, scale):
     described = json.loads(said(capsys, "--describe", "--scale", scale, "--json"))
