@@ -361,7 +361,7 @@ def pruned_to(
 
     def distance(kept: Mapping[str, np.ndarray]) -> float:
         architecture = backbone.architecture.with_channels({name: len(each) for name, each in kept.items()})
-        return abs(architecture.cost(size).macs_mmdet - macs)
+        return abs(architecture.cost(size, backbone.norm).macs_mmdet - macs)
 
     architecture, weights = _without_channels(student, min(choices, key=distance))
     return on_backbone(student, architecture, backbone.norm, weights)

@@ -163,6 +163,13 @@ def test_another_backbone_shares_the_pool(study):
 # ---- pruning at once
 
 
+def test_pruned_to_counts_the_norms_that_a_backbone_has(student_of):
+    student, size = student_of("bottleneck", "group"), (64, 64)
+    goal = evolve(student, ChannelPruning(30.0))
+    found = pruned_to(student, count(goal, size).parts["backbone"]["macs_mmdet"], size)
+    assert found.backbone.architecture == goal.backbone.architecture
+
+
 @pytest.mark.parametrize("share", [0.8, 0.4])
 def test_pruned_to_is_the_closest_of_all_percentages(student_of, share):
     student, size = student_of("bottleneck"), (64, 64)
