@@ -290,7 +290,8 @@ def read_base(file: Path, device: str = "cpu") -> TwoStage:
 @lru_cache(maxsize=1)
 def _pool(of: Laboratory, folder: Path) -> TeacherPool:
     """The finished pool of a folder, read once a process."""
-    model = of.fresh_pool()
+    with torch.random.fork_rng(devices=[]):  # what is drawn next must not hang on whether the pool was read before
+        model = of.fresh_pool()
     last = of.preset.shrinking.phases[-1].name
     load_strictly(model, Run.read(folder).load_weights(last)[0], str(folder / f"{last}.safetensors"))
     return model.pool

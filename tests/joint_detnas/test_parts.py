@@ -85,6 +85,19 @@ def test_a_distilled_student_starts_as_fresh_as_the_base_did(study, tiny, traini
     assert not seen.training
 
 
+def test_a_distilled_student_starts_alike_whether_the_pool_was_read_before_or_not(study, tiny, trainings):
+    name, teacher = tiny.equivalents[-1]
+    starts = []
+    for read_before in (False, True):
+        trial._pool.cache_clear()
+        if read_before:
+            study._teacher(teacher)
+        study.distilled(name, "imitation")
+        starts.append(trainings[-1][1])
+        shutil.rmtree(study._folder("distilled-resnet18-imitation"))
+    assert all(torch.equal(each, starts[1][key]) for key, each in starts[0].items())
+
+
 def test_an_equivalent_is_the_teachers_network_on_a_backbone_of_its_own(study, tiny, trainings):
     name, teacher = tiny.equivalents[0]
     study.alone(name)
