@@ -192,7 +192,7 @@ def _taught(study: Study) -> dict[str, Any]:
     leading, leaders = history.base, []
     for each in taught:
         leading = each if each.score > leading.score else leading
-        leaders.append(size.get(leading.number, _teacher_parameters(study, leading.proposal.teacher)))
+        leaders.append(_teacher_parameters(study, leading.proposal.teacher))
     teacher_ap = [_points(precisions[str(each.proposal.teacher)]) for each in taught]
     gains = [100 * history.increment(each) for each in taught]
     return {
@@ -232,10 +232,8 @@ def _steps(searched: Searched) -> list[dict[str, Any]]:
     history = searched.history
 
     def step(each: Evaluated) -> dict[str, Any]:
-        action = each.proposal.action
-        kind = each.proposal.step if action is None else action.kind
         gain = 100 * history.increment(each)
-        return {"pair": each.number, "kind": kind, "gain": gain, "generation": each.generation}
+        return {"pair": each.number, "kind": each.proposal.kind, "gain": gain, "generation": each.generation}
 
     return [step(each) for each in history.evaluated[1:] if each.pair is not None]
 

@@ -160,6 +160,11 @@ class Proposal:
     teacher: Teacher
     step: Literal["base", "student", "teacher", "train on"]
 
+    @property
+    def kind(self) -> str:
+        """Of its action, or what the step does without one."""
+        return self.step if self.action is None else self.action.kind
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON that names the proposal in a run."""
         action = self.step if self.action is None else str(self.action)

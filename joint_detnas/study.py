@@ -477,7 +477,7 @@ def steps(history: History) -> list[dict[str, Any]]:
             {
                 **each.proposal.to_dict(),
                 "step": each.proposal.step,
-                "kind": each.proposal.step if each.proposal.action is None else each.proposal.action.kind,
+                "kind": each.proposal.kind,
                 "generation": each.generation,
                 "score": each.score,
                 "cost": each.cost,

@@ -27,7 +27,7 @@ Differences from the paper, where it is silent or contradicts itself:
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -540,12 +540,11 @@ def integrated_progressive_shrinking(
     seed: int,
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
-    after_epoch: Callable[[int], dict[str, Any] | None] | None = None,
 ) -> list[FitReport]:
     """Train the pool through all phases, each a stage of the run under its name; a report for each.
 
     What is sampled depends on (seed, phase, step) alone. The same call again goes on where it stopped; finished phases
-    are loaded. after_epoch: see `fit`.
+    are loaded.
     """
     pool = model.pool
     reports = []
@@ -571,18 +570,6 @@ def integrated_progressive_shrinking(
             learning_rate=settings.optimisation.learning_rate * phase.learning_rate_share,
             milestones=tuple(share * phase.epochs for share in settings.optimisation.milestones),
         )
-        reports.append(
-            fit(
-                run,
-                phase.name,
-                model,
-                batches,
-                optimisation,
-                step_losses,
-                seed,
-                device,
-                after_epoch=after_epoch,
-                precision=precision,
-            )
-        )
+        arguments = batches, optimisation, step_losses, seed, device
+        reports.append(fit(run, phase.name, model, *arguments, precision=precision))
     return reports
