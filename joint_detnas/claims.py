@@ -16,7 +16,7 @@ Values of the evidence, first axis the seed (joint_detnas.measurements collects 
     teacher grows (S,)             parameters (M) of the largest student's best teachers minus the smallest one's
     teacher tau (S,)               Kendall's tau of a teacher's AP with the score that it brought, mean over students
     pruning's share, place (S,)    see measurements.pruning_evidence
-    stages (S, 4)                  FLOPs that each resolution of the backbone lost, as a share of the whole backbone's
+    stages (S, 4)                  FLOPs that each resolution of the backbone lost, as a share of all four's
     share of the budget (S,)       share of its pairs after which the search is above all that random search finds
 """
 

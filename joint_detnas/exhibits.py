@@ -227,10 +227,12 @@ def table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
             ]
         )
     preset, size = setting.preset, _sizes(measured, "rows", "joint", "after")
+    before_size, nas_size = (_sizes(measured, "rows", name, "before") for name in ("prune-kd", "nas-prune-kd"))
     notes = [
         f"Pipelines are pruned at once and distilled from the largest teacher for {preset.base_training.epochs} "
         "epochs, the base detector's schedule; NAS is the search without teacher and channel pruning, half its pairs.",
-        f"FLOPs at the base size; final AP at the size that the joint search found: {size}.",
+        f"FLOPs at the base size; final AP at the size that the joint search found: {size}. Intermediate AP, which the "
+        f"gain is from, is at the size of each: {before_size} of the base detector, {nas_size} of what NAS found.",
     ]
     caption = "The joint search beside pipelines that do one thing after the other, at one backbone cost."
     columns = ["Method", "Intermediate backbone FLOPS", "Intermediate AP", "Final backbone FLOPS", "FLOPS change"]
@@ -432,7 +434,7 @@ def figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     picture = figures.bars(bars, setting.folder / "figure7.png", value_label="FLOPs of the backbone (MMACs)")
     shares = [_over_stage(measured, place) for place in range(4)]
     lost = ", ".join(f"stage {n} {100 * share.mean:.1f} %" for n, share in enumerate(shares, 1))
-    notes = [f"Lost, as a share of the whole backbone, mean over the backbones: {lost}."]
+    notes = [f"Lost, as a share of all four stages (the stem aside), mean over the backbones: {lost}."]
     caption = "Where the backbone computes, at the base size: stages 1 to 4 put out strides 4, 8, 16 and 32."
     columns = ["Backbone", "Search", *(f"Stage {number}" for number in range(1, 5))]
     return Drawn(Table(columns, rows), caption, notes, dict.fromkeys(columns[2:], "M"), [picture])

@@ -8,7 +8,7 @@ A base detector is upgraded: step by step its student changes a little, or the t
     Section 3.3, overall loss                Pupil, here
     Section 3.1.4, score H and Algorithm 1   Judge, TopK, hill_climb, here
 
-Differences from the paper, where it is silent or its formula leaves a choice; all are settings but the first three:
+Differences from the paper, where it is silent or its formula leaves a choice; names in brackets are settings:
 
  1. Pair 0 is {S_base, P_super} as given, not trained: it is on the list from the start, so that "sample from top-k
     list" has something to draw, and what is found is never worse than the base by H.

@@ -19,8 +19,9 @@ Differences from the paper, where it is silent or contradicts itself:
    train the largest net and two sampled sub-networks, whose mean is the loss. Lengths are presets.
 4. The largest net of the very step teaches its sub-networks: it looks at the images once, in training, and then at the
    regions of each sub-network, without gradient.
-5. Channels are sorted by importance before a phase shrinks them, as in Once-for-All; f_adap begins each phase as the
-   identity.
+5. Channels are sorted by importance before each phase that shrinks them, all of them together; Once-for-All leaves
+   those that its earlier phases cut off behind all others, so that narrow networks keep the channels that they were
+   trained with. f_adap begins each phase as the identity.
 6. A mutation is one step of one stage's depth or width, or of the neck's width, all alike likely.
 """
 

@@ -40,7 +40,7 @@ class ReproduceOptions:
     device: str = "cpu"
     """Where networks are trained: cpu, cuda or cuda:N."""
     precision: Precision = "float32"
-    """Number format of supernet training; bfloat16 is faster on GPUs and CPUs that compute with it."""
+    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it."""
     list: bool = False
     """Only list the exhibits, with their runs and expected time."""
     publish: bool = False
