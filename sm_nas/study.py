@@ -100,6 +100,7 @@ class Study:
             "what": what,
             "data": self.data,
             "training_set": self.laboratory.training_set.fingerprint(),
+            "images_an_epoch": self.laboratory.images_an_epoch,
             "seed": self.seed,
             "precision": self.precision,
             "device": self.device,

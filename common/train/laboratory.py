@@ -160,18 +160,7 @@ class Laboratory:
         if self.has_imagenet_weights(backbone):
             imagenet_backbone(backbone)
             return
-        config = {
-            "paper": self.paper,
-            "what": "classification",
-            "backbone": backbone,
-            "data": self.data,
-            "seed": self.seed,
-            "precision": self.precision,
-            "settings": asdict(preset.classification),
-            "crops": [preset.crops, preset.crop_size, preset.crop_batch_size],
-            "width": self.backbone_width,
-        }
-        with Run.open(self._backbone_folder(backbone), config) as run:
+        with Run.open(self._backbone_folder(backbone), self._pretraining(backbone)) as run:
             if run.result is not None:
                 return
             torch.manual_seed(self.seed)
@@ -195,8 +184,24 @@ class Laboratory:
         folder = self._backbone_folder(backbone)
         if not (folder / "result.json").is_file():
             self.pretrain(backbone)
-        weights, _ = Run.read(folder).load_weights("classification")
+        weights, _ = Run.read(folder, self._pretraining(backbone)).load_weights("classification")
         return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
+
+    def _pretraining(self, backbone: str) -> dict[str, Any]:
+        """All that a backbone's weights hang on."""
+        preset = self.preset
+        return {
+            "paper": self.paper,
+            "what": "classification",
+            "backbone": backbone,
+            "data": self.data,
+            "training_set": self.training_set.fingerprint(),
+            "seed": self.seed,
+            "precision": self.precision,
+            "settings": asdict(preset.classification),
+            "crops": [preset.crops, preset.crop_size, preset.crop_batch_size],
+            "width": self.backbone_width,
+        }
 
     def _backbone_folder(self, backbone: str) -> Path:
         return self.folder / f"classification-{backbone.replace('_', '-').lower()}-s{self.seed}"

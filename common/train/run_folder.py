@@ -99,24 +99,24 @@ class Run:
         return run
 
     @classmethod
-    def read(cls, path: str | Path) -> "Run":
-        """Look into a run without writing or locking it. Raises InputError when `path` holds none."""
+    def read(cls, path: str | Path, config: Any = None) -> "Run":
+        """Look into a run without writing or locking it. Raises InputError when `path` holds none, or one with another
+        config than that given.
+        """
         if not (Path(path) / "config.json").is_file():
             raise InputError(f"{path} holds no run (it has no config.json): check the path, or make the run first")
-        return cls(path, writes=False)
+        run = cls(path, writes=False)
+        if config is not None:
+            run._check_same(jsonable(config))
+        return run
 
     def _adopt(self, config: Any, command: str | None) -> None:
         for leftover in self.path.rglob(f".*{PARTIAL}"):
             leftover.unlink(missing_ok=True)
-        before = self.read_json("config")
-        if before is None:
+        if self.read_json("config") is None:
             self.write_json("config", config)
-        elif (difference := _first_difference(before, config)) is not None:
-            field, there, here = difference
-            raise InputError(
-                f"{self.path} holds a run with {field} = {there}, and this command asks for {here}: "
-                "give the same setting to go on with it, name another output folder, or delete that one"
-            )
+        else:
+            self._check_same(config)
         for name in ("log.jsonl", "candidates.jsonl"):
             _drop_torn_line(self.path / name)
         environment = self.read_json("environment")
@@ -127,6 +127,15 @@ class Run:
             changed = {key: again[key] for key in again if key == "time" or again[key] != environment.get(key)}
             environment.setdefault("resumed", []).append(changed)
             self.write_json("environment", environment)
+
+    def _check_same(self, config: Any) -> None:
+        difference = _first_difference(self.read_json("config"), config)
+        if difference is not None:
+            field, there, here = difference
+            raise InputError(
+                f"{self.path} holds a run with {field} = {there}, and this command asks for {here}: "
+                "give the same setting to go on with it, name another output folder, or delete that one"
+            )
 
     def close(self) -> None:
         """Let other processes have the run."""

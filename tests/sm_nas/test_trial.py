@@ -144,6 +144,17 @@ def test_pretraining_is_done_once_and_kept(laboratory, monkeypatch):
     assert run.result["seconds"] > 0
 
 
+def test_weights_of_another_pretraining_are_not_taken_for_these(laboratory):
+    laboratory.pretrained("resnet18")
+    tiny = laboratory.preset
+    for other, field in (
+        (replace(tiny, classification=replace(tiny.classification, epochs=3)), "settings.epochs"),
+        (replace(tiny, train_images=tiny.train_images - 1), "training_set"),
+    ):
+        with pytest.raises(InputError, match=rf"classification-resnet18-s0 holds a run with {field} = "):
+            replace(laboratory, preset=other).pretrained("resnet18")
+
+
 # ---- data
 
 
