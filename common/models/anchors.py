@@ -15,7 +15,8 @@ RATIOS = (0.5, 1.0, 2.0)
 class Anchors:
     """sizes: for each level the sides in pixels of its square anchors. ratios: height by width; each keeps the area.
 
-    rounded: corners to whole pixels, as torchvision has them.
+    rounded: as torchvision has them: corners in whole pixels, and the cells of a level so many whole pixels apart as
+    there are to each in the image. That is less than the stride where the level reaches past the image.
     """
 
     sizes: tuple[tuple[float, ...], ...]
@@ -51,20 +52,26 @@ class Anchors:
     def of_maps(self, maps: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
         """(N, 4) float32 anchors in pixels of maps (B, C, H_l, W_l): level by level, row by row, then within a cell.
 
-        The anchors of row y and column x are centred at (x * stride, y * stride). Remembered: do not change them.
+        The anchors of row y and column x are centred at (x * stride, y * stride), but for `rounded`. Remembered: do
+        not change them.
         """
         shapes = tuple(tuple(each.shape[-2:]) for each in maps)
-        return _grid(self, shapes, tuple(strides), maps[0].device)
+        steps = tuple((stride, stride) for stride in strides)
+        if self.rounded:
+            height, width = (cells * strides[0] for cells in shapes[0])  # of the image
+            steps = tuple((height // rows, width // columns) for rows, columns in shapes)
+        return _grid(self, shapes, steps, maps[0].device)
 
 
 @lru_cache(maxsize=32)
 def _grid(
-    anchors: Anchors, shapes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device
+    anchors: Anchors, shapes: tuple[tuple[int, int], ...], steps: tuple[tuple[int, int], ...], device: torch.device
 ) -> Tensor:
+    """shapes, steps: of each level rows and columns, and pixels from one to the next."""
     with torch.inference_mode(False), torch.device("cpu"):  # remembered: usable in training whoever asks first
         levels = []
-        for level, ((rows, columns), stride) in enumerate(zip(shapes, strides, strict=True)):
-            y, x = torch.meshgrid(torch.arange(rows) * stride, torch.arange(columns) * stride, indexing="ij")
+        for level, ((rows, columns), (down, right)) in enumerate(zip(shapes, steps, strict=True)):
+            y, x = torch.meshgrid(torch.arange(rows) * down, torch.arange(columns) * right, indexing="ij")
             centres = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)  # (H * W, 1, 4)
             levels.append((centres + anchors.cell(level)).flatten(0, 1))
         return torch.cat(levels).to(device)

@@ -70,6 +70,13 @@ def test_anchors_equal_torchvision(sizes, device):
     assert anchors.per_cell == generator.num_anchors_per_location()[0]
 
 
+def test_a_level_that_reaches_past_the_image_has_torchvisions_anchors():
+    generator = AnchorGenerator(((32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 3)
+    maps = [torch.zeros(1, 1, *shape) for shape in ((100, 168), (50, 84), (13, 21))]  # of 800x1344 pixels
+    expected = generator(ImageList(torch.zeros(1, 3, 800, 1344), [(800, 1344)]), maps)[0]
+    assert torch.equal(Anchors(((32,), (64,), (128,)), rounded=True).of_maps(maps, (8, 16, 64)), expected)
+
+
 def test_octaves_keep_their_area():
     anchors = Anchors.octaves((8, 16), base=4, count=3)
     cell = anchors.cell(1)
