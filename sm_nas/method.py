@@ -608,7 +608,7 @@ def pick(front: Sequence[Evaluated], count: int) -> list[Evaluated]:
     """C0 to C5: `count` members of a front for stage two, evenly spread over its range of AP, by cost.
 
     The best is among them, the cheapest is not: where AP has only begun to rise there is nothing to refine. Each place
-    in between goes to the nearest member that is left.
+    in between goes to the nearest member that is left. A front of no more members is taken whole.
     """
     members = sorted(front, key=lambda each: each.cost)
     if len(members) <= count:
@@ -616,6 +616,6 @@ def pick(front: Sequence[Evaluated], count: int) -> list[Evaluated]:
     lowest, highest = members[0].accuracy, members[-1].accuracy
     chosen: list[int] = []
     for place in np.linspace(highest, lowest, count + 1)[:count]:
-        left = [index for index in range(len(members)) if index not in chosen]
+        left = [index for index in range(1, len(members)) if index not in chosen]
         chosen.append(min(left, key=lambda index: abs(members[index].accuracy - place)))
     return [members[index] for index in sorted(chosen)]
