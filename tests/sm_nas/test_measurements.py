@@ -82,6 +82,18 @@ def test_mobilenet_is_behind_whoever_is_as_fast():
     assert mobilenet_evidence(backbones)["mobilenet behind"] == -5.0
 
 
+def test_a_backbone_whose_training_failed_is_left_out():
+    failed = {"AP": math.nan, "latency": None, "macs_mmdet": None}
+    trained = {
+        "mobilenet_v2": {"AP": 5.0, "latency": 10.0, "macs_mmdet": 50.0},
+        "resnet18": {"AP": 6.0, "latency": 9.0, "macs_mmdet": 100.0},
+    }
+    evidence = {"mobilenet FLOPs": 0.5, "mobilenet behind": 1.0}
+    assert mobilenet_evidence(trained | {"resnet50": failed}) == evidence
+    assert mobilenet_evidence(trained | {"resnet18": failed}) == {}
+    assert mobilenet_evidence(trained | {"mobilenet_v2": failed}) == {}
+
+
 def test_factors_of_a_code():
     factors = factors_of(BackboneCode.parse("basicblock_48_12-21-11111-211111"))
     assert set(factors) == set(FACTORS)
