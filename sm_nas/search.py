@@ -25,7 +25,7 @@ from sm_nas.method import BLOCK_OF, BackboneCode, Evaluated, ModularSpace, Struc
 from sm_nas.networks import input_size
 from sm_nas.presets import PRESETS, Preset, preset
 from sm_nas.study import FLOPS, LATENCY, Searched, Study, slug
-from sm_nas.train import write_detector
+from sm_nas.train import flags_to_go_on, write_detector
 from sm_nas.trial import describe_backbone
 
 SAMPLE = 16  # structures of a space whose backbones --describe counts
@@ -92,7 +92,7 @@ def main(config: SearchCommand) -> None:
     )
     began = time.perf_counter()
     report = search(study, config.stage == "both", config.final, command)
-    report |= {"seconds": time.perf_counter() - began, "next": _next(config, report)}
+    report |= {"seconds": time.perf_counter() - began, "next": _next(config, report, device)}
     print(json.dumps(report) if config.json else _report_text(report))
 
 
@@ -187,16 +187,21 @@ def _final(study: Study, name: str, structure: Structure, command: str | None) -
     return {"final": result, "run": folder, "file": file}
 
 
-def _next(config: SearchCommand, report: dict[str, Any]) -> str:
-    """What to type after the search."""
-    scale = ["--scale", config.scale or "smoke", "--data", config.data]
-    out = [] if config.out == Path("runs") else ["--out", str(config.out)]
-    if report["found"] and config.final:
-        words = ["sm_nas.reproduce", *scale, *out, "--only", "figure3", "figure4"]
+def _next(config: SearchCommand, report: dict[str, Any], device: str) -> str:
+    """What to type after the search: the exhibits that show it; or what it left out; or, where it has another number of
+    groups than exhibits show, the search of the next seed."""
+    scale = config.scale or "smoke"
+    finished = report["found"] and config.final
+    if finished and config.groups in (None, preset(scale).groups):
+        device = None if device == "cpu" else device  # a CPU is what reproduce takes by itself
+        seeds = ["--seeds", str(config.seed + 1)] if config.seed else []  # all up to this one
+        flags = flags_to_go_on(scale, config.data, config.out, device, config.precision)
+        words = ["sm_nas.reproduce", *flags, *seeds, "--only", "figure3", "figure4"]
     else:
-        seed = ["--seed", str(config.seed)] if config.seed else []
+        seed = config.seed + 1 if finished else config.seed
         groups = [] if config.groups is None else ["--groups", str(config.groups)]
-        words = ["sm_nas.search", *scale, *seed, *out, *groups]
+        flags = flags_to_go_on(scale, config.data, config.out, config.device, config.precision)
+        words = ["sm_nas.search", *flags, *(["--seed", str(seed)] if seed else []), *groups]
     return shlex.join(["python", "-m", *words])
 
 

@@ -67,7 +67,7 @@ def test_both_stages_and_the_detectors_that_they_found(capsys, flags, searched, 
     report = json.loads(said(capsys, *flags, "--no-final", "--json"))
     assert report["groups"] == groups
     assert not any(network.keys() & {"final", "file", "run"} for network in report["found"])
-    assert report["next"] == f"python -m sm_nas.search --scale smoke --data {data} --out {searched}"
+    assert report["next"] == f"python -m sm_nas.search --scale smoke --data {data} --out {searched} --device cpu"
 
 
 def test_stage_one_alone_and_another_number_of_groups(capsys, flags, searched, data):
@@ -75,10 +75,34 @@ def test_stage_one_alone_and_another_number_of_groups(capsys, flags, searched, d
     assert report["groups"] == report["found"] == []
     best = max(report["stage_one"]["front"], key=lambda each: each["AP"])
     assert [each for each in report["stage_one"]["front"] if each["pick"]] == [best]
-    assert report["next"] == f"python -m sm_nas.search --scale smoke --data {data} --out {searched} --groups 1"
+    shared = f"--scale smoke --data {data} --out {searched} --device cpu"
+    assert report["next"] == f"python -m sm_nas.search {shared} --groups 1"
     text = said(capsys, *flags, "--stage", "one")
     assert "C0" in text
     assert "stage two" not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "words"),
+    [
+        ({}, "cpu", "reproduce --scale smoke --data scenes --only figure3 figure4"),
+        ({"seed": 2}, "cpu", "reproduce --scale smoke --data scenes --seeds 3 --only figure3 figure4"),
+        (
+            {"precision": "bfloat16"},
+            "cuda",
+            "reproduce --scale smoke --data scenes --device cuda --precision bfloat16 --only figure3 figure4",
+        ),
+        ({"groups": PRESETS["smoke"].groups}, "cpu", "reproduce --scale smoke --data scenes --only figure3 figure4"),
+        ({"groups": 1, "seed": 2}, "cpu", "search --scale smoke --data scenes --seed 3 --groups 1"),
+        (
+            {"final": False, "seed": 2, "precision": "bfloat16"},
+            "cpu",
+            "search --scale smoke --data scenes --precision bfloat16 --seed 2",
+        ),
+    ],
+)
+def test_what_comes_next_goes_on_with_the_runs_of_the_search(settings, device, words):
+    assert search._next(SearchCommand(**settings), {"found": ["F0"]}, device) == f"python -m sm_nas.{words}"
 
 
 def test_a_search_of_which_nothing_is_left(capsys, flags, tmp_path, monkeypatch):

@@ -129,7 +129,7 @@ def test_a_detector_is_trained_once_and_written(capsys, tmp_path, tiny, data, mo
     assert Path(report["run"]) == folder
     assert report["structure"] == report["model"] == CODED
     assert json.loads((folder / "result.json").read_text())["AP"] == report["AP"]
-    assert report["next"] == f"python -m sm_nas.search --scale smoke --data {data} --out {tmp_path}"
+    assert report["next"] == f"python -m sm_nas.search --scale smoke --data {data} --out {tmp_path} --device cpu"
 
     detector = load_detector(folder / "detector")
     laboratory = Laboratory(tiny, data, 0, tmp_path)
