@@ -80,6 +80,8 @@ def main(config: SearchCommand) -> None:
     scale = replace(scale, groups=config.groups or scale.groups)
     command = shlex.join(["python", "-m", "sm_nas.search", *sys.argv[1:]])
     device = str(distributed.start(config.device))
+    if distributed.size() > 1:  # each would measure latencies of its own and so go another way
+        raise InputError("a search is not for torchrun: start one process, with --workers for candidates side by side")
     study = Study(scale, config.data, config.seed, config.out, device, command, config.precision, config.workers)
     images = len(study.laboratory.training_set)  # whatever is wrong with the data is said before anything is made
     environment = describe_environment()

@@ -139,6 +139,14 @@ def test_bad_input_is_one_sentence(wrong, word, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_search_does_not_start_in_several_processes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(search.distributed, "size", lambda: 2)
+    with pytest.raises(SystemExit):
+        said(capsys, "--device", "cpu", "--out", str(tmp_path))
+    assert "not for torchrun" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_fits_a_screen_and_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as ended:
         tyro.cli(SearchCommand, args=["--help"])
