@@ -75,9 +75,10 @@ def main(config: TrainCommand) -> None:
     study = Study(scale, data, config.seed, config.out, str(device), command, config.precision)
     laboratory = study.laboratory
     plan = describe(name, structure, scale, strategy, len(laboratory.categories), laboratory.images_an_epoch)
-    environment = describe_environment()
-    print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
-    print(f"{plan_text(plan)}\nseed {config.seed}", file=sys.stderr)
+    environment, speaks = describe_environment(), distributed.rank() == 0
+    if speaks:
+        print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
+        print(f"{plan_text(plan)}\nseed {config.seed}", file=sys.stderr)
     going_on = flags_to_go_on(config.scale or "smoke", data, config.out, config.device, config.precision)
     began = time.perf_counter()
     what = f"{'row-' if config.strategy in ROWS else ''}{config.strategy}-{slug(name)}"
@@ -93,7 +94,8 @@ def main(config: TrainCommand) -> None:
         **result,
     }
     distributed.stop()
-    print(json.dumps(jsonable(report)) if config.json else _report_text(report))
+    if speaks:
+        print(json.dumps(jsonable(report)) if config.json else _report_text(report))
 
 
 # ---- what to train
