@@ -147,7 +147,9 @@ def _last_stage(
 @lru_cache(maxsize=512)
 def describe(structure: Structure, categories: int, preset: Preset) -> dict[str, Any]:
     """What a structure costs at its own input size, for so many classes; see `Laboratory.describe`."""
-    whole = count(build_detector(structure, categories, preset.detector), input_size(structure))
+    with outline():
+        network = build_detector(structure, categories, preset.detector)
+    whole = count(network, input_size(structure))
     numbers = {"macs": whole.macs, "macs_mmdet": whole.macs_mmdet, "params": whole.params}
     return {"input_size": list(input_size(structure)), **numbers, **describe_backbone(structure, preset)}
 
