@@ -95,7 +95,7 @@ class Study:
     # ---- runs
 
     def open(self, what: str, **settings: Any) -> Run:
-        """The run folder of `what`, its config everything that its numbers depend on."""
+        """The run folder of `what`. Its config: what its numbers depend on; the rest of the preset goes by its name."""
         config = {
             "paper": "sm_nas",
             "what": what,
