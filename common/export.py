@@ -26,7 +26,7 @@ from common.command import InputError, run
 from common.cost import parse_size
 from common.letterbox import SIDE_MULTIPLE, canvas_of
 from common.models.detector import Detector, load_detector
-from common.train.checkpoint import write_atomically
+from common.train.checkpoint import cannot_write, write_atomically
 
 OPSET = 18
 OUTPUTS = ("boxes", "scores", "labels", "valid")
@@ -146,6 +146,10 @@ def main(config: ExportCommand) -> None:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of each node that it leaves as it is
     detector = load_detector(config.detector)
     size = canvas_of(detector.input_size) if config.size is None else parse_size(config.size)
+    try:  # before minutes of work
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(config.out, error) from error
     content = onnx_of(detector, size)
     write_atomically(config.out, content)
     print(f"{config.out}: {len(content) / 1e6:.1f} MB, images 1x3x{size[1]}x{size[0]} to {', '.join(OUTPUTS)}")

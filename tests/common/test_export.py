@@ -119,3 +119,16 @@ def test_bad_flags_are_one_sentence(flags, says, tmp_path, capsys):
     assert printed.err.count("\n") == 1
     assert says in printed.err
     assert not (tmp_path / "detector.onnx").exists()
+
+
+def test_the_folder_is_made_or_told_to_be_none_before_any_work(tmp_path, monkeypatch, capsys):
+    file = save_detector(tmp_path / "detector", centernet(), {"categories": CLASSES, "input_size": SIZE})
+    out = tmp_path / "new" / "detector.onnx"
+    monkeypatch.setattr(export, "onnx_of", lambda *_: b"graph")
+    run(export.main, ExportCommand, [str(file), "--out", str(out)])
+    assert out.read_bytes() == b"graph"
+    monkeypatch.setattr(export, "onnx_of", lambda *_: pytest.fail("the work was done"))
+    with pytest.raises(SystemExit) as ended:
+        run(export.main, ExportCommand, [str(file), "--out", str(out / "below-a-file.onnx")])
+    assert ended.value.code == 2
+    assert "cannot write" in capsys.readouterr().err
