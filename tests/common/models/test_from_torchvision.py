@@ -114,6 +114,7 @@ def narrow() -> dict[str, Tensor]:
     [
         (lambda: None, CATEGORIES, "weights.pth is not there"),
         (lambda: b"no weights", CATEGORIES, "weights.pth is damaged or holds more than weights"),
+        (lambda: b"rubbish", CATEGORIES, "weights.pth is damaged or holds more than weights"),
         (lambda: {"model": _Code()}, CATEGORIES, "weights.pth is damaged or holds more than weights"),
         (lambda: [1, 2], CATEGORIES, "weights.pth holds no state dict"),
         (few_classes, CATEGORIES, "has a head of 91 classes, .* this has one of 4: which classes it tells apart"),
@@ -121,7 +122,7 @@ def narrow() -> dict[str, Tensor]:
         (theirs().state_dict, ("person", "yak", "N/A"), "COCO, which has no class 'yak', 'N/A': name the classes"),
         (narrow, CATEGORIES, "not the weights of a fasterrcnn_resnet50_fpn .*size mismatch"),
     ],
-    ids=["missing", "damaged", "code", "list", "classes", "classifier", "names", "narrow"],
+    ids=["missing", "damaged", "rubbish", "code", "list", "classes", "classifier", "names", "narrow"],
 )
 def test_what_cannot_be_taken_over_is_one_sentence(content, categories, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -134,3 +135,9 @@ def test_what_cannot_be_taken_over_is_one_sentence(content, categories, says, tm
         write_faster_rcnn(file, categories, tmp_path / "ours")
     assert "\n" not in str(raised.value)
     assert {each.name for each in tmp_path.iterdir()} <= {"weights.pth"}
+
+
+def test_a_detector_that_lost_its_json_is_told_what_it_needs(tmp_path):
+    save_file({"backbone.stem.0.weight": torch.zeros(1)}, file := tmp_path / "detector.safetensors")
+    with pytest.raises(InputError, match=r"a detector of this project needs its \.json beside it"):
+        write_faster_rcnn(file, CATEGORIES, tmp_path / "ours")
