@@ -13,6 +13,12 @@ class InputError(Exception):
     """Something the user gave cannot be used: the message says what, where, and what to do, in one sentence."""
 
 
+def check_seed(seed: int) -> None:
+    """`InputError` for a seed that no generator of random numbers takes."""
+    if seed < 0:
+        raise InputError(f"--seed {seed} is no seed: give 0 or more")
+
+
 def run(main: Callable[[Config], None], config_class: type[Config], arguments: Sequence[str] | None = None) -> None:
     """Parse the command line into `config_class` and call `main` with it.
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from common.batch import Batch
-from common.command import InputError
+from common.command import InputError, check_seed
 from common.cost_table import CostTable
 from common.data.augment import CROP_AUGMENTATION
 from common.data.batches import ClassificationBatches, DetectionBatches
@@ -119,6 +119,7 @@ class Study:
         command: str | None = None,
         precision: Precision = "float32",
     ):
+        check_seed(seed)
         self.preset, self.data, self.seed, self.device, self.command = preset, data, seed, device, command
         self.precision = precision
         self.constraint_name = constraint

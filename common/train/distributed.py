@@ -24,10 +24,17 @@ def start(device: str | None = None) -> torch.device:
     takes the GPU of its local rank.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if kind.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device {kind} was asked for, and torch finds no GPU here: give --device cpu")
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return torch.device(kind)
+    try:
+        where = torch.device(kind)
+        if alone:
+            torch.empty(0, device=where)  # a GPU past the last one has a name, too
+    except (RuntimeError, AssertionError):
+        raise InputError(f"device {kind!r} cannot be used here: give cpu, or cuda where there is one") from None
+    if alone:
+        return where
     if kind.startswith("cuda"):
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.batch import ClassificationBatch
+from common.command import check_seed
 from common.data.augment import CROP_AUGMENTATION, Augmentation
 from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
 from common.data.crops import Crops, object_crops
@@ -83,6 +84,9 @@ class Laboratory:
     device: str = "cpu"
     precision: Precision = "float32"
     paper: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     # ---- what a paper says
 

@@ -113,6 +113,7 @@ def test_full_net_has_no_budgets_but_a_number(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
+        (["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
         (["--data", "coco:/nowhere/at/all"], "no folder"),
         (["--data", "sceness"], "unknown data"),
         (["--data", "scenes:train=20"], "held"),

@@ -151,5 +151,8 @@ def test_bad_input_is_one_sentence(command, wrong, word, tmp_path, capsys):
     assert ended.value.code == 2
     assert printed.out == ""
     assert printed.err.startswith("error: ")
+        ("search", ["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
+        ("search", ["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
     assert printed.err.count("\n") == 1
     assert word in printed.err
+        ("train", ["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),

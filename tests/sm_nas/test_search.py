@@ -125,6 +125,8 @@ def test_a_search_of_which_nothing_is_left(capsys, flags, tmp_path, monkeypatch)
         (["--data", "coco:/nowhere/at/all"], "no folder"),
         (["--data", "sceness"], "unknown data"),
         (["--data", "scenes:train=4"], "4 training images"),
+        (["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
+        (["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
     ],
 )
 def test_bad_input_is_one_sentence(wrong, word, tmp_path, capsys):

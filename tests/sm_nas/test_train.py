@@ -188,6 +188,8 @@ def test_a_final_is_the_run_that_the_exhibits_share(capsys, tmp_path, data, monk
 def test_bad_input_is_one_sentence(flags, word, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         run(main, TrainCommand, ["--device", "cpu", "--out", str(tmp_path), *flags])
+        (["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
+        (["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert printed.out == ""
