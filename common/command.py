@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import tyro
 
@@ -17,6 +18,13 @@ def check_seed(seed: int) -> None:
     """`InputError` for a seed that no generator of random numbers takes."""
     if seed < 0:
         raise InputError(f"--seed {seed} is no seed: give 0 or more")
+
+
+def flags_given(config: Any, *names: str) -> list[str]:
+    """Those flags of a command that differ from their defaults, as words: for the command that goes on from it."""
+    defaults = {field.name: field.default for field in fields(config)}
+    given = [(name, getattr(config, name)) for name in names if getattr(config, name) != defaults[name]]
+    return [word for name, value in given for word in (f"--{name}", str(value))]
 
 
 def run(main: Callable[[Config], None], config_class: type[Config], arguments: Sequence[str] | None = None) -> None:

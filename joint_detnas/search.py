@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from common.command import InputError, run
+from common.command import InputError, flags_given, run
 from common.train import distributed
 from common.train.loop import Precision
 from common.train.run_folder import describe_environment, jsonable
@@ -151,10 +151,7 @@ def search(study: Study, control: Control = "none") -> dict[str, Any]:
 def _next(config: SearchCommand) -> str:
     """What to type after the search: its control, or the search of which it was one."""
     words = ["python", "-m", "joint_detnas.search", "--scale", config.scale or "smoke", "--data", config.data]
-    for flag, value in (("--base", config.base), ("--backbone", config.backbone), ("--pairs", config.pairs)):
-        words += [] if value is None else [flag, str(value)]
-    words += ["--seed", str(config.seed)] if config.seed else []
-    words += [] if config.out == Path("runs") else ["--out", str(config.out)]
+    words += flags_given(config, "base", "backbone", "pairs", "seed", "out", "device", "precision", "workers")
     words += ["--control", "random"] if config.control == "none" else []
     return shlex.join(words)
 

@@ -11,13 +11,13 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from common.command import InputError, run
+from common.command import InputError, flags_given, run
 from common.cost import count
 from common.models.fpn import FPN
 from common.models.outline import outline
@@ -105,10 +105,8 @@ def _next(config: TrainCommand) -> str:
     last = config.what == "cascade"
     words = ["python", "-m", *(("joint_detnas.train", "--what", "cascade") if last else ("joint_detnas.search",))]
     words += ["--scale", config.scale or "smoke", "--data", config.data]
-    words += ["--backbone", config.backbone] if config.backbone else []
-    seed = config.seed + last
-    words += ["--seed", str(seed)] if seed else []
-    return shlex.join([*words, *(() if config.out == Path("runs") else ("--out", str(config.out)))])
+    following = replace(config, seed=config.seed + last)
+    return shlex.join([*words, *flags_given(following, "backbone", "seed", "out", "device", "precision")])
 
 
 def describe_training(scale: Preset, what: What, backbone: str, teacher: str | None = None) -> dict[str, Any]:

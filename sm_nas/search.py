@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from common.command import InputError, run
+from common.command import InputError, flags_given, run
 from common.train import distributed
 from common.train.loop import Precision
 from common.train.run_folder import describe_environment, jsonable
@@ -25,7 +25,7 @@ from sm_nas.method import BLOCK_OF, BackboneCode, Evaluated, ModularSpace, Struc
 from sm_nas.networks import input_size
 from sm_nas.presets import PRESETS, Preset, preset
 from sm_nas.study import FLOPS, LATENCY, Searched, Study, slug
-from sm_nas.train import flags_to_go_on, write_detector
+from sm_nas.train import write_detector
 from sm_nas.trial import describe_backbone
 
 SAMPLE = 16  # structures of a space whose backbones --describe counts
@@ -190,20 +190,16 @@ def _final(study: Study, name: str, structure: Structure, command: str | None) -
 
 
 def _next(config: SearchCommand, report: dict[str, Any], device: str) -> str:
-    """What to type after the search: the exhibits that show it; or what it left out; or, where it has another number of
-    groups than exhibits show, the search of the next seed."""
-    scale = config.scale or "smoke"
-    finished = report["found"] and config.final
-    if finished and config.groups in (None, preset(scale).groups):
-        device = None if device == "cpu" else device  # a CPU is what reproduce takes by itself
-        seeds = ["--seeds", str(config.seed + 1)] if config.seed else []  # all up to this one
-        flags = flags_to_go_on(scale, config.data, config.out, device, config.precision)
-        words = ["sm_nas.reproduce", *flags, *seeds, "--only", "figure3", "figure4"]
+    """What to type after the search: the exhibits that stand on these very runs, or the rest of the search."""
+    scale = ["--scale", config.scale or "smoke", "--data", config.data]
+    kept = flags_given(config, "out", "precision", "workers")
+    if report["found"] and config.final:
+        seeds = ["--seeds", str(config.seed + 1)] if config.seed else []  # this one among them
+        place = [] if device == "cpu" else ["--device", device]  # there the CPU is the default
+        figures = ["figure3", "figure4"] if config.groups is None else ["figure3"]  # the other has the scale's groups
+        words = ["sm_nas.reproduce", *scale, *seeds, *kept, *place, "--only", *figures]
     else:
-        seed = config.seed + 1 if finished else config.seed
-        groups = [] if config.groups is None else ["--groups", str(config.groups)]
-        flags = flags_to_go_on(scale, config.data, config.out, config.device, config.precision)
-        words = ["sm_nas.search", *flags, *(["--seed", str(seed)] if seed else []), *groups]
+        words = ["sm_nas.search", *scale, *flags_given(config, "seed"), *kept, *flags_given(config, "groups", "device")]
     return shlex.join(["python", "-m", *words])
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from common.command import InputError, run
+from common.command import InputError, flags_given, run
 from common.data.scenes import CATEGORIES
 from common.data.source import short_name
 from common.models.detector import save_detector
@@ -79,7 +79,6 @@ def main(config: TrainCommand) -> None:
     if speaks:
         print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
         print(f"{plan_text(plan)}\nseed {config.seed}", file=sys.stderr)
-    going_on = flags_to_go_on(config.scale or "smoke", data, config.out, config.device, config.precision)
     began = time.perf_counter()
     what = f"{'row-' if config.strategy in ROWS else ''}{config.strategy}-{slug(name)}"
     result = study.trained(what, structure, strategy)
@@ -90,7 +89,7 @@ def main(config: TrainCommand) -> None:
         "file": write_detector(study, folder, strategy, command),
         "seconds_of_command": time.perf_counter() - began,
         "peak_memory": Run.read(folder).stage_done("detector")["peak_memory"],
-        "next": shlex.join(["python", "-m", "sm_nas.search", *going_on]),
+        "next": _next(config),
         **result,
     }
     distributed.stop()
@@ -239,12 +238,10 @@ def write_detector(study: Study, folder: Path, strategy: Strategy, command: str 
     )
 
 
-def flags_to_go_on(scale: str, data: str, out: Path, device: str | None, precision: Precision) -> list[str]:
-    """The flags that another command needs to go on with these runs: what their folder and their numbers hang on."""
-    flags = ["--scale", scale, "--data", data]
-    flags += [] if out == Path("runs") else ["--out", str(out)]
-    flags += [] if device is None else ["--device", device]
-    return flags + ([] if precision == "float32" else ["--precision", precision])
+def _next(config: TrainCommand) -> str:
+    """What to type after a training."""
+    words = ["python", "-m", "sm_nas.search", "--scale", config.scale or "smoke", "--data", config.data or "scenes"]
+    return shlex.join([*words, *flags_given(config, "seed", "out", "device", "precision")])
 
 
 def _report_text(report: dict[str, Any]) -> str:

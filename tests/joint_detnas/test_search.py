@@ -1,8 +1,12 @@
 """The two commands: search and train."""
 
 import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import tyro
 
 from common.command import run
 from common.models.detector import load_detector
@@ -62,11 +66,26 @@ def test_base_and_result_side_by_side(capsys, flags, tiny, data, searched, monke
 
     base_said = json.loads(trained(capsys, *flags, "--json"))
     assert base_said["AP"] == base["AP"]
-    assert base_said["next"] == f"python -m joint_detnas.search --scale smoke --data {data} --out {searched}"
+    following = f"python -m joint_detnas.search --scale smoke --data {data} --out {searched} --device cpu"
+    assert base_said["next"] == following
     assert f"detector: {base['file']}" in trained(capsys, *flags).splitlines()
     pool = json.loads(trained(capsys, *flags, "--what", "pool", "--json"))
     assert pool["teachers"] == tiny.teachers.count() == report["pool"]["teachers"]
     assert "phases full, all" in trained(capsys, *flags, "--what", "pool")
+
+
+def test_what_is_next_is_of_the_same_runs():
+    """Runs of another device, precision, seed or base are others: a command that left these out would be refused."""
+    given = SearchCommand("nano", "coco:a b", Path("x y"), None, "none", 7, 2, Path("o"), "cpu", "bfloat16", 3)
+    following = shlex.split(search._next(given))
+    assert following[:3] == ["python", "-m", "joint_detnas.search"]
+    assert tyro.cli(SearchCommand, args=following[3:]) == replace(given, control="random")
+    given = TrainCommand("base", "nano", "coco:a b", "resnet34", 2, Path("o"), "cpu", "bfloat16")
+    following = tyro.cli(SearchCommand, args=shlex.split(train._next(given))[3:])
+    shared = ("scale", "data", "backbone", "seed", "out", "device", "precision")
+    assert [getattr(following, name) for name in shared] == [getattr(given, name) for name in shared]
+    again = tyro.cli(TrainCommand, args=shlex.split(train._next(replace(given, what="cascade")))[3:])
+    assert again == replace(given, what="cascade", seed=3)
 
 
 def test_controls_are_searches_of_their_own(capsys, flags):
@@ -132,12 +151,15 @@ def test_training_plans(capsys):
     ("command", "wrong", "word"),
     [
         ("search", ["--workers", "-1"], "--workers -1 is no number of processes: give 0 or more"),
+        ("search", ["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
+        ("search", ["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
         ("search", ["--pairs", "0"], "--pairs 0 leaves nothing to search: give 1 or more"),
         ("search", ["--backbone", "resnet9"], "no backbone is called 'resnet9': give one of resnet18"),
         ("search", ["--base", "x", "--backbone", "resnet18"], "give it or --backbone, not both"),
         ("search", ["--base", "/nowhere/detector.json"], "is not there"),
         ("search", ["--data", "coco:/nowhere/at/all"], "no folder"),
         ("search", ["--data", "scenes:train=4"], "4 training images"),
+        ("train", ["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
         ("train", ["--backbone", "vgg"], "no backbone is called 'vgg'"),
         ("train", ["--teacher", "d1"], "--teacher is for --what pool --describe"),
         ("train", ["--what", "pool", "--describe", "--teacher", "d1"], "'d1' is no teacher"),
@@ -151,8 +173,5 @@ def test_bad_input_is_one_sentence(command, wrong, word, tmp_path, capsys):
     assert ended.value.code == 2
     assert printed.out == ""
     assert printed.err.startswith("error: ")
-        ("search", ["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
-        ("search", ["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
     assert printed.err.count("\n") == 1
     assert word in printed.err
-        ("train", ["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),

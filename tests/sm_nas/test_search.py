@@ -1,6 +1,8 @@
 """The command that runs both searches."""
 
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 import tyro
@@ -11,6 +13,7 @@ from common.train import laboratory, loop
 from sm_nas import search
 from sm_nas.method import BackboneCode, Structure
 from sm_nas.presets import PAPER, PRESETS
+from sm_nas.reproduce import Options
 from sm_nas.search import SearchCommand, main
 from sm_nas.trial import Laboratory
 
@@ -75,34 +78,11 @@ def test_stage_one_alone_and_another_number_of_groups(capsys, flags, searched, d
     assert report["groups"] == report["found"] == []
     best = max(report["stage_one"]["front"], key=lambda each: each["AP"])
     assert [each for each in report["stage_one"]["front"] if each["pick"]] == [best]
-    shared = f"--scale smoke --data {data} --out {searched} --device cpu"
-    assert report["next"] == f"python -m sm_nas.search {shared} --groups 1"
+    following = f"python -m sm_nas.search --scale smoke --data {data} --out {searched} --groups 1 --device cpu"
+    assert report["next"] == following
     text = said(capsys, *flags, "--stage", "one")
     assert "C0" in text
     assert "stage two" not in text
-
-
-@pytest.mark.parametrize(
-    ("settings", "device", "words"),
-    [
-        ({}, "cpu", "reproduce --scale smoke --data scenes --only figure3 figure4"),
-        ({"seed": 2}, "cpu", "reproduce --scale smoke --data scenes --seeds 3 --only figure3 figure4"),
-        (
-            {"precision": "bfloat16"},
-            "cuda",
-            "reproduce --scale smoke --data scenes --device cuda --precision bfloat16 --only figure3 figure4",
-        ),
-        ({"groups": PRESETS["smoke"].groups}, "cpu", "reproduce --scale smoke --data scenes --only figure3 figure4"),
-        ({"groups": 1, "seed": 2}, "cpu", "search --scale smoke --data scenes --seed 3 --groups 1"),
-        (
-            {"final": False, "seed": 2, "precision": "bfloat16"},
-            "cpu",
-            "search --scale smoke --data scenes --precision bfloat16 --seed 2",
-        ),
-    ],
-)
-def test_what_comes_next_goes_on_with_the_runs_of_the_search(settings, device, words):
-    assert search._next(SearchCommand(**settings), {"found": ["F0"]}, device) == f"python -m sm_nas.{words}"
 
 
 def test_a_search_of_which_nothing_is_left(capsys, flags, tmp_path, monkeypatch):
@@ -121,12 +101,12 @@ def test_a_search_of_which_nothing_is_left(capsys, flags, tmp_path, monkeypatch)
     ("wrong", "word"),
     [
         (["--workers", "-1"], "--workers -1 is no number of processes: give 0 or more"),
+        (["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
+        (["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
         (["--groups", "0"], "--groups 0 leaves stage two nothing to go on with"),
         (["--data", "coco:/nowhere/at/all"], "no folder"),
         (["--data", "sceness"], "unknown data"),
         (["--data", "scenes:train=4"], "4 training images"),
-        (["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
-        (["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
     ],
 )
 def test_bad_input_is_one_sentence(wrong, word, tmp_path, capsys):
@@ -147,6 +127,27 @@ def test_a_search_does_not_start_in_several_processes(tmp_path, capsys, monkeypa
         said(capsys, "--device", "cpu", "--out", str(tmp_path))
     assert "not for torchrun" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_next_is_of_the_same_runs():
+    """Runs of another device or precision are others: a command that left these out would be refused."""
+    given = SearchCommand("nano", "coco:a b", 2, Path("o"), None, "bfloat16", 3)
+    whole, none = ({"found": found} for found in ([{}], []))
+    following = tyro.cli(Options, args=shlex.split(search._next(given, whole, "cuda"))[3:])
+    assert following == Options(
+        scale="nano",
+        data="coco:a b",
+        seeds=3,
+        only=("figure3", "figure4"),
+        out=Path("o"),
+        device="cuda",
+        precision="bfloat16",
+        workers=3,
+    )
+    given = SearchCommand("nano", "coco:a b", 2, Path("o"), "cpu", "bfloat16", 3, groups=1)
+    assert tyro.cli(SearchCommand, args=shlex.split(search._next(given, none, "cpu"))[3:]) == given
+    following = tyro.cli(Options, args=shlex.split(search._next(given, whole, "cpu"))[3:])
+    assert following.only == ("figure3",), "stage two's groups are others in the figure"
 
 
 def test_help_fits_a_screen_and_explains_every_flag(capsys):

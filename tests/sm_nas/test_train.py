@@ -1,6 +1,7 @@
 """The command that trains one detector."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from common.models.detector import load_detector
 from common.train import laboratory, loop
 from sm_nas.method import Structure
 from sm_nas.presets import PAPER, PRESETS, SMOKE
-from sm_nas.train import ROWS, TrainCommand, find_model, find_strategy, main
+from sm_nas.search import SearchCommand
+from sm_nas.train import ROWS, TrainCommand, _next, find_model, find_strategy, main
 from sm_nas.trial import Laboratory
 
 CODED = "MBblock_12_1-2-21-21 64x32 P1-P5 c16 rpn cascade2"
@@ -170,6 +172,13 @@ def test_a_final_is_the_run_that_the_exhibits_share(capsys, tmp_path, data, monk
     assert {each.measured_on for each in asked.values()} == {"validation"}
 
 
+def test_what_is_next_is_of_the_same_runs():
+    """Runs of another device or precision are others: a command that left these out would be refused."""
+    given = TrainCommand("E0", "nano", "coco:a b", "final", 2, Path("o"), "cpu", "bfloat16")
+    following = tyro.cli(SearchCommand, args=shlex.split(_next(given))[3:])
+    assert following == SearchCommand("nano", "coco:a b", 2, Path("o"), "cpu", "bfloat16")
+
+
 # ---- bad input
 
 
@@ -179,6 +188,8 @@ def test_a_final_is_the_run_that_the_exhibits_share(capsys, tmp_path, data, monk
         (["--model", "E6"], "no model is called 'E6': give one of E0, E1,"),
         (["--model", "resnet50 96x96 P1-P5 c32"], "is no structure: write it as"),
         (["--model", "basicblock_64_1-1-1-1 96x96 P1-P5 c32 rpn 2fc"], "must double 3 times"),
+        (["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
+        (["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
         (["--data", "coco:/nowhere/at/all"], "no folder"),
         (["--data", "sceness"], "unknown data"),
         (["--data", "sceness", "--describe"], "unknown data"),
@@ -188,8 +199,6 @@ def test_a_final_is_the_run_that_the_exhibits_share(capsys, tmp_path, data, monk
 def test_bad_input_is_one_sentence(flags, word, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         run(main, TrainCommand, ["--device", "cpu", "--out", str(tmp_path), *flags])
-        (["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
-        (["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert printed.out == ""
