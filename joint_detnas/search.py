@@ -126,7 +126,6 @@ def search(study: Study, control: Control = "none") -> dict[str, Any]:
     size, latency, costs, "file", and "seconds" of training (of all pairs for the result; of the pool beside it).
     "steps" is the search, pair by pair.
     """
-    base, pool = study.base, study.pool
     searched = study.search(control)
     history = searched.history
     return jsonable(
@@ -137,9 +136,9 @@ def search(study: Study, control: Control = "none") -> dict[str, Any]:
             "seed": study.seed,
             "control": control,
             "folder": searched.folder,
-            "base": base,
+            "base": study.base,
             "result": study.upgraded(control),
-            "pool": pool,
+            "pool": study.pool,
             "pairs": len(history.evaluated) - 1,
             "failed": sum(each.pair is None for each in history.evaluated),
             "base_score": history.base.score,

@@ -32,6 +32,7 @@ from common.models.detector import load_detector, save_detector
 from common.models.from_torchvision import is_of_torchvision, write_faster_rcnn
 from common.models.two_stage import TwoStage
 from common.search.executors import evaluate_all
+from common.train import distributed
 from common.train.laboratory import remove_folder
 from common.train.loop import FitReport, Precision
 from common.train.run_folder import Run, describe_environment, jsonable
@@ -213,8 +214,10 @@ class Study:
 
     def _write(
         self, folder: Path, network: TwoStage, result: Mapping[str, Any], environment: Mapping[str, Any]
-    ) -> Path:
-        return save_detector(
+    ) -> None:
+        if distributed.rank() > 0:
+            return
+        save_detector(
             folder / "detector" / "detector",
             network,
             {
@@ -291,6 +294,8 @@ class Study:
         return f"{kind}-{self.name}" + ("" if control == "none" else f"-{control}")
 
     def _search(self, control: Control) -> Searched:
+        if distributed.size() > 1:
+            raise InputError("a search is not for torchrun: start one process, with --workers for pairs side by side")
         preset, settings = self.preset, self.settings(control)
         file = Path(self.base["file"])
         _ = self.pool

@@ -82,9 +82,10 @@ def main(config: TrainCommand) -> None:
         scale, config.data, config.seed, config.out, device, command, config.precision, backbone=config.backbone
     )
     images = len(study.laboratory.training_set)  # whatever is wrong with the data is said before anything is made
-    environment = describe_environment()
-    print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
-    print(f"{scale.name} scale on {images} images of {config.data}, seed {config.seed}", file=sys.stderr)
+    environment, speaks = describe_environment(), distributed.rank() == 0
+    if speaks:
+        print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
+        print(f"{scale.name} scale on {images} images of {config.data}, seed {config.seed}", file=sys.stderr)
     began = time.perf_counter()
     result = {"base": lambda: study.base, "pool": lambda: study.pool, "cascade": study.cascade}[config.what]()
     name = "pool" if config.what == "pool" else f"{config.what}-{study.name}"
@@ -97,7 +98,9 @@ def main(config: TrainCommand) -> None:
         **({"found": study.upgraded()} if config.what == "cascade" else {}),
         **result,
     }
-    print(json.dumps(jsonable(report)) if config.json else _report_text(report))
+    distributed.stop()
+    if speaks:
+        print(json.dumps(jsonable(report)) if config.json else _report_text(report))
 
 
 def _next(config: TrainCommand) -> str:

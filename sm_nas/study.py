@@ -22,7 +22,6 @@ import numpy as np
 
 from common.data.source import short_name
 from common.search.executors import evaluate_all
-from common.train import distributed
 from common.train.loop import Precision
 from common.train.run_folder import Run, jsonable
 from sm_nas.method import Evaluated, Group, History, SearchSettings, Space, Structure, evolve, pick, random_search
@@ -213,7 +212,6 @@ class Study:
                 measured = self.laboratory.measure(network, trial) | self.laboratory.describe(structure)
                 spent = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds, "losses": report.losses}
                 run.finish({"structure": str(structure), **measured, **spent})
-                distributed.barrier()  # only the first process writes the result, and all of them read it
             return run.result
 
     @cached_property

@@ -175,8 +175,9 @@ class Run:
         return self.read_json("environment") or {}
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write result.json: the run is done."""
+        """Write result.json: the run is done. In a training of several processes all of them find it there then."""
         self.write_json("result", result)
+        distributed.barrier()
 
     @property
     def result(self) -> dict[str, Any] | None:

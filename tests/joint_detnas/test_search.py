@@ -10,7 +10,7 @@ import tyro
 
 from common.command import run
 from common.models.detector import load_detector
-from common.train import loop
+from common.train import distributed, loop
 from joint_detnas import search, train
 from joint_detnas.morphism import KINDS
 from joint_detnas.presets import PRESETS
@@ -86,6 +86,15 @@ def test_what_is_next_is_of_the_same_runs():
     assert [getattr(following, name) for name in shared] == [getattr(given, name) for name in shared]
     again = tyro.cli(TrainCommand, args=shlex.split(train._next(replace(given, what="cascade")))[3:])
     assert again == replace(given, what="cascade", seed=3)
+
+
+def test_a_search_does_not_start_in_several_processes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    with pytest.raises(SystemExit):
+        said(capsys, "--device", "cpu", "--out", str(tmp_path))
+    assert "a search is not for torchrun" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_controls_are_searches_of_their_own(capsys, flags):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.command import InputError
-from common.train import distributed, laboratory, loop
+from common.train import laboratory, loop
 from common.train.run_folder import Run
 from sm_nas import trial
 from sm_nas.method import Structure, not_larger
@@ -118,14 +118,6 @@ def test_finals_and_strategies_are_runs_of_their_own(study, tiny):
     assert study.final("F0", structure) == result
     with pytest.raises(InputError, match=r"holds a run with structure = "):
         study.final("F0", tiny.strategy_model)
-
-
-def test_no_process_leaves_a_training_before_its_result_is_there(tiny, data, tmp_path, monkeypatch):
-    study, there = Study(tiny, data, 0, tmp_path), []
-    result = study.folder / "scratch-s0" / "result.json"
-    monkeypatch.setattr(distributed, "barrier", lambda: there.append(result.is_file()))
-    study.trained("scratch", tiny.strategy_model, tiny.stage_two_training)
-    assert there[-1], "the last thing that all do together"
 
 
 def test_other_settings_do_not_mix(study, tiny, data, searched):

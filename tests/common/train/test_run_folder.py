@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from common.command import InputError
+from common.train import distributed
 from common.train.run_folder import Run, describe_environment, jsonable
 
 
@@ -83,6 +84,14 @@ def test_each_resumption_is_noted_until_the_run_is_done(tmp_path):
     run.finish({"AP": 0.5})
     assert len(Run.open(tmp_path, {}).environment["resumed"]) == 2
     assert run.result == {"AP": 0.5}
+
+
+def test_no_process_goes_on_before_the_result_is_there(tmp_path, monkeypatch):
+    with Run.open(tmp_path, {}) as run:
+        there = []
+        monkeypatch.setattr(distributed, "barrier", lambda: there.append(run.result))
+        run.finish({"AP": 0.5})
+    assert there == [{"AP": 0.5}], "all but the first process write nothing, and read it next"
 
 
 def test_candidates_are_found_by_their_fields(tmp_path):
