@@ -147,18 +147,28 @@ def measure_table5(study: Study) -> Measured:
     """E0, E1 and E3 on another data set than they were found on, at its own input sizes, beside plain detectors."""
     there = study if study.second_data is None else study.on(study.second_data)
     known, rows, evidence = dict((*study.preset.models, *study.preset.classics)), {}, {}
-    for baseline in ("FPN R50", "FPN R101"):
-        size = known[baseline].size
+    for baseline, models in transferred(study.preset).items():
         rows[baseline] = {baseline: numbers(there.final(baseline, known[baseline]))}
-        for name in TRANSFERRED:
-            structure = Structure(**(vars(known[name]) | {"size": size}))
-            what = name if structure == known[name] else f"{name} {size[0]}x{size[1]}"
+        for name, (what, structure) in zip(TRANSFERRED, models.items(), strict=True):
             rows[baseline][name] = numbers(there.final(what, structure))
     if study.second_data is not None:
         evidence = {
             f"transfer:{name}": rows["FPN R50"][name]["AP"] - rows["FPN R50"]["FPN R50"]["AP"] for name in TRANSFERRED
         }
     return {"data": there.data, "rows": rows, "evidence": evidence}
+
+
+def transferred(preset: Preset) -> dict[str, dict[str, Structure]]:
+    """The plain detectors of Table 5, each with E0, E1 and E3 at its input size, by what those are called there."""
+    known = dict((*preset.models, *preset.classics))
+
+    def at(name: str, size: tuple[int, int]) -> tuple[str, Structure]:
+        structure = Structure(**(vars(known[name]) | {"size": size}))
+        return (name if structure == known[name] else f"{name} {size[0]}x{size[1]}"), structure
+
+    return {
+        baseline: dict(at(name, known[baseline].size) for name in TRANSFERRED) for baseline in ("FPN R50", "FPN R101")
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------------

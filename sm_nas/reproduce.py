@@ -15,9 +15,10 @@ from common.reproduce.command import reproduce
 from common.reproduce.paper import Paper, ReproduceOptions
 from sm_nas.claims import CLAIMS
 from sm_nas.exhibits import EXHIBITS, Setting
+from sm_nas.measurements import transferred
 from sm_nas.method import SearchSettings
 from sm_nas.presets import Preset, preset
-from sm_nas.study import Study
+from sm_nas.study import Study, slug
 
 _SECONDS_PER_1000_IMAGES = {"smoke": 20.0, "nano": 12.0}  # training on one CPU core (2.5 GHz class), measured
 
@@ -58,9 +59,13 @@ def make_study(options: Options, seed: int, command: str) -> Study:
 def describe(study: Study) -> str:
     """Its data and its spaces, in a phrase."""
     sets, settings = study.laboratory.sets, study.preset
+    second = ""
+    if study.second_data is not None:  # read now: a fault in it would else be found only behind days of work
+        second = f", {len(study.on(study.second_data).laboratory.training_set)} training images of {study.second_data}"
     return (
         f"{len(study.laboratory.training_set)} training, {len(sets['search'])} held-out and {len(sets['validation'])} "
-        f"validation images; {settings.structural.count():,} structures, {settings.modular.count():,} codes within each"
+        f"validation images{second}; {settings.structural.count():,} structures, {settings.modular.count():,} codes "
+        "within each"
     )
 
 
@@ -80,6 +85,9 @@ def images_trained(what: str, scale: Preset) -> float:
     train, candidate = scale.train_images or 0, scale.search_images / 4
     group = re.fullmatch(r"(?:stage-two-c|final-[cf])(\d+)", what)
     if group is not None and int(group[1]) >= scale.groups:
+        return 0.0
+    at_a_size = re.fullmatch(r"final-.+-\d+x\d+", what)
+    if at_a_size is not None and what not in {f"final-{slug(n)}" for each in transferred(scale).values() for n in each}:
         return 0.0
     short, final = (
         strategy.optimisation.epochs * train for strategy in (scale.stage_one_training, scale.final_training)
@@ -111,6 +119,7 @@ SM_NAS = Paper(
     study=make_study,
     describe=describe,
     setting=drawn_with,
+    second_data=lambda options: options.second_data,
     seconds=expected_seconds,
 )
 

@@ -22,7 +22,7 @@ from common.report.claims import write_claims
 from common.reproduce.evidence import collect_evidence, runs_of, shared_environment
 from common.reproduce.exhibit import Exhibit, Measured, make
 from common.reproduce.listing import listing
-from common.reproduce.paper import Paper, ReproduceOptions, command, run_folder
+from common.reproduce.paper import Paper, ReproduceOptions, command, run_folder, second_folder
 from common.reproduce.publish import publish
 from common.train.run_folder import describe_environment, jsonable
 
@@ -32,7 +32,7 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
     chosen = _checked(paper, options)
     folder = run_folder(paper, options)
     if options.list:
-        print(listing(paper, chosen, options.scale, folder))
+        print(listing(paper, chosen, options.scale, folder, paper.second_data(options) is not None))
         return
     began = time.perf_counter()
     out, page = shlex.quote(str(options.out)), shlex.quote(str(options.out / "report"))
@@ -112,7 +112,8 @@ def _draw_and_judge(
     seeds = range(options.seeds)
     for exhibit in chosen:
         if len(measured[exhibit.name]) == len(seeds):
-            where, runs = folder / "exhibits" / exhibit.name, runs_of(exhibit, seeds, folder)
+            where = folder / "exhibits" / exhibit.name
+            runs = runs_of(exhibit, seeds, folder, second_folder(paper, options))
             make(
                 exhibit,
                 measured[exhibit.name],

@@ -10,21 +10,34 @@ from common.data.source import short_name
 from common.report.claims import Evidence
 from common.report.tables import read_json
 from common.reproduce.exhibit import Exhibit
-from common.reproduce.paper import Paper, ReproduceOptions, Values, as_they_are, command
+from common.reproduce.paper import Paper, ReproduceOptions, Values, as_they_are, command, second_folder
 from common.train.run_folder import describe_environment
 
 _OF_ONE_RUN = ("command", "time", "resumed")  # what an environment says of one run rather than of the machine
 
 
-def runs_of(exhibit: Exhibit, seeds: Iterable[int], folder: Path) -> list[str]:
-    """Names of the run folders in `folder` that an exhibit rests on."""
-    names = [f"{what}-s{seed}" for seed in seeds for what in exhibit.runs]
-    return [name for name in names if (folder / name).is_dir()]
+def runs_of(exhibit: Exhibit, seeds: Iterable[int], folder: Path, second: Path | None = None) -> list[str]:
+    """Names of the run folders that an exhibit rests on: in `folder`, and of the second data set in `second` (none: in
+    `folder`, too) with its folder before them, "bccd-nano/base-s0"."""
+    second = second or folder
+    found: dict[str, None] = {}
+    for seed in seeds:
+        for place, runs in ((folder, exhibit.runs), (second, exhibit.second_runs)):
+            names = (f"{what}-s{seed}" for what in runs)
+            there = (name for name in names if (place / name).is_dir())
+            found |= dict.fromkeys(name if place == folder else f"{place.name}/{name}" for name in there)
+    return list(found)
+
+
+def run_path(folder: Path, name: str) -> Path:
+    """Where the run of a name that `runs_of` gave lies."""
+    return (folder.parent if "/" in name else folder) / name
 
 
 def shared_environment(folder: Path, runs: Sequence[str]) -> dict[str, Any]:
     """Commit, versions and hardware of some runs; a list of values where runs differ."""
-    environments = [read_json(folder / name / "environment.json") for name in runs] or [describe_environment()]
+    places = [run_path(folder, name) / "environment.json" for name in runs]
+    environments = list(map(read_json, places)) or [describe_environment()]
     values: dict[str, list] = {}
     for environment in environments:
         for key, value in environment.items():
@@ -44,7 +57,7 @@ def collect_evidence(paper: Paper, options: ReproduceOptions, folder: Path) -> E
         if all(str(seed) in measured for seed in seeds):
             by_seed = [measured[str(seed)].get("evidence", {}) for seed in seeds]
             values |= stacked_evidence(by_seed, paper.comparable)
-            runs |= dict.fromkeys(runs_of(exhibit, seeds, folder))
+            runs |= dict.fromkeys(runs_of(exhibit, seeds, folder, second_folder(paper, options)))
     return Evidence(
         data=short_name(options.data),
         scale=options.scale,

@@ -6,7 +6,7 @@ pictures. Means are over seeds, with 95 % Student-t intervals from two seeds on.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,7 +51,7 @@ class Exhibit:
     name: "figure5", as in results/paper/<paper>.json; where: "Figure 5"; title: of the page's section; shows: what is
     measured, in a sentence. measure(study) -> one seed's numbers; an `InputError` costs this exhibit and no other.
     draw(numbers of all seeds, setting) -> table and pictures. runs: what is trained for it, each the name of a run
-    folder `<what>-s<seed>`.
+    folder `<what>-s<seed>`. second_runs: the same on the second data set; on the first where no second one is given.
     """
 
     name: str
@@ -61,11 +61,14 @@ class Exhibit:
     measure: Callable[[Any], Measured]
     draw: Callable[[Sequence[Measured], Any], Drawn]
     runs: tuple[str, ...] = ()
+    second_runs: tuple[str, ...] = ()
 
 
-def needed(exhibits: Iterable[Exhibit]) -> list[str]:
-    """What is trained for some exhibits, each once, in order."""
-    return list(dict.fromkeys(what for exhibit in exhibits for what in exhibit.runs))
+def needed(exhibits: Sequence[Exhibit], two_sets: bool = False) -> list[str]:
+    """What is trained for some exhibits, once for each data set, in order. two_sets: whether there is a second one."""
+    first = dict.fromkeys(what for exhibit in exhibits for what in exhibit.runs)
+    second = dict.fromkeys(what for exhibit in exhibits for what in exhibit.second_runs)
+    return [*first, *(what for what in second if two_sets or what not in first)]
 
 
 def make(
@@ -89,7 +92,7 @@ def make(
         for seed in seeds
         for what, reason in measured[seed].get("missing", {}).items()
     }
-    if len(seeds) == 1 and exhibit.runs:
+    if len(seeds) == 1 and needed([exhibit]):
         drawn = replace(drawn, notes=(*drawn.notes, "One seed: no interval can be given."))
     theirs = printed(paper)["exhibits"][exhibit.name]
     said = (f"The paper: {theirs['readable']}",) if theirs.get("readable") else ()

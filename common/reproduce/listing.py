@@ -8,16 +8,20 @@ from common.reproduce.exhibit import Exhibit, needed
 from common.reproduce.paper import Paper
 
 
-def listing(paper: Paper, chosen: Sequence[Exhibit], scale: str, folder: Path) -> str:
-    """The list as text; times from the finished runs in `folder`, else estimated from the scale's preset."""
+def listing(paper: Paper, chosen: Sequence[Exhibit], scale: str, folder: Path, two_sets: bool = False) -> str:
+    """The list as text; times from the finished runs in `folder`, else estimated from the scale's preset.
+
+    two_sets: whether there is a second data set.
+    """
     recorded = _recorded_seconds(folder)
     width = max(map(len, paper.exhibits)) + 2
     lines = [f"Exhibits at scale {scale}; runs are shared, so several take less than their sum."]
     for exhibit in chosen:
-        expected = _expected(paper, exhibit.runs, scale, recorded)
+        runs = needed([exhibit], two_sets)
+        expected = _expected(paper, runs, scale, recorded)
         lines.append(f"{exhibit.name:{width}}{exhibit.title}: {exhibit.shows}")
-        lines.append(f"{'':{width}}runs: {', '.join(exhibit.runs) or 'none'}; a seed takes {expected}")
-    lines.append(f"together, a seed takes {_expected(paper, needed(chosen), scale, recorded)}")
+        lines.append(f"{'':{width}}runs: {', '.join(runs) or 'none'}; a seed takes {expected}")
+    lines.append(f"together, a seed takes {_expected(paper, needed(chosen, two_sets), scale, recorded)}")
     return "\n".join(lines)
 
 

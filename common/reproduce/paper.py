@@ -58,6 +58,10 @@ def as_they_are(values: Values) -> Values:
     return values
 
 
+def _no_second_data(options: Any) -> None:
+    return None
+
+
 def _unknown_time(what: str, preset: Any) -> None:
     return None
 
@@ -82,6 +86,8 @@ class Paper:
     """study -> its data and network, in a phrase. Reads the data: a fault in it then stops everything at once."""
     setting: Callable[[Any, Path], Setting]
     """(options, folder) -> what exhibits are drawn with."""
+    second_data: Callable[[Any], str | None] = _no_second_data
+    """options -> the data of `Exhibit.second_runs`; None: there is no second data set."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What is trained -> its name in notes on missing results."""
     comparable: Callable[[Values], Values] = as_they_are
@@ -93,6 +99,12 @@ class Paper:
 def run_folder(paper: Paper, options: ReproduceOptions) -> Path:
     """The folder of all runs of a paper on one data set at one scale."""
     return options.out / paper.name / f"{short_name(options.data)}-{options.scale}"
+
+
+def second_folder(paper: Paper, options: ReproduceOptions) -> Path | None:
+    """The same of its second data set, where there is one."""
+    data = paper.second_data(options)
+    return None if data is None else options.out / paper.name / f"{short_name(data)}-{options.scale}"
 
 
 def command(paper: Paper, options: ReproduceOptions, only: Iterable[str] = ()) -> str:

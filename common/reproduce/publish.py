@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from common.data.source import short_name
 from common.report.page import RunSummary, find_runs
 from common.report.tables import read_json, write_json
+from common.reproduce.evidence import run_path
 from common.reproduce.paper import Paper, ReproduceOptions, command
 
 Options = TypeVar("Options", bound=ReproduceOptions)
@@ -36,8 +37,8 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
     for claim in claims.values():
         claim["command"] = command(paper, options)
     write_json(root / ("claims.json" if name == "scenes" else f"claims-{name}.json"), claims)
-    summaries = {summary.folder.name: summary for summary in find_runs([folder])}
-    write_json(target / "runs.json", {run_name: _run_record(summaries[run_name]) for run_name in names})
+    records = {run_name: _run_record(find_runs([run_path(folder, run_name)])[0]) for run_name in names}
+    write_json(target / "runs.json", records)
     return target
 
 

@@ -111,5 +111,8 @@ def test_list_estimates_every_exhibit(tmp_path):
     nano = presets.preset("nano")
     assert images_trained("stage-two-c5", nano) == 0  # no such group at this scale
     assert images_trained("final-c5", nano) == 0
+    assert images_trained("final-e0-1333x800", nano) == 0  # of Table 5 at paper scale
+    assert "final-e0-96x96" in text
+    assert images_trained("final-e0-96x96", nano) == images_trained("final-e0", nano)
     assert images_trained("final-cascade-r50", nano) == images_trained("final-e0", nano) > 0
     assert math.isfinite(images_trained("longer", nano))

@@ -11,7 +11,7 @@ from common.report.claims import Claim
 from common.report.statistics import mean_interval
 from common.report.tables import Table, write_json
 from common.reproduce.exhibit import Drawn, Exhibit, over_seeds, stacked
-from common.reproduce.paper import Paper, ReproduceOptions, run_folder
+from common.reproduce.paper import Paper, ReproduceOptions, run_folder, second_folder
 from common.train.run_folder import Run
 
 PRINTED = {
@@ -64,10 +64,11 @@ class ToyStudy:
     folder: Path
     command: str
     trained: list[str]
+    second: Path | None = None
 
-    def net(self, what: str) -> float:
+    def net(self, what: str, folder: Path | None = None) -> float:
         name = f"{what}-s{self.seed}"
-        with Run.open(self.folder / name, {"what": what, "seed": self.seed}, self.command) as run:
+        with Run.open((folder or self.folder) / name, {"what": what, "seed": self.seed}, self.command) as run:
             if run.result is None:
                 self.trained.append(name)
                 run.finish({"seconds": 90.0, "AP": 40.0 + self.seed + (what == "ours") * (2 + 0.1 * self.seed)})
@@ -76,6 +77,8 @@ class ToyStudy:
 
 def measure_gain(study: ToyStudy) -> dict:
     ours, theirs = study.net("ours"), study.net("theirs")
+    if study.second is not None:
+        study.net("ours", study.second)
     return {"ours": ours, "theirs": theirs, "evidence": {"gain": ours - theirs}}
 
 
@@ -100,7 +103,11 @@ def draw_table(measured, setting: ToySetting) -> Drawn:
 EXHIBITS = {
     exhibit.name: exhibit
     for exhibit in (
-        Exhibit("figure1", "Figure 1", "Two nets", "AP of two", measure_gain, draw_gain, runs=("ours", "theirs")),
+        Exhibit(
+            *("figure1", "Figure 1", "Two nets", "AP of two", measure_gain, draw_gain),
+            runs=("ours", "theirs"),
+            second_runs=("ours",),
+        ),
         Exhibit("table2", "Table 2", "One net", "AP of one", measure_one_seed_only, draw_table, runs=("ours",)),
     )
 }
@@ -142,9 +149,12 @@ def toy(tmp_path, monkeypatch) -> SimpleNamespace:
         exhibits=EXHIBITS,
         claims=CLAIMS,
         preset=_preset,
-        study=lambda options, seed, command: ToyStudy(options, seed, run_folder(paper, options), command, trained),
+        study=lambda options, seed, command: ToyStudy(
+            *(options, seed, run_folder(paper, options), command, trained), second_folder(paper, options)
+        ),
         describe=_describe,
         setting=lambda options, folder: ToySetting(folder, _preset(options.scale).epochs),
+        second_data=lambda options: options.second_data,
         seconds=lambda what, preset: 60.0 if preset.epochs == 1 else None,
     )
 

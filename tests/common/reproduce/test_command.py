@@ -155,12 +155,13 @@ def test_publish_writes_small_records_without_paths_of_this_machine(toy, tmp_pat
     assert not [name for name, text in published.items() if str(tmp_path) in text]
     again = "python -m toynas.reproduce --scale smoke --data coco:DIR/aquarium --seeds 1 --second-data voc:DIR/reef"
     figure = json.loads(published["aquarium/figure1.json"])
+    assert figure["runs"] == ["ours-s0", "theirs-s0", "reef-smoke/ours-s0"]
     assert figure["command"] == f"{again} --only figure1"
     assert figure["pictures"] == []
     assert json.loads(published["claims-aquarium.json"])["T-1"]["command"] == again
     assert json.loads(published["aquarium/measured.json"])["table2"]["0"]["AP"] == 42.0
     records = json.loads(published["aquarium/runs.json"])
-    assert set(records) == {"ours-s0", "theirs-s0"}
+    assert set(records) == {"ours-s0", "theirs-s0", "reef-smoke/ours-s0"}
     assert records["ours-s0"]["seconds"] == 90.0
     assert "command" not in records["ours-s0"]["environment"]
     here = ExhibitResult.load(run_folder(toy.paper, options) / "exhibits" / "figure1")
@@ -216,7 +217,7 @@ def test_help_has_a_sentence_for_every_flag_shared_and_own(toy, capsys):
         "Names of exhibits, such as figure5 table2; none means all.",
         "--out PATH Folder of all runs.",
         "Where networks are trained: cpu, cuda or cuda:N.",
-        "Number format of supernet training;",
+        "Number format of training;",
         "Only list the exhibits, with their runs and expected time.",
         "Also copy results, claims and run records, without pictures, into results/.",
         "Folder that --publish copies into.",

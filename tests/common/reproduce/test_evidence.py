@@ -1,7 +1,8 @@
 import json
 import math
+from dataclasses import replace
 
-from common.reproduce.evidence import runs_of, shared_environment, stacked_evidence
+from common.reproduce.evidence import run_path, runs_of, shared_environment, stacked_evidence
 
 
 def test_evidence_is_what_every_seed_has():
@@ -24,6 +25,17 @@ def test_runs_are_those_that_are_there(toy, tmp_path):
     for name in ("ours-s0", "theirs-s0", "theirs-s1", "other-s0"):
         (tmp_path / name).mkdir()
     assert runs_of(toy.paper.exhibits["figure1"], range(2), tmp_path) == ["ours-s0", "theirs-s0", "theirs-s1"]
+
+
+def test_runs_on_the_second_data_set_lie_beside_the_others(toy, tmp_path):
+    first, second = tmp_path / "scenes-smoke", tmp_path / "reef-smoke"
+    exhibit = replace(toy.paper.exhibits["figure1"], second_runs=("ours", "again"))
+    for place, name in ((first, "ours-s0"), (second, "ours-s0"), (second, "theirs-s0"), (first, "again-s0")):
+        (place / name).mkdir(parents=True)
+    names = runs_of(exhibit, [0], first, second)
+    assert names == ["ours-s0", "reef-smoke/ours-s0"]
+    assert [run_path(first, name) for name in names] == [first / "ours-s0", second / "ours-s0"]
+    assert runs_of(exhibit, [0], first) == ["ours-s0", "again-s0"], "without a second set all are on the first"
 
 
 def test_an_environment_lists_what_differs_between_runs(tmp_path):
