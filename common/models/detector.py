@@ -74,7 +74,7 @@ def _build(registry: dict[str, Builder], part: str, description: dict[str, Any])
     if kind not in registry:
         raise InputError(
             f"no {part} is of kind {kind!r}: known are {', '.join(sorted(registry))}; a paper's own are known once its "
-            "module is imported"
+            "module is imported (common.export: --module)"
         )
     try:
         return registry[kind](description)

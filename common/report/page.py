@@ -97,7 +97,7 @@ def build_page(roots: Sequence[Path], command: str = "") -> str:
     if not exhibits and not claims:
         where = ", ".join(str(root) for root in roots)
         raise InputError(
-            f"no exhibit and no claim below {where}: run `python -m detofa.reproduce --scale smoke` first, "
+            f"no exhibit and no claim below {where}: run `make reproduce`, or a paper's own command, first, "
             "or name the folder it wrote to"
         )
     runs = find_runs(roots)
