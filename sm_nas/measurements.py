@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from common.data.source import short_name
 from common.report.statistics import kendall_tau
 from common.reproduce.exhibit import Measured
 from common.search.pareto import hypervolume, pareto_front
@@ -70,7 +71,8 @@ def measure_table1(study: Study) -> Measured:
     }
     if second is not None:
         evidence["RetinaNet time, second data"] = second["RetinaNet R50"]["latency"] / second["FPN R50"]["latency"]
-    return {"own": own, "second": second, "second_data": study.second_data, "evidence": evidence}
+    name = None if second is None else short_name(study.second_data)
+    return {"own": own, "second": second, "second_data": name, "evidence": evidence}
 
 
 def measure_table2(study: Study) -> Measured:
@@ -155,7 +157,7 @@ def measure_table5(study: Study) -> Measured:
         evidence = {
             f"transfer:{name}": rows["FPN R50"][name]["AP"] - rows["FPN R50"]["FPN R50"]["AP"] for name in TRANSFERRED
         }
-    return {"data": there.data, "rows": rows, "evidence": evidence}
+    return {"data": short_name(there.data), "rows": rows, "evidence": evidence}
 
 
 def transferred(preset: Preset) -> dict[str, dict[str, Structure]]:
