@@ -197,6 +197,7 @@ def table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "nothing changed; the best of them.",
         f"A search trains {preset.search.budget} pairs of {preset.pair_training.epochs} epochs; what it finds is "
         "trained no further.",
+        "Base and upgraded detector are timed in turn.",
     ]
     caption = "Base detectors and what the search made of them, at the input size it found; on validation images."
     columns = ["Base model", "Group", "FLOPS", "FLOPS change", "FPS", "FPS change", "AP", "Gain", "Input"]
@@ -465,6 +466,7 @@ _STUDENTS = tuple(
     dict.fromkeys(backbone.replace("_", "-") for preset in PRESETS.values() for backbone, _ in preset.lessons)
 )
 _UPGRADES = ("pool", *_named("base", "upgraded_backbones"), *_named("search", "upgraded_backbones"))
+_TIMED = _named("latencies", "upgraded_backbones")
 
 
 def _own(what: str, ending: str = "") -> tuple[str, ...]:
@@ -526,7 +528,7 @@ EXHIBITS = {
             "cost, speed and AP before and after the search",
             measure_table4,
             table4,
-            runs=(*_UPGRADES, *_own("search", "-fixed-pair")),
+            runs=(*_UPGRADES, *_TIMED, *(run for what in ("search", "latencies") for run in _own(what, "-fixed-pair"))),
         ),
         Exhibit(
             "table5",
@@ -574,7 +576,7 @@ EXHIBITS = {
             "speed and AP by IoU and size",
             measure_table6,
             table6,
-            runs=(*_UPGRADES, *_named("cascade", "cascaded_backbones")),
+            runs=(*_UPGRADES, *_TIMED, *_named("cascade", "cascaded_backbones")),
         ),
         Exhibit(
             "table7",

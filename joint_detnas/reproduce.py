@@ -12,6 +12,7 @@ from common.command import InputError, run
 from common.data.source import short_name
 from common.reproduce.command import reproduce
 from common.reproduce.paper import Paper, ReproduceOptions
+from common.train.laboratory import LATENCY_ROUNDS
 from joint_detnas.claims import CLAIMS
 from joint_detnas.exhibits import EXHIBITS, Setting
 from joint_detnas.presets import BACKBONES, Preset, preset
@@ -92,6 +93,8 @@ def images_trained(what: str, scale: Preset) -> float:
         return scale.pair_training.epochs * images + reported
     if kind == "sampled":
         return reported
+    if kind == "latencies":
+        return 2 * LATENCY_ROUNDS * scale.latency_images / 4
     if kind == "teachers":
         return (1 + scale.teaching.budget) * scale.search_images / 4
     return scale.base_training.epochs * images + reported
@@ -103,6 +106,7 @@ def _used(kind: str, scale: Preset) -> set[str]:
     return {
         "base": {*own, *scale.pruned_backbones, *scale.upgraded_backbones, *scale.taught_backbones},
         "search": {*scale.upgraded_backbones, *scale.taught_backbones},
+        "latencies": {*scale.upgraded_backbones},
         "cascade": {*scale.cascaded_backbones},
         "pruned": {*scale.pruned_backbones},
         "distilled": {backbone for backbone, _ in scale.lessons},

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -123,11 +124,12 @@ def search(study: Study, control: Control = "none") -> dict[str, Any]:
     """Everything that a search found, as plain JSON.
 
     "base" and "result" say the same of the base detector and of the upgraded one: AP on the validation images at its
-    size, latency, costs, "file", and "seconds" of training (of all pairs for the result; of the pool beside it).
+    size, latency (both timed in turn), costs, "file", and "seconds" of training (of all pairs for the result; of the
+    pool beside it).
     "steps" is the search, pair by pair.
     """
     searched = study.search(control)
-    history = searched.history
+    history, timed = searched.history, study.latencies(control)
     return jsonable(
         {
             "paper": "joint_detnas",
@@ -136,8 +138,8 @@ def search(study: Study, control: Control = "none") -> dict[str, Any]:
             "seed": study.seed,
             "control": control,
             "folder": searched.folder,
-            "base": study.base,
-            "result": study.upgraded(control),
+            "base": study.base | _latency(timed["base"]),
+            "result": study.upgraded(control) | _latency(timed["upgraded"]),
             "pool": study.pool,
             "pairs": len(history.evaluated) - 1,
             "failed": sum(each.pair is None for each in history.evaluated),
@@ -145,6 +147,10 @@ def search(study: Study, control: Control = "none") -> dict[str, Any]:
             "steps": steps(history),
         }
     )
+
+
+def _latency(timed: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: timed[name] for name in ("latency", "latency_of")}
 
 
 def _next(config: SearchCommand) -> str:

@@ -10,6 +10,7 @@ search-BACKBONE-CONTROL    the search with one thing changed, see `Study.setting
 alone-NAME                 the network of a teacher, trained without the pool
 sampled-NAME               the same network out of the pool, measured only
 teachers-BACKBONE          AP of every teacher that a search with a fixed student drew, measured only
+latencies-BACKBONE         base detector and what the search made of it, timed in turn; also with -CONTROL
 pruned-BACKBONE-PERCENT    the base detector pruned at once, then trained a little
 distilled-BACKBONE-METHOD  a base detector trained from the start under one teacher
 pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillation; or architecture search before both
@@ -352,6 +353,20 @@ class Study:
         result = Run.read(searched.folder).result
         rest = {key: result[key] for key in ("pair", "score", "teacher", "architecture", "seconds")}
         return {**result["upgraded"], **rest, **_on_disk(searched.folder / "detector" / "detector.json")}
+
+    def latencies(self, control: Control = "none") -> dict[str, dict[str, Any]]:
+        """Of the "base" detector and of the "upgraded" one that a search made of it, each at its input size, timed in
+        turn: between the reports of both lie hours, in which a machine may change its pace."""
+        detectors = {"base": self.base, "upgraded": self.upgraded(control)}
+        weights = {name: each["weights_sha256"] for name, each in detectors.items()}
+        with self.open(self._what(control, "latencies"), detectors=weights) as run:
+            if run.result is None:
+                networks = {
+                    name: (read_base(Path(each["file"]), self.device), padded(tuple(each["size"])))
+                    for name, each in detectors.items()
+                }
+                run.finish(self.laboratory.latencies_in_turn(networks, "validation"))
+            return run.result
 
     # ---- parts of the framework on their own: Tables 1 to 3
 

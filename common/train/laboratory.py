@@ -4,6 +4,7 @@ latency. A paper's own laboratory adds how its detectors are built and trained.
 
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, lru_cache
 from itertools import islice
@@ -32,6 +33,7 @@ from common.train.run_folder import Run
 from common.train.schedule import Optimisation
 
 STANDARD_WIDTH = 64  # of a ResNet's first stage, which ImageNet weights are for
+LATENCY_ROUNDS = 9  # of detectors that are timed in turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +233,26 @@ class Laboratory:
             images=images,
         )
         return {"latency": latency.median_ms, "latency_iqr": latency.iqr_ms, "latency_of": asdict(latency)}
+
+    def latencies_in_turn(
+        self, networks: Mapping[str, tuple[nn.Module, tuple[int, int]]], where: str
+    ) -> dict[str, dict[str, Any]]:
+        """`latency_at` of several detectors that are to be compared, all of them once a round: what slows the machine
+        for a while slows them alike. networks: name -> detector and its input size. "latency" is the median over the
+        "rounds".
+        """
+        rounds = [
+            {name: self.latency_at(network, size, where) for name, (network, size) in networks.items()}
+            for _ in range(LATENCY_ROUNDS)
+        ]
+        return {
+            name: {
+                "latency": float(np.median([each[name]["latency"] for each in rounds])),
+                "rounds": [each[name]["latency"] for each in rounds],
+                "latency_of": rounds[0][name]["latency_of"],
+            }
+            for name in networks
+        }
 
 
 def remove_folder(folder: Path) -> None:

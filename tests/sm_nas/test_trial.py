@@ -17,6 +17,7 @@ from common.batch import Batch
 from common.command import InputError
 from common.data.source import SCENES_DEFAULTS
 from common.train import laboratory as shared
+from common.train.laboratory import LATENCY_ROUNDS
 from common.train.run_folder import Run
 from common.train.schedule import Optimisation
 from sm_nas import trial
@@ -153,6 +154,21 @@ def test_weights_of_another_pretraining_are_not_taken_for_these(laboratory):
     ):
         with pytest.raises(InputError, match=rf"classification-resnet18-s0 holds a run with {field} = "):
             replace(laboratory, preset=other).pretrained("resnet18")
+
+
+def test_detectors_are_timed_in_turn(laboratory, monkeypatch):
+    asked, pace = [], iter(range(1, 100))
+
+    def latency_at(_, network, size, where):
+        asked.append((network, size, where))
+        return {"latency": float(next(pace)), "latency_of": {"runs": 1}}
+
+    monkeypatch.setattr(shared.Laboratory, "latency_at", latency_at)
+    timed = laboratory.latencies_in_turn({"one": ("A", (64, 32)), "other": ("B", (32, 32))}, "validation")
+    assert asked == [("A", (64, 32), "validation"), ("B", (32, 32), "validation")] * LATENCY_ROUNDS
+    assert timed["one"]["rounds"] == [float(each) for each in range(1, 2 * LATENCY_ROUNDS, 2)]
+    assert timed["other"]["latency"] == timed["one"]["latency"] + 1
+    assert timed["one"]["latency_of"] == {"runs": 1}
 
 
 # ---- data
