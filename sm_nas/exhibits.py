@@ -500,6 +500,7 @@ _MOST_GROUPS = max(preset.groups for preset in PRESETS.values())
 _GROUPS = tuple(f"stage-two-c{place}" for place in range(_MOST_GROUPS))
 _SEARCHES = ("stage-one", *_GROUPS)
 _FOUND = (*_SEARCHES, *_finals(*(f"{kind}{place}" for kind in "CF" for place in range(_MOST_GROUPS))))
+_COMPARISON = (*_CLASSICS, *_MODELS, *_FOUND, "latencies-comparison")
 EXHIBITS = {
     exhibit.name: exhibit
     for exhibit in (
@@ -510,8 +511,8 @@ EXHIBITS = {
             "time and AP of four detectors on one or two data sets",
             measure_table1,
             table1,
-            runs=_finals("FPN R50", "RetinaNet R50", "FPN R101", "Cascade R50"),
-            second_runs=_finals("FPN R50", "RetinaNet R50"),
+            runs=(*_finals("FPN R50", "RetinaNet R50", "FPN R101", "Cascade R50"), "latencies-table1"),
+            second_runs=(*_finals("FPN R50", "RetinaNet R50"), "latencies-table1"),
         ),
         Exhibit(
             "table2",
@@ -520,7 +521,7 @@ EXHIBITS = {
             "costs, time and AP of E0 to E5 and of what was found",
             measure_table2,
             table2,
-            runs=(*_MODELS, *_FOUND),
+            runs=(*_MODELS, *_FOUND, "latencies-table2"),
         ),
         Exhibit(
             "table3",
@@ -538,7 +539,7 @@ EXHIBITS = {
             "time and AP by IoU and size",
             measure_comparison,
             table4,
-            runs=(*_CLASSICS, *_MODELS, *_FOUND),
+            runs=_COMPARISON,
         ),
         Exhibit(
             "table5",
@@ -547,7 +548,7 @@ EXHIBITS = {
             "E0, E1 and E3 beside plain detectors on a second data set",
             measure_table5,
             table5,
-            second_runs=_transfers(),
+            second_runs=(*_transfers(), "latencies-table5"),
         ),
         Exhibit(
             "figure1",
@@ -556,7 +557,7 @@ EXHIBITS = {
             "the fronts of searched and classic detectors",
             measure_comparison,
             figure1,
-            runs=(*_CLASSICS, *_MODELS, *_FOUND),
+            runs=_COMPARISON,
         ),
         Exhibit(
             "figure3",

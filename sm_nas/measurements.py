@@ -45,24 +45,23 @@ def _points(share: float | None) -> float:
     return math.nan if share is None else 100 * share
 
 
-def named(study: Study, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Detectors of the scale's own list (E0 to E5, classic ones), trained to the end."""
-    known = dict((*study.preset.models, *study.preset.classics))
-    return {name: numbers(study.final(name, known[name])) for name in names}
+def trained(study: Study, exhibit: str, structures: Mapping[str, Structure]) -> dict[str, dict[str, Any]]:
+    """Detectors trained to the end that an exhibit compares, by their names."""
+    return {name: numbers(result) for name, result in study.finals(exhibit, structures).items()}
 
 
-def searched_models(study: Study) -> dict[str, dict[str, Any]]:
-    """F0, F1, ... that both stages found, and the structures C0, C1, ... that stage one did, trained to the end."""
-    models = {f"C{place}": each.structure for place, each in enumerate(study.picks)} | study.found()
-    return {name: numbers(study.final(name, structure)) for name, structure in models.items()}
+def searched_models(study: Study) -> dict[str, Structure]:
+    """F0, F1, ... that both stages found, and the structures C0, C1, ... that stage one did."""
+    return {f"C{place}": each.structure for place, each in enumerate(study.picks)} | study.found()
 
 
 def measure_table1(study: Study) -> Measured:
     """Experiments 1 to 6: two detectors on each of two data sets; a light cascade against a heavy plain detector."""
-    own = named(study, ("FPN R50", "RetinaNet R50", "FPN R101", "Cascade R50"))
-    second = None
+    classics, second = dict(study.preset.classics), None
+    pair = {name: classics[name] for name in ("FPN R50", "RetinaNet R50")}
+    own = trained(study, "table1", pair | {name: classics[name] for name in ("FPN R101", "Cascade R50")})
     if study.second_data is not None:
-        second = named(study.on(study.second_data), ("FPN R50", "RetinaNet R50"))
+        second = trained(study.on(study.second_data), "table1", pair)
     evidence = {
         "cascade AP": own["Cascade R50"]["AP"] - own["FPN R101"]["AP"],
         "cascade time": own["Cascade R50"]["latency"] / own["FPN R101"]["latency"],
@@ -77,8 +76,9 @@ def measure_table1(study: Study) -> Measured:
 
 def measure_table2(study: Study) -> Measured:
     """E0 to E5 as this scale has them, and what was found here, each beside a standard backbone's cost."""
-    models, counted = named(study, [name for name, _ in study.preset.models]), {}
-    found = searched_models(study)
+    searched, own, counted = searched_models(study), dict(study.preset.models), {}
+    every = trained(study, "table2", own | searched)
+    models, found = ({name: every[name] for name in names} for names in (own, searched))
     for name, record in models.items():
         record["of_standard"] = _share_of_standard(study, record, STANDARD_OF[name])
     for place, each in enumerate(study.picks):
@@ -112,13 +112,14 @@ def measure_table3(study: Study) -> Measured:
 
 def measure_comparison(study: Study) -> Measured:
     """Table 4 and Figure 1: E0 to E5, what was found here, and the classic detectors."""
-    models = named(study, [name for name, _ in study.preset.models])
-    classics = named(study, [name for name, _ in study.preset.classics])
+    groups = dict(study.preset.models), dict(study.preset.classics), searched_models(study)
+    every = trained(study, "comparison", {name: each for group in groups for name, each in group.items()})
+    models, classics, found = ({name: every[name] for name in group} for group in groups)
     evidence = {
         "dominated": dominated_share(classics.values(), models.values()),
         "hypervolume ratio": _hypervolume_ratio(list(models.values()), list(classics.values())),
     }
-    return {"models": models, "classics": classics, "found": searched_models(study), "evidence": evidence}
+    return {"models": models, "classics": classics, "found": found, "evidence": evidence}
 
 
 def dominated_share(them: Iterable[Mapping[str, Any]], us: Iterable[Mapping[str, Any]]) -> float:
@@ -148,11 +149,13 @@ def _hypervolume_ratio(us: Sequence[Mapping[str, Any]], them: Sequence[Mapping[s
 def measure_table5(study: Study) -> Measured:
     """E0, E1 and E3 on another data set than they were found on, at its own input sizes, beside plain detectors."""
     there = study if study.second_data is None else study.on(study.second_data)
-    known, rows, evidence = dict((*study.preset.models, *study.preset.classics)), {}, {}
-    for baseline, models in transferred(study.preset).items():
-        rows[baseline] = {baseline: numbers(there.final(baseline, known[baseline]))}
-        for name, (what, structure) in zip(TRANSFERRED, models.items(), strict=True):
-            rows[baseline][name] = numbers(there.final(what, structure))
+    compared, classics, evidence = transferred(study.preset), dict(study.preset.classics), {}
+    searched = {name: structure for models in compared.values() for name, structure in models.items()}
+    every = trained(there, "table5", {name: classics[name] for name in compared} | searched)
+    rows = {
+        baseline: {baseline: every[baseline]} | {name: every[n] for name, n in zip(TRANSFERRED, models, strict=True)}
+        for baseline, models in compared.items()
+    }
     if study.second_data is not None:
         evidence = {
             f"transfer:{name}": rows["FPN R50"][name]["AP"] - rows["FPN R50"]["FPN R50"]["AP"] for name in TRANSFERRED
@@ -253,7 +256,7 @@ def mobilenet_evidence(backbones: Mapping[str, Mapping[str, float]]) -> dict[str
 def measure_figure4(study: Study) -> Measured:
     """Stage two: the candidates of every group, and what it adds once all is trained to the end."""
     groups = {f"C{place}": search_numbers(study.stage_two(place)) for place in range(len(study.picks))}
-    finals = searched_models(study)
+    finals = {name: numbers(study.final(name, structure)) for name, structure in searched_models(study).items()}
     pushed = [finals[f"F{place}"]["AP"] - finals[f"C{place}"]["AP"] for place in range(len(study.picks))]
     grown = [one["hypervolume"]["found"][-1] - one["hypervolume"]["random"][-1] for one in groups.values()]
     evidence = {"pushed": float(np.mean(pushed)), "stage two": float(np.mean(grown))}

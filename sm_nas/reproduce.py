@@ -13,6 +13,7 @@ from common.command import InputError, run
 from common.data.source import short_name
 from common.reproduce.command import reproduce
 from common.reproduce.paper import Paper, ReproduceOptions
+from common.train.laboratory import LATENCY_ROUNDS
 from sm_nas.claims import CLAIMS
 from sm_nas.exhibits import EXHIBITS, Setting
 from sm_nas.measurements import transferred
@@ -92,6 +93,8 @@ def images_trained(what: str, scale: Preset) -> float:
     short, final = (
         strategy.optimisation.epochs * train for strategy in (scale.stage_one_training, scale.final_training)
     )
+    if what.startswith("latencies"):
+        return LATENCY_ROUNDS * scale.latency_images / 4 * len((*scale.models, *scale.classics))
     if what == "stage-one":
         return _candidates(scale.stage_one) * (short + candidate)
     if what.startswith("stage-two"):

@@ -25,6 +25,7 @@ from common.search.executors import evaluate_all
 from common.train.loop import Precision
 from common.train.run_folder import Run, jsonable
 from sm_nas.method import Evaluated, Group, History, SearchSettings, Space, Structure, evolve, pick, random_search
+from sm_nas.networks import input_size
 from sm_nas.presets import Preset, Strategy
 from sm_nas.trial import Laboratory, Trial
 
@@ -109,7 +110,10 @@ class Study:
             "search_images": self.preset.search_images,
             **settings,
         }
-        return Run.open(self.folder / f"{what}-s{self.seed}", config, self.command)
+        return Run.open(self._folder(what), config, self.command)
+
+    def _folder(self, what: str) -> Path:
+        return self.folder / f"{what}-s{self.seed}"
 
     # ---- searches
 
@@ -198,6 +202,21 @@ class Study:
     def final(self, name: str, structure: Structure) -> dict[str, Any]:
         """A detector trained by the final schedule: its 12 COCO numbers on the validation images, latency and costs."""
         return self.trained(f"final-{slug(name)}", structure, self.preset.final_training)
+
+    def finals(self, exhibit: str, structures: Mapping[str, Structure]) -> dict[str, dict[str, Any]]:
+        """Detectors as `final` has them that an exhibit compares, by their names; timed in turn, for between their
+        trainings lie hours, in which a machine may change its pace."""
+        strategy, finals = self.preset.final_training, {n: self.final(n, each) for n, each in structures.items()}
+        asked = {slug(name): str(structure) for name, structure in structures.items()}
+        with self.open(f"latencies-{exhibit}", detectors=asked, strategy=asdict(strategy)) as run:
+            if run.result is None:
+                folders = {name: self._folder(f"final-{slug(name)}") for name in structures}
+                networks = {
+                    name: (self.laboratory.finished(folders[name], strategy.norm)[1], input_size(structure))
+                    for name, structure in structures.items()
+                }
+                run.finish(self.laboratory.latencies_in_turn(networks, "validation"))
+            return {name: final | {LATENCY: run.result[name][LATENCY]} for name, final in finals.items()}
 
     def strategy(self, row: int) -> dict[str, Any]:
         """A row of Table 3."""

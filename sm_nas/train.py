@@ -22,7 +22,6 @@ from common.models.detector import save_detector
 from common.models.outline import outline
 from common.report.tables import printed_table
 from common.train import distributed
-from common.train.checkpoint import load_strictly
 from common.train.loop import Precision
 from common.train.run_folder import Run, describe_environment, jsonable
 from sm_nas import trial
@@ -208,11 +207,9 @@ def plan_text(plan: dict[str, Any]) -> str:
 
 def write_detector(study: Study, folder: Path, strategy: Strategy, command: str | None = None) -> Path:
     """The trained network of a finished run as a detector, `load_detector(FOLDER/detector)`; returns its JSON."""
-    finished = Run.read(folder)
+    finished, network = study.laboratory.finished(folder, strategy.norm)
     result = finished.result
     structure = Structure.parse(result["structure"])
-    network = study.laboratory.detector(structure, strategy.norm)
-    load_strictly(network, finished.load_weights("detector")[0], str(folder / "detector.safetensors"))
     return save_detector(
         folder / "detector" / "detector",
         network,

@@ -17,6 +17,7 @@ from common.cost import count
 from common.models.norm import NormKind
 from common.models.outline import outline
 from common.train import laboratory
+from common.train.checkpoint import load_strictly
 from common.train.laboratory import remove_folder
 from common.train.loop import FitReport, Step, fit
 from common.train.run_folder import Run
@@ -109,6 +110,13 @@ class Laboratory(laboratory.Laboratory):
         shared = getattr(getattr(network, "roi", None), "shared", None)
         if shared is not None:
             shared.load_state_dict(_last_stage(weights, here, shared.state_dict()))
+
+    def finished(self, folder: Path, norm: NormKind) -> tuple[Run, nn.Module]:
+        """A finished training and its network."""
+        run = Run.read(folder)
+        network = self.detector(Structure.parse(run.result["structure"]), norm)
+        load_strictly(network, run.load_weights("detector")[0], str(folder / "detector.safetensors"))
+        return run, network
 
     # ---- measuring
 

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.command import InputError
 from common.train import laboratory, loop
 from common.train.run_folder import Run
 from sm_nas import trial
 from sm_nas.method import Structure, not_larger
+from sm_nas.networks import input_size
 from sm_nas.study import Study
 from sm_nas.trial import Laboratory, in_parts
 
@@ -118,6 +120,32 @@ def test_finals_and_strategies_are_runs_of_their_own(study, tiny):
     assert study.final("F0", structure) == result
     with pytest.raises(InputError, match=r"holds a run with structure = "):
         study.final("F0", tiny.strategy_model)
+
+
+def test_detectors_that_are_compared_are_timed_in_turn_with_their_own_weights(study, tiny, monkeypatch):
+    structures = {"F0": next(iter(study.found().values())), "again": tiny.strategy_model}
+    asked = []
+
+    def latencies_in_turn(laboratory, networks, where):
+        asked.append((networks, where))
+        return {name: {"latency": 7.0 + place} for place, name in enumerate(networks)}
+
+    monkeypatch.setattr(Laboratory, "latencies_in_turn", latencies_in_turn)
+    finals = study.finals("toy", structures)
+    assert finals == {
+        name: study.final(name, structure) | {"latency": latency}
+        for (name, structure), latency in zip(structures.items(), (7.0, 8.0), strict=True)
+    }
+    (networks, where), *more = asked
+    assert where == "validation"
+    for name, structure in structures.items():
+        network, size = networks[name]
+        trained, _ = Run.read(study.folder / f"final-{name.lower()}-s0").load_weights("detector")
+        assert size == input_size(structure)
+        assert all(torch.equal(tensor, trained[key]) for key, tensor in network.state_dict().items())
+    assert study.finals("toy", structures) == finals
+    assert not more
+    assert len(asked) == 1, "measured once"
 
 
 def test_other_settings_do_not_mix(study, tiny, data, searched):
