@@ -175,8 +175,9 @@ def format_measured(value: Difference) -> str:
         return "–"
     if not value.has_interval:
         return _fixed(value.mean, _decimals_for(value.mean))
-    decimals = _decimals_for(value.half, significant=2) if value.half > 0 else _decimals_for(value.mean)
-    if abs((value.high - value.mean) - value.half) <= 0.05 * value.half:
+    agree = value.half <= 1e-9 * abs(value.mean)  # the seeds do, but for the rounding of their mean
+    decimals = _decimals_for(value.mean) if agree else _decimals_for(value.half, significant=2)
+    if agree or abs((value.high - value.mean) - value.half) <= 0.05 * value.half:
         return f"{_fixed(value.mean, decimals)} ± {_fixed(value.half, decimals)}"
     low, high = _fixed(value.low, decimals), _fixed(value.high, decimals)
     return f"{_fixed(value.mean, decimals)} [{low}, {high}]"

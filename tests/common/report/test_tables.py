@@ -92,6 +92,7 @@ def test_damaged_record_is_one_sentence(tmp_path, text):
         (Difference(0.5, math.nan, math.nan, 1), "0.5000"),
         (Difference(math.nan, math.nan, math.nan, 0), "–"),
         (Difference(2.0, 2.0, 2.0, 2), "2.000 ± 0.000"),
+        (Difference(5.4, 5.4 - 9e-16, 5.4 + 1.8e-15, 3), "5.400 ± 0.000"),
     ],
 )
 def test_format_measured(value, text):
