@@ -224,7 +224,7 @@ NANO = replace(
 )
 """Verdicts on two CPU cores: channels of the backbones divided by four, of necks by eight, small images.
 
-Command: python -m joint_detnas.reproduce --scale nano --data scenes --seeds 3
+Command: python -m joint_detnas.reproduce --scale nano --data scenes --seeds 5
 Time: a seed takes 45 minutes of CPU with --precision bfloat16 (AMD EPYC, AVX512-BF16).
 """
 

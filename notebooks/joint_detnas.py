@@ -256,7 +256,7 @@ display(pd.DataFrame(rows).round(2))
 # %% [markdown]
 # ## The results
 #
-# What `python -m joint_detnas.reproduce --scale nano --seeds 3 --publish` puts into `results/nano/joint_detnas`: each
+# What `python -m joint_detnas.reproduce --scale nano --seeds 5 --publish` puts into `results/nano/joint_detnas`: each
 # table beside the paper's and each figure, then the verdict on each claim by the rule written down before the runs
 # (`joint_detnas/claims.py`).
 
@@ -264,7 +264,7 @@ display(pd.DataFrame(rows).round(2))
 folder = Path(sys.path[0]) / "results" / "nano" / "joint_detnas"
 measured = read_json(folder / "measured.json") if folder.is_dir() else {}
 if not measured:
-    print("Nothing is there yet: python -m joint_detnas.reproduce --scale nano --seeds 3 --publish puts it there.")
+    print("Nothing is there yet: python -m joint_detnas.reproduce --scale nano --seeds 5 --publish puts it there.")
 
 
 def pictures(name):
