@@ -28,11 +28,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
-from common.command import InputError, run
+from common.cli import run
 from common.models.fpn import FPN
 from common.models.outline import outline
 from common.models.resnet import ResNet
 from common.models.two_stage import TwoStage
+from common.plain import InputError
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, DeformConv2d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

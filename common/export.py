@@ -22,11 +22,11 @@ from onnxscript import opset18 as op
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 
-from common.command import InputError, run
+from common.cli import run
 from common.cost import parse_size
 from common.letterbox import SIDE_MULTIPLE, canvas_of
 from common.models.detector import Detector, load_detector
-from common.train.checkpoint import cannot_write, write_atomically
+from common.plain import InputError, cannot_write, write_atomically
 
 OPSET = 18
 OUTPUTS = ("boxes", "scores", "labels", "valid")

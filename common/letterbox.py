@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from common.batch import IMAGE_MEAN
-from common.command import InputError
+from common.plain import InputError
 
 PADDING = tuple(round(255 * mean) for mean in IMAGE_MEAN)  # the mean colour: about 0 once normalised
 

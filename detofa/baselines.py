@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from common.models.ofa_resnet import OFAResNetSpace
-from common.train.loop import FitReport, Precision, Step, fit
+from common.settings import Optimisation, Precision
+from common.train.loop import FitReport, Step, fit
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from detofa.method import Operations, Task
 
 Elastic = Literal["depth", "expand", "width"]

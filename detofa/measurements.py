@@ -12,11 +12,11 @@ from dataclasses import asdict, replace
 import numpy as np
 from scipy.stats import kendalltau
 
-from common.command import InputError
 from common.models.ofa_resnet import OFAResNetSpace
+from common.plain import InputError
 from common.report.statistics import kendall_tau
 from common.reproduce.exhibit import Measured
-from common.train.schedule import Optimisation
+from common.settings import Optimisation
 from detofa.method import (
     FilterSettings,
     Operations,

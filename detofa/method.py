@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.command import InputError
 from common.evaluate.subnetworks import Evaluator
 from common.models.ofa_resnet import OFAResNetSpace
+from common.plain import InputError
 from common.search.evolution import EvolutionResult, EvolutionSettings, evolve
 from common.search.executors import evaluate_all
-from common.train.loop import FitReport, Precision, Step, fit
+from common.settings import Optimisation, Precision
+from common.train.loop import FitReport, Step, fit
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 
 # ------------------------------------------------------------------------------------------------------------------
 # The search space: Table 1

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
-from common.command import InputError
-from common.data.augment import Augmentation
 from common.models.ofa_resnet import OFAResNetSpace
+from common.plain import InputError
 from common.search.evolution import EvolutionSettings
-from common.train.schedule import Optimisation
+from common.settings import Augmentation, Optimisation
 from detofa.baselines import Phase, ShrinkingSettings
 from detofa.method import FilterSettings
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from common.command import run
+from common.cli import run
 from common.reproduce.command import reproduce
 from common.reproduce.paper import Paper, ReproduceOptions
 from detofa.claims import CLAIMS

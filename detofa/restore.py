@@ -12,10 +12,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from common.command import InputError
 from common.evaluate.subnetworks import Evaluator
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.ofa_resnet import OFAResNetSpace
+from common.plain import InputError
 from common.train.checkpoint import load_strictly
 from common.train.run_folder import Run
 from detofa.method import Operations, PathFilter, PathLosses

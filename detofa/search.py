@@ -16,13 +16,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from common.command import InputError, run
+from common.cli import run
 from common.cost import count
 from common.evaluate.subnetworks import average_precision
 from common.models.centernet import CenterNet
 from common.models.detector import save_detector
+from common.plain import InputError, to_json
 from common.train import distributed
-from common.train.run_folder import describe_environment, jsonable
+from common.train.run_folder import describe_environment
 from detofa.method import Constraint, Operations, PathScorer, search
 from detofa.presets import PRESETS, Preset, preset
 from detofa.restore import FinishedStudy
@@ -142,7 +143,7 @@ def find_all(
     note = None
     if limit.name != study.constraint.name:
         note = f"scores are compared inside buckets of {study.constraint.name}, which the path filter was trained with"
-    return jsonable(
+    return to_json(
         {
             **common,
             "variant": study.name,
@@ -258,7 +259,7 @@ def describe(settings: Preset) -> dict[str, Any]:
         "width": list(space.widths),
         "expand": list(space.expands),
     }
-    return jsonable(
+    return to_json(
         {
             "paper": "detofa",
             "scale": settings.name,

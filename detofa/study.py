@@ -20,9 +20,8 @@ import torch
 from torch import nn
 
 from common.batch import Batch
-from common.command import InputError, check_seed
+from common.cli import check_seed
 from common.cost_table import CostTable
-from common.data.augment import CROP_AUGMENTATION
 from common.data.batches import ClassificationBatches, DetectionBatches
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
@@ -34,11 +33,11 @@ from common.evaluate.subnetworks import Evaluator, average_precision
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.classifier import Classifier, classification_losses
 from common.models.ofa_resnet import OFAResNet
+from common.plain import InputError
 from common.search.evolution import EvolutionResult
 from common.search.executors import evaluate_all
-from common.train.loop import Precision
+from common.settings import CROP_AUGMENTATION, Optimisation, Precision
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from detofa.baselines import centernet_distillation, progressive_shrinking
 from detofa.method import (
     Constraint,

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from common.command import run
+from common.cli import run
 from common.data.crops import LEAST_EXTENT
+from common.plain import to_json
+from common.settings import Optimisation, Precision
 from common.train import distributed
-from common.train.loop import Precision
-from common.train.run_folder import Run, describe_environment, jsonable
-from common.train.schedule import Optimisation
+from common.train.run_folder import Run, describe_environment
 from detofa.method import Operations
 from detofa.presets import PRESETS, preset
 from detofa.study import UNITS, VARIANTS, Study
@@ -97,7 +97,7 @@ def describe(study: Study, name: str) -> dict[str, Any]:
     variant = VARIANTS[name]
     space = Operations.compound(study.space) if variant.coupled else Operations.all(study.space)
     constraint = study.constraint
-    return jsonable(
+    return to_json(
         {
             "paper": "detofa",
             "run": study.folder / f"{name}-s{study.seed}",

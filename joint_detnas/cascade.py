@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from common.batch import Batch
-from common.command import InputError
 from common.models.matching import visible_objects
 from common.models.outline import outline
 from common.models.roi_head import CASCADE, Stage, sample_regions
 from common.models.two_stage import TwoStage, TwoStageOutputs, two_stage_losses
-from common.train.schedule import Optimisation
+from common.plain import InputError
+from common.settings import Optimisation
 from joint_detnas.distillation import (
     DistillationSettings,
     RegionAdapter,

@@ -33,13 +33,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.batch import Batch
-from common.command import InputError
 from common.models.boxes import pairwise_iou
 from common.models.elastic import first_channels
 from common.models.matching import visible_objects
 from common.models.roi_head import Regions, region_losses, sample_regions
 from common.models.rpn import RPN, rpn_losses
 from common.models.two_stage import TwoStage, TwoStageOutputs, two_stage_losses
+from common.plain import InputError
 
 # ------------------------------------------------------------------------------------------------------------------
 # What a network says of regions

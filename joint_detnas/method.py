@@ -31,8 +31,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from common.batch import Batch
-from common.command import InputError
 from common.models.two_stage import TwoStage, two_stage_losses
+from common.plain import InputError
 from joint_detnas.distillation import DistillationSettings, RegionAdapter, distilled_losses, taught_by
 from joint_detnas.morphism import Action, MorphismSettings, gamma_penalty, sample_action
 from joint_detnas.students import Architecture

@@ -45,8 +45,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.command import InputError
 from common.models.fpn import FPN
+from common.plain import InputError
 from joint_detnas.students import (
     Architecture,
     Block,

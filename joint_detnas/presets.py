@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from common.command import InputError
-from common.data.augment import Augmentation
 from common.models.anchors import Anchors
 from common.models.fpn import level_stride
 from common.models.resnet import ARCHITECTURES
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.scale import TwoStageScale
-from common.train.laboratory import Scale
-from common.train.schedule import Optimisation
+from common.plain import InputError
+from common.settings import Augmentation, Optimisation, StudyPreset
 from joint_detnas.cascade import CascadeSettings
 from joint_detnas.distillation import DistillationSettings
 from joint_detnas.method import Settings, Size
@@ -42,7 +40,7 @@ class DetectorSettings(TwoStageScale):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset(Scale):
+class Preset(StudyPreset):
     """Everything that a run of Joint-DetNAS needs to know besides its data and seed."""
 
     backbone: str

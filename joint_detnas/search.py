@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from common.command import InputError, flags_given, run
+from common.cli import flags_given, run
+from common.plain import InputError, to_json
+from common.settings import Precision
 from common.train import distributed
-from common.train.loop import Precision
-from common.train.run_folder import describe_environment, jsonable
+from common.train.run_folder import describe_environment
 from joint_detnas.morphism import KINDS, legal_actions
 from joint_detnas.presets import BACKBONES, PRESETS, Preset, preset
 from joint_detnas.students import Architecture
@@ -130,7 +131,7 @@ def search(study: Study, control: Control = "none") -> dict[str, Any]:
     """
     searched = study.search(control)
     history, timed = searched.history, study.latencies(control)
-    return jsonable(
+    return to_json(
         {
             "paper": "joint_detnas",
             "scale": study.preset.name,
@@ -207,7 +208,7 @@ def describe(scale: Preset, backbone: str) -> dict[str, Any]:
         teacher_cost(space, each, size, COCO_CLASSES, detector.rpn, detector.roi)
         for each in (space.smallest(), space.largest())
     ]
-    return jsonable(
+    return to_json(
         {
             "paper": "joint_detnas",
             "scale": scale.name,

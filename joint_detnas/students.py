@@ -20,7 +20,6 @@ from typing import Any, Literal, TypeVar, get_args
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from common.command import InputError
 from common.cost import Cost
 from common.models.deformable import DeformableConv2d
 from common.models.detector import register_backbone
@@ -29,6 +28,7 @@ from common.models.mobilenet import MobileNetV2
 from common.models.norm import Norm
 from common.models.outline import outline
 from common.models.resnet import ARCHITECTURES, ResNet
+from common.plain import InputError
 
 Family = Literal["basic", "bottleneck", "resnext", "inverted_residual"]
 Entry = Literal["projection", "identity", "plain"]

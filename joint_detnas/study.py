@@ -25,18 +25,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from common.command import InputError
 from common.cost import count
 from common.data.source import short_name
 from common.letterbox import padded
 from common.models.detector import load_detector, save_detector
 from common.models.from_torchvision import is_of_torchvision, write_faster_rcnn
 from common.models.two_stage import TwoStage
+from common.plain import InputError, to_json
 from common.search.executors import evaluate_all
+from common.settings import Precision
 from common.train import distributed
 from common.train.laboratory import remove_folder
-from common.train.loop import FitReport, Precision
-from common.train.run_folder import Run, describe_environment, jsonable
+from common.train.loop import FitReport
+from common.train.run_folder import Run, describe_environment
 from joint_detnas.distillation import ImitationSettings
 from joint_detnas.method import History, Judge, Pair, Proposal, Settings, Size, hill_climb
 from joint_detnas.morphism import KINDS, ChannelPruning, evolve, pruned_to
@@ -493,7 +494,7 @@ def _spent(report: FitReport) -> dict[str, Any]:
 
 def steps(history: History) -> list[dict[str, Any]]:
     """A history as JSON: each step with its action, parent, score, cost, resolution, and what it brought."""
-    return jsonable(
+    return to_json(
         [
             {
                 **each.proposal.to_dict(),

@@ -39,7 +39,6 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from common.batch import Batch
-from common.command import InputError
 from common.cost import Cost
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.detector import register_backbone
@@ -56,9 +55,10 @@ from common.models.resnet import initialise
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage, two_stage_losses
-from common.train.loop import Batches, FitReport, Precision, Step, fit
+from common.plain import InputError
+from common.settings import Optimisation, Precision
+from common.train.loop import Batches, FitReport, Step, fit
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from joint_detnas.distillation import (
     DistillationSettings,
     RegionAdapter,

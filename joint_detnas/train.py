@@ -17,14 +17,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from common.command import InputError, flags_given, run
+from common.cli import flags_given, run
 from common.cost import count
 from common.models.fpn import FPN
 from common.models.outline import outline
 from common.models.two_stage import TwoStage
+from common.plain import InputError, to_json
+from common.settings import Precision
 from common.train import distributed
-from common.train.loop import Precision
-from common.train.run_folder import describe_environment, jsonable
+from common.train.run_folder import describe_environment
 from joint_detnas.cascade import with_cascade_and_deformable
 from joint_detnas.presets import BACKBONES, PRESETS, Preset, preset
 from joint_detnas.search import COCO_CLASSES, describe
@@ -100,7 +101,7 @@ def main(config: TrainCommand) -> None:
     }
     distributed.stop()
     if speaks:
-        print(json.dumps(jsonable(report)) if config.json else _report_text(report))
+        print(json.dumps(to_json(report)) if config.json else _report_text(report))
 
 
 def _next(config: TrainCommand) -> str:
@@ -131,7 +132,7 @@ def describe_training(scale: Preset, what: What, backbone: str, teacher: str | N
         cost = teacher_cost(space, chosen, scale.base_size, COCO_CLASSES, detector.rpn, detector.roi)
         plan |= {"teachers": described["teachers"], "training": asdict(scale.shrinking), "teacher": str(chosen)}
         plan |= {"cost": {"at": size_name(scale.base_size), "categories": COCO_CLASSES, **asdict(cost)}}
-    return jsonable(plan | {"images_a_step": scale.batch_size})
+    return to_json(plan | {"images_a_step": scale.batch_size})
 
 
 def _cascade_costs(scale: Preset, architecture: Architecture) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from common.batch import Batch
-from common.command import InputError
 from common.cost import count
 from common.data.batches import ResolutionBatches
 from common.letterbox import padded
@@ -20,12 +19,13 @@ from common.models.fpn import FPN
 from common.models.mobilenet import MobileNetV2
 from common.models.resnet import ARCHITECTURES, ResNet
 from common.models.two_stage import TwoStage, two_stage_losses
+from common.plain import InputError
+from common.settings import Optimisation
 from common.train import laboratory
 from common.train.checkpoint import load_strictly
 from common.train.laboratory import STANDARD_WIDTH
 from common.train.loop import FitReport, Step, fit
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from joint_detnas.cascade import cascade_losses, with_cascade_and_deformable
 from joint_detnas.distillation import Imitator, check_distillable, taught_by
 from joint_detnas.method import Judge, Proposal, Pupil, Size

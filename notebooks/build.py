@@ -16,7 +16,8 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from tyro.conf import Positional
 
-from common.command import InputError, run
+from common.cli import run
+from common.plain import InputError
 
 FOLDER = Path(__file__).resolve().parent
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}

@@ -35,8 +35,9 @@ from common.data.source import load
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.ofa_resnet import ResNet
+from common.plain import read_json
 from common.report.scoreboard import find_claims, scoreboard
-from common.report.tables import ExhibitResult, read_json, to_markdown
+from common.report.tables import ExhibitResult, to_markdown
 from detofa import method
 from detofa.exhibits import EXHIBITS, Setting
 from detofa.presets import preset

@@ -36,8 +36,9 @@ from common.data.source import load
 from common.models.fpn import FPN
 from common.models.resnet import ResNet
 from common.models.two_stage import TwoStage
+from common.plain import read_json
 from common.report.scoreboard import find_claims, scoreboard
-from common.report.tables import ExhibitResult, read_json, to_markdown
+from common.report.tables import ExhibitResult, to_markdown
 from joint_detnas import method, morphism
 from joint_detnas.exhibits import EXHIBITS, Setting
 from joint_detnas.presets import PAPER, preset

@@ -29,9 +29,9 @@ from IPython.display import Image, Markdown, display
 
 sys.path.insert(0, str(next(folder for folder in (Path.cwd(), Path.cwd().parent) if (folder / "common").is_dir())))
 
-from common.command import InputError
+from common.plain import InputError, read_json
 from common.report.scoreboard import find_claims, scoreboard
-from common.report.tables import ExhibitResult, read_json, to_markdown
+from common.report.tables import ExhibitResult, to_markdown
 from common.search.pareto import hypervolume
 from sm_nas import method
 from sm_nas.exhibits import EXHIBITS, Setting, parts_of

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common.command import InputError
+from common.plain import InputError
 from common.search.pareto import pareto_front
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from common.command import InputError
-from common.data.augment import Augmentation
 from common.models.norm import NormKind
-from common.train.laboratory import Scale
-from common.train.schedule import Optimisation
+from common.plain import InputError
+from common.settings import Augmentation, Optimisation, StudyPreset
 from sm_nas.method import ModularSpace, SearchSettings, StructuralSpace, Structure
 from sm_nas.networks import DetectorSettings
 
@@ -34,7 +32,7 @@ class Strategy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset(Scale):
+class Preset(StudyPreset):
     """Everything that a run of SM-NAS needs to know besides its data and seed."""
 
     structural: StructuralSpace

@@ -17,10 +17,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from common.command import InputError, flags_given, run
+from common.cli import flags_given, run
+from common.plain import InputError, to_json
+from common.settings import Precision
 from common.train import distributed
-from common.train.loop import Precision
-from common.train.run_folder import describe_environment, jsonable
+from common.train.run_folder import describe_environment
 from sm_nas.method import BLOCK_OF, BackboneCode, Evaluated, ModularSpace, Structure
 from sm_nas.networks import input_size
 from sm_nas.presets import PRESETS, Preset, preset
@@ -136,7 +137,7 @@ def search(study: Study, both: bool = True, final: bool = True, command: str | N
         report["found"] = [_found(study, name, structure) for name, structure in study.found().items()]
         for network in report["found"] if final else ():
             network |= _final(study, network["name"], Structure.parse(network["structure"]), command)
-    return jsonable(report)
+    return to_json(report)
 
 
 def _group(study: Study, place: int) -> dict[str, Any]:
@@ -270,7 +271,7 @@ def describe(scale: Preset) -> dict[str, Any]:
         for block, structure in within.items()
     }
     example = modular.mutate(modular.start(scale.strategy_model), generator)
-    return jsonable(
+    return to_json(
         {
             "paper": "sm_nas",
             "scale": scale.name,

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from common.data.source import short_name
+from common.plain import to_json
 from common.search.executors import evaluate_all
-from common.train.loop import Precision
-from common.train.run_folder import Run, jsonable
+from common.settings import Precision
+from common.train.run_folder import Run
 from sm_nas.method import Evaluated, Group, History, SearchSettings, Space, Structure, evolve, pick, random_search
 from sm_nas.networks import input_size
 from sm_nas.presets import Preset, Strategy
@@ -274,4 +275,4 @@ def _plain(history: History) -> dict[str, Any]:
     def text(record: Any) -> dict[str, Any]:
         return {key: str(value) if isinstance(value, Structure) else value for key, value in vars(record).items()}
 
-    return jsonable({"evaluated": list(map(text, history.evaluated)), "skipped": list(map(text, history.skipped))})
+    return to_json({"evaluated": list(map(text, history.evaluated)), "skipped": list(map(text, history.skipped))})

@@ -15,15 +15,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from common.command import InputError, flags_given, run
+from common.cli import flags_given, run
 from common.data.scenes import CATEGORIES
 from common.data.source import short_name
 from common.models.detector import save_detector
 from common.models.outline import outline
+from common.plain import InputError, to_json
 from common.report.tables import printed_table
+from common.settings import Precision
 from common.train import distributed
-from common.train.loop import Precision
-from common.train.run_folder import Run, describe_environment, jsonable
+from common.train.run_folder import Run, describe_environment
 from sm_nas import trial
 from sm_nas.method import HEAD_NAMES, Structure
 from sm_nas.networks import build_backbone, input_size
@@ -93,7 +94,7 @@ def main(config: TrainCommand) -> None:
     }
     distributed.stop()
     if speaks:
-        print(json.dumps(jsonable(report)) if config.json else _report_text(report))
+        print(json.dumps(to_json(report)) if config.json else _report_text(report))
 
 
 # ---- what to train
@@ -145,7 +146,7 @@ def describe(
         backbone = build_backbone(structure.backbone, scale.detector)
     an_epoch = None if images is None else images // strategy.batch_size
     epochs = strategy.optimisation.epochs
-    return jsonable(
+    return to_json(
         {
             "paper": "sm_nas",
             "model": name,

@@ -15,7 +15,8 @@ import tyro
 
 from common.bench import detections, networks, paths, sampling, searches, two_stage  # noqa: F401 (each registers its benchmarks)
 from common.bench.harness import BENCHMARKS, Benchmark, Clock, Disagreement, Row, Timing, chosen
-from common.command import InputError, run
+from common.cli import run
+from common.plain import InputError
 from common.train.run_folder import describe_environment
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]

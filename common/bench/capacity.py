@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.command import InputError, run
+from common.cli import run
 from common.cost_table import CostTable
-from common.data.augment import Augmentation
 from common.data.batches import DetectionBatches, resident
 from common.data.detection_set import DetectionSet
 from common.data.source import load
@@ -31,10 +30,11 @@ from common.evaluate.average_precision import GroundTruth
 from common.evaluate.subnetworks import average_precision
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.ofa_resnet import OFAResNetSpace, ResNet
+from common.plain import InputError
 from common.report.statistics import paired_difference
-from common.train.loop import Precision, Step, fit
+from common.settings import Augmentation, Optimisation, Precision
+from common.train.loop import Step, fit
 from common.train.run_folder import Run, describe_environment
-from common.train.schedule import Optimisation
 
 RULE = "wider is better: from each width to the next, the paired 95 % interval of the difference of AP lies above 0"
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from common.command import InputError
+from common.plain import InputError
 
 Clock = Literal["wall", "cpu"]
 

@@ -13,7 +13,8 @@ from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.classifier import Classifier
 from common.models.elastic import corner
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
-from common.train.schedule import Optimisation, build_optimiser
+from common.settings import Optimisation
+from common.train.schedule import build_optimiser
 
 PAPER_SPACE = OFAResNetSpace()
 THIN_SPACE = OFAResNetSpace(

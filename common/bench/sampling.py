@@ -18,7 +18,8 @@ from common.evaluate.recalibrate import reestimate_batch_norm
 from common.evaluate.subnetworks import Evaluator, folded
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
-from common.train.schedule import Optimisation, build_optimiser, build_schedule
+from common.settings import Optimisation
+from common.train.schedule import build_optimiser, build_schedule
 
 ADAM = replace(SGD, optimiser="adam")
 BUCKETS = 5

@@ -12,7 +12,8 @@ from common.bench.harness import Contender, Row, Timing, agree, benchmark, compa
 from common.models.norm import Norm
 from common.models.torchvision_weights import faster_rcnn_of_torchvision
 from common.models.two_stage import TwoStage, two_stage_losses
-from common.train.schedule import Optimisation, build_optimiser
+from common.settings import Optimisation
+from common.train.schedule import build_optimiser
 
 SGD = Optimisation(optimiser="sgd", learning_rate=1e-3, weight_decay=1e-4, policy="constant")
 OBJECTS = 7  # an image, as on COCO

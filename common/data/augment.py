@@ -12,42 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.batch import IMAGE_MEAN, IMAGE_STD
+from common.settings import Augmentation
 
 # What lies beyond an image, in uint8: the mean colour, about 0 once normalised.
 
 LEAST_AREA_LEFT = 0.2  # a box that keeps less of its area inside the picture is no target any more
 LEAST_EXTENT = 1.0  # pixels
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What may be done to a training image. The defaults are CenterNet's."""
-
-    flip: float = 0.5
-    """Probability of mirroring left and right."""
-    scale_min: float = 0.6
-    """Least side of the window that is cut out, relative to the image: below 1 zooms in."""
-    scale_max: float = 1.3
-    """Largest side of that window: above 1 zooms out, with padding round the image."""
-    jitter: float = 0.4
-    """Brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter, each on its own."""
-    shift: float = 0.25
-    """The window's centre strays from the image's by up to this share of the image, in x and in y."""
-
-    def draw(self, count: int, generator: torch.Generator) -> "Drawn":
-        """Random parameters for `count` images, on the CPU."""
-        random = torch.rand(count, 7, generator=generator)
-        return Drawn(
-            mirror=torch.where(random[:, 0] < self.flip, -1.0, 1.0),
-            window=self.scale_min + (self.scale_max - self.scale_min) * random[:, 1],
-            shift=self.shift * (2.0 * random[:, 2:4] - 1.0),
-            colour=1.0 + self.jitter * (2.0 * random[:, 4:7] - 1.0),
-        )
-
-
-# For object crops, where the object has to stay in the picture.
-CROP_AUGMENTATION = Augmentation(flip=0.5, scale_min=0.75, scale_max=1.1, jitter=0.4, shift=0.08)
 
 
 @dataclass(frozen=True)
@@ -67,6 +38,17 @@ class Drawn:
         """The same draw on `device`, in one transfer."""
         packed = torch.cat([self.mirror[:, None], self.window[:, None], self.shift, self.colour], dim=1).to(device)
         return Drawn(packed[:, 0], packed[:, 1], packed[:, 2:4], packed[:, 4:7])
+
+
+def draw(augmentation: Augmentation, count: int, generator: torch.Generator) -> Drawn:
+    """Random parameters for `count` images, on the CPU."""
+    random = torch.rand(count, 7, generator=generator)
+    return Drawn(
+        mirror=torch.where(random[:, 0] < augmentation.flip, -1.0, 1.0),
+        window=augmentation.scale_min + (augmentation.scale_max - augmentation.scale_min) * random[:, 1],
+        shift=augmentation.shift * (2.0 * random[:, 2:4] - 1.0),
+        colour=1.0 + augmentation.jitter * (2.0 * random[:, 4:7] - 1.0),
+    )
 
 
 def _pixel_map(drawn: Drawn, content: Tensor) -> tuple[Tensor, Tensor]:

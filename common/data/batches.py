@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from common.batch import Batch, ClassificationBatch, normalise
-from common.command import InputError
-from common.data.augment import Augmentation, augment_boxes, augment_images
+from common.data.augment import augment_boxes, augment_images, draw
 from common.data.crops import Crops
 from common.data.detection_set import DetectionSet
 from common.letterbox import Size, canvas_of, letterbox, letterbox_scale
+from common.plain import InputError
+from common.settings import Augmentation
 
 CPU_MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images kept in main memory
 CUDA_MEMORY_SHARE = 1 / 3  # of what is free on the device
@@ -218,7 +219,7 @@ class DetectionBatches(_Shuffled):
         for step, (index, images) in zip(steps, self._loaded([order[step] for step in steps]), strict=True):
             drawn = None
             if self.augment is not None:
-                drawn = self.augment.draw(self.batch_size, _generator(self.seed, epoch, step + 1)).to(self.device)
+                drawn = draw(self.augment, self.batch_size, _generator(self.seed, epoch, step + 1)).to(self.device)
             targets = self._targets
             boxes, valid = targets.boxes[index], targets.valid[index]
             if drawn is None:
@@ -301,7 +302,7 @@ class ClassificationBatches(_Shuffled):
             if self.augment is None:
                 images = normalise(images)
             else:
-                drawn = self.augment.draw(self.batch_size, _generator(self.seed, epoch, step + 1)).to(self.device)
+                drawn = draw(self.augment, self.batch_size, _generator(self.seed, epoch, step + 1)).to(self.device)
                 S = images.shape[-1]
                 images = augment_images(images, images.new_full((len(index), 2), S, dtype=torch.float32), drawn)
             yield ClassificationBatch(images, self.labels[index])

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from common.command import InputError
 from common.data.detection_set import DetectionSet, ImageFiles, read_json, refuse_duplicates
+from common.plain import InputError
 
 # fmt: off
 BDD_CATEGORIES = (

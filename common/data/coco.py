@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.command import InputError
 from common.data.detection_set import DetectionSet, ImageFiles, read_json, refuse_duplicates
+from common.plain import InputError
 
 # Two annotations of COCO's own instances_train2017.json have no height (github.com/cocodataset/cocoapi/issues/355).
 # They cannot be learnt, and everyone's loader drops them; in any other file a box without area is an error.

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from common.command import InputError
 from common.data.detection_set import DetectionSet
 from common.letterbox import PADDING
+from common.plain import InputError
 
 LEAST_EXTENT = 4.0  # pixels; a thinner object shows no class
 

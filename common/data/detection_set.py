@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from common.command import InputError
+from common.plain import InputError
 
 OVERHANG = 1.0
 """Pixels by which an annotated box may stick out of its image: rounding, which is clipped. More is an error."""

@@ -27,8 +27,9 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from common.command import InputError, run
+from common.cli import run
 from common.data.detection_set import refuse_escape
+from common.plain import InputError
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60.0  # seconds without a byte

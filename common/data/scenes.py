@@ -17,8 +17,8 @@ from zlib import crc32
 
 import numpy as np
 
-from common.command import InputError
 from common.data.detection_set import DetectionSet
+from common.plain import InputError
 
 SHAPES = ("disc", "square", "triangle", "cross")
 TEXTURES = ("plain", "striped", "dotted")

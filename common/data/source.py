@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from common.command import InputError
 from common.data.bdd import read_bdd
 from common.data.coco import read_coco
 from common.data.detection_set import DetectionSet
 from common.data.scenes import scenes
 from common.data.voc import read_voc
+from common.plain import InputError
 
 FORMS = "scenes[:train=2000,val=500,size=96], coco:DIR, voc:DIR or bdd:DIR"
 SPLITS = ("train", "val")

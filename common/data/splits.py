@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from common.command import InputError
 from common.data.detection_set import DetectionSet
 from common.data.source import load
+from common.plain import InputError
 
 SEARCH_SHARE = 0.2
 """Share of a set's training images that a search holds out at the most: a small set needs the rest for training."""

@@ -14,8 +14,8 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeElementTree
 
-from common.command import InputError
 from common.data.detection_set import DetectionSet, ImageFiles, refuse_duplicates, refuse_escape
+from common.plain import InputError
 
 # fmt: off
 VOC_CATEGORIES = (

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from common.command import InputError, run
+from common.cli import run
 from common.evaluate.average_precision import GroundTruth
+from common.plain import InputError
 
 
 @dataclass(frozen=True)

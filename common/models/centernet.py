@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.batch import Batch, Detections
-from common.command import InputError
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
 from common.models.ofa_resnet import sort_channels
 from common.models.outline import outline
+from common.plain import InputError
 
 SIDE_MULTIPLE = 32  # image sides: what the deepest backbone halves five times
 # A rare class: sigmoid(-2.19) = .1, so that the many empty cells do not swamp the first steps (RetinaNet's prior).

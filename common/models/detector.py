@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, Batch, Detections
-from common.command import InputError
 from common.letterbox import Size, letterbox, letterbox_scale
 from common.models.centernet import SIDE_MULTIPLE, CenterNet
 from common.models.mobilenet import MobileNetV2
@@ -32,6 +31,7 @@ from common.models.outline import outline
 from common.models.resnet import ARCHITECTURES, ResNet
 from common.models.retinanet import RetinaNet
 from common.models.two_stage import TwoStage
+from common.plain import InputError
 
 FORMAT = "detector 1"
 # Description keys without which a detector cannot be built or used.

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.command import InputError
 from common.models.norm import Norm
+from common.plain import InputError
 
 FIRST_STRIDE = 4
 LEVELS = 6

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from common.command import InputError
 from common.models.detector import save_detector
 from common.models.norm import Norm
 from common.models.torchvision_weights import faster_rcnn_of_torchvision
 from common.models.two_stage import TwoStage
+from common.plain import InputError
 
 COCO_NAMES: tuple[str, ...] = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 """By the rows of the head: the background, then COCO's ids; "N/A" where an id has no class."""

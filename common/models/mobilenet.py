@@ -6,8 +6,8 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
-from common.command import InputError
 from common.models.norm import Norm
+from common.plain import InputError
 
 LAST_OF_STRIDE = (3, 6, 13, 18)  # torchvision's layers after which the stride doubles, and the very last
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from common.command import InputError
+from common.plain import InputError
 
 NormKind = Literal["batch", "frozen", "group", "group-ws"]
 STANDARD_EPSILON = 1e-5  # added to the deviation of a filter, as in the authors' released code

@@ -16,9 +16,9 @@ from math import prod
 import numpy as np
 from torch import Tensor, nn
 
-from common.command import InputError
 from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, copy_corner, round_channels, sort_shared_channels
 from common.models.outline import outline
+from common.plain import InputError
 
 STAGES = 4
 STEM_COLUMNS = 3

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from common.command import InputError
 from common.models.deformable import DeformableConv2d
 from common.models.norm import Norm
+from common.plain import InputError
 
 STAGES = 4
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}

@@ -16,13 +16,13 @@ import torchvision
 from torch import Tensor, nn
 
 from common.batch import Batch, Detections
-from common.command import InputError
 from common.models.anchors import Anchors
 from common.models.boxes import clip, decode, encode
 from common.models.fpn import FPN, NoPyramid
 from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, pick, visible_objects
 from common.models.norm import Norm
 from common.models.suppression import as_detections, best, suppress
+from common.plain import InputError
 
 DEVIATIONS = (1.0, 1.0, 1.0, 1.0)
 MATCH = MatchSettings(0.5, 0.4, 0.0)

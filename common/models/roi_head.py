@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.batch import Detections
-from common.command import InputError
 from common.models.boxes import clip, decode, encode
 from common.models.matching import IGNORED, MatchSettings, match, pick, sample
 from common.models.roi_align import CANONICAL_SIDE, roi_align
 from common.models.rpn import Proposals
 from common.models.suppression import as_detections, best, suppress
+from common.plain import InputError
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from common.command import InputError
 from common.models.anchors import Anchors
 from common.models.fpn import FPN
 from common.models.matching import MatchSettings
@@ -25,6 +24,7 @@ from common.models.retinanet import RetinaNet, RetinaNetSettings
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage
+from common.plain import InputError
 
 RPN_SETTINGS = RPNSettings(
     anchors=Anchors(((32,), (64,), (128,), (256,), (512,)), rounded=True), match=MatchSettings(0.7, 0.3, 0.0)

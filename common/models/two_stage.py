@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from common.batch import Batch, Detections
-from common.command import InputError
 from common.models.fpn import FPN, NoPyramid
 from common.models.guided_anchoring import GuidedRPN, GuidedSettings, guided_rpn_losses
 from common.models.matching import visible_objects
 from common.models.norm import Norm
 from common.models.roi_head import RoIHead, RoISettings, roi_losses
 from common.models.rpn import RPN, Proposals, RPNSettings, rpn_losses
+from common.plain import InputError
 
 COARSEST_ROI_STRIDE = 32  # regions are read from levels up to here; the coarser ones serve the RPN alone
 

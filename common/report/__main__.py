@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from common.command import InputError, run
+from common.cli import run
+from common.plain import InputError
 from common.report.page import build_page
 
 

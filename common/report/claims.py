@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common.command import InputError
+from common.plain import InputError, read_json, write_json
 from common.report.statistics import Difference, mean_interval, seeds_needed
-from common.report.tables import read_json, write_json
 
 Direction = Literal["above", "below"]
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]

@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from common.command import InputError
+from common.plain import InputError, read_json
 from common.report.scoreboard import HEADS, PAPERS, by_paper, claim_cells, find_claims
-from common.report.tables import ExhibitResult, read_json, to_html
+from common.report.tables import ExhibitResult, to_html
 
 _IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 _VERDICT_CLASSES = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "open"}

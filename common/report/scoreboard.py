@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.command import InputError, run
+from common.cli import run
+from common.plain import InputError
 from common.report.claims import read_claims
 from common.report.statistics import Difference
 from common.report.tables import format_measured

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from common.command import InputError
+from common.plain import InputError
 
 CONFIDENCE = 0.95
 _REPLICATES_AT_ONCE = 250  # bounds the memory of a bootstrap, whatever its size

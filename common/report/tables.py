@@ -4,9 +4,7 @@
 report is made from it.
 """
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,59 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.command import InputError
+from common.plain import InputError, read_json, write_json
 from common.report.statistics import Difference
 
 PRINTED = Path(__file__).resolve().parents[2] / "results" / "paper"  # what the papers print, one JSON each
 
 Cell = str | bool | int | float | Difference | None
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write `value` as JSON, atomically: a reader sees the old file or the new one, never half of it.
-
-    Numpy scalars and arrays, paths, tuples and `Difference` are taken as they are; a number that is not finite
-    becomes null, because JSON has no word for it.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-        unfinished.write_text(json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); free some space or choose another folder"
-        ) from None
-    return path
-
-
-def read_json(path: Path) -> Any:
-    """The JSON at `path`; an `InputError` says what is wrong with it."""
-    try:
-        return json.loads(Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); run its command again to write it anew") from None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Difference):
-        return {key: _plain(getattr(value, key)) for key in ("mean", "low", "high", "n")}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from common.command import InputError
 from common.data.source import short_name
+from common.plain import InputError, to_json
 from common.report.claims import write_claims
 from common.reproduce.evidence import collect_evidence, runs_of, shared_environment
 from common.reproduce.exhibit import Exhibit, Measured, make
 from common.reproduce.listing import listing
 from common.reproduce.paper import Paper, ReproduceOptions, command, run_folder, second_folder
 from common.reproduce.publish import publish
-from common.train.run_folder import describe_environment, jsonable
+from common.train.run_folder import describe_environment
 
 
 def reproduce(paper: Paper, options: ReproduceOptions) -> None:
@@ -98,7 +98,7 @@ def _announce(paper: Paper, options: ReproduceOptions, study: Any) -> None:
         f"{paper.title} at scale {options.scale} on {options.data}: {paper.describe(study)}; device {options.device}; "
         f"commit {commit}"
     )
-    _say(f"config: {json.dumps(jsonable(paper.preset(options.scale)))}")
+    _say(f"config: {json.dumps(to_json(paper.preset(options.scale)))}")
 
 
 def _draw_and_judge(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from common.data.source import short_name
+from common.plain import read_json
 from common.report.claims import Evidence
-from common.report.tables import read_json
 from common.reproduce.exhibit import Exhibit
 from common.reproduce.paper import Paper, ReproduceOptions, Values, as_they_are, command, second_folder
 from common.train.run_folder import describe_environment

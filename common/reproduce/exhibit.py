@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from common.plain import write_json
 from common.report.statistics import Difference, mean_interval
-from common.report.tables import ExhibitResult, Table, printed, printed_table, write_json
+from common.report.tables import ExhibitResult, Table, printed, printed_table
 
 Measured = dict[str, Any]
 """One seed's numbers, in a form that fits into JSON.

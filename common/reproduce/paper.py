@@ -11,7 +11,7 @@ import numpy as np
 from common.data.source import short_name
 from common.report.claims import Claim
 from common.reproduce.exhibit import Exhibit, Setting
-from common.train.loop import Precision
+from common.settings import Precision
 
 Values = Mapping[str, np.ndarray]
 """Values that claims are judged by, first axis the seed."""

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.data.source import short_name
+from common.plain import read_json, write_json
 from common.report.page import RunSummary, find_runs
-from common.report.tables import read_json, write_json
 from common.reproduce.evidence import run_path
 from common.reproduce.paper import Paper, ReproduceOptions, command
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.command import InputError
+from common.plain import InputError
 
 Score = Callable[[np.ndarray], np.ndarray]
 Feasible = Callable[[np.ndarray], np.ndarray]

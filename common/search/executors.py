@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from common.command import InputError
+from common.plain import InputError, to_json
 from common.train.loop import Progress, TrainingError
-from common.train.run_folder import Run, jsonable
+from common.train.run_folder import Run
 
 Item = TypeVar("Item")
 Outcome = dict[str, Any]
@@ -75,14 +75,14 @@ def evaluate_all(
 
 def _name(key: Any) -> str:
     """A key as it would be found in candidates.jsonl: tuples are lists there."""
-    return json.dumps(jsonable(key), sort_keys=True)
+    return json.dumps(to_json(key), sort_keys=True)
 
 
 def _record(key: Any, outcome: Outcome, score: str | None) -> dict[str, Any]:
     value = outcome.get(score) if score is not None else None
     if outcome["status"] == "done" and isinstance(value, float) and not math.isfinite(value):
         outcome = {"status": "failed", "reason": f"{score} is not finite ({value})", "seconds": outcome["seconds"]}
-    return jsonable({"key": key, **outcome})
+    return to_json({"key": key, **outcome})
 
 
 def _best(records: Iterable[dict[str, Any]], score: str | None) -> float | None:

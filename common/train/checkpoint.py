@@ -3,12 +3,7 @@
 Weights are safetensors with their facts (a JSON object) in the header of the same file, so the two never disagree.
 """
 
-import contextlib
-import errno
 import json
-import math
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,59 +12,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from common.command import InputError
-
-PARTIAL = ".partial"  # the ending of a file still being written; a killed process may leave one behind
-
-
-def cannot_write(path: Path, error: OSError) -> InputError:
-    """The sentence for a failed write: a full disk names the space left, anything else the system's own reason."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
-        free = shutil.disk_usage(folder).free / 2**20
-        return InputError(
-            f"cannot write {path}: the disk is full ({free:,.0f} MiB free); nothing written before was lost, so free "
-            "some space and run the same command again to go on"
-        )
-    return InputError(
-        f"cannot write {path}: {error.strerror or error}; make the folder writable or choose another, then run the "
-        "same command again to go on"
-    )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all: what was there before stays until the new file is safe on disk.
-
-    Raises InputError when the disk is full or the folder not writable; the file before is then untouched.
-    """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append `line` and a line end, on disk when this returns; a failed write leaves the file at its former length."""
-    content = memoryview(f"{line}\n".encode())
-    try:
-        with open(path, "ab", buffering=0) as file:
-            length = file.seek(0, os.SEEK_END)
-            try:
-                while content:  # near a full disk the system may take a part only
-                    content = content[file.write(content) :]
-                os.fsync(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    file.truncate(length)
-                raise
-    except OSError as error:
-        raise cannot_write(path, error) from error
+from common.plain import InputError, write_atomically
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -125,8 +68,3 @@ def _other_architecture(source: str, problem: str) -> InputError:
         f"the weights in {source} belong to another architecture: {problem}; give the encoding or preset they were "
         "trained with, or other weights"
     )
-
-
-def number_or_none(value: float) -> float | None:
-    """NaN and infinity have no JSON: they become null."""
-    return value if math.isfinite(value) else None

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.command import InputError
+from common.plain import InputError
 
 
 def start(device: str | None = None) -> torch.device:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from common.batch import ClassificationBatch
-from common.command import check_seed
-from common.data.augment import CROP_AUGMENTATION, Augmentation
+from common.cli import check_seed
 from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
 from common.data.crops import Crops, object_crops
 from common.data.detection_set import DetectionSet
@@ -28,47 +27,12 @@ from common.evaluate.latency import measure_latency
 from common.evaluate.subnetworks import average_precision
 from common.models.classifier import Classifier, classification_losses
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
-from common.train.loop import Precision, Step, fit
+from common.settings import CROP_AUGMENTATION, Precision, StudyPreset
+from common.train.loop import Step, fit
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 
 STANDARD_WIDTH = 64  # of a ResNet's first stage, which ImageNet weights are for
 LATENCY_ROUNDS = 9  # of detectors that are timed in turn
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """What a laboratory reads of a paper's preset, which adds its own fields."""
-
-    name: str
-    """Scale: smoke, nano, mini or paper."""
-    train_images: int | None
-    """Images of an epoch: of a larger set so many are drawn once, a smaller one is repeated (none: the whole set)."""
-    search_images: int
-    """Training images held out to compare candidates by, of a small set a fifth at the most: the AP of a search comes
-    from them, never the reported AP."""
-    validation_images: int | None
-    """Images that AP is reported on at the most (none: all)."""
-    evaluation_batch_size: int
-    """Images a forward pass of an evaluation."""
-    augmentation: Augmentation
-    """Of the detection images."""
-    latency_images: int
-    """Images that detection is timed on, one at a time."""
-    latency_warmup: int
-    """Passes before the clock starts."""
-    latency_pause: float
-    """Rest between timed passes, seconds."""
-    imagenet: bool
-    """Take torchvision's ImageNet weights for the standard backbones that it has; all others train on object crops."""
-    crop_size: int
-    """Side of the classification images, pixels."""
-    crop_batch_size: int
-    """Crops a training step."""
-    crops: int | None
-    """Object crops of an epoch of pre-training, in ImageNet's place; fewer are repeated (none: all there are)."""
-    classification: Optimisation
-    """Pre-training of a backbone."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +43,7 @@ class Laboratory:
     `common.data.source.load`. The same laboratory in another process reads its own data once.
     """
 
-    preset: Scale
+    preset: StudyPreset
     data: str
     seed: int
     folder: Path
@@ -281,7 +245,7 @@ class _Detection(nn.Module):
 class _Source:
     """The sets of one data source, decoded once for every input size that is asked for."""
 
-    def __init__(self, preset: Scale, data: str, device: str) -> None:
+    def __init__(self, preset: StudyPreset, data: str, device: str) -> None:
         images, held_out = preset.train_images, preset.search_images
         self.training, self.search = training_and_held_out(data, images, held_out, preset.name, SEARCH_SHARE)
         self.epoch = epoch_of(self.training, images)
@@ -309,5 +273,5 @@ class _Source:
 
 
 @lru_cache(maxsize=4)
-def _source(preset: Scale, data: str, device: str) -> _Source:
+def _source(preset: StudyPreset, data: str, device: str) -> _Source:
     return _Source(preset, data, device)

@@ -14,20 +14,19 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.command import InputError
+from common.plain import InputError
+from common.settings import Optimisation, Precision
 from common.train import distributed
 from common.train.checkpoint import load_strictly
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation, build_optimiser, build_schedule
-
-Precision = Literal["float32", "bfloat16"]
+from common.train.schedule import build_optimiser, build_schedule
 
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device once
 

@@ -16,56 +16,31 @@ import platform
 import re
 import subprocess
 import weakref
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, is_dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from common.command import InputError
-from common.train import distributed
-from common.train.checkpoint import (
+from common.plain import (
     PARTIAL,
+    InputError,
     append_line,
     cannot_write,
-    load_tensors,
-    number_or_none,
-    save_tensors,
+    drop_torn_line,
+    first_difference,
+    make_folder,
+    read_json_if_there,
+    read_lines,
+    to_json,
     write_atomically,
+    write_json,
 )
-
-_ABSENT = object()
-
-
-def jsonable(value: Any) -> Any:
-    """`value` as plain JSON: tensors and arrays become lists, NaN and infinity null, paths and devices strings."""
-    if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, float):
-        return number_or_none(float(value))
-    if isinstance(value, Enum):
-        return jsonable(value.value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return jsonable(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, Tensor):
-        return jsonable(value.detach().cpu().tolist())
-    if isinstance(value, (np.ndarray, np.generic)):
-        return jsonable(value.tolist())
-    if isinstance(value, (set, frozenset)):
-        return [jsonable(item) for item in sorted(value)]
-    if isinstance(value, (list, tuple, range)):
-        return [jsonable(item) for item in value]
-    if isinstance(value, (os.PathLike, torch.device, torch.dtype)):
-        return str(value)
-    raise TypeError(f"a {type(value).__name__} has no JSON form: {value!r}")
+from common.train import distributed
+from common.train.checkpoint import load_tensors, save_tensors
 
 
 class Run:
@@ -89,12 +64,9 @@ class Run:
         if distributed.rank() > 0:
             distributed.barrier()  # wait until the first process has made the folder
             return cls(path, writes=False)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        make_folder(path)
         run = cls(path, writes=True, lock=_Lock.take(path / ".lock"))
-        run._adopt(jsonable(config), command)
+        run._adopt(to_json(config), command)
         distributed.barrier()
         return run
 
@@ -107,7 +79,7 @@ class Run:
             raise InputError(f"{path} holds no run (it has no config.json): check the path, or make the run first")
         run = cls(path, writes=False)
         if config is not None:
-            run._check_same(jsonable(config))
+            run._check_same(to_json(config))
         return run
 
     def _adopt(self, config: Any, command: str | None) -> None:
@@ -118,7 +90,7 @@ class Run:
         else:
             self._check_same(config)
         for name in ("log.jsonl", "candidates.jsonl"):
-            _drop_torn_line(self.path / name)
+            drop_torn_line(self.path / name)
         environment = self.read_json("environment")
         if environment is None:
             self.write_json("environment", describe_environment(command))
@@ -129,7 +101,7 @@ class Run:
             self.write_json("environment", environment)
 
     def _check_same(self, config: Any) -> None:
-        difference = _first_difference(self.read_json("config"), config)
+        difference = first_difference(self.read_json("config"), config)
         if difference is not None:
             field, there, here = difference
             raise InputError(
@@ -157,12 +129,11 @@ class Run:
     def write_json(self, name: str, value: Any) -> None:
         """Write NAME.json atomically; NaN and infinity become null."""
         if self._writing():
-            text = json.dumps(jsonable(value), indent=1, allow_nan=False)
-            write_atomically(self._file(name, ".json"), f"{text}\n".encode())
+            write_json(self._file(name, ".json"), value)
 
     def read_json(self, name: str) -> Any | None:
         """What `write_json` wrote under `name`, or None."""
-        return _read_json(self._file(name, ".json"))
+        return read_json_if_there(self._file(name, ".json"))
 
     @property
     def config(self) -> Any:
@@ -187,27 +158,22 @@ class Run:
     def finish_stage(self, name: str, record: Mapping[str, Any]) -> None:
         """Mark a stage of the run as done, with what it found."""
         if self._writing():
-            try:
-                (self.path / "stages").mkdir(exist_ok=True)
-            except OSError as error:
-                raise cannot_write(self.path / "stages", error) from error
-            text = json.dumps(jsonable({"stage": name, **record}), indent=1, allow_nan=False)
-            write_atomically(self._stage_file(name), f"{text}\n".encode())
+            write_json(self._stage_file(name), {"stage": name, **record})
 
     def stage_done(self, name: str) -> dict[str, Any] | None:
         """The record of a finished stage (never empty: it holds at least its name), or None."""
-        return _read_json(self._stage_file(name))
+        return read_json_if_there(self._stage_file(name))
 
     # ---- lines
 
     def log(self, **record: Any) -> None:
         """Append one line to log.jsonl, on disk when this returns."""
         if self._writing():
-            append_line(self.path / "log.jsonl", json.dumps(jsonable(record), allow_nan=False))
+            append_line(self.path / "log.jsonl", json.dumps(to_json(record), allow_nan=False))
 
     def logged(self, **where: Any) -> list[dict[str, Any]]:
         """The records of log.jsonl whose fields equal those of `where`."""
-        return list(_read_lines(self.path / "log.jsonl", where))
+        return list(read_lines(self.path / "log.jsonl", **where))
 
     def log_length(self) -> int:
         """Bytes in log.jsonl."""
@@ -222,18 +188,18 @@ class Run:
     def candidate(self, **record: Any) -> None:
         """Append one line to candidates.jsonl, on disk when this returns."""
         if self._writing():
-            append_line(self.path / "candidates.jsonl", json.dumps(jsonable(record), allow_nan=False))
+            append_line(self.path / "candidates.jsonl", json.dumps(to_json(record), allow_nan=False))
 
     def candidates(self, **where: Any) -> list[dict[str, Any]]:
         """The recorded candidates, oldest first, whose fields equal those of `where`."""
-        return list(_read_lines(self.path / "candidates.jsonl", where))
+        return list(read_lines(self.path / "candidates.jsonl", **where))
 
     # ---- tensors
 
     def save_weights(self, name: str, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
         """Write NAME.safetensors with `meta` (plain JSON) inside, atomically."""
         if self._writing():
-            save_tensors(self._file(name, ".safetensors"), state_dict, jsonable(meta or {}))
+            save_tensors(self._file(name, ".safetensors"), state_dict, to_json(meta or {}))
 
     def load_weights(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors (on the CPU) and meta of `save_weights`; InputError when absent or damaged."""
@@ -329,54 +295,6 @@ def _plain(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*", name):
         raise ValueError(f"{name!r} is no plain file name (letters, digits, _ . + = -)")
     return name
-
-
-def _first_difference(there: Any, here: Any, field: str = "") -> tuple[str, str, str] | None:
-    """The first field, dotted, in which two JSON values differ, and both values as text; None when equal."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in [*here, *(key for key in there if key not in here)]:
-            inner = f"{field}.{key}" if field else key
-            found = _first_difference(there.get(key, _ABSENT), here.get(key, _ABSENT), inner)
-            if found is not None:
-                return found
-        return None
-    if there == here and isinstance(there, bool) == isinstance(here, bool):
-        return None
-    shown = ["nothing" if value is _ABSENT else json.dumps(value) for value in (there, here)]
-    return field or "config", shown[0], shown[1]
-
-
-def _read_json(path: Path) -> Any | None:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): mend it, or delete it to have it made anew") from error
-
-
-def _read_lines(path: Path, where: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The records of a .jsonl file that match `where`; a last line without its end is still being written: skipped."""
-    wanted = jsonable(where)
-    text = path.read_text() if path.exists() else ""
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}, is not valid JSON ({error}): delete that line") from error
-        if all(record.get(key, _ABSENT) == value for key, value in wanted.items()):
-            yield record
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut what follows the last line end: a killed process had no time to finish it."""
-    if not path.exists():
-        return
-    with open(path, "r+b") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
 
 
 _HELD: "weakref.WeakValueDictionary[Path, _Lock]" = weakref.WeakValueDictionary()  # this process's locks

@@ -4,62 +4,12 @@ The learning rate is a pure function of the step, so a resumed training needs on
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.command import InputError
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """How a network is trained: optimiser, learning rate and their schedule."""
-
-    epochs: int = 12
-    """Passes over the training set, warm-up included."""
-    optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
-    """Update rule; adamw decouples the weight decay from the gradient."""
-    learning_rate: float = 1e-3
-    """Learning rate after warm-up and before any decay."""
-    weight_decay: float = 0.0
-    """L2 penalty on the weights (decoupled for adamw)."""
-    momentum: float = 0.9
-    """Momentum of sgd, first-moment decay of adam and adamw."""
-    nesterov: bool = False
-    """Nesterov's momentum, for sgd."""
-    policy: Literal["constant", "multistep", "cosine"] = "cosine"
-    """How the learning rate falls: never, by `decay` at each milestone, or along a half cosine to `final_share`."""
-    milestones: tuple[float, ...] = ()
-    """Epochs, counted from the start, at which multistep multiplies the learning rate by `decay`."""
-    decay: float = 0.1
-    """Factor of multistep at each milestone."""
-    final_share: float = 0.0
-    """Share of the learning rate that cosine ends at."""
-    warmup_epochs: float = 0.0
-    """Epochs over which the learning rate first rises along a line; a fraction is allowed."""
-    warmup_start: float = 0.001
-    """Share of the learning rate at which warm-up begins."""
-    clip_norm: float | None = None
-    """Largest L2 norm of the whole gradient, which is scaled down to it; None leaves gradients alone."""
-    no_decay_on_norm: bool = False
-    """Leave normalisation layers and biases out of the weight decay."""
-
-    def __post_init__(self) -> None:
-        problems = {
-            "epochs must be at least 1": self.epochs < 1,
-            "learning_rate must be positive": not self.learning_rate > 0,
-            "weight_decay must not be negative": self.weight_decay < 0,
-            "warmup_epochs must lie between 0 and epochs": not 0 <= self.warmup_epochs <= self.epochs,
-            "final_share must lie between 0 and 1": not 0 <= self.final_share <= 1,
-            "milestones must rise": list(self.milestones) != sorted(self.milestones),
-            "clip_norm must be positive": self.clip_norm is not None and not self.clip_norm > 0,
-            "policy multistep needs milestones": self.policy == "multistep" and not self.milestones,
-        }
-        for problem, there in problems.items():
-            if there:
-                raise InputError(f"the optimisation settings cannot be used: {problem} ({self})")
+from common.plain import InputError
+from common.settings import Optimisation
 
 
 def build_optimiser(model: nn.Module, optimisation: Optimisation) -> optim.Optimizer:

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.command import InputError
 from common.cost import MODELS, CostCommand, count, main, parse_size
 from common.models.deformable import DeformableConv2d
 from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d
 from common.models.norm import FrozenBatchNorm2d
+from common.plain import InputError
 
 
 # the old mmdetection counter's numbers, as the papers print them

@@ -9,7 +9,7 @@ import torch
 
 from common import export
 from common.batch import IMAGE_MEAN, IMAGE_STD
-from common.command import run
+from common.cli import run
 from common.export import ExportCommand
 from common.models.anchors import Anchors
 from common.models.centernet import CenterNet

@@ -9,8 +9,8 @@ import torch
 from common.batch import Batch
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.settings import Optimisation
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from detofa.baselines import Phase, ShrinkingSettings, centernet_distillation, phase_operations, progressive_shrinking
 from detofa.method import Operations, Task
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.command import InputError
+from common.plain import InputError
 from common.report.tables import printed
 from common.reproduce.exhibit import make
 from detofa.exhibits import EXHIBITS, LABELS, Setting

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from common.batch import ClassificationBatch
-from common.command import InputError
 from common.cost_table import CostTable
 from common.models.classifier import Classifier, classification_losses
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.plain import InputError
 from common.search.evolution import EvolutionSettings
+from common.settings import Optimisation
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from detofa import method
 from detofa.method import (
     Constraint,

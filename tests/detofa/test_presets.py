@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from common.command import InputError
 from common.models.centernet import SIDE_MULTIPLE, CenterNet
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
-from common.train.run_folder import jsonable
+from common.plain import InputError, to_json
 from detofa import presets
 from detofa.presets import PRESETS, preset
 
@@ -30,7 +29,7 @@ def test_scales_by_name():
 def test_a_scale_is_frozen_and_goes_into_json(scale):
     with pytest.raises(dataclasses.FrozenInstanceError):
         scale.name = "other"
-    record = json.loads(json.dumps(jsonable(dataclasses.asdict(scale))))
+    record = json.loads(json.dumps(to_json(dataclasses.asdict(scale))))
     assert OFAResNetSpace.from_dict(record["space"]) == scale.space
 
 

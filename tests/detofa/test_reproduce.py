@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.command import run
+from common.cli import run
+from common.plain import read_json
 from common.report.__main__ import Options as PageOptions
 from common.report.__main__ import main as make_page
-from common.report.tables import PRINTED, ExhibitResult, read_json, to_markdown
+from common.report.tables import PRINTED, ExhibitResult, to_markdown
 from common.reproduce.evidence import stacked_evidence
 from common.reproduce.listing import listing
 from common.reproduce.paper import command

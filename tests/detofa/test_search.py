@@ -8,10 +8,11 @@ import pytest
 import torch
 import tyro
 
-from common.command import InputError, run
+from common.cli import run
 from common.evaluate.average_precision import GroundTruth
 from common.models.detector import load_detector
 from common.models.ofa_resnet import OFAResNetSpace
+from common.plain import InputError
 from common.search.evolution import EvolutionSettings
 from detofa.method import PathScorer
 from detofa.presets import PRESETS, preset

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.command import InputError
+from common.plain import InputError
 from common.train import loop
 from common.train.run_folder import Run
 from detofa import method

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import tyro
 
-from common.command import run
+from common.cli import run
 from detofa.presets import preset
 from detofa.study import VARIANTS, Study
 from detofa.train import TrainCommand, describe, main

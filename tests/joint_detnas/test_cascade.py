@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from common.command import InputError, run
+from common.cli import run
 from common.cost import count
 from common.models.boxes import decode
 from common.models.deformable import DeformableConv2d
 from common.models.detector import load_detector, save_detector
 from common.models.roi_head import CASCADE
 from common.models.two_stage import two_stage_losses
+from common.plain import InputError
+from common.settings import Optimisation
 from common.train import loop
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from joint_detnas import train
 from joint_detnas.cascade import CascadeSettings, cascade_losses, with_cascade_and_deformable
 from joint_detnas.distillation import DistillationSettings, RegionAdapter, taught_by

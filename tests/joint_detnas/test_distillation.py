@@ -7,11 +7,11 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from common.command import InputError
 from common.models.fpn import FPN
 from common.models.resnet import ResNet
 from common.models.roi_head import Regions, RoISettings
 from common.models.two_stage import TwoStage, two_stage_losses
+from common.plain import InputError
 from joint_detnas.distillation import (
     DistillationSettings,
     ImitationSettings,

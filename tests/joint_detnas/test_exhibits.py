@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from common.plain import read_json
 from common.report.statistics import Difference
-from common.report.tables import ExhibitResult, printed, read_json, to_frame
+from common.report.tables import ExhibitResult, printed, to_frame
 from common.reproduce.exhibit import Measured, make
 from joint_detnas.exhibits import EXHIBITS, STEPS, Setting, detector
 from joint_detnas.measurements import COCO_NUMBERS

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from common.command import run
+from common.cli import run
 from common.export import ExportCommand, main
 from common.models.detector import load_detector, save_detector
 from joint_detnas.morphism import AddLayer, ChannelPruning, LayerPruning, Rearrange, evolve

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.command import InputError
+from common.plain import InputError
 from joint_detnas.distillation import DistillationSettings, distilled_losses, taught_by
 from joint_detnas.method import Evaluated, Judge, Pair, Proposal, Pupil, Settings, TopK, hill_climb
 from joint_detnas.morphism import AddLayer, ChannelPruning, LayerPruning, Rearrange, gamma_penalty

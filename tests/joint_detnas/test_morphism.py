@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from common.command import InputError
 from common.cost import count
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.norm import Norm
 from common.models.retinanet import RetinaNet, retinanet_losses
 from common.models.two_stage import two_stage_losses
+from common.plain import InputError
 from joint_detnas.morphism import (
     KINDS,
     AddLayer,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.command import InputError
 from common.cost import count
 from common.models.detector import load_detector
+from common.plain import InputError
 from common.train.loop import FitReport
 from joint_detnas import trial
 from joint_detnas.distillation import Imitator

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from common.command import InputError, run
-from common.report.tables import ExhibitResult, read_json, to_frame, to_markdown
+from common.cli import run
+from common.plain import InputError, read_json
+from common.report.tables import ExhibitResult, to_frame, to_markdown
 from common.reproduce.listing import listing
 from common.train import laboratory
 from common.train.loop import _Training

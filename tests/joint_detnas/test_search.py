@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from common.command import run
+from common.cli import run
 from common.models.detector import load_detector
 from common.train import distributed, loop
 from joint_detnas import search, train

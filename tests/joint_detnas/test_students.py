@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from common.command import InputError
 from common.cost import MODELS, count
 from common.models.centernet import CenterNet
 from common.models.detector import load_detector, save_detector
@@ -17,6 +16,7 @@ from common.models.norm import Norm
 from common.models.outline import outline
 from common.models.resnet import ResNet
 from common.models.two_stage import TwoStage
+from common.plain import InputError
 from joint_detnas.students import (
     FREE_WIDTHS,
     STRIDES,

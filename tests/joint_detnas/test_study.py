@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.command import InputError
 from common.cost import count
 from common.data.source import SCENES_DEFAULTS
 from common.letterbox import padded
@@ -21,6 +20,7 @@ from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.resnet import ResNet
 from common.models.retinanet import RetinaNet
+from common.plain import InputError
 from common.train import loop
 from common.train.run_folder import Run
 from joint_detnas import trial

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.command import InputError
 from common.cost import count
 from common.data.batches import DetectionBatches
 from common.data.scenes import scenes
@@ -18,8 +17,9 @@ from common.models import elastic
 from common.models.detector import load_detector, save_detector
 from common.models.resnet import ResNet
 from common.models.two_stage import two_stage_losses
+from common.plain import InputError
+from common.settings import Optimisation
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from joint_detnas.distillation import DistillationSettings, distilled_losses, look_at
 from joint_detnas.teachers import (
     Phase,

@@ -10,9 +10,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from common.command import InputError
 from common.data.scenes import scenes
 from common.models.from_torchvision import COCO_CLASSES
+from common.plain import InputError
 from joint_detnas.method import Pupil
 from joint_detnas.morphism import AddLayer, ChannelPruning, LayerPruning, Rearrange, evolve
 from joint_detnas.study import Study

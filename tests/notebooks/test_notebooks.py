@@ -4,7 +4,7 @@ import statistics
 import nbformat
 import pytest
 
-from common.command import InputError
+from common.plain import InputError
 from notebooks import build
 
 NAMES = build.names()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from common.command import InputError
 from common.models.outline import outline
+from common.plain import InputError
 from common.search.pareto import hypervolume
 from sm_nas.method import (
     BLOCK_OF,

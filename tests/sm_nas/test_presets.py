@@ -2,8 +2,8 @@
 
 import pytest
 
-from common.command import InputError
 from common.models.outline import outline
+from common.plain import InputError
 from sm_nas.method import BackboneCode, ModularSpace
 from sm_nas.networks import build_detector, input_size
 from sm_nas.presets import PAPER, PRESETS, preset

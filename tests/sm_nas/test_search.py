@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from common.command import run
+from common.cli import run
 from common.models.detector import load_detector
 from common.train import laboratory, loop
 from sm_nas import search

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.command import InputError
+from common.plain import InputError
 from common.train import laboratory, loop
 from common.train.run_folder import Run
 from sm_nas import trial

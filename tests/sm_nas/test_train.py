@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tyro
 
-from common.command import InputError, run
+from common.cli import run
 from common.evaluate.average_precision import GroundTruth
 from common.models.detector import load_detector
+from common.plain import InputError
 from common.train import laboratory, loop
 from sm_nas.method import Structure
 from sm_nas.presets import PAPER, PRESETS, SMOKE

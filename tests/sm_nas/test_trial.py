@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from common.batch import Batch
-from common.command import InputError
 from common.data.source import SCENES_DEFAULTS
+from common.plain import InputError
+from common.settings import Optimisation
 from common.train import laboratory as shared
 from common.train.laboratory import LATENCY_ROUNDS
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation
 from sm_nas import trial
 from sm_nas.method import Structure
 from sm_nas.networks import build_backbone

@@ -11,11 +11,12 @@ import common.bench.__main__ as command
 from common.bench import harness, networks, paths, sampling, searches
 from common.bench.detections import coco_records, made_up_detections
 from common.bench.harness import BENCHMARKS, Contender, Disagreement, Missing, Timing, compare, seconds_in_turn
-from common.command import InputError, run
+from common.cli import run
 from common.cost_table import CostTable
 from common.data.scenes import scenes
 from common.evaluate.average_precision import GroundTruth
 from common.models.ofa_resnet import OFAResNetSpace
+from common.plain import InputError
 from common.search.evolution import EvolutionSettings
 
 NAMES = {

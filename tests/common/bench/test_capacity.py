@@ -6,7 +6,7 @@ import pytest
 
 from common.bench import capacity
 from common.bench.capacity import CapacityCommand
-from common.command import run
+from common.cli import run
 
 TINY = "--data scenes:train=16,val=8,size=32 --image-size 32 --batch-size 8 --train-images 16 --optimisation.epochs 1"
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, normalise
-from common.data.augment import Augmentation, Drawn, augment_boxes, augment_images
+from common.data.augment import Drawn, augment_boxes, augment_images, draw
+from common.settings import Augmentation
 
 SIZE = 64
 NOTHING = Augmentation(flip=0.0, scale_min=1.0, scale_max=1.0, jitter=0.0, shift=0.0)
@@ -13,7 +14,7 @@ FLIP = Augmentation(flip=1.0, scale_min=1.0, scale_max=1.0, jitter=0.0, shift=0.
 
 
 def _draw(augmentation: Augmentation, count: int, device, seed: int = 0) -> Drawn:
-    return augmentation.draw(count, torch.Generator().manual_seed(seed)).to(device)
+    return draw(augmentation, count, torch.Generator().manual_seed(seed)).to(device)
 
 
 def _images(count: int, device) -> Tensor:
@@ -71,7 +72,7 @@ def test_boxes_equal_the_naive_reference(device):
     boxes = torch.cat([low, low + 0.5 + 16 * torch.rand(B, G, 2, generator=generator)], dim=2)
     valid = torch.rand(B, G, generator=generator) < 0.8
     content = 40 + 24 * torch.rand(B, 2, generator=generator)
-    drawn = Augmentation().draw(B, generator)
+    drawn = draw(Augmentation(), B, generator)
     moved, kept = augment_boxes(boxes.to(device), valid.to(device), content.to(device), drawn.to(device), (SIZE, SIZE))
     lost = 0
     for image in range(B):

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from common.batch import normalise
-from common.command import InputError
-from common.data.augment import CROP_AUGMENTATION, Augmentation
 from common.data.batches import ClassificationBatches, DetectionBatches, ResolutionBatches, resident
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import scenes
 from common.letterbox import PADDING, canvas_of, letterbox, letterbox_scale, padded
+from common.plain import InputError
+from common.settings import CROP_AUGMENTATION, Augmentation
 
 
 @pytest.fixture(scope="module")

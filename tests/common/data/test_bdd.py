@@ -6,8 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from common.command import InputError
 from common.data.bdd import BDD_CATEGORIES, LABEL_FILES, read_bdd
+from common.plain import InputError
 
 
 def label(category, corners, **more):

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from common.command import InputError
 from common.data.coco import read_coco
+from common.plain import InputError
 
 CONTENTS = {
     "images": [

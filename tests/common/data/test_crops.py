@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from common.command import InputError
 from common.data.coco import read_coco
 from common.data.crops import Crops, crop, object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import CATEGORIES, scenes
 from common.letterbox import PADDING
+from common.plain import InputError
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
 

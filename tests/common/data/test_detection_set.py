@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.command import InputError
 from common.data.detection_set import DetectionSet, ImageFiles, checked_boxes, read_json, refuse_escape
+from common.plain import InputError
 
 
 def plain_image(index: int) -> np.ndarray:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from common.command import InputError, run
+from common.cli import run
 from common.data import download as module
 from common.data.download import ARCHIVES, Archive, Config, download, extract, main
+from common.plain import InputError
 
 CONTENTS = np.random.default_rng(0).bytes(3_000_000)
 MD5 = hashlib.md5(CONTENTS).hexdigest()

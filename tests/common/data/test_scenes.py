@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from common.command import InputError
 from common.data import scenes as module
 from common.data.scenes import CATEGORIES, SHAPES, TEXTURES, scenes
+from common.plain import InputError
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from common.command import InputError
 from common.data import source
 from common.data.source import load, short_name
+from common.plain import InputError
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 5), ("val", 3)])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from common.command import InputError
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
+from common.plain import InputError
 
 DATA = "scenes:train=30,val=2"
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.command import InputError
 from common.data.coco import read_coco
 from common.data.voc import VOC_CATEGORIES, read_voc
+from common.plain import InputError
 
 
 def object_xml(name, corners, difficult=None):

@@ -12,9 +12,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from common.command import InputError
 from common.evaluate.__main__ import EvaluateCommand, main
 from common.evaluate.average_precision import METRICS
+from common.plain import InputError
 
 
 def make_files(folder: Path, seed: int = 0) -> tuple[Path, Path]:

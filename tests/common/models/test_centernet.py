@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from common.batch import Batch, Detections
-from common.command import InputError
 from common.models.centernet import (
     CenterNet,
     centernet_losses,
@@ -18,6 +17,7 @@ from common.models.centernet import (
     heatmap_targets,
 )
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace, ResNet
+from common.plain import InputError
 
 CLASSES = 5
 STRIDE = 4

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from common.batch import Batch, Detections, normalise
-from common.command import InputError
 from common.letterbox import Size, letterbox
 from common.models import detector as module
 from common.models.centernet import CenterNet
@@ -23,6 +22,7 @@ from common.models.detector import (
     save_detector,
 )
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.plain import InputError
 
 SPACE = OFAResNetSpace(base_depths=(1, 1, 1, 1), depths=(0, 1), stage_widths=(16, 16, 24, 32), stem_width=8)
 DESCRIPTION = {

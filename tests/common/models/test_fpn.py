@@ -9,9 +9,9 @@ from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from common.command import InputError
 from common.models.fpn import FPN, NoPyramid
 from common.models.norm import Norm
+from common.plain import InputError
 
 CHANNELS = (4, 6, 8, 10)
 SIZES = ((24, 17), (12, 9), (6, 5), (3, 3))  # odd ones too: levels are matched by size, not by doubling

@@ -10,9 +10,9 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from common.command import InputError
 from common.models.detector import load_detector
 from common.models.from_torchvision import COCO_CLASSES, COCO_NAMES, is_of_torchvision, write_faster_rcnn
+from common.plain import InputError
 
 SIZE = (64, 96)
 CATEGORIES = ("dog", "person", "toothbrush")  # neither in order nor without a gap

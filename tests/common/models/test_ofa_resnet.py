@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.command import InputError
 from common.models.classifier import Classifier, soft_target_loss
 from common.models.elastic import ElasticConvTranspose2d
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace, ResNet, sort_channels
+from common.plain import InputError
 
 PAPER = OFAResNetSpace()
 TINY = OFAResNetSpace((1, 1, 2, 1), stage_widths=(16, 24, 32, 48), stem_width=16, channel_multiple=4, elastic_stem=True)

@@ -8,12 +8,12 @@ import torchvision
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-from common.command import InputError
 from common.models.deformable import DeformableConv2d, OffsetConv2d
 from common.models.detector import build_backbone
 from common.models.mobilenet import MobileNetV2
 from common.models.norm import FrozenBatchNorm2d, Norm, StandardisedConv2d
 from common.models.resnet import ARCHITECTURES, ResNet
+from common.plain import InputError
 
 
 def randomise_statistics(module: nn.Module) -> None:

@@ -9,13 +9,13 @@ import torchvision
 from torch import nn
 
 from common.batch import Batch, Detections
-from common.command import InputError
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.norm import Norm
 from common.models.resnet import ResNet
 from common.models.retinanet import RetinaNet, RetinaNetSettings, retinanet_losses
 from common.models.torchvision_weights import retinanet_of_torchvision
+from common.plain import InputError
 
 CLASSES = 5
 SIZE = (64, 96)

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torchvision
 
-from common.command import InputError
 from common.models.mobilenet import MobileNetV2
 from common.models.resnet import ResNet
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
+from common.plain import InputError
 
 DOWNLOAD = "torchvision.models._api.load_state_dict_from_url"
 

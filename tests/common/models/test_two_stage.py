@@ -11,7 +11,6 @@ import torchvision
 from torch import Tensor, nn
 
 from common.batch import Batch, Detections
-from common.command import InputError
 from common.models.boxes import clip, encode
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
@@ -24,6 +23,7 @@ from common.models.roi_head import CASCADE, RoISettings
 from common.models.rpn import RPNSettings
 from common.models.torchvision_weights import ROI_SETTINGS, RPN_SETTINGS, faster_rcnn_of_torchvision
 from common.models.two_stage import TwoStage, two_stage_losses
+from common.plain import InputError
 
 CLASSES = 5
 SIZE = (96, 128)

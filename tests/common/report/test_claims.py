@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from common.command import InputError
+from common.plain import InputError
 from common.report.claims import Claim, Condition, Evidence, all_of, judge, read_claims, verdict, write_claims
 from common.report.statistics import Difference, paired_difference, seeds_needed
 

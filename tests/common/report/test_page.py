@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from common.command import InputError
+from common.plain import InputError, write_json
 from common.report import figures
 from common.report.claims import Claim, Evidence, write_claims
 from common.report.page import build_page, find_exhibits, find_runs
 from common.report.statistics import paired_difference
-from common.report.tables import ExhibitResult, Table, printed_table, write_json
+from common.report.tables import ExhibitResult, Table, printed_table
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 FIGURE = ExhibitResult(

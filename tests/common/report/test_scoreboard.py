@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from common.command import InputError
+from common.plain import InputError, write_json
 from common.report import scoreboard
 from common.report.scoreboard import BEGIN, END, Options, main
-from common.report.tables import write_json
 
 ROOT = Path(__file__).resolve().parents[3]
 

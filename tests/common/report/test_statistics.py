@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.command import InputError
+from common.plain import InputError
 from common.report.statistics import (
     bootstrap_difference,
     bootstrap_statistic,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.command import InputError
+from common.plain import InputError, write_json
 from common.report.statistics import Difference
 from common.report.tables import (
     ExhibitResult,
@@ -19,7 +19,6 @@ from common.report.tables import (
     to_frame,
     to_html,
     to_markdown,
-    write_json,
 )
 
 RESULT = ExhibitResult(

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.command import InputError
+from common.plain import InputError, write_json
 from common.report.claims import Claim
 from common.report.statistics import mean_interval
-from common.report.tables import Table, write_json
+from common.report.tables import Table
 from common.reproduce.exhibit import Drawn, Exhibit, over_seeds, stacked
 from common.reproduce.paper import Paper, ReproduceOptions, run_folder, second_folder
 from common.train.run_folder import Run

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from common.command import InputError, run
-from common.report.tables import ExhibitResult, read_json
+from common.cli import run
+from common.plain import InputError, read_json
+from common.report.tables import ExhibitResult
 from common.reproduce.command import reproduce
 from common.reproduce.paper import run_folder
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from common.command import InputError
 from common.models.ofa_resnet import OFAResNetSpace
+from common.plain import InputError
 from common.search.evolution import EvolutionSettings, evolve
 
 COLUMNS, VALUES = 12, 4

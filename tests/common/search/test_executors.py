@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from common.command import InputError
+from common.plain import InputError
 from common.search.executors import evaluate_all
 from common.train.loop import TrainingError
 from common.train.run_folder import Run

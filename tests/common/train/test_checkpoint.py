@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.command import InputError
+from common.plain import InputError
 from common.train.checkpoint import load_strictly, load_tensors, save_tensors
 
 

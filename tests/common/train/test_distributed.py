@@ -15,11 +15,12 @@ from torch import nn
 from torch.nn import functional
 
 from common.batch import ClassificationBatch
-from common.command import InputError
+from common.plain import InputError
+from common.settings import Optimisation
 from common.train import distributed
 from common.train.loop import fit
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation, build_optimiser
+from common.train.schedule import build_optimiser
 
 
 class Batches:

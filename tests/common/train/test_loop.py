@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.command import InputError
+from common.plain import InputError
+from common.settings import Optimisation
 from common.train.loop import FitReport, Progress, Step, TrainingError, fit
 from common.train.run_folder import Run
-from common.train.schedule import Optimisation, build_optimiser
+from common.train.schedule import build_optimiser
 
 TIMES = {"seconds", "cpu_seconds", "callback_seconds", "samples_per_second", "peak_memory"}
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.command import InputError
+from common.plain import InputError, to_json
 from common.train import distributed
-from common.train.run_folder import Run, describe_environment, jsonable
+from common.train.run_folder import Run, describe_environment
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def test_the_same_config_goes_on_and_another_is_refused_by_its_first_field(tmp_p
     with pytest.raises(InputError, match=r"inner\.widths = \[8, 16\].*asks for \[8, 32\].*another output folder"):
         Run.open(tmp_path / "run", Config(inner=Inner(widths=(8, 32))))
     with pytest.raises(InputError, match=r"extra = nothing.*asks for 1"):
-        Run.open(tmp_path / "run", {**jsonable(Config()), "extra": 1})
+        Run.open(tmp_path / "run", {**to_json(Config()), "extra": 1})
     with pytest.raises(InputError, match=r'name = "tiny".*asks for nothing'):
-        Run.open(tmp_path / "run", {key: value for key, value in jsonable(Config()).items() if key != "name"})
+        Run.open(tmp_path / "run", {key: value for key, value in to_json(Config()).items() if key != "name"})
     assert Run.read(tmp_path / "run").config["inner"] == {"rate": 0.1, "widths": [8, 16]}
 
 
@@ -60,9 +60,9 @@ def test_a_run_opened_for_reading_or_closed_is_not_written(tmp_path):
 
 def test_json_holds_no_nan_and_no_foreign_types():
     value = {1: np.float32(0.5), "a": torch.tensor([1.0, float("nan")]), "b": (Path("x"), {3, 1}), "c": float("inf")}
-    assert jsonable(value) == {"1": 0.5, "a": [1.0, None], "b": ["x", [1, 3]], "c": None}
+    assert to_json(value) == {"1": 0.5, "a": [1.0, None], "b": ["x", [1, 3]], "c": None}
     with pytest.raises(TypeError, match="no JSON form"):
-        jsonable(object())
+        to_json(object())
 
 
 def test_environment_names_versions_and_neither_host_nor_user(monkeypatch):

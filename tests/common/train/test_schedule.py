@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from common.command import InputError
-from common.train.schedule import Optimisation, build_optimiser, build_schedule
+from common.plain import InputError
+from common.settings import Optimisation
+from common.train.schedule import build_optimiser, build_schedule
 
 STEPS = 7  # an epoch
 

@@ -1,0 +1,139 @@
+"""Settings that several papers share, as frozen dataclasses: every field is a flag. Importable without torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.plain import InputError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may be done to a training image. The defaults are CenterNet's."""
+
+    flip: float = 0.5
+    """Probability of mirroring left and right."""
+    scale_min: float = 0.6
+    """Smallest side of the window that is cut out, relative to the image: below 1 zooms in."""
+    scale_max: float = 1.3
+    """Largest side of that window: above 1 zooms out, with padding around the image."""
+    jitter: float = 0.4
+    """Brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter, each independently."""
+    shift: float = 0.25
+    """The window's centre moves from the image's by up to this share of the image, in x and in y."""
+
+
+CROP_AUGMENTATION = Augmentation(flip=0.5, scale_min=0.75, scale_max=1.1, jitter=0.4, shift=0.08)
+"""For object crops, where the object has to stay in the picture."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How a network is trained: optimiser, learning rate and their schedule."""
+
+    epochs: int = 12
+    """Passes over the training set, warm-up included."""
+    optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
+    """Update rule; adamw decouples the weight decay from the gradient."""
+    learning_rate: float = 1e-3
+    """Learning rate after warm-up and before any decay."""
+    weight_decay: float = 0.0
+    """L2 penalty on the weights (decoupled for adamw)."""
+    momentum: float = 0.9
+    """Momentum of sgd, first-moment decay of adam and adamw."""
+    nesterov: bool = False
+    """Nesterov momentum, for sgd."""
+    policy: Literal["constant", "multistep", "cosine"] = "cosine"
+    """How the learning rate falls: never, by `decay` at each milestone, or along a half cosine to `final_share`."""
+    milestones: tuple[float, ...] = ()
+    """Epochs, counted from the start, at which multistep multiplies the learning rate by `decay`."""
+    decay: float = 0.1
+    """Factor of multistep at each milestone."""
+    final_share: float = 0.0
+    """Share of the learning rate that cosine ends at."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate first rises linearly; a fraction is allowed."""
+    warmup_start: float = 0.001
+    """Share of the learning rate at which warm-up begins."""
+    clip_norm: float | None = None
+    """Largest L2 norm of the whole gradient, which is scaled down to it; None leaves gradients alone."""
+    no_decay_on_norm: bool = False
+    """Leave normalisation layers and biases out of the weight decay."""
+
+    def __post_init__(self) -> None:
+        problems = {
+            f"epochs must be at least 1, got {self.epochs}": self.epochs < 1,
+            f"learning_rate must be positive, got {self.learning_rate}": not self.learning_rate > 0,
+            f"weight_decay must not be negative, got {self.weight_decay}": self.weight_decay < 0,
+            f"warmup_epochs must be between 0 and epochs ({self.epochs}), got {self.warmup_epochs}": not 0
+            <= self.warmup_epochs
+            <= self.epochs,
+            f"final_share must be between 0 and 1, got {self.final_share}": not 0 <= self.final_share <= 1,
+            f"milestones must increase, got {self.milestones}": list(self.milestones) != sorted(self.milestones),
+            f"clip_norm must be positive, got {self.clip_norm}": self.clip_norm is not None and not self.clip_norm > 0,
+            "policy multistep needs milestones": self.policy == "multistep" and not self.milestones,
+        }
+        for problem, there in problems.items():
+            if there:
+                raise InputError(f"these optimisation settings cannot be used: {problem}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPreset:
+    """What every study reads of its preset; a paper adds its own fields."""
+
+    name: str
+    """Scale: smoke, nano, mini or paper."""
+    train_images: int | None
+    """Images of an epoch: of a larger set this many are drawn once, a smaller one is repeated; None means the whole
+    set."""
+    search_images: int
+    """Training images held out to compare candidates by, at most a fifth of the set: a search's AP and losses come from
+    them, never the reported AP."""
+    validation_images: int | None
+    """Images that AP is reported on, at most; None means all."""
+    evaluation_batch_size: int
+    """Images in a forward pass of an evaluation."""
+    augmentation: Augmentation
+    """Augmentation of the detection images."""
+    latency_images: int = 200
+    """Images that detection is timed on, one at a time."""
+    latency_warmup: int = 20
+    """Passes before the clock starts."""
+    latency_pause: float = 0.01
+    """Pause between timed passes, seconds."""
+    imagenet: bool = False
+    """Use torchvision's ImageNet weights for the standard backbones that it has; all others train on object crops."""
+    crop_size: int
+    """Side of the classification images, pixels."""
+    crop_batch_size: int
+    """Crops in a training step."""
+    crops: int | None
+    """Object crops of an epoch of pre-training, in place of ImageNet; fewer are repeated; None means all there are."""
+    classification: Optimisation
+    """Pre-training on classification."""
+
+
+@dataclass(frozen=True)
+class TwoStageSettings:
+    """What all two-stage detectors of a scale share, whatever their backbone; a paper adds its own fields."""
+
+    width: int = 64
+    """Channels of the first stage of a standard ResNet; all other standard backbones are thinner in proportion."""
+    anchor_scale: float = 8.0
+    """Side of an RPN's square anchors, in strides."""
+    hidden: int = 1024
+    """Channels of the two fully connected layers."""
+    canonical_side: float = 224.0
+    """Side of the regions that are read from stride 16, pixels."""
+    rpn_samples: int = 256
+    """Anchors per image in the RPN's loss."""
+    region_samples: int = 512
+    """Regions per image and head in the losses."""
+    candidates: tuple[int, int] = (2000, 1000)
+    """Boxes of each level before the RPN's suppression, in training and in testing."""
+    proposals: tuple[int, int] = (2000, 1000)
+    """Boxes after it."""
+    region_candidates: int = 2000
+    """Pairs of region and class before the last suppression."""
