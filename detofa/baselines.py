@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.models.ofa_resnet import OFAResNetSpace
 from common.settings import Optimisation, Precision
-from common.train.loop import FitReport, Step, fit
+from common.train.loop import FitReport, Step, Training, fit
 from common.train.run_folder import Run
 from detofa.method import Operations, Task
 
@@ -120,6 +120,13 @@ def progressive_shrinking(
             milestones=tuple(share * phase.epochs for share in settings.optimisation.milestones),
         )
         reports.append(
-            fit(run, phase.name, supernet, task.batches, optimisation, step_losses, seed, device, precision=precision)
+            fit(
+                run,
+                phase.name,
+                supernet,
+                task.batches,
+                step_losses,
+                Training(optimisation, seed=seed, device=device, precision=precision),
+            )
         )
     return reports

@@ -33,7 +33,7 @@ from common.plain import InputError
 from common.search.evolution import EvolutionResult, EvolutionSettings, evolve
 from common.search.executors import evaluate_all
 from common.settings import Optimisation, Precision
-from common.train.loop import FitReport, Step, fit
+from common.train.loop import FitReport, Step, Training, fit
 from common.train.run_folder import Run
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -408,10 +408,8 @@ def train_filter(
         stage,
         path_filter,
         batches,
-        optimisation,
         lambda batch, step: [{"loss": losses_of(batch)}],
-        seed=seed,
-        device=device,
+        Training(optimisation, seed=seed, device=device),
         after_epoch=keep_best,
     )
     path_filter.load_state_dict(run.load_weights(best)[0])
@@ -589,7 +587,14 @@ def train_supernet(
         supernet.activate(sampler(1, step.generator("path"))[0])
         yield task.losses(supernet(batch.images), batch)
 
-    return fit(run, stage, supernet, task.batches, optimisation, step_losses, seed, device, precision=precision)
+    return fit(
+        run,
+        stage,
+        supernet,
+        task.batches,
+        step_losses,
+        Training(optimisation, seed=seed, device=device, precision=precision),
+    )
 
 
 def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evaluator, paths: np.ndarray) -> PathLosses:

@@ -57,7 +57,7 @@ from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.plain import InputError
 from common.settings import Optimisation, Precision
-from common.train.loop import Batches, FitReport, Step, fit
+from common.train.loop import Batches, FitReport, Step, Training, fit
 from common.train.run_folder import Run
 from joint_detnas.distillation import (
     DistillationSettings,
@@ -571,6 +571,6 @@ def integrated_progressive_shrinking(
             learning_rate=settings.optimisation.learning_rate * phase.learning_rate_share,
             milestones=tuple(share * phase.epochs for share in settings.optimisation.milestones),
         )
-        arguments = batches, optimisation, step_losses, seed, device
-        reports.append(fit(run, phase.name, model, *arguments, precision=precision))
+        training = Training(optimisation, seed, device, precision)
+        reports.append(fit(run, phase.name, model, batches, step_losses, training))
     return reports

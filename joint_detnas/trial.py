@@ -24,7 +24,7 @@ from common.settings import Optimisation
 from common.train import laboratory
 from common.train.checkpoint import load_strictly
 from common.train.laboratory import STANDARD_WIDTH
-from common.train.loop import FitReport, Step, fit
+from common.train.loop import FitReport, Step, Training, fit
 from common.train.run_folder import Run
 from joint_detnas.cascade import cascade_losses, with_cascade_and_deformable
 from joint_detnas.distillation import Imitator, check_distillable, taught_by
@@ -108,8 +108,8 @@ class Laboratory(laboratory.Laboratory):
         def losses(batch: Batch, _: Step):
             yield two_stage_losses(network(batch.images), batch)
 
-        arguments = self.batches(), self.preset.base_training, losses, self.seed, self.device
-        return fit(run, "detector", network, *arguments, precision=self.precision)
+        training = Training(self.preset.base_training, self.seed, self.device, self.precision)
+        return fit(run, "detector", network, self.batches(), losses, training)
 
     # ---- the pool of teachers
 
@@ -159,8 +159,8 @@ class Laboratory(laboratory.Laboratory):
             else:
                 yield model.losses(batch, teacher, preset.distillation, preset.search.morphism.gamma_weight)
 
-        arguments = self.batches(), optimisation, losses, self.seed, self.device
-        return fit(run, "student", model, *arguments, precision=self.precision)
+        training = Training(optimisation, self.seed, self.device, self.precision)
+        return fit(run, "student", model, self.batches(), losses, training)
 
     # ---- a pair
 
@@ -208,8 +208,8 @@ class Laboratory(laboratory.Laboratory):
             yield pupil.losses(batch, teacher, preset.distillation, preset.search.morphism.gamma_weight)
 
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])  # each pair its own order
-        arguments = (self.batches(seed), preset.pair_training, losses, seed, self.device)
-        report = fit(run, "pair", pupil, *arguments, precision=self.precision)
+        training = Training(preset.pair_training, seed, self.device, self.precision)
+        report = fit(run, "pair", pupil, self.batches(seed), losses, training)
         return pupil, report
 
     def _measured(self, student: TwoStage, judge: Judge) -> dict[str, Any]:
@@ -257,8 +257,8 @@ class Laboratory(laboratory.Laboratory):
             teaching = taught_by(teacher, batch.images)
             yield cascade_losses(pupil.student(batch.images), batch, teaching, pupil.adapter, preset.distillation)
 
-        arguments = (self.batches(), preset.cascade.optimisation, losses, self.seed, self.device)
-        report = fit(run, "detector", pupil, *arguments, precision=self.precision)
+        training = Training(preset.cascade.optimisation, self.seed, self.device, self.precision)
+        report = fit(run, "detector", pupil, self.batches(), losses, training)
         return pupil.student, report
 
 

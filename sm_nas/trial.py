@@ -19,7 +19,7 @@ from common.models.outline import outline
 from common.train import laboratory
 from common.train.checkpoint import load_strictly
 from common.train.laboratory import remove_folder
-from common.train.loop import FitReport, Step, fit
+from common.train.loop import FitReport, Step, Training, fit
 from common.train.run_folder import Run
 from sm_nas.method import Structure
 from sm_nas.networks import build_backbone, build_detector, input_size, losses_of
@@ -95,11 +95,8 @@ class Laboratory(laboratory.Laboratory):
             stage,
             network,
             batches,
-            strategy.optimisation,
             losses,
-            self.seed,
-            self.device,
-            precision=self.precision,
+            Training(strategy.optimisation, seed=self.seed, device=self.device, precision=self.precision),
         )
         return network, report
 

@@ -28,7 +28,7 @@ from common.evaluate.subnetworks import average_precision
 from common.models.classifier import Classifier, classification_losses
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
 from common.settings import CROP_AUGMENTATION, Precision, StudyPreset
-from common.train.loop import Step, fit
+from common.train.loop import Step, Training, fit
 from common.train.run_folder import Run
 
 STANDARD_WIDTH = 64  # of a ResNet's first stage, which ImageNet weights are for
@@ -143,8 +143,8 @@ class Laboratory:
             def losses(batch: ClassificationBatch, _: Step):
                 yield classification_losses(network(batch.images), batch)
 
-            arguments = (batches, preset.classification, losses, self.seed, self.device)
-            report = fit(run, "classification", network, *arguments, precision=self.precision)
+            training = Training(preset.classification, self.seed, self.device, self.precision)
+            report = fit(run, "classification", network, batches, losses, training)
             run.finish({"seconds": report.seconds, "accuracy": report.losses["accuracy"]})
 
     def pretrained(self, backbone: str) -> dict[str, Tensor]:

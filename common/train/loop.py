@@ -108,24 +108,37 @@ class FitReport:
 StepLosses = Callable[[Any, Step], Iterable[dict[str, Tensor]]]
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a stage is trained, whatever is trained in it."""
+
+    optimisation: Optimisation
+    """Optimiser, schedule and number of epochs."""
+    seed: int = 0
+    """Seed of every draw in the stage."""
+    device: torch.device | str = "cpu"
+    """Where the network is trained."""
+    precision: Precision = "float32"
+    """Number format of the forward passes."""
+    checkpoint_every_s: float = 60.0
+    """Seconds between two checkpoints."""
+
+
 def fit(
     run: Run,
     stage: str,
     model: nn.Module,
     batches: Batches,
-    optimisation: Optimisation,
     step_losses: StepLosses,
-    seed: int,
-    device: torch.device | str,
+    training: Training,
+    *,
     before_epoch: Callable[[int], None] | None = None,
     after_epoch: Callable[[int], dict[str, Any] | None] | None = None,
-    precision: Precision = "float32",
-    checkpoint_every_s: float = 60.0,
     keep: Mapping[str, Stateful] | None = None,
 ) -> FitReport:
     """Train `model` in place; its weights end up in the run folder under the name of the stage.
 
-    step_losses(batch, step) yields one dict a sub-network: "loss", a scalar to backpropagate, and any named parts.
+    step_losses(batch, step) yields one dict per sub-network: "loss", a scalar to backpropagate, and any named parts.
     Each is backpropagated before the next is asked for, so that one graph at a time is in memory; gradients add up,
     then the optimiser steps once. Logged values are means over the dicts of a step that hold the name.
     before_epoch(epoch) runs at the start of an epoch, and again when one is resumed in the middle; after_epoch(epoch)
@@ -139,7 +152,7 @@ def fit(
     Raises TrainingError, leaving everything on disk as it was, when a loss or weight is not finite; InputError when
     the folder holds the stage of another architecture or schedule, or the disk is full.
     """
-    device = torch.device(device)
+    device = torch.device(training.device)
     keep = keep or {}
     model.to(device)
     finished = run.stage_done(stage)
@@ -161,11 +174,11 @@ def fit(
     if gpus:
         torch.cuda.reset_peak_memory_stats(device)
     with torch.random.fork_rng(gpus), _Interruption() as interruption:  # what follows draws as if fit never ran
-        training = _Training(run, stage, model, batches, optimisation, step_losses, seed, device, precision, keep)
-        return training.train(before_epoch, after_epoch, checkpoint_every_s, interruption)
+        stage_of_training = _Stage(run, stage, model, batches, step_losses, training, device, keep)
+        return stage_of_training.train(before_epoch, after_epoch, interruption)
 
 
-class _Training:
+class _Stage:
     """The state of one stage of training, and the moves on it."""
 
     def __init__(
@@ -174,17 +187,17 @@ class _Training:
         stage: str,
         model: nn.Module,
         batches: Batches,
-        optimisation: Optimisation,
         step_losses: StepLosses,
-        seed: int,
+        training: Training,
         device: torch.device,
-        precision: Precision,
         keep: Mapping[str, Stateful],
     ) -> None:
         self.run, self.stage, self.model, self.batches = run, stage, model, batches
-        self.optimisation, self.step_losses, self.seed, self.device = optimisation, step_losses, seed, device
-        self.autocast = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": precision == "bfloat16"}
-        self.precision, self.keep = precision, keep
+        self.step_losses, self.training, self.device, self.keep = step_losses, training, device, keep
+        self.optimisation, self.seed = training.optimisation, training.seed
+        optimisation = training.optimisation
+        autocast = training.precision == "bfloat16"
+        self.autocast = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": autocast}
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimiser = build_optimiser(model, optimisation)
         self.steps_per_epoch = batches.steps_per_epoch
@@ -207,9 +220,9 @@ class _Training:
         self,
         before_epoch: Callable[[int], None] | None,
         after_epoch: Callable[[int], dict[str, Any] | None] | None,
-        checkpoint_every_s: float,
         interruption: "_Interruption",
     ) -> FitReport:
+        checkpoint_every_s = self.training.checkpoint_every_s
         self._begin()
         progress = Progress(self.stage, self.total_steps, self.step.global_step, unit="step")
         self.clock.start()
@@ -321,7 +334,7 @@ class _Training:
             count = sum(parameter.numel() for parameter in self.model.parameters())
             at = "" if state is None else f", resumed at epoch {self.epoch} step {self.index}"
             print(
-                f"{self.stage}: {count:,} parameters, {self.device} {self.precision}, processes {distributed.size()}, "
+                f"{self.stage}: {count:,} parameters, {self.device} {self.training.precision}, processes {distributed.size()}, "
                 f"{self.optimisation.epochs} epochs of {self.steps_per_epoch} steps, seed {self.seed}, "
                 f"commit {commit}{at}",
                 file=sys.stderr,

@@ -274,7 +274,7 @@ def _search_until_killed(out: Path, data: str) -> None:
     from common.train import laboratory
 
     fit, losses, seen = trial.fit, Pupil.losses, []
-    trial.fit = lambda *arguments, **more: fit(*arguments, **more, checkpoint_every_s=0.0)
+    trial.fit = lambda *args: fit(*args[:-1], replace(args[-1], checkpoint_every_s=0.0))
     laboratory.measure_latency = steady_latency
 
     def counted(*arguments):

@@ -61,8 +61,8 @@ def asked(monkeypatch):
     """What `fit` would have been given: nothing is trained."""
     caught = SimpleNamespace()
 
-    def instead(run, stage, network, batches, optimisation, losses, *_, **__):
-        vars(caught).update(network=network, batches=batches, losses=losses, optimisation=optimisation)
+    def instead(run, stage, network, batches, losses, training):
+        vars(caught).update(network=network, batches=batches, losses=losses, optimisation=training.optimisation)
 
     monkeypatch.setattr(trial, "fit", instead)
     return caught

@@ -18,7 +18,7 @@ from common.batch import ClassificationBatch
 from common.plain import InputError
 from common.settings import Optimisation
 from common.train import distributed
-from common.train.loop import fit
+from common.train.loop import Training, fit
 from common.train.run_folder import Run
 from common.train.schedule import build_optimiser
 
@@ -59,7 +59,7 @@ def train(folder: Path) -> float:
         yield {"loss": functional.cross_entropy(HandWritten.apply(model[:4](batch.images), model.direct), batch.labels)}
 
     settings = Optimisation(epochs=2, optimiser="sgd", learning_rate=0.1, clip_norm=1.0)
-    report = fit(run, "net", model, Batches(), settings, step_losses, seed=0, device="cpu")
+    report = fit(run, "net", model, Batches(), step_losses, Training(settings))
     run.finish({"samples": report.samples, **report.losses})
     return report.losses["loss"]
 

@@ -4,6 +4,7 @@ Run as a script with a folder, this file trains in a child process that it kills
 """
 
 import copy
+import dataclasses
 import errno
 import json
 import os
@@ -21,7 +22,7 @@ from torch.nn import functional
 
 from common.plain import InputError
 from common.settings import Optimisation
-from common.train.loop import FitReport, Progress, Step, TrainingError, fit
+from common.train.loop import FitReport, Progress, Step, Training, TrainingError, fit
 from common.train.run_folder import Run
 from common.train.schedule import build_optimiser
 
@@ -78,12 +79,9 @@ def train(folder: Path, checkpoint_every_s: float, before_batch=None) -> None:
             stage,
             model,
             Batches(before_batch=before_batch),
-            schedule,
             losses_of(model),
-            seed=3,
-            device="cpu",
+            Training(schedule, seed=3, checkpoint_every_s=checkpoint_every_s),
             after_epoch=after_epoch,
-            checkpoint_every_s=checkpoint_every_s,
             keep={"average": average},
         )
     run.finish({"sum": sum(parameter.double().sum().item() for parameter in average.parameters())})
@@ -195,7 +193,7 @@ def test_a_signal_in_a_callback_is_heard_at_once(tmp_path):
 
     run, model = Run.open(tmp_path, {}), network()
     with pytest.raises(KeyboardInterrupt):
-        fit(run, "net", model, Batches(), Optimisation(epochs=1), losses_of(model), 0, "cpu", after_epoch=after_epoch)
+        fit(run, "net", model, Batches(), losses_of(model), Training(Optimisation(epochs=1)), after_epoch=after_epoch)
     assert heard == []
 
 
@@ -206,7 +204,9 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path, device):
     plain = copy.deepcopy(model)
     batches = Batches(device=device)
     settings = Optimisation(epochs=2, optimiser="sgd", learning_rate=0.05, policy="constant", clip_norm=0.5)
-    report = fit(Run.open(tmp_path, {}), "net", model, batches, settings, losses_of(model), seed=1, device=device)
+    report = fit(
+        Run.open(tmp_path, {}), "net", model, batches, losses_of(model), Training(settings, seed=1, device=device)
+    )
 
     optimiser = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9)
     logged = []
@@ -232,18 +232,18 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path, device):
 def test_a_finished_stage_is_loaded_and_not_trained_again(tmp_path):
     run = Run.open(tmp_path, {})
     model, settings = network(), Optimisation(epochs=1)
-    report = fit(run, "net", model, Batches(), settings, losses_of(model), seed=0, device="cpu")
+    report = fit(run, "net", model, Batches(), losses_of(model), Training(settings))
     again = network()
 
     def never(batch, step):
         raise AssertionError("trained again")
 
-    assert fit(run, "net", again, Batches(), settings, never, seed=0, device="cpu") == report
+    assert fit(run, "net", again, Batches(), never, Training(settings)) == report
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     assert FitReport.from_record(run.stage_done("net")) == report
     assert not (tmp_path / "net.state").exists()  # only the weights are of use now
     with pytest.raises(InputError, match="another architecture"):
-        fit(run, "net", nn.Linear(4, 1), Batches(), settings, never, seed=0, device="cpu")
+        fit(run, "net", nn.Linear(4, 1), Batches(), never, Training(settings))
 
 
 def test_callbacks_and_mode(tmp_path):
@@ -259,8 +259,8 @@ def test_callbacks_and_mode(tmp_path):
         return {"AP": 0.1 * epoch}
 
     run = Run.open(tmp_path, {})
-    arguments = (run, "net", model, Batches(), Optimisation(epochs=2), losses_of(model), 0, "cpu")
-    report = fit(*arguments, before_epoch, after_epoch)
+    arguments = (run, "net", model, Batches(), losses_of(model), Training(Optimisation(epochs=2)))
+    report = fit(*arguments, before_epoch=before_epoch, after_epoch=after_epoch)
     assert seen == [("before", 0, True), ("after", 0, True), ("before", 1, True), ("after", 1, True)]
     assert [record["AP"] for record in run.logged()] == [0.0, 0.1]
     assert report.callback_seconds > 0.04
@@ -272,7 +272,7 @@ def test_training_leaves_the_random_numbers_of_others_alone(tmp_path):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    fit(Run.open(tmp_path, {}), "net", model, Batches(), Optimisation(epochs=1), losses_of(model), 0, "cpu")
+    fit(Run.open(tmp_path, {}), "net", model, Batches(), losses_of(model), Training(Optimisation(epochs=1)))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -297,11 +297,8 @@ def test_a_loss_that_is_not_finite_stops_and_overwrites_nothing(tmp_path, device
             "net",
             model,
             Batches(device=device),
-            Optimisation(epochs=4),
             step_losses,
-            0,
-            device,
-            checkpoint_every_s=checkpoint_every_s,
+            Training(Optimisation(epochs=4), device=device, checkpoint_every_s=checkpoint_every_s),
         )
     assert (tmp_path / "net.state").read_bytes() == saved[0]
     assert not run.has_weights("net")
@@ -318,13 +315,14 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
         yield {"loss": loss}
 
     with pytest.raises(TrainingError, match="a weight is not finite"):
-        fit(run, "net", model, Batches(), Optimisation(epochs=1), step_losses, 0, "cpu", checkpoint_every_s=1e9)
+        fit(run, "net", model, Batches(), step_losses, Training(Optimisation(epochs=1), checkpoint_every_s=1e9))
     assert not run.has_weights("net")
 
 
 def test_a_full_disk_stops_training_and_the_last_checkpoint_stands(tmp_path, monkeypatch):
     run, model = Run.open(tmp_path, {}), network()
-    arguments = (run, "net", model, Batches(), Optimisation(epochs=2), losses_of(model), 0, "cpu")
+    training = Training(Optimisation(epochs=2))
+    arguments = (run, "net", model, Batches(), losses_of(model))
     replace, calls = os.replace, []
 
     def full(*paths):
@@ -336,9 +334,9 @@ def test_a_full_disk_stops_training_and_the_last_checkpoint_stands(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(InputError, match="the disk is full"):
-            fit(*arguments, checkpoint_every_s=0.0)
+            fit(*arguments, dataclasses.replace(training, checkpoint_every_s=0.0))
     assert run.load_state("net")["index"] == 4
-    fit(*arguments)
+    fit(*arguments, training)
     assert run.has_weights("net")
 
 
@@ -348,7 +346,7 @@ def test_another_schedule_or_network_than_the_checkpoint_is_refused(tmp_path):
     def stop(epoch: int) -> None:
         raise InputError("enough")
 
-    arguments = (Optimisation(epochs=2), losses_of(model), 0, "cpu")
+    arguments = (losses_of(model), Training(Optimisation(epochs=2)))
     with pytest.raises(InputError, match="enough"):
         fit(run, "net", model, Batches(), *arguments, after_epoch=stop)
     with pytest.raises(InputError, match="steps_per_epoch = 13, and this training has 7"):
@@ -359,7 +357,7 @@ def test_another_schedule_or_network_than_the_checkpoint_is_refused(tmp_path):
 
 def test_an_empty_or_short_set_of_batches_is_noticed(tmp_path):
     run, model = Run.open(tmp_path, {}), network()
-    arguments = (Optimisation(epochs=1), losses_of(model), 0, "cpu")
+    arguments = (losses_of(model), Training(Optimisation(epochs=1)))
     with pytest.raises(InputError, match="no batch to train on"):
         fit(run, "net", model, Batches(0), *arguments)
     short = Batches(5)
@@ -383,8 +381,8 @@ def test_the_forward_pass_runs_in_the_precision_asked_for(tmp_path, device):
         return [one(batch, step)]
 
     for stage, losses in (("a", as_generator), ("b", as_list)):
-        arguments = (Batches(3, device=device), Optimisation(epochs=1), losses, 0, device)
-        fit(run, stage, model, *arguments, precision="bfloat16")
+        training = Training(Optimisation(epochs=1), device=device, precision="bfloat16")
+        fit(run, stage, model, Batches(3, device=device), losses, training)
     assert set(seen) == {torch.bfloat16}
     assert model.weight.dtype == model.weight.grad.dtype == torch.float32
 
