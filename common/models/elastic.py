@@ -29,12 +29,6 @@ from common.models.norm import shape_of
 DIRECT_FROM = 1 << 16  # elements of a weight from which the direct gradient pays
 
 
-def round_channels(value: float, multiple: int = 8) -> int:
-    """The multiple nearest to `value`: at least `multiple`, and one up where it fell under 90 % of `value`."""
-    rounded = max(multiple, int(value + multiple / 2) // multiple * multiple)
-    return rounded + multiple if rounded < 0.9 * value else rounded
-
-
 def corner(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The leading part of `tensor` of the given shape, a view: where a sub-network's weights lie in the full ones.
 

@@ -16,7 +16,8 @@ from math import prod
 import numpy as np
 from torch import Tensor, nn
 
-from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, copy_corner, round_channels, sort_shared_channels
+from common.models.architectures import round_channels
+from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, copy_corner, sort_shared_channels
 from common.models.outline import outline
 from common.plain import InputError
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.models import elastic
+from common.models.architectures import round_channels
 from common.models.elastic import (
     ElasticBatchNorm2d,
     ElasticConv2d,
@@ -16,7 +17,6 @@ from common.models.elastic import (
     copy_corner,
     corner,
     make_elastic,
-    round_channels,
     sort_shared_channels,
 )
 
