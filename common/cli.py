@@ -1,25 +1,92 @@
-"""The face of every command: flags from a frozen dataclass, and errors in one clear sentence."""
+"""The face of every command: flags from a frozen dataclass, and errors in one clear sentence.
 
+Importable without torch: `--help` and a wrong flag answer before any of the work is loaded. So a command's module
+imports what it works with inside its main function.
+"""
+
+import hashlib
+import json
+import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from common.plain import InputError
+import tyro
+
+from common.plain import InputError, to_json
+from common.settings import Precision, StudyPreset
 
 Options = TypeVar("Options")
+
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A flag that is only ever switched on."""
+
+DATA_FORMS = "scenes[:train=2000,val=500,size=96], coco:DIR, voc:DIR or bdd:DIR"
+DATA_KINDS = ("scenes", "coco", "voc", "bdd")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Flags that all commands of a paper share; a paper sets `PRESETS` and the types of scale and preset."""
+
+    PRESETS: ClassVar[Mapping[str, StudyPreset]]
+
+    scale: str
+    """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), mini (a GPU) or paper (as published);
+    --preset.FIELD changes any field of it."""
+    data: str = "scenes"
+    """Detection set: scenes (built in), coco:DIR, voc:DIR or bdd:DIR."""
+    out: Path = Path("runs")
+    """Folder of all runs."""
+    device: str | None = None
+    """Where networks live: cpu, cuda or cuda:N (default: GPU if available)."""
+    precision: Precision = "float32"
+    """Number format of training; bfloat16 is faster on GPUs and on CPUs that compute with it."""
+    preset: StudyPreset
+    """The settings of the scale."""
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Fields of the preset that differ from the named scale's, dotted name -> value as plain JSON."""
+        return {name: to_json(value) for name, value in _differences(self.preset, self.PRESETS[self.scale])}
+
+    @property
+    def run_folder(self) -> str:
+        """DATA-SCALE, with a digest of the settings where they are not the scale's own: nobody else's folder."""
+        name = f"{short_name(self.data)}-{self.scale}"
+        if not self.changed:
+            return name
+        digest = hashlib.sha256(json.dumps(self.changed, sort_keys=True).encode()).hexdigest()
+        return f"{name}-{digest[:8]}"
+
+
+def short_name(data: str) -> str:
+    """A name for run folders: "scenes", or the name of the folder in lower-case letters, digits and dashes."""
+    kind, rest = data_parts(data)
+    if kind == "scenes":
+        return kind
+    return re.sub(r"[^a-z0-9]+", "-", Path(rest).expanduser().resolve().name.lower()).strip("-") or kind
+
+
+def data_parts(data: str) -> tuple[str, str]:
+    """The kind of a `--data` text and what follows its first colon; InputError for an unknown kind."""
+    kind, _, rest = data.partition(":")
+    if kind not in DATA_KINDS or (kind != "scenes" and not rest):
+        raise InputError(f"unknown data {data!r}; give {DATA_FORMS}")
+    return kind, rest
 
 
 def run(main: Callable[[Options], None], options_class: type[Options], arguments: Sequence[str] | None = None) -> None:
     """Parse the command line into `options_class` and call `main` with it.
 
-    Exit status: 0 done; 2 for an `InputError`, whose sentence goes to stderr without a traceback; 130 when
-    interrupted, with a sentence on how to go on.
+    Exit status: 0 done; 2 for a wrong flag or an `InputError`, whose sentence goes to stderr without a traceback; 130
+    when interrupted, with a sentence on how to go on.
     """
-    import tyro
-
-    options = tyro.cli(options_class, args=arguments)
     try:
-        main(options)
+        main(parse(options_class, arguments))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -28,14 +95,84 @@ def run(main: Callable[[Options], None], options_class: type[Options], arguments
         raise SystemExit(130) from None
 
 
-def check_seed(seed):
-    if seed < 0:
-        raise InputError(f"--seed must be at least 0, got {seed}")
+def parse(options_class: type[Options], arguments: Sequence[str] | None = None) -> Options:
+    """The options of a command line. Of a class with `PRESETS`, --scale first says which preset the flags change."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    default = None
+    if issubclass(options_class, StudyOptions):
+        scale = next(
+            (
+                word.partition("=")[2] or following
+                for word, following in zip(arguments, [*arguments[1:], ""], strict=True)
+                if word == "--scale" or word.startswith("--scale=")
+            ),
+            options_class().scale,
+        )
+        if scale in options_class.PRESETS:
+            default = options_class(scale=scale, preset=options_class.PRESETS[scale])
+    return tyro.cli(options_class, default=default, args=arguments, prog=program())
 
 
-def flags_given(config, *names):
-    from dataclasses import fields
+def program() -> str:
+    """How this command is typed: "python -m detofa.train"."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return Path(sys.argv[0]).name if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
-    defaults = {field.name: field.default for field in fields(config)}
-    given = [(name, getattr(config, name)) for name in names if getattr(config, name) != defaults[name]]
-    return [word for name, value in given for word in (f"--{name}", str(value))]
+
+def typed_command() -> str:
+    """The command line as it was typed, for the records of a run."""
+    return shlex.join([*program().split(), *sys.argv[1:]])
+
+
+def command(module: str, options: Any, leave_out: Sequence[str] = (), always: Sequence[str] = ("scale", "data")) -> str:
+    """The command that gives `options` again: those flags that differ from their defaults.
+
+    module: "detofa.train". leave_out: names of fields that are not said. always: names said in any case.
+    """
+    defaults = type(options)()
+    if isinstance(options, StudyOptions):
+        defaults = type(options)(scale=options.scale, preset=options.PRESETS[options.scale])
+    words = ["python", "-m", module]
+    for name in (item.name for item in fields(options) if item.name not in leave_out):
+        value, default = getattr(options, name), getattr(defaults, name)
+        if name in always:
+            words += _flag(name, value)
+        elif is_dataclass(value):
+            words += [word for part, inner in _differences(value, default, name) for word in _flag(part, inner)]
+        elif value != default:
+            words += _flag(name, value)
+    return shlex.join(words)
+
+
+def _differences(here: Any, there: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of the fields in which two records of settings differ, with the value that `here` has."""
+    if is_dataclass(here) and type(here) is type(there):
+        for item in fields(here):
+            name = f"{prefix}.{item.name}" if prefix else item.name
+            yield from _differences(getattr(here, item.name), getattr(there, item.name), name)
+    elif isinstance(here, tuple) and any(map(is_dataclass, here)) and len(here) == len(there):
+        for place, (one, other) in enumerate(zip(here, there, strict=True)):
+            yield from _differences(one, other, f"{prefix}.{place}")
+    elif here != there:
+        yield prefix, here
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", *map(str, _flat(value) if isinstance(value, tuple) else (value,))]
+
+
+def _flat(values: tuple) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def show(report: Mapping[str, Any], as_json: bool, text: Callable[[Mapping[str, Any]], str]) -> None:
+    """Print a command's report on stdout: one JSON object, or as text."""
+    plain = to_json(report)
+    print(json.dumps(plain) if as_json else text(plain))

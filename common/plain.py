@@ -61,7 +61,8 @@ def from_json(kind: type[Kind], value: Any, where: str = "value") -> Kind:
     """`value`, as `to_json` wrote it, as an object of the type `kind`.
 
     kind: a dataclass (fields with a default may be missing), a tuple, list or dict of such, a union, a Literal, or
-    a plain type. where: named in errors, with the path to the faulty field. Raises InputError when the value does not fit.
+    a plain type. where: named in errors, with the path to the faulty field. Raises InputError when the value does not
+    fit.
     """
     origin = typing.get_origin(kind)
     if is_dataclass(kind):
@@ -87,7 +88,7 @@ def from_json(kind: type[Kind], value: Any, where: str = "value") -> Kind:
         return tuple(_items(kind, value, where))
     if origin is list:
         return list(_items(kind, value, where))
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise InputError(f"{where} must be an object, got {value!r}")
         key_kind, item_kind = typing.get_args(kind)

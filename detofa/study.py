@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from common.batch import Batch
-from common.cli import check_seed
+from common.cli import check_seed, short_name
 from common.cost_table import CostTable
 from common.data.batches import ClassificationBatches, DetectionBatches
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
-from common.data.source import load, short_name
+from common.data.source import load
 from common.data.splits import epoch_of, training_and_held_out
 from common.evaluate.average_precision import GroundTruth
 from common.evaluate.latency import measure_latency

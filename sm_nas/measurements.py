@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from common.data.source import short_name
+from common.cli import short_name
 from common.report.statistics import kendall_tau
 from common.reproduce.exhibit import Measured
 from common.search.pareto import hypervolume, pareto_front

@@ -9,8 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import run
-from common.data.source import short_name
+from common.cli import run, short_name
 from common.plain import InputError
 from common.reproduce.command import reproduce
 from common.reproduce.paper import Paper, ReproduceOptions

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data.source import short_name
+from common.cli import short_name
 from common.plain import to_json
 from common.search.executors import evaluate_all
 from common.settings import Precision

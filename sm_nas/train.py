@@ -15,9 +15,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from common.cli import flags_given, run
+from common.cli import flags_given, run, short_name
 from common.data.scenes import CATEGORIES
-from common.data.source import short_name
 from common.models.detector import save_detector
 from common.models.outline import outline
 from common.plain import InputError, to_json

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from common.cli import data_parts
 from common.data.bdd import read_bdd
 from common.data.coco import read_coco
 from common.data.detection_set import DetectionSet
@@ -11,7 +12,6 @@ from common.data.scenes import scenes
 from common.data.voc import read_voc
 from common.plain import InputError
 
-FORMS = "scenes[:train=2000,val=500,size=96], coco:DIR, voc:DIR or bdd:DIR"
 SPLITS = ("train", "val")
 SCENES_DEFAULTS = {"train": 2500, "val": 1000, "size": 96, "seed": 0}
 """Images of each split, side in pixels, and the seed of the drawing."""
@@ -19,7 +19,7 @@ READERS: dict[str, Callable[[Path, str], DetectionSet]] = {"coco": read_coco, "v
 
 
 def load(spec: str, split: str, limit: int | None = None, seed: int = 0) -> DetectionSet:
-    """The split "train" or "val" of the detection set that `spec` names, in one of `FORMS`.
+    """The split "train" or "val" of the detection set that `spec` names, as `--data` names it.
 
     limit: at most so many images, drawn at random by `seed`. The seed does not change which scenes are drawn
     ("scenes:seed=1" does), so that runs with different seeds are scored on the same images.
@@ -27,29 +27,13 @@ def load(spec: str, split: str, limit: int | None = None, seed: int = 0) -> Dete
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; give train or val")
-    kind, rest = _parts(spec)
+    kind, rest = data_parts(spec)
     if kind == "scenes":
         settings = _scenes_settings(spec, rest)
         detection_set = scenes(split, count=settings[split], size=settings["size"], seed=settings["seed"])
     else:
         detection_set = READERS[kind](_directory(spec, rest), split)
     return detection_set.limited(limit, seed)
-
-
-def short_name(spec: str) -> str:
-    """A name for run folders: "scenes", or the name of the folder in lower-case letters, digits and dashes."""
-    kind, rest = _parts(spec)
-    if kind == "scenes":
-        return kind
-    return re.sub(r"[^a-z0-9]+", "-", Path(rest).expanduser().resolve().name.lower()).strip("-") or kind
-
-
-def _parts(spec: str) -> tuple[str, str]:
-    """The kind of a spec and what follows its first colon."""
-    kind, _, rest = spec.partition(":")
-    if kind not in ("scenes", *READERS) or (kind in READERS and not rest):
-        raise InputError(f"unknown data {spec!r}; give {FORMS}")
-    return kind, rest
 
 
 def _directory(spec: str, rest: str) -> Path:

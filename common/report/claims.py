@@ -1,7 +1,8 @@
 """Claims of a paper, the rules that judge them, and claims.json.
 
-A claim's rule (which difference, which side of which threshold) is written down in code before its runs;
-`judge` only applies it. No claim is left out: one without evidence is inconclusive, and says why.
+A claim's rule is data, written before its runs: conditions, each a quantity, a direction and a threshold; its sentence
+is printed from them. `judge` only applies the rule. No claim is left out: one without evidence is inconclusive, and
+says why.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from common.plain import InputError, read_json, write_json
+from common.plain import InputError, read_json
 from common.report.statistics import Difference, mean_interval, seeds_needed
 
 Direction = Literal["above", "below"]
@@ -19,7 +21,7 @@ Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 
 
 class NotMeasured(Exception):
-    """A claim's measure lacks what it needs; the message says what, and becomes the record's reason."""
+    """A condition lacks what it needs; the message says what, and becomes the record's reason."""
 
 
 @dataclass(frozen=True)
@@ -27,86 +29,73 @@ class Evidence:
     """What the claims of one paper are judged by, at one scale on one data set.
 
     values: arrays by name, first axis the seed, in the order of `seeds`. `evidence["name"]` gives one, or says that it
-    was not measured.
+    was not measured. rests_on: name -> the runs that the value was made from.
     """
 
     data: str
     scale: str
     seeds: Sequence[int]
     command: str
-    values: Mapping[str, Any]
-    runs: Sequence[str] = ()
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)  # by claim id
+    values: Mapping[str, np.ndarray]
+    rests_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    environment: Callable[[Sequence[str]], Mapping[str, Any]] = lambda runs: {}
+    asked: list[str] = field(default_factory=list)
+    """Names that were asked for, for the record of what a claim rests on."""
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.values:
             raise NotMeasured(f"not measured: {name}")
+        self.asked.append(name)
         return self.values[name]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One of several things that must all hold: the interval of the difference `name` lies `direction` `threshold`."""
+    """The interval of a quantity lies above, or below, a threshold."""
 
-    name: str
-    direction: Direction
-    threshold: float
+    quantity: str
+    """What is compared, in a phrase: "AP of ours minus OFA (w/o PS), averaged over the budgets"."""
+    value: Callable[[Evidence], ArrayLike | Difference]
+    """evidence -> (S,) or (S, ...) values, trailing axes averaged within a seed first; or a mean with its interval."""
+    direction: Direction = "above"
+    threshold: float = 0.0
     unit: str = ""
+    effect: float | None = None
+    """The smallest distance from the threshold worth finding, from which the number of seeds needed follows."""
+
+    @property
+    def sentence(self) -> str:
+        """The rule in words."""
+        return f"{self.quantity} {self.direction} {self.threshold:g}"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One assertion of a paper and how it is decided.
-
-    id: "DO-1"; paper: "detofa"; where: "Figure 5"; statement: the claim in a sentence; paper_value: their number, as
-    printed; rule: the decision rule in words. `measure(evidence)` gives the difference to be judged; for a claim of
-    several `conditions` it gives a mapping from each condition's name to its difference, and all must hold.
-    effect: the smallest distance from the threshold worth finding, from which the seeds needed follow; unit: of the
-    difference.
-    """
+    """One assertion of a paper and the conditions that must all hold."""
 
     id: str
-    paper: str
+    """"DO-1"."""
     where: str
+    """Where the paper says it: "Figure 5"."""
     statement: str
-    paper_value: str | float | None
-    rule: str
-    measure: Callable[[Evidence], Difference | Mapping[str, Difference]]
-    direction: Direction = "above"
-    threshold: float = 0.0
-    conditions: Sequence[Condition] = ()
-    effect: float | None = None
-    unit: str = ""
+    """The claim in a sentence."""
+    conditions: tuple[Condition, ...]
+    """The rule."""
+    paper_value: str | None = None
+    """The paper's number, as printed."""
+    exhibits: tuple[str, ...] = ()
+    """Further exhibits that the evidence comes from, besides the one that the claim stands with."""
 
-
-Measure = Callable[[Evidence], Difference]
-
-
-def value_of(name: str, of_several: Callable[..., np.ndarray] | None = None) -> Measure:
-    """The measure that is a value of the evidence itself, (S,). of_several: makes one value a seed of (S, N), as
-    numpy.mean does along axis 1."""
-
-    def measure(evidence: Evidence) -> Difference:
-        values = np.asarray(evidence[name], dtype=float)
-        return mean_interval(values if of_several is None else of_several(values, axis=1))
-
-    return measure
-
-
-def each_of(measures: Mapping[str, Measure]) -> Callable[[Evidence], dict[str, Difference]]:
-    """The measure of a claim of several conditions, from one measure a condition, by its name."""
-
-    def measure(evidence: Evidence) -> dict[str, Difference]:
-        return {name: part(evidence) for name, part in measures.items()}
-
-    return measure
+    @property
+    def rule(self) -> str:
+        """The rule in words, printed from the conditions."""
+        return "; and ".join(condition.sentence for condition in self.conditions)
 
 
 def verdict(difference: Difference, threshold: float = 0.0, direction: Direction = "above") -> Verdict:
     """Reproduced when the whole interval lies on the claimed side, not reproduced when wholly on the other side."""
     if direction not in ("above", "below"):
-        raise InputError(f"a claim's direction is above or below, not {direction!r}")
+        raise InputError(f"a claim's direction must be above or below, got {direction!r}")
     if difference.n < 2 or not difference.has_interval:
         return "inconclusive"
     above, below = difference.low > threshold, difference.high < threshold
@@ -123,20 +112,23 @@ def all_of(verdicts: Sequence[Verdict]) -> Verdict:
     return "inconclusive" if "inconclusive" in verdicts else "reproduced"
 
 
-def judge(claim: Claim, evidence: Evidence) -> dict[str, Any]:
+def judge(claim: Claim, evidence: Evidence, paper: str, paper_title: str = "") -> dict[str, Any]:
     """The claim's record, as it stands in claims.json.
 
     Of several conditions, `difference` and `interval` are those of the one that decides: the first that fails, else
     the first left open, else the first; all of them stand in `conditions`.
     """
+    evidence.asked.clear()
+    first = claim.conditions[0]
     record: dict[str, Any] = {
         "id": claim.id,
-        "paper_name": claim.paper,
+        "paper_name": paper,
+        "paper_title": paper_title,
         "verdict": "inconclusive",
         "reason": None,
         "difference": None,
         "interval": None,
-        "unit": claim.unit,
+        "unit": first.unit,
         "n": 0,
         "seeds": list(evidence.seeds),
         "data": evidence.data,
@@ -145,85 +137,81 @@ def judge(claim: Claim, evidence: Evidence) -> dict[str, Any]:
         "where": claim.where,
         "statement": claim.statement,
         "rule": claim.rule,
-        "threshold": claim.threshold,
-        "direction": claim.direction,
+        "threshold": first.threshold,
+        "direction": first.direction,
         "conditions": [],
         "command": evidence.command,
         "seeds_needed": None,
-        "runs": list(evidence.runs),
-        "environment": dict(evidence.environment),
-        "notes": evidence.notes.get(claim.id, ""),
+        "runs": [],
+        "environment": {},
     }
-    conditions = claim.conditions or (Condition(claim.id, claim.direction, claim.threshold, claim.unit),)
     try:
-        measured = claim.measure(evidence)
-        if isinstance(measured, Difference):
-            measured = {condition.name: measured for condition in conditions}
-        missing = [condition.name for condition in conditions if condition.name not in measured]
-        if missing:
-            raise NotMeasured(f"not measured: {', '.join(missing)}")
+        measured = [_measured(condition, evidence) for condition in claim.conditions]
     except NotMeasured as reason:
-        record["reason"] = str(reason)
-        return record
+        return record | {"reason": str(reason)}
+    runs = list(dict.fromkeys(run for name in evidence.asked for run in evidence.rests_on.get(name, ())))
+    record |= {"runs": runs, "environment": dict(evidence.environment(runs))}
 
     seeds = len(set(evidence.seeds))
     verdicts = []
-    for condition in conditions:
-        difference = measured[condition.name]
+    for condition, difference in zip(claim.conditions, measured, strict=True):
         decided = verdict(difference, condition.threshold, condition.direction)
         verdicts.append(decided if seeds > 1 else "inconclusive")
         record["conditions"].append(
             {
-                "name": condition.name,
+                "name": condition.quantity,
                 "verdict": verdicts[-1],
                 "difference": difference.mean,
                 "interval": [difference.low, difference.high],
                 "n": difference.n,
                 "direction": condition.direction,
                 "threshold": condition.threshold,
-                "unit": condition.unit or claim.unit,
+                "unit": condition.unit,
             }
         )
     record["verdict"] = all_of(verdicts)
-    deciding = record["conditions"][verdicts.index(record["verdict"])]
+    decisive = verdicts.index(record["verdict"])
+    deciding, difference = record["conditions"][decisive], measured[decisive]
     record |= {key: deciding[key] for key in ("difference", "interval", "n", "direction", "threshold", "unit")}
     if record["verdict"] == "inconclusive":
-        fewest = min(seeds, *(measured[condition.name].n for condition in conditions))
+        fewest = min(seeds, *(each.n for each in measured))
         if fewest < 2:
             record["reason"] = f"{fewest} seed{'' if fewest == 1 else 's'}: at least 2 are needed for an interval"
-        elif deciding["interval"][0] != deciding["interval"][0]:
+        elif not difference.has_interval:
             record["reason"] = "no interval could be computed"
         else:
             record["reason"] = f"the interval covers the threshold {deciding['threshold']:g}"
-    difference = measured[deciding["name"]]
-    if claim.effect and difference.n == seeds and seeds > 1 and difference.has_interval:
-        record["seeds_needed"] = seeds_needed(difference.deviation(), claim.effect)
-    if not claim.conditions:
-        record["conditions"] = []
+    effect = claim.conditions[decisive].effect
+    if effect and difference.n == seeds and seeds > 1 and difference.has_interval:
+        record["seeds_needed"] = seeds_needed(difference.deviation(), effect)
     return record
 
 
-def write_claims(path: Path, claims: Sequence[Claim], evidence: Evidence) -> dict[str, dict[str, Any]]:
-    """Judge every claim and write claims.json: one object a claim id. Returns what was written."""
-    repeated = {claim.id for claim in claims if sum(other.id == claim.id for other in claims) > 1}
+def _measured(condition: Condition, evidence: Evidence) -> Difference:
+    value = condition.value(evidence)
+    return value if isinstance(value, Difference) else mean_interval(value)
+
+
+def judge_all(
+    claims: Sequence[Claim], evidence: Evidence, paper: str, paper_title: str = ""
+) -> dict[str, dict[str, Any]]:
+    """Every claim's record by its id."""
+    ids = [claim.id for claim in claims]
+    repeated = sorted({each for each in ids if ids.count(each) > 1})
     if repeated:
-        raise InputError(f"claims written twice: {', '.join(sorted(repeated))}; each id stands for one claim")
-    records = {claim.id: judge(claim, evidence) for claim in claims}
-    write_json(path, records)
-    return records
+        raise InputError(f"claims written twice: {', '.join(repeated)}; each id stands for one claim")
+    return {claim.id: judge(claim, evidence, paper, paper_title) for claim in claims}
 
 
 def read_claims(path: Path) -> dict[str, dict[str, Any]]:
-    """claims.json by claim id; a list of records that carry an `id` is read too."""
+    """claims.json by claim id."""
     records = read_json(path)
-    if isinstance(records, list) and all(isinstance(record, dict) and "id" in record for record in records):
-        records = {record["id"]: record for record in records}
     if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
         raise InputError(f"{path} is not a claims file: it must hold one object for each claim id")
     for claim, record in records.items():
         if record.get("verdict") not in ("reproduced", "not reproduced", "inconclusive"):
             raise InputError(
-                f"{path}: the verdict of {claim} is {record.get('verdict')!r}; "
-                "it must be reproduced, not reproduced or inconclusive"
+                f"{path}: the verdict of {claim} must be reproduced, not reproduced or inconclusive, "
+                f"got {record.get('verdict')!r}"
             )
     return records

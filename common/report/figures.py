@@ -1,29 +1,29 @@
 """Pictures for the exhibits, in one house style: colour-blind safe, units on the axes, small PNG files.
 
-Each function takes plain numbers and a path, writes the picture and returns the path. A picture says what is drawn and
-never what it shows: the caption and the claims do that.
+Each function takes plain numbers, as JSON holds them, and returns a figure; null is a number that is missing. A picture
+says what is drawn and never what it shows: the caption and the claims do that.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import seaborn
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from common.report import style
+from common.plain import InputError
+from common.report import searches, style
+from common.report.exhibit import Picture
 
 
 def accuracy_against_cost(
     series: Mapping[str, Sequence[tuple[float, float, float, float]]],
-    path: Path,
     *,
     cost_label: str = "Cost (GMACs)",
     accuracy_label: str = "AP (points)",
     references: Mapping[str, tuple[float, float]] | None = None,
     order: Sequence[str] | None = None,
-) -> Path:
+) -> Figure:
     """Lines of accuracy over cost with bands. series: label -> [(cost, mean, low, high), ...].
 
     references: single points, label -> (cost, accuracy). order: all the labels that the paper's pictures share, so
@@ -39,18 +39,17 @@ def accuracy_against_cost(
         axes.plot([cost], [accuracy], "*", color="black", markersize=11, label=label)
     axes.set(xlabel=cost_label, ylabel=accuracy_label)
     style.legend(figure, axes)
-    return style.save(figure, path)
+    return figure
 
 
 def scatter_by_bucket(
     points: Mapping[str, Sequence[tuple[float, float]]],
     edges: Sequence[float],
-    path: Path,
     *,
     cost_label: str = "Cost (GMACs)",
     accuracy_label: str = "AP (points)",
     order: Sequence[str] | None = None,
-) -> Path:
+) -> Figure:
     """Sampled paths, accuracy over cost, coloured by method. points: label -> [(cost, accuracy), ...].
 
     edges: (buckets + 1,) bucket edges in units of cost, drawn as thin lines; a short bar marks each method's mean
@@ -73,18 +72,17 @@ def scatter_by_bucket(
             axes.hlines(mean, edges[place] + margin, edges[place + 1] - margin, color=look["color"], linewidth=2)
     axes.set(xlabel=cost_label, ylabel=accuracy_label)
     style.legend(figure, axes)
-    return style.save(figure, path)
+    return figure
 
 
 def bars(
     groups: Mapping[str, Mapping[str, tuple[float, float, float]]],
-    path: Path,
     *,
     value_label: str,
     group_label: str = "",
     order: Sequence[str] | None = None,
     from_zero: bool = True,
-) -> Path:
+) -> Figure:
     """Grouped bars with intervals. groups: group -> {label: (mean, low, high)}; NaN for an interval that is not there.
 
     from_zero=False draws points instead of bars, for values whose distance from zero says nothing.
@@ -112,12 +110,11 @@ def bars(
     axes.set(xlabel=group_label, ylabel=value_label)
     if len(labels) > 1:
         style.legend(figure, axes)
-    return style.save(figure, path)
+    return figure
 
 
 def heat_map(
     values: ArrayLike,
-    path: Path,
     *,
     row_labels: Sequence[str],
     column_labels: Sequence[str],
@@ -125,11 +122,13 @@ def heat_map(
     row_label: str = "Layer",
     column_label: str = "Operation",
     limits: tuple[float, float] | None = None,
-) -> Path:
+) -> Figure:
     """Operation scores, layer by operation. values: (layers, operations), NaN where there is no such operation.
 
     limits: (lowest, highest) of the colour scale, for pictures that are to be compared.
     """
+    import seaborn  # takes a second, and only heat maps need it
+
     values = np.asarray(values, dtype=float)
     rows, columns = values.shape
     figure, axes = style.canvas(2.0 + 0.55 * columns, 1.2 + 0.24 * rows)
@@ -152,16 +151,15 @@ def heat_map(
     axes.tick_params(axis="x", rotation=40 if max(map(len, column_labels), default=0) > 5 else 0)
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel=column_label, ylabel=row_label)
-    return style.save(figure, path)
+    return figure
 
 
 def precision_recall(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    path: Path,
     *,
     chance: float | None = None,
     order: Sequence[str] | None = None,
-) -> Path:
+) -> Figure:
     """Precision over recall. curves: label -> (recall (P,), precision (P,)), 0..1; chance: the share of positives."""
     figure, axes = style.canvas(5.0, 4.0)
     for label, (recall, precision) in curves.items():
@@ -171,16 +169,15 @@ def precision_recall(
         axes.axhline(chance, color="0.4", linewidth=1, linestyle=":", label="Share of positives")
     axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.03))
     style.legend(figure, axes)
-    return style.save(figure, path)
+    return figure
 
 
 def correlations(
     values: Mapping[str, Mapping[str, tuple[float, float, float]]],
-    path: Path,
     *,
     value_label: str = "Correlation with AP",
     factor_label: str = "",
-) -> Path:
+) -> Figure:
     """Horizontal bars of coefficients, one panel a group. values: panel -> {factor: (mean, low, high)}.
 
     All panels share the factors' order (that of their first appearance) and the scale. NaN for an interval that is not
@@ -205,4 +202,33 @@ def correlations(
     row[0].set(ylabel=factor_label, xlim=(-min(1.08 * reach, 1), min(1.08 * reach, 1)))
     row[0].set_ylim(len(factors) - 0.4, -0.6)
     row[0].xaxis.set_major_locator(MaxNLocator(5, prune="both"))  # the ends of two panels would touch
-    return style.save(figure, path)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+KINDS: dict[str, Callable[..., Figure]] = {
+    function.__name__: function
+    for function in (
+        accuracy_against_cost,
+        scatter_by_bucket,
+        bars,
+        heat_map,
+        precision_recall,
+        correlations,
+        searches.fronts,
+        searches.attainment_bands,
+        searches.progress,
+    )
+}
+"""The functions that draw pictures, by the name that `Picture.kind` gives."""
+
+
+def render(picture: Picture) -> bytes:
+    """The picture as a PNG file; InputError for a picture that this version cannot draw."""
+    if picture.kind not in KINDS:
+        raise InputError(f"picture {picture.name} is of the unknown kind {picture.kind!r}; known: {', '.join(KINDS)}")
+    try:
+        return style.png(KINDS[picture.kind](**picture.data))
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(f"picture {picture.name} cannot be drawn ({error}); run its command again") from error

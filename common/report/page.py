@@ -8,13 +8,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from common.plain import InputError, read_json
+from common.plain import InputError
+from common.report.exhibit import ExhibitResult, Picture, display_name
+from common.report.figures import render
+from common.report.runs import RunSummary, duration, find_runs
 from common.report.scoreboard import HEADS, PAPERS, by_paper, claim_cells, find_claims
-from common.report.tables import ExhibitResult, to_html
+from common.report.tables import to_html
 
-_IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 _VERDICT_CLASSES = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "open"}
-_COST_KEYS = ("seconds", "wall_s", "wall_seconds")  # wall clock, whichever a record carries
 _OF_ONE_RUN = ("command", "time", "resumed")  # what an environment says of one run rather than of the machine
 
 
@@ -27,22 +28,6 @@ class Exhibit:
     root: Path
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """A training or search run: where it lies, whether it is finished, and what it cost.
-
-    seconds: of its finished stages, or as its result says; candidate_seconds: spent on candidates alone.
-    """
-
-    folder: Path
-    finished: bool
-    candidates: int
-    failed: int
-    seconds: float | None
-    candidate_seconds: float | None
-    environment: Mapping[str, Any]
-
-
 def find_exhibits(roots: Iterable[Path]) -> list[Exhibit]:
     """Every exhibits/<name>/result.json below the given folders, in a fixed order, each once."""
     found: dict[Path, Exhibit] = {}
@@ -53,41 +38,6 @@ def find_exhibits(roots: Iterable[Path]) -> list[Exhibit]:
             if path.parent.parent.name == "exhibits" and path not in found:
                 found[path] = Exhibit(ExhibitResult.load(path), path.parent, Path(root))
     return list(found.values())
-
-
-def find_runs(roots: Iterable[Path]) -> list[RunSummary]:
-    """Every run (a folder with a config.json) below the given folders."""
-    folders = {path.parent for root in roots for path in Path(root).resolve().rglob("config.json")}
-    return [_summarise(folder) for folder in sorted(folders) if folder.parent.name != "exhibits"]
-
-
-def _summarise(folder: Path) -> RunSummary:
-    candidates = failed = 0
-    candidate_seconds = 0.0
-    if (folder / "candidates.jsonl").is_file():
-        for line in (folder / "candidates.jsonl").read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # the last line of a killed run may be cut short
-            if not isinstance(record, Mapping):
-                continue
-            candidates += 1
-            failed += record.get("status") == "failed"
-            candidate_seconds += _seconds(record) or 0.0
-    result = read_json(folder / "result.json") if (folder / "result.json").is_file() else None
-    stages = [read_json(path) for path in sorted((folder / "stages").glob("*.json"))]
-    seconds = sum(_seconds(stage) or 0.0 for stage in stages) or (_seconds(result) if result else None)
-    environment = read_json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
-    return RunSummary(
-        folder, result is not None, candidates, failed, seconds or None, candidate_seconds or None, environment
-    )
-
-
-def _seconds(record: Any) -> float | None:
-    if not isinstance(record, Mapping):
-        return None
-    return next((float(record[key]) for key in _COST_KEYS if isinstance(record.get(key), int | float)), None)
 
 
 def build_page(roots: Sequence[Path], command: str = "") -> str:
@@ -186,39 +136,33 @@ def _natural(name: str) -> tuple[str, int, str]:
     return name.rstrip("0123456789"), int(digits or 0), name
 
 
+def _tables(result: ExhibitResult) -> str:
+    return to_html(result.table, result.paper_table, result.units, result.paper_units)
+
+
 def _card(exhibit: Exhibit, several: bool) -> str:
     result = exhibit.result
-    pictures = "\n".join(_picture(exhibit, name) for name in result.pictures)
+    pictures = "\n".join(_picture(exhibit, each) for each in result.pictures)
     notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
     seeds = ", ".join(str(seed) for seed in result.seeds) or "none"
     root = f'<p class="root">{escape(str(exhibit.root))}</p>' if several else ""
     return (
-        f"<article>{root}<h4>{escape(_exhibit_name(result.exhibit))}: {escape(result.title)}</h4>"
+        f"<article>{root}<h4>{escape(display_name(result.exhibit))}: {escape(result.title)}</h4>"
         f"<p>{escape(result.caption)}</p>{pictures}"
-        f'<div class="tables">{to_html(result)}</div>'
+        f'<div class="tables">{_tables(result)}</div>'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
         + f'<p class="made">Seeds: {escape(seeds)}. <code>{escape(result.command)}</code></p></article>'
     )
 
 
-def _exhibit_name(exhibit: str) -> str:
-    """figure5 -> Figure 5."""
-    stem = exhibit.rstrip("0123456789")
-    return f"{stem} {exhibit[len(stem) :]}".strip().capitalize()
-
-
-def _picture(exhibit: Exhibit, name: str) -> str:
-    """The picture inside the page; a sentence in its place where it cannot be shown."""
-    path = (exhibit.folder / name).resolve()
-    kind = _IMAGE_TYPES.get(path.suffix.lower())
-    if kind is None or not path.is_relative_to(exhibit.folder.resolve()):
-        return f'<p class="missing">{escape(name)} is not a picture beside its result.json, and is left out.</p>'
+def _picture(exhibit: Exhibit, picture: Picture) -> str:
+    """The picture inside the page, drawn from its data; a sentence in its place where it cannot be drawn."""
     try:
-        data = base64.b64encode(path.read_bytes()).decode()
-    except OSError:
-        return f'<p class="missing">{escape(name)} is missing from {escape(str(exhibit.folder))}.</p>'
-    title = escape(f"{_exhibit_name(exhibit.result.exhibit)}: {exhibit.result.title}")
-    return f'<img src="data:{kind};base64,{data}" alt="{title}">'
+        data = base64.b64encode(render(picture)).decode()
+    except InputError as error:
+        return f'<p class="missing">{escape(str(error))}.</p>'
+    title = escape(f"{display_name(exhibit.result.exhibit)}: {exhibit.result.title}")
+    return f'<img src="data:image/png;base64,{data}" alt="{title}">'
 
 
 def _environment_section(environments: list[Mapping[str, Any]]) -> str:
@@ -261,29 +205,19 @@ def _runs_section(runs: list[RunSummary], roots: Sequence[Path]) -> str:
         cells = (
             name,
             "finished" if summary.finished else "unfinished",
-            _duration(summary.seconds),
+            duration(summary.seconds),
             f"{summary.candidates:,}" if summary.candidates else "–",
-            _duration(summary.candidate_seconds),
+            duration(summary.candidate_seconds),
             f"{summary.failed:,}" if summary.failed else "–",
         )
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     known = [summary.seconds for summary in runs if summary.seconds]
-    total = f"<p>{len(runs)} runs, {_duration(sum(known))} in the {len(known)} that recorded their time.</p>"
+    total = f"<p>{len(runs)} runs, {duration(sum(known))} in the {len(known)} that recorded their time.</p>"
     heads = "".join(f"<th>{head}</th>" for head in ("Run", "State", "Time", "Candidates", "Time on them", "Failed"))
     return (
         f'<section id="runs"><h2>Runs</h2>{total}<div class="wide"><table><thead><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
-
-
-def _duration(seconds: float | None) -> str:
-    if not seconds:
-        return "–"
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 _CSS = """

@@ -1,12 +1,11 @@
 """Pictures of a search: its candidates and fronts, how far several runs got, and how soon.
 
-As in `figures`, each function takes plain numbers and a path, writes the picture and returns the path. Costs are to be
-small and accuracies large; a candidate of which one is not finite (a failed one) is not drawn.
+As in `figures`, each function takes plain numbers and returns a figure. Costs are to be small and accuracies large; a
+candidate of which one is not finite (a failed one) is not drawn.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib.patheffects
 import numpy as np
@@ -24,7 +23,6 @@ _DISTANCES = (1, 6, 14, 24, 36, 52)  # pixels between a point's mark and its nam
 
 def fronts(
     points: Mapping[str, Points],
-    path: Path,
     *,
     cost_label: str = "Cost (GMACs)",
     accuracy_label: str = "AP (points)",
@@ -34,7 +32,7 @@ def fronts(
     references: Mapping[str, tuple[float, float]] | None = None,
     order: Sequence[str] | None = None,
     log_cost: bool = False,
-) -> Path:
+) -> Figure:
     """All candidates with their Pareto fronts as staircases. points: label -> [(cost, accuracy), ...].
 
     with_front: the labels whose own front is drawn; whole_front: one front over the candidates of all labels.
@@ -71,19 +69,18 @@ def fronts(
         _log_scale(axes)
     style.legend(figure, axes)
     _write_names(figure, axes, named["highlighted"] | named["references"], drawn)
-    return style.save(figure, path)
+    return figure
 
 
 def attainment_bands(
     bands: Mapping[str, Mapping[float, ArrayLike]],
-    path: Path,
     *,
     cost_label: str = "Cost (GMACs)",
     accuracy_label: str = "AP (points)",
     points: Mapping[str, Points] | None = None,
     order: Sequence[str] | None = None,
     log_cost: bool = False,
-) -> Path:
+) -> Figure:
     """How far the runs of each method got: a median staircase inside a band.
 
     bands: label -> {percentile: (F, 2) corners (cost, accuracy) from the cheapest on}, the front that at least so many
@@ -92,6 +89,7 @@ def attainment_bands(
     points: single candidates for the background, by the same labels.
     """
     figure, axes = style.canvas(6.4, 4.2)
+    bands = {label: {float(key): corners for key, corners in band.items()} for label, band in bands.items()}
     surfaces = {label: {key: _finite(band[key]) for key in sorted(band)} for label, band in bands.items()}
     clouds = {label: _finite(pairs) for label, pairs in (points or {}).items()}
     corners = [corners for band in surfaces.values() for corners in band.values()]
@@ -124,17 +122,16 @@ def attainment_bands(
     if log_cost:
         _log_scale(axes)
     style.legend(figure, axes)
-    return style.save(figure, path)
+    return figure
 
 
 def progress(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]],
-    path: Path,
     *,
     x_label: str = "Candidates evaluated",
     y_label: str = "Hypervolume",
     order: Sequence[str] | None = None,
-) -> Path:
+) -> Figure:
     """How a search gains over its candidates. curves: label -> x, mean, low, high, each (N,); NaN: no band there."""
     figure, axes = style.canvas(6.0, 4.0)
     for label, columns in curves.items():
@@ -147,7 +144,7 @@ def progress(
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))  # there is no half a candidate
     style.legend(figure, axes)
-    return style.save(figure, path)
+    return figure
 
 
 def _finite(pairs: ArrayLike) -> np.ndarray:

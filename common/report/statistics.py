@@ -7,11 +7,11 @@ difference, never of two separate means.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from common.plain import InputError
 
@@ -216,6 +216,8 @@ def rank_correlation(
     bad = np.count_nonzero(~(np.isfinite(one) & np.isfinite(other)))
     if bad:
         raise InputError(f"rank_correlation: {bad} candidates have a value that is not finite; leave them out first")
+    from scipy import stats  # takes a second, and what only shows results does without
+
     compute = {"kendall": stats.kendalltau, "spearman": stats.spearmanr}[coefficient]
 
     def correlate(places: np.ndarray) -> float:
@@ -255,6 +257,8 @@ def seeds_needed(sd: float, effect: float, power: float = 0.8) -> int:
     """
     if not effect or not math.isfinite(effect) or not math.isfinite(sd) or sd < 0 or not 0 < power < 1:
         raise InputError(f"seeds_needed: no number of seeds answers sd {sd}, effect {effect}, power {power}")
+    from scipy import stats
+
     ratio = abs(effect) / sd if sd else math.inf
 
     def enough(seeds: int) -> bool:
@@ -272,7 +276,10 @@ def seeds_needed(sd: float, effect: float, power: float = 0.8) -> int:
     return max(high, 2)
 
 
+@cache
 def _student_t(seeds: int) -> float:
+    from scipy import stats
+
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1))
 
 

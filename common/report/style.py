@@ -3,26 +3,37 @@
 Figures are made here and never through pyplot, so that drawing leaves a notebook's own plots and settings alone.
 """
 
-import os
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 130
-COLOURS = seaborn.color_palette("colorblind", 10)
+COLOURS = (  # seaborn's palette "colorblind"; importing seaborn takes longer than drawing most pictures
+    "#0173b2",
+    "#de8f05",
+    "#029e73",
+    "#d55e00",
+    "#cc78bc",
+    "#ca9161",
+    "#fbafe4",
+    "#949494",
+    "#ece133",
+    "#56b4e9",
+)
 _MARKERS = "osD^vPX*<>"
 _LINES = ["-", "--", "-.", ":"]
 _STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": "0.3",
+    "axes.grid": True,
     "axes.labelsize": 10,
     "axes.titlesize": 10,
     "font.family": "DejaVu Sans",
     "grid.color": "0.9",
+    "grid.linestyle": "-",
     "xtick.bottom": True,
     "xtick.labelsize": 9,
     "ytick.left": True,
@@ -38,7 +49,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 def panels(width: float, height: float, columns: int) -> tuple[Figure, Sequence[Axes]]:
     """A figure of axes side by side, which share both scales."""
-    with seaborn.axes_style("whitegrid", rc=_STYLE), matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
         row = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
     for axes in row:
@@ -67,11 +78,8 @@ def legend(figure: Figure, axes: Axes) -> None:
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write the PNG, atomically, and return its path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    figure.savefig(unfinished, format="png", metadata={"Software": None})  # the same numbers give the same bytes
-    os.replace(unfinished, path)
-    return path
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file; the same numbers give the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,22 +1,17 @@
-"""An exhibit of a paper (a table or a figure) as one record on disk, and its table as markdown or HTML.
-
-`ExhibitResult` is the one form: `save` writes `<folder>/result.json`, `load` reads it back, and everything in the
-report is made from it.
-"""
+"""Tables of text and numbers with their intervals, ours beside the paper's, as markdown or HTML."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from common.plain import InputError, read_json, write_json
+from common.plain import InputError
 from common.report.statistics import Difference
 
-PRINTED = Path(__file__).resolve().parents[2] / "results" / "paper"  # what the papers print, one JSON each
+if TYPE_CHECKING:
+    import pandas as pd
 
 Cell = str | bool | int | float | Difference | None
 
@@ -48,76 +43,6 @@ def _cell(value: Any) -> Cell:
         mean = math.nan if value["mean"] is None else float(value["mean"])
         return Difference(mean, low, high, int(value.get("n", 0)))
     return value.item() if isinstance(value, np.generic) else value
-
-
-@dataclass(frozen=True)
-class ExhibitResult:
-    """One table or figure of a paper, measured.
-
-    exhibit: "table3", "figure5"; paper: "detofa"; title, caption: what is shown and how it was measured; data, scale;
-    seeds; command: what to type to get it again; table: ours; paper_table: the printed one; units, paper_units: column
-    -> unit of ours and of the printed one, which has ours where it says none; notes: differences from the paper;
-    pictures: names of files beside result.json; runs: the run folders used; environment: commit, versions and hardware.
-    """
-
-    exhibit: str
-    paper: str
-    title: str
-    caption: str
-    data: str
-    scale: str
-    seeds: Sequence[int]
-    command: str
-    table: Table
-    paper_table: Table | None = None
-    units: Mapping[str, str] = field(default_factory=dict)
-    paper_units: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    pictures: Sequence[str] = ()
-    runs: Sequence[str] = ()
-    environment: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self):
-        for name in ("seeds", "notes", "pictures", "runs"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-
-    def save(self, folder: Path) -> Path:
-        """Write `folder`/result.json, atomically, and return its path."""
-        record = {item.name: getattr(self, item.name) for item in fields(self)}
-        for name in ("table", "paper_table"):
-            if record[name] is not None:
-                record[name] = {"columns": record[name].columns, "rows": record[name].rows}
-        return write_json(Path(folder) / "result.json", record)
-
-    @classmethod
-    def load(cls, path: Path) -> "ExhibitResult":
-        """Read an exhibit's folder, or its result.json."""
-        path = Path(path)
-        path = path / "result.json" if path.is_dir() else path
-        record = read_json(path)
-        known = {item.name for item in fields(cls)}
-        try:
-            record = {name: value for name, value in record.items() if name in known}
-            record["table"] = Table.from_json(record["table"])
-            record["paper_table"] = Table.from_json(record.get("paper_table"))
-            return cls(**record)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(
-                f"{path} is not an exhibit's record ({error}); run its command again to write it anew"
-            ) from None
-
-
-def printed(paper: str) -> dict[str, Any]:
-    """Every number the paper prints, from results/paper/<paper>.json."""
-    return read_json(PRINTED / f"{paper}.json")
-
-
-def printed_table(paper: str, exhibit: str) -> Table | None:
-    """The paper's own table for an exhibit; None where it prints only a picture."""
-    try:
-        return Table.from_json(printed(paper)["exhibits"][exhibit]["printed"])
-    except KeyError:
-        raise InputError(f"results/paper/{paper}.json knows no exhibit {exhibit}; see its list of exhibits") from None
 
 
 def format_measured(value: Difference) -> str:
@@ -171,8 +96,10 @@ def _format_column(cells: Sequence[Cell]) -> list[str]:
     return [text(cell) for cell in cells]
 
 
-def to_frame(table: Table, units: Mapping[str, str] | None = None) -> pd.DataFrame:
+def to_frame(table: Table, units: Mapping[str, str] | None = None) -> "pd.DataFrame":
     """The table with every cell as text and the unit in its column's head."""
+    import pandas as pd  # takes half a second, and only what is shown needs it
+
     units = units or {}
     heads = [f"{column} ({units[column]})" if units.get(column) else column for column in table.columns]
     columns = [_format_column([row[place] for row in table.rows]) for place in range(len(heads))]
@@ -212,38 +139,40 @@ def beside(ours: Table, paper: Table) -> Table | None:
     return Table(columns, rows)
 
 
-def _named_parts(result: ExhibitResult) -> list[tuple[str, pd.DataFrame]]:
+def _named_parts(
+    ours: Table, paper: Table | None, units: Mapping[str, str], paper_units: Mapping[str, str]
+) -> list[tuple[str, "pd.DataFrame"]]:
     """The tables to show: one with both where they line up, else ours and the paper's."""
-    joined = beside(result.table, result.paper_table) if result.paper_table else None
-    theirs = {**result.units, **result.paper_units}
+    joined = beside(ours, paper) if paper else None
+    theirs = {**units, **paper_units}
     if joined:
-        units = {
-            f"{column}, {whose}": unit
-            for whose, of_columns in (("ours", result.units), ("paper", theirs))
-            for column, unit in of_columns.items()
-        }
-        return [("Ours beside the paper's", to_frame(joined, units | dict(result.units)))]
-    parts = [("Ours", to_frame(result.table, result.units))] if result.table.rows else []
-    if result.paper_table:
-        parts.append(("The paper's", to_frame(result.paper_table, theirs)))
+        sides = (("ours", units), ("paper", theirs))
+        named = {f"{column}, {whose}": unit for whose, known in sides for column, unit in known.items()}
+        return [("Ours beside the paper's", to_frame(joined, named | dict(units)))]
+    parts = [("Ours", to_frame(ours, units))] if ours.rows else []
+    if paper:
+        parts.append(("The paper's", to_frame(paper, theirs)))
     return parts
 
 
-def to_markdown(result: ExhibitResult) -> str:
-    """Ours beside the paper's, as markdown."""
+def to_markdown(
+    ours: Table, paper: Table | None, units: Mapping[str, str], paper_units: Mapping[str, str] | None = None
+) -> str:
+    """Ours beside the paper's, as markdown. units, paper_units: column -> unit, the paper's where it differs."""
     parts = []
-    for name, frame in _named_parts(result):
+    for name, frame in _named_parts(ours, paper, units, paper_units or {}):
         escaped = frame.map(lambda text: text.replace("|", "\\|"))
         parts.append(f"**{name}**\n\n{escaped.to_markdown(index=False, disable_numparse=True)}")
     return "\n\n".join(parts)
 
 
-def to_html(result: ExhibitResult) -> str:
-    """Ours beside the paper's, as HTML tables inside figures; every cell is escaped."""
+def to_html(
+    ours: Table, paper: Table | None, units: Mapping[str, str], paper_units: Mapping[str, str] | None = None
+) -> str:
+    """Ours beside the paper's, as HTML tables inside figures; every cell is escaped. units: as in `to_markdown`."""
     parts = []
-    for name, frame in _named_parts(result):
+    for name, frame in _named_parts(ours, paper, units, paper_units or {}):
         table = frame.to_html(index=False, border=0, justify="unset", escape=True)
-        parts.append(
-            f'<figure class="table"><figcaption>{name.replace(chr(39), "&#x27;")}</figcaption>{table}</figure>'
-        )
+        caption = name.replace("'", "&#x27;")
+        parts.append(f'<figure class="table"><figcaption>{caption}</figcaption>{table}</figure>')
     return "\n".join(parts)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from common.data.source import short_name
+from common.cli import short_name
 from common.plain import InputError, to_json
 from common.report.claims import write_claims
 from common.reproduce.evidence import collect_evidence, runs_of, shared_environment

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data.source import short_name
+from common.cli import short_name
 from common.plain import read_json
 from common.report.claims import Evidence
 from common.reproduce.exhibit import Exhibit

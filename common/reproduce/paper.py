@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data.source import short_name
+from common.cli import short_name
 from common.report.claims import Claim
 from common.reproduce.exhibit import Exhibit, Setting
 from common.settings import Precision

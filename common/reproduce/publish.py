@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.data.source import short_name
+from common.cli import short_name
 from common.plain import read_json, write_json
 from common.report.page import RunSummary, find_runs
 from common.reproduce.evidence import run_path

@@ -87,6 +87,15 @@ def average(values: Tensor) -> Tensor:
     return total / size()
 
 
+def first_says(flag: bool) -> bool:
+    """The flag of process 0, in every process: what decides on a collective may rest on no file that it writes."""
+    if size() == 1:
+        return flag
+    answers = [flag]
+    dist.broadcast_object_list(answers, src=0)
+    return answers[0]
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set in any process; all must ask at the same step."""
     if size() == 1:

@@ -334,8 +334,8 @@ class _Stage:
             count = sum(parameter.numel() for parameter in self.model.parameters())
             at = "" if state is None else f", resumed at epoch {self.epoch} step {self.index}"
             print(
-                f"{self.stage}: {count:,} parameters, {self.device} {self.training.precision}, processes {distributed.size()}, "
-                f"{self.optimisation.epochs} epochs of {self.steps_per_epoch} steps, seed {self.seed}, "
+                f"{self.stage}: {count:,} parameters, {self.device} {self.training.precision}, "
+                f"processes {distributed.size()}, {self.optimisation.epochs} epochs of {self.steps_per_epoch} steps, seed {self.seed}, "
                 f"commit {commit}{at}",
                 file=sys.stderr,
             )

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from common.cli import short_name
 from common.data import source
-from common.data.source import load, short_name
+from common.data.source import load
 from common.plain import InputError
 
 

@@ -1,0 +1,201 @@
+"""A table or figure of a paper: what it measures on a seed, how the seeds' numbers are tabled and drawn, its claims.
+
+`measure(study)` gives one seed's numbers as plain JSON; `draw(numbers of all seeds, setting)` makes a table and
+pictures of them. Both results are kept: measured.json, from which the claims are judged, and result.json, from which
+tables and pictures are shown again anywhere without the paper's code. Means are over seeds, with 95 % Student-t
+intervals from two seeds on.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from common.plain import InputError, from_json, read_json, write_json
+from common.report.claims import Claim
+from common.report.statistics import Difference, mean_interval
+from common.report.tables import Table
+
+Measured = dict[str, Any]
+"""One seed's numbers, in a form that fits into JSON.
+
+Two keys have a meaning here. "evidence": what the claims are judged by, name -> number or nested list of the same shape
+for every seed, or a function that gives it: what the function uses is then recorded as what the value rests on.
+"missing": what was to be trained and has no result -> why; the exhibit is drawn without it.
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an exhibit was measured with, as plain JSON."""
+
+    data: str
+    """Short name of the data set."""
+    scale: str
+    """Name of the preset."""
+    preset: Mapping[str, Any]
+    """The preset's fields."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The paper's own options."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as data: a function of common.report.figures or .searches by name, and its arguments as plain JSON."""
+
+    name: str
+    """Of its file, without the ending."""
+    kind: str
+    """Name of the function that draws it."""
+    data: Mapping[str, Any]
+    """The function's arguments."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawn exhibit: its table, caption and notes, units by column, and its pictures."""
+
+    table: Table
+    caption: str
+    notes: Sequence[str] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One table or figure of the paper."""
+
+    name: str
+    """As in the paper's printed.json: "figure5"."""
+    title: str
+    """Title of the page's section."""
+    shows: str
+    """What is measured, in a phrase."""
+    measure: Callable[[Any], Measured]
+    """study -> one seed's numbers; an `InputError` costs this exhibit and no other."""
+    draw: Callable[[Sequence[Measured], Setting], Drawn]
+    """Numbers of all seeds -> table and pictures."""
+    claims: tuple[Claim, ...] = ()
+    """The claims that this exhibit bears on most; a claim's evidence may come from several exhibits."""
+
+
+def display_name(exhibit: str) -> str:
+    """figure5 -> Figure 5."""
+    stem = exhibit.rstrip("0123456789")
+    return f"{stem} {exhibit[len(stem) :]}".strip().capitalize()
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# The record of a drawn exhibit
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExhibitResult:
+    """One table or figure of a paper, measured and drawn, as it stands in result.json."""
+
+    exhibit: str
+    """Name: "table3", "figure5"."""
+    paper: str
+    """Package of the paper: "detofa"."""
+    title: str
+    """What is shown."""
+    caption: str
+    """How it was measured."""
+    data: str
+    """Short name of the data set."""
+    scale: str
+    """Name of the preset."""
+    seeds: tuple[int, ...]
+    """Seeds that the numbers are over."""
+    command: str
+    """What to type to get it again."""
+    table: Table
+    """Ours."""
+    paper_title: str = ""
+    """The paper as sentences name it: "DetOFA"."""
+    paper_table: Table | None = None
+    """The printed one; None where the paper prints only a picture."""
+    units: dict[str, str] = field(default_factory=dict)
+    """Column -> unit of ours."""
+    paper_units: dict[str, str] = field(default_factory=dict)
+    """Column -> unit of the printed one, which has ours where it says none."""
+    notes: tuple[str, ...] = ()
+    """Differences from the paper, and what was left out."""
+    pictures: tuple[Picture, ...] = ()
+    """As data."""
+    runs: tuple[str, ...] = ()
+    """Every run that the numbers rest on, pre-training included."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Commit, versions and hardware of the runs."""
+
+    def save(self, path: Path) -> Path:
+        """Write the record to `path`, atomically."""
+        return write_json(path, self)
+
+    @classmethod
+    def load(cls, path: Path) -> "ExhibitResult":
+        """Read a record; fields that this version does not know are passed over."""
+        record = read_json(path)
+        if not isinstance(record, Mapping):
+            raise InputError(f"{path} is not an exhibit's record: it must hold an object; run its command again")
+        known = {item.name for item in fields(cls)}
+        record = {name: value for name, value in record.items() if name in known}
+        try:
+            tables = {name: Table.from_json(record.pop(name, None)) for name in ("table", "paper_table")}
+            pictures = [from_json(Picture, each, "pictures") for each in record.pop("pictures", [])]
+            sequences = {name: tuple(record.pop(name, ())) for name in ("seeds", "notes", "runs")}
+            return cls(**record, **tables, **sequences, pictures=tuple(pictures))
+        except (InputError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"{path} is not an exhibit's record ({error}); run its command again to write it anew"
+            ) from None
+
+
+def printed(folder: Path) -> dict[str, Any]:
+    """Every number that the paper prints, from printed.json in its package."""
+    return read_json(folder / "printed.json")
+
+
+def printed_table(exhibits: Mapping[str, Any], name: str) -> Table | None:
+    """The paper's own table for an exhibit of its printed.json; None where it prints only a picture."""
+    if name not in exhibits:
+        raise InputError(f"printed.json knows no exhibit {name}; it has {', '.join(exhibits)}")
+    return Table.from_json(exhibits[name]["printed"])
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Numbers of all seeds
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def over_seeds(values: ArrayLike) -> Difference:
+    """Mean over seeds with its interval. values: (S,) or (S, ...); seeds with anything not finite are left out."""
+    values = np.asarray(values, dtype=float)
+    whole = values[np.isfinite(values.reshape(len(values), -1)).all(axis=1)]
+    return mean_interval(whole) if len(whole) else Difference(math.nan, math.nan, math.nan, 0)
+
+
+def stacked(measured: Sequence[Measured], *keys: str) -> np.ndarray:
+    """(S, ...) float: the numbers of all seeds under `keys`; NaN for null."""
+    found = []
+    for numbers in measured:
+        for key in keys:
+            numbers = numbers[key]
+        found.append(numbers)
+    return np.array(found, dtype=float)
+
+
+def in_all(measured: Sequence[Measured], kind: str, names: Sequence[str]) -> list[str]:
+    """Those of `names` that every seed has under `kind`."""
+    return [name for name in names if all(name in numbers[kind] for numbers in measured)]
+
+
+def triple(value: Difference) -> tuple[float, float, float]:
+    """Mean, low and high, as common.report.figures takes them."""
+    return value.mean, value.low, value.high

@@ -1,0 +1,429 @@
+"""`python -m PAPER.reproduce`: every table and figure of a paper, by name, and a verdict on each of its claims.
+
+Seed by seed, what the exhibits need is trained or read from OUT/PAPER/DATA-SCALE/; then each exhibit is drawn over all
+seeds into `exhibits/NAME/` there, and claims.json written from whatever has been measured so far. The same command
+again trains nothing anew. Knows no paper, and imports nothing that trains: a paper's study does.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.cli import StudyOptions, Switch, command, short_name, typed_command
+from common.plain import InputError, read_json, read_json_if_there, to_json, write_atomically, write_json
+from common.report.claims import Claim, Evidence, judge_all
+from common.report.exhibit import (
+    Exhibit,
+    ExhibitResult,
+    Measured,
+    Setting,
+    display_name,
+    printed,
+    printed_table,
+)
+from common.report.runs import RunSummary, duration, summarise
+
+_OF_ONE_RUN = ("command", "time", "resumed")  # what an environment says of one run rather than of the machine
+_NOT_MEASURED = ("seed", "only", "claim", "out", "list", "publish", "results")  # where and how, not what
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(StudyOptions):
+    """Train and draw a paper's tables and figures, and judge its claims."""
+
+    seeds: int = 1
+    """Number of seeds: 0, 1, ... Intervals and verdicts need at least 2."""
+    seed: int | None = None
+    """Train only what this one of the seeds needs and draw nothing: a process for each seed, then the command without
+    it."""
+    only: tuple[str, ...] = ()
+    """Names of exhibits, such as figure5 table2 (default: all)."""
+    claim: tuple[str, ...] = ()
+    """Names of claims, such as DO-4: the exhibits that they rest on."""
+    list: Switch = False
+    """Only list the exhibits, with the time that they took where they were run."""
+    publish: Switch = False
+    """Also copy results, claims and run records, without pictures' files, into --results."""
+    results: Path = Path("results")
+    """Folder that --publish copies into, and --list reads recorded times from."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper as this command sees it."""
+
+    name: str
+    """Its package, "detofa": of its run folders and records."""
+    title: str
+    """As sentences name it: "DetOFA"."""
+    folder: Path
+    """Its package's folder, where printed.json holds the paper's numbers."""
+    exhibits: Sequence[Exhibit]
+    """In the paper's order."""
+    study: Callable[[Any, int, str], Any]
+    """(options, seed, command) -> the paper's study; imports what trains."""
+    describe: Callable[[Any], str]
+    """study -> its data and networks, in a phrase. Reads the data: a fault in it then stops everything at once."""
+    comparable: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict
+    """Evidence of one exhibit, all seeds, NaN where a number is missing -> that to judge by, where what is missing in
+    one value must be dropped from all that are compared with it."""
+
+    @property
+    def by_name(self) -> dict[str, Exhibit]:
+        """Exhibits by name."""
+        return {exhibit.name: exhibit for exhibit in self.exhibits}
+
+    @property
+    def claims(self) -> list[Claim]:
+        """All claims, by number."""
+        claims = [claim for exhibit in self.exhibits for claim in exhibit.claims]
+        return sorted(claims, key=lambda claim: int("".join(filter(str.isdigit, claim.id))))
+
+
+def reproduce(paper: Paper, options: ReproduceOptions) -> None:
+    """What the options ask for. `InputError`, at the end, when some exhibit could not be measured."""
+    chosen = _checked(paper, options)
+    folder = options.out / paper.name / options.run_folder
+    if options.list:
+        print(listing(paper, chosen, options))
+        return
+    began = time.perf_counter()
+    if options.seed is None:
+        measured, problems = _measure(paper, options, chosen, range(options.seeds))
+        setting = setting_of(options)
+        for exhibit in chosen:
+            if len(measured[exhibit.name]) == options.seeds:
+                where = folder / "exhibits" / exhibit.name
+                write_json(where / "measured.json", {"setting": setting, "seeds": measured[exhibit.name]})
+                result = draw(paper, exhibit, measured[exhibit.name], setting, command_for(paper, options, exhibit))
+                result = replace(result, environment=environment_of(folder.parent, result.runs))
+                save(result, where)
+                _say(f"{exhibit.name}: {where}")
+        claims = judge_folder(paper, options, folder)
+        write_json(folder / "claims.json", claims)
+        for name, claim in claims.items():
+            _say(f"{name}: {claim['verdict']}" + (f" ({claim['reason']})" if claim["reason"] else ""))
+        if options.publish:
+            _say(f"published in {publish(paper, options, folder)}")
+        following = f"python -m common.report {options.out} --out {options.out / 'report'}"
+    else:
+        _, problems = _measure(paper, options, chosen, [options.seed])
+        following = f"{command_for(paper, options)} --out {options.out}, once every seed is there"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    _say(f"{time.perf_counter() - began:,.1f} s of wall clock, peak memory {peak / 2**20:,.0f} MiB")
+    _say(f"next: {following}")
+    if problems:
+        first, reason = next(iter(problems.items()))
+        raise InputError(f"not made: {', '.join(problems)}; {first}: {reason}")
+
+
+def _checked(paper: Paper, options: ReproduceOptions) -> list[Exhibit]:
+    """The exhibits asked for; `InputError` for whatever can be known to be wrong before anything is trained."""
+    names = list(options.only)
+    for wanted in options.claim:
+        found = [
+            name
+            for exhibit in paper.exhibits
+            for claim in exhibit.claims
+            if claim.id == wanted
+            for name in (exhibit.name, *claim.exhibits)
+        ]
+        if not found:
+            raise InputError(f"unknown claim {wanted!r}: give some of {', '.join(each.id for each in paper.claims)}")
+        names += found
+    unknown = [name for name in names if name not in paper.by_name]
+    if unknown:
+        raise InputError(f"unknown exhibit {unknown[0]!r}: give some of {', '.join(paper.by_name)}")
+    if options.seeds < 1:
+        raise InputError(f"--seeds must be at least 1, got {options.seeds}")
+    if options.seed is not None and not 0 <= options.seed < options.seeds:
+        raise InputError(
+            f"--seed must be between 0 and {options.seeds - 1} for --seeds {options.seeds}, got {options.seed}"
+        )
+    short_name(options.data)
+    return [paper.by_name[name] for name in dict.fromkeys(names or paper.by_name)]
+
+
+def setting_of(options: StudyOptions) -> Setting:
+    """What exhibits are measured with, as plain JSON."""
+    shared = {item.name for item in fields(ReproduceOptions)}
+    own = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in shared}
+    return Setting(short_name(options.data), options.scale, to_json(options.preset), to_json(own))
+
+
+def command_for(paper: Paper, options: ReproduceOptions, exhibit: Exhibit | None = None) -> str:
+    """The command that gives one exhibit, or all that were asked for."""
+    if exhibit is not None:
+        options = replace(options, only=(exhibit.name,), claim=())
+    left_out = [name for name in _NOT_MEASURED if name not in ("only", "claim")]
+    return command(f"{paper.name}.reproduce", options, leave_out=left_out, always=("scale", "data", "seeds"))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Measuring
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def _measure(
+    paper: Paper, options: ReproduceOptions, chosen: Sequence[Exhibit], seeds: Iterable[int]
+) -> tuple[dict[str, dict[int, Measured]], dict[str, str]]:
+    """Exhibit -> seed -> numbers, seed by seed; and why, for each exhibit that could not be measured."""
+    measured: dict[str, dict[int, Measured]] = {exhibit.name: {} for exhibit in chosen}
+    problems: dict[str, str] = {}
+    for number, seed in enumerate(seeds):
+        study = paper.study(options, seed, typed_command())  # one at a time: a study holds the decoded images
+        if number == 0:
+            _say(
+                f"{paper.title} at scale {options.scale} on {options.data}: {paper.describe(study)}; "
+                f"device {study.device}"
+            )
+            _say(f"config: {json.dumps(to_json(options.preset))}")
+        for exhibit in chosen:
+            try:
+                measured[exhibit.name][seed] = measure_exhibit(exhibit, study)
+            except InputError as error:
+                problems.setdefault(exhibit.name, str(error))
+                _say(f"{exhibit.name}, seed {seed}: {error}")
+    return measured, problems
+
+
+def measure_exhibit(exhibit: Exhibit, study: Any) -> Measured:
+    """One seed's numbers, with the runs that they rest on: "runs" all of them, "rests_on" those of each evidence."""
+    with study.recording() as used:
+        numbers = exhibit.measure(study)
+        evidence, rests_on = {}, {}
+        for name, value in numbers.get("evidence", {}).items():
+            with study.recording() as behind:
+                evidence[name] = value() if callable(value) else value
+            rests_on[name] = list(behind) if callable(value) else None
+    every = list(used)
+    rests_on = {name: every if behind is None else behind for name, behind in rests_on.items()}
+    return to_json({**numbers, "evidence": evidence, "runs": every, "rests_on": rests_on})
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Drawing and judging: from measured numbers alone
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def draw(
+    paper: Paper, exhibit: Exhibit, measured: Mapping[int, Measured], setting: Setting, typed: str
+) -> ExhibitResult:
+    """The exhibit's record. measured: seed -> numbers. typed: the command that gives them."""
+    seeds = sorted(measured)
+    drawn = exhibit.draw([measured[seed] for seed in seeds], setting)
+    runs = list(dict.fromkeys(run for seed in seeds for run in measured[seed].get("runs", ())))
+    notes = list(drawn.notes)
+    if len(seeds) == 1 and runs:
+        notes.append("One seed: no interval can be given.")
+    notes += sorted(
+        {
+            f"{what} has no result for seed {seed}: {reason}."
+            for seed in seeds
+            for what, reason in measured[seed].get("missing", {}).items()
+        }
+    )
+    exhibits = printed(paper.folder)["exhibits"]
+    paper_table = printed_table(exhibits, exhibit.name)
+    theirs = exhibits[exhibit.name]
+    if theirs.get("readable"):
+        notes.append(f"The paper: {theirs['readable']}")
+    return ExhibitResult(
+        exhibit=exhibit.name,
+        paper=paper.name,
+        paper_title=paper.title,
+        title=exhibit.title,
+        caption=drawn.caption,
+        data=setting.data,
+        scale=setting.scale,
+        seeds=tuple(seeds),
+        command=typed,
+        table=drawn.table,
+        paper_table=paper_table,
+        units=dict(drawn.units),
+        paper_units=theirs.get("units", {}),
+        notes=(*notes, *theirs.get("notes", ())),
+        pictures=tuple(drawn.pictures),
+        runs=tuple(runs),
+    )
+
+
+def save(result: ExhibitResult, folder: Path) -> None:
+    """The record and its pictures' files into an exhibit's folder."""
+    from common.report.figures import render  # matplotlib takes half a second
+
+    result.save(folder / "result.json")
+    for picture in result.pictures:
+        write_atomically(folder / f"{picture.name}.png", render(picture))
+
+
+def judge_folder(paper: Paper, options: ReproduceOptions, folder: Path) -> dict[str, dict[str, Any]]:
+    """Every claim judged by the numbers of all exhibits measured so far for all the seeds asked for."""
+    measured = {}
+    for name in paper.by_name:
+        record = read_json_if_there(folder / "exhibits" / name / "measured.json")
+        if record is not None:
+            measured[name] = {int(seed): numbers for seed, numbers in record["seeds"].items()}
+    return judge_measured(paper, options, measured, lambda runs: environment_of(folder.parent, runs))
+
+
+def judge_measured(
+    paper: Paper,
+    options: ReproduceOptions,
+    measured: Mapping[str, Mapping[int, Measured]],
+    environment: Callable[[Sequence[str]], Mapping[str, Any]] = lambda runs: {},
+) -> dict[str, dict[str, Any]]:
+    """Every claim judged. measured: exhibit -> seed -> numbers; one that lacks a seed is passed over."""
+    seeds = list(range(options.seeds))
+    values: dict[str, np.ndarray] = {}
+    rests_on: dict[str, list[str]] = {}
+    for numbers in measured.values():
+        if not all(seed in numbers for seed in seeds):
+            continue
+        by_seed = [numbers[seed].get("evidence", {}) for seed in seeds]
+        values |= stacked_evidence(by_seed, paper.comparable)
+        for seed in seeds:
+            for name, runs in numbers[seed].get("rests_on", {}).items():
+                rests_on[name] = list(dict.fromkeys([*rests_on.get(name, []), *runs]))
+    evidence = Evidence(
+        data=short_name(options.data),
+        scale=options.scale,
+        seeds=seeds,
+        command=command_for(paper, replace(options, only=(), claim=())),
+        values=values,
+        rests_on=rests_on,
+        environment=environment,
+    )
+    return judge_all(paper.claims, evidence, paper.name, paper.title)
+
+
+def stacked_evidence(
+    by_seed: Sequence[Mapping[str, Any]], comparable: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Values of one exhibit that every seed has, first axis the seed; one with a number missing is left out.
+
+    comparable: see `Paper.comparable`.
+    """
+    names = [name for name in by_seed[0] if all(name in evidence for evidence in by_seed)]
+    values = comparable({name: np.array([evidence[name] for evidence in by_seed], dtype=float) for name in names})
+    return {name: array for name, array in values.items() if array.size and np.isfinite(array).all()}
+
+
+def environment_of(paper_folder: Path, runs: Sequence[str]) -> dict[str, Any]:
+    """Commit, versions and hardware of some runs (DATA-SCALE/RUN); a list of values where runs differ."""
+    return shared_environment([summarise(paper_folder / name).environment for name in runs])
+
+
+def shared_environment(environments: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several environments say, a list of values where they differ."""
+    values: dict[str, list] = {}
+    for environment in environments:
+        for key, value in environment.items():
+            if key not in _OF_ONE_RUN and value not in values.setdefault(key, []):
+                values[key].append(value)
+    return {key: found[0] if len(found) == 1 else found for key, found in values.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Publishing and listing
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
+    """Copy exhibits, their numbers seed by seed, claims and run records of a run folder; the folder they are in.
+
+    Nothing that is published holds a path of this machine; pictures are there as data.
+    """
+    target = published_folder(paper, options)
+    anywhere = _without_places(options)
+    names: dict[str, None] = {}
+    numbers: dict[str, Any] = {}
+    for exhibit in paper.exhibits:
+        where = folder / "exhibits" / exhibit.name
+        if (where / "result.json").is_file():
+            result = ExhibitResult.load(where / "result.json")
+            again = command_for(paper, replace(anywhere, seeds=len(result.seeds)), exhibit)
+            replace(result, command=again).save(target / f"{exhibit.name}.json")
+            numbers[exhibit.name] = read_json(where / "measured.json")
+            names |= dict.fromkeys(result.runs)
+    write_json(target / "measured.json", numbers)
+    claims = read_json(folder / "claims.json")
+    for claim in claims.values():
+        claim["command"] = command_for(paper, replace(anywhere, only=(), claim=()))
+    write_json(target / "claims.json", claims)
+    write_json(target / "runs.json", {name: _run_record(summarise(folder.parent / name)) for name in names})
+    return target
+
+
+def published_folder(paper: Paper, options: ReproduceOptions) -> Path:
+    """RESULTS/SCALE/PAPER, and in it a folder for each data set other than scenes."""
+    root = options.results / options.scale / paper.name
+    name = short_name(options.data)
+    return root if name == "scenes" else root / name
+
+
+def _run_record(summary: RunSummary) -> dict[str, Any]:
+    """What a run took and where it was made; its commands are left out, for they name folders."""
+    environment = {key: value for key, value in summary.environment.items() if key not in ("command", "resumed")}
+    resumed = [
+        {key: value for key, value in again.items() if key != "command"}
+        for again in summary.environment.get("resumed", [])
+    ]
+    spent = {"seconds": summary.seconds, "candidate_seconds": summary.candidate_seconds}
+    return {**spent, "environment": environment, "resumed": resumed}
+
+
+def _without_places(options: ReproduceOptions) -> ReproduceOptions:
+    """The same options with every data set (text in an option named `data` or `..._data`) as `generic_data` has it."""
+    values = {item.name: getattr(options, item.name) for item in fields(options) if item.name.endswith("data")}
+    return replace(options, **{name: generic_data(text) for name, text in values.items() if isinstance(text, str)})
+
+
+def generic_data(data: str) -> str:
+    """The same data without the folders of this machine: coco:/some/where/aquarium -> coco:DIR/aquarium."""
+    kind, _, rest = data.partition(":")
+    return data if kind == "scenes" or not rest else f"{kind}:DIR/{Path(rest).expanduser().resolve().name}"
+
+
+def listing(paper: Paper, chosen: Sequence[Exhibit], options: ReproduceOptions) -> str:
+    """Each exhibit with the recorded time of a seed on a named machine, here or as published, or "not run here"."""
+    width = max(map(len, paper.by_name)) + 2
+    lines = [f"Exhibits of {paper.title} at scale {options.scale}; they share runs, so several take less than the sum."]
+    for exhibit in chosen:
+        lines.append(f"{exhibit.name:{width}}{display_name(exhibit.name)}: {exhibit.title}; {exhibit.shows}")
+        lines.append(f"{'':{width}}{_recorded_time(paper, exhibit, options)}")
+    return "\n".join(lines)
+
+
+def _recorded_time(paper: Paper, exhibit: Exhibit, options: ReproduceOptions) -> str:
+    folder = options.out / paper.name / options.run_folder
+    own, published = folder / "exhibits" / exhibit.name / "result.json", published_folder(paper, options)
+    if own.is_file():
+        result = ExhibitResult.load(own)
+        records = [_run_record(summarise(folder.parent / name)) for name in result.runs]
+        where = "here"
+    elif (published / f"{exhibit.name}.json").is_file() and not options.changed:
+        result = ExhibitResult.load(published / f"{exhibit.name}.json")
+        known = read_json_if_there(published / "runs.json") or {}
+        records = [known[name] for name in result.runs if name in known]
+        where = f"as published in {published}"
+    else:
+        return "not run here"
+    if not records:
+        return f"no training, {where}"
+    seconds = sum((each["seconds"] or 0.0) + (each["candidate_seconds"] or 0.0) for each in records)
+    machine = shared_environment(each["environment"] for each in records)
+    gpus = machine.get("gpus") or []
+    hardware = ", ".join(map(str, gpus)) if gpus else f"{machine.get('cores', '?')} cores of {machine.get('cpu', '?')}"
+    return f"{duration(seconds / len(result.seeds))} a seed, {where} ({hardware})"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,365 @@
+"""One seed of one paper on one data set: its data, its runs, and what every paper measures alike.
+
+A paper's own study adds how its networks are built and trained. Every trained thing is a run, made when it is first
+asked for and kept in a folder: `once(what, make)` makes it or reads it, and remembers that it was used. So what an
+exhibit rests on is a by-product of measuring it, and no list of runs is written by hand.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cache, cached_property, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.cli import StudyOptions
+from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
+from common.data.crops import Crops, object_crops
+from common.data.detection_set import DetectionSet
+from common.data.source import load
+from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
+from common.evaluate.average_precision import GroundTruth
+from common.evaluate.latency import measure_latency
+from common.evaluate.subnetworks import average_precision
+from common.models.classifier import Classifier, classification_losses
+from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
+from common.plain import InputError, to_json
+from common.settings import CROP_AUGMENTATION, Optimisation, StudyPreset
+from common.train import distributed
+from common.train.checkpoint import load_strictly
+from common.train.loop import FitReport, Training, fit
+from common.train.run_folder import Run
+
+LATENCY_ROUNDS = 9
+"""Rounds in which detectors that are compared are timed in turn."""
+STANDARD_WIDTH = 64
+"""Channels of the first stage of a standard ResNet, which ImageNet weights are for."""
+
+Make = Callable[[Run], Mapping[str, Any]]
+
+
+class Study:
+    """All runs of one seed.
+
+    options: the paper's flags, with the preset. seed: of weights, data order and sampling. command: as typed, kept in
+    the records of the runs. The same study pickled to another process reads its own data, once.
+    """
+
+    paper: ClassVar[str]
+    """Package of the paper; its runs lie in OUT/PAPER/DATA-SCALE/."""
+
+    def __init__(self, options: StudyOptions, seed: int = 0, command: str | None = None):
+        if seed < 0:
+            raise InputError(f"--seed must be at least 0, got {seed}")
+        self.options, self.seed, self.command = options, seed, command
+        self.preset, self.data, self.precision = options.preset, options.data, options.precision
+        self.device = str(distributed.start(options.device))
+        self.folder = Path(options.out) / self.paper / options.run_folder
+        self._results: dict[str, dict[str, Any]] = {}
+        self._recorders: list[dict[str, None]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {key: value for key, value in vars(self).items() if key not in type(self).__dict__}
+        return kept | {"_results": {}, "_recorders": []}
+
+    def on(self, data: str) -> "Study":
+        """The study of the same seed on another data set; what it uses counts as used here."""
+        other = type(self)(replace(self.options, data=data), self.seed, self.command)
+        other._recorders = self._recorders
+        return other
+
+    # ---- runs
+
+    def identity(self) -> dict[str, Any]:
+        """What a paper's runs depend on besides data, seed, precision and preset."""
+        return {}
+
+    def once(self, what: str, make: Make, *, shared: bool = False, **settings: Any) -> dict[str, Any]:
+        """The result of the run `what`: read where it is finished, else what make(run) returns.
+
+        shared: the run is one for all seeds. settings: what it depends on besides preset, data and seed, kept in its
+        config: a run with other settings is refused. An interrupted run goes on where it stopped.
+        """
+        name = what if shared else self.run_name(what)
+        if name not in self._results:
+            with self._opened(name, what, settings | ({} if shared else {"seed": self.seed})) as run:
+                if not distributed.first_says(run.result is not None):
+                    with self.recording() as used:
+                        result = make(run)
+                    run.write_json("uses", list(used))
+                    run.finish(result)
+                self._results[name] = {"result": run.result, "uses": run.read_json("uses") or []}
+        for recorder in self._recorders:
+            recorder |= dict.fromkeys([*self._results[name]["uses"], f"{self.folder.name}/{name}"])
+        return self._results[name]["result"]
+
+    def run_name(self, what: str) -> str:
+        """The name of this seed's run folder of `what`."""
+        return f"{what}-s{self.seed}"
+
+    def run_path(self, what: str) -> Path:
+        """This seed's run folder of `what`."""
+        return self.folder / self.run_name(what)
+
+    def weights(self, what: str, stage: str) -> dict[str, Tensor]:
+        """Weights of a stage of a finished run, on the CPU."""
+        return Run.read(self.run_path(what)).load_weights(stage)[0]
+
+    def restore(self, network: nn.Module, what: str, stage: str) -> nn.Module:
+        """`network` with the weights of a stage of a finished run."""
+        load_strictly(network, self.weights(what, stage), str(self.run_path(what) / f"{stage}.safetensors"))
+        return network
+
+    @contextmanager
+    def recording(self) -> Iterator[dict[str, None]]:
+        """Names (DATA-SCALE/RUN) of the runs that are used inside, in order, with those that they were made from."""
+        used: dict[str, None] = {}
+        self._recorders.append(used)
+        try:
+            yield used
+        finally:
+            self._recorders.pop()
+
+    def _opened(self, name: str, what: str, settings: Mapping[str, Any]) -> Run:
+        config = to_json(
+            {
+                "paper": self.paper,
+                "what": what,
+                "data": self.data,
+                "training_set": self.training_set.fingerprint(),
+                "precision": self.precision,
+                "device": torch.device(self.device).type,
+                **self.identity(),
+                **settings,
+                "preset": asdict(self.preset),
+            }
+        )
+        path = self.folder / name
+        if distributed.size() == 1 and (path / "result.json").is_file():
+            return Run.read(path, config)  # finished: others may read it at the same time
+        return Run.open(path, config, self.command)
+
+    # ---- training
+
+    def training(self, optimisation: Optimisation, seed: int | None = None) -> Training:
+        """How a stage of this study is trained. seed: of its draws; None means the study's."""
+        return Training(optimisation, self.seed if seed is None else seed, self.device, self.precision)
+
+    def placed(self, network: nn.Module) -> nn.Module:
+        """The network on the study's device, channels last: thin convolutions run 1.4 to 1.7 times faster so."""
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    # ---- data
+
+    @property
+    def _source(self) -> "_Source":
+        return _source(self.preset, self.data, self.device)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self._source.training.categories)
+
+    @property
+    def training_set(self) -> DetectionSet:
+        """Images that detectors are trained on."""
+        return self._source.training
+
+    @property
+    def images_an_epoch(self) -> int:
+        """How many of them an epoch has; those of a small set come more than once."""
+        return len(self._source.epoch)
+
+    @property
+    def sets(self) -> dict[str, DetectionSet]:
+        """What is measured on: held-out training images in a search, validation images for what is reported."""
+        return {"search": self._source.search, "validation": self._source.validation}
+
+    @property
+    def crops(self) -> Crops:
+        """Object crops of the training images: the classification set."""
+        return self._source.crops
+
+    def truth(self, where: str) -> GroundTruth:
+        """The ground truth of one of `sets`."""
+        return self._source.truth(where)
+
+    def training_batches(self, size: tuple[int, int], batch_size: int, seed: int | None = None) -> DetectionBatches:
+        """Augmented batches of an epoch's images at a size (width, height). seed: of their order; None: the study's."""
+        return DetectionBatches(
+            self._source.epoch,
+            size,
+            batch_size,
+            self.device,
+            self.preset.augmentation,
+            self.seed if seed is None else seed,
+            images=self._source.images("epoch", size),
+        )
+
+    def training_images(self, size: tuple[int, int], number: int) -> DetectionBatches:
+        """The first so many of an epoch at a size, not augmented, in batches for evaluation."""
+        first = self._source.epoch.subset(np.arange(min(number, self.images_an_epoch)))
+        return DetectionBatches(first, size, self.preset.evaluation_batch_size, self.device)
+
+    def measuring_batches(self, where: str, size: tuple[int, int]) -> DetectionBatches:
+        """Batches of one of `sets` at a size."""
+        images = self._source.images(where, size)
+        return DetectionBatches(self.sets[where], size, self.preset.evaluation_batch_size, self.device, images=images)
+
+    # ---- measuring
+
+    def precision_at(self, network: nn.Module, size: tuple[int, int], where: str) -> dict[str, float]:
+        """The 12 COCO numbers of a detector on one of `sets` at an input size."""
+        return average_precision(network, self.measuring_batches(where, size).in_order(), self.truth(where))
+
+    def latency_at(self, network: nn.Module, size: tuple[int, int], where: str) -> dict[str, Any]:
+        """The latency of detection on images of a set, one at a time; with all that it depends on in "latency_of"."""
+        batches = self.measuring_batches(where, size)
+        one_by_one = (image[None] for batch in batches.in_order() for image in batch.images)
+        images = list(islice(one_by_one, self.preset.latency_images))
+        latency = measure_latency(
+            _Detection(network),
+            images[0].shape[1:],
+            self.device,
+            warmup=self.preset.latency_warmup,
+            runs=len(images),
+            pause_s=self.preset.latency_pause,
+            images=images,
+        )
+        return {"latency": latency.median_ms, "latency_iqr": latency.iqr_ms, "latency_of": asdict(latency)}
+
+    def latencies_in_turn(
+        self, networks: Mapping[str, tuple[nn.Module, tuple[int, int]]], where: str
+    ) -> dict[str, dict[str, Any]]:
+        """`latency_at` of several detectors that are to be compared, each of them once a round: what slows the machine
+        for a while slows them alike. networks: name -> detector and its input size. "latency" is the median over the
+        "rounds".
+        """
+        rounds = [
+            {name: self.latency_at(network, size, where) for name, (network, size) in networks.items()}
+            for _ in range(LATENCY_ROUNDS)
+        ]
+        return {
+            name: {
+                "latency": float(np.median([each[name]["latency"] for each in rounds])),
+                "rounds": [each[name]["latency"] for each in rounds],
+                "latency_of": rounds[0][name]["latency_of"],
+            }
+            for name in networks
+        }
+
+
+class BackboneStudy(Study):
+    """A study whose detectors start from standard backbones trained on classification."""
+
+    @property
+    def backbone_width(self) -> int:
+        """Channels of the first stage of a standard backbone."""
+        raise NotImplementedError
+
+    def backbone(self, name: str) -> nn.Module:
+        """A fresh backbone by its name."""
+        raise NotImplementedError
+
+    def pretrained(self, backbone: str) -> dict[str, Tensor]:
+        """Weights of a backbone trained on classification: torchvision's where there are such, else on object crops."""
+        if self.preset.imagenet and self.backbone_width == STANDARD_WIDTH and backbone in IMAGENET_BACKBONES:
+            return imagenet_backbone(backbone)
+        what = f"classification-{slug(backbone)}"
+        self.once(what, lambda run: self._pretrain(run, backbone))
+        weights = self.weights(what, "classification")
+        return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
+
+    def _pretrain(self, run: Run, backbone: str) -> dict[str, Any]:
+        preset = self.preset
+        torch.manual_seed(self.seed)
+        network = self.placed(Classifier(self.backbone(backbone), len(self.crops.categories)))
+        epoch = self.crops.repeated(preset.crops or 0)
+        batches = ClassificationBatches(epoch, preset.crop_batch_size, self.device, CROP_AUGMENTATION, self.seed)
+
+        def losses(batch, _):
+            yield classification_losses(network(batch.images), batch)
+
+        report = fit(run, "classification", network, batches, losses, self.training(preset.classification))
+        return {**spent(report), "accuracy": report.losses["accuracy"]}
+
+
+def spent(report: FitReport) -> dict[str, Any]:
+    """What a training took, as results record it."""
+    return {
+        "seconds": report.seconds,
+        "cpu_seconds": report.cpu_seconds,
+        "samples": report.samples,
+        "peak_memory": report.peak_memory,
+        "losses": report.losses,
+    }
+
+
+def slug(name: str) -> str:
+    """A name as it stands in file names: "FPN R50" is fpn-r50."""
+    return name.lower().replace(" ", "-").replace("_", "-")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a kill leaves all of it or nothing under its name: half a folder would not go on."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+class _Detection(nn.Module):
+    """Detection as a forward pass, so that it can be timed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor):
+        return self.network.detect(images)
+
+
+# ---- data, once a process
+
+
+class _Source:
+    """The sets of one data source, decoded once for every input size that is asked for."""
+
+    def __init__(self, preset: StudyPreset, data: str, device: str) -> None:
+        images, held_out = preset.train_images, preset.search_images
+        self.training, self.search = training_and_held_out(data, images, held_out, preset.name, SEARCH_SHARE)
+        self.epoch = epoch_of(self.training, images)
+        self.preset, self.data, self.device = preset, data, device
+
+    @cached_property
+    def validation(self) -> DetectionSet:
+        return load(self.data, "val", limit=self.preset.validation_images)
+
+    @cached_property
+    def crops(self) -> Crops:
+        return object_crops(self.training, self.preset.crop_size, self.preset.crops, seed=0)
+
+    @cache  # noqa: B019 (a source lives as long as its process)
+    def truth(self, name: str) -> GroundTruth:
+        return GroundTruth(getattr(self, name))
+
+    @cache  # noqa: B019
+    def images(self, name: str, size: tuple[int, int]) -> Tensor | None:
+        """The decoded images of a set at a size; None where they are too many to be held, and are streamed."""
+        dataset = getattr(self, name)
+        if len(dataset) * 3 * math.prod(size) > memory_for_images(torch.device(self.device)):
+            return None
+        return resident(dataset, size, self.device)
+
+
+@lru_cache(maxsize=4)
+def _source(preset: StudyPreset, data: str, device: str) -> _Source:
+    return _Source(preset, data, device)
