@@ -27,7 +27,7 @@ notebooks: setup
 
 bench: setup
 	$(BIN)/python -m pip install --quiet ".[bench]"
-	$(BIN)/python -m common.bench
+	$(BIN)/python -m benchmarks
 
 format: setup
 	$(BIN)/ruff format .

@@ -40,11 +40,11 @@ def test_the_contracts_are_kept():
 
 def test_the_contracts_name_the_papers_the_core_and_the_report():
     settings = _contracts()
-    assert set(FOLDERS) == set(settings["root_packages"])
+    assert {"benchmarks", *FOLDERS} == set(settings["root_packages"])
     layers = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
-    assert any("common" in floors and "detofa" in " ".join(floors[: floors.index("common")]) for floors in layers)
+    assert ["benchmarks", "detofa | sm_nas | joint_detnas", "common"] in layers
     inside = next(floors for floors in layers if all(floor.startswith("common.") for floor in floors))
-    order = ["common.bench", "common.reproduce", "common.search", "common.train", "common.evaluate"]
+    order = ["common.reproduce", "common.search", "common.train", "common.evaluate"]
     assert [floor for floor in inside if floor in order] == order
     forbidden = [contract for contract in settings["contracts"] if contract["type"] == "forbidden"]
     report = next(contract for contract in forbidden if contract["source_modules"] == ["common.report"])

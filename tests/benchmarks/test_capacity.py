@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from common.bench import capacity
-from common.bench.capacity import CapacityCommand
+from benchmarks import capacity, widths
+from benchmarks.capacity import Options
 from common.cli import run
 
 TINY = "--data scenes:train=16,val=8,size=32 --image-size 32 --batch-size 8 --train-images 16 --optimisation.epochs 1"
@@ -13,7 +13,7 @@ TINY = "--data scenes:train=16,val=8,size=32 --image-size 32 --batch-size 8 --tr
 
 def _run(folder, *more):
     arguments = [*TINY.split(), "--out", str(folder / "out.json"), "--runs", str(folder / "runs"), *more]
-    run(capacity.main, CapacityCommand, arguments)
+    run(capacity.main, Options, arguments)
     return json.loads((folder / "out.json").read_text())
 
 
@@ -35,7 +35,7 @@ def test_two_tiny_widths_then_again(tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("trained again what was there")
 
-    monkeypatch.setattr(capacity, "fit", never)
+    monkeypatch.setattr(widths, "fit", never)
     assert _run(tmp_path, "--widths", "0.25", "0.5", "--seeds", "2")["results"] == record["results"]
 
 

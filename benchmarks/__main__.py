@@ -1,0 +1,175 @@
+"""Ours against the peers, each pair timed in turn in one run.
+
+python -m benchmarks [NAME ...] --json
+"""
+
+import contextlib
+import importlib
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from common.cli import run
+from common.plain import InputError, to_json
+
+if TYPE_CHECKING:
+    from benchmarks.harness import Row, Timing
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`module` of this package holds the function, called as the benchmark with underscores: timing, **sizes -> rows.
+
+    The function's default sizes are those that count; `quick` replaces them by tiny ones.
+    """
+
+    module: str
+    summary: str
+    quick: dict[str, Any] = field(default_factory=dict)
+
+
+_FEW_GENERATIONS = {"population": 20, "generations": 5, "searches": 2}
+
+BENCHMARKS = {
+    "average-precision": Benchmark(
+        "detections",
+        "The 12 COCO numbers of 500 images by 100 detections, from tensors on the device; target 0.02 s.",
+        {"images": 20, "detections": 10},
+    ),
+    "bn-reestimation": Benchmark(
+        "networks",
+        "Re-estimating a sub-network's batch norm, against a plain forward over the same images; target 1.1 times.",
+        {"cases": [("thin", 32, 4, 2)]},
+    ),
+    "cost-paths": Benchmark(
+        "paths",
+        "MACs of paths of the OFA-ResNet50 space (224x224, 1,000 classes); target 5 million paths a second.",
+        {"tables": 1000, "look_up": 5, "network": 2},
+    ),
+    "elastic-step": Benchmark(
+        "networks",
+        "A training step of a sub-network in the supernet, against the same net taken out; target 1.05 times.",
+        {"cases": [("thin", 32, 4)]},
+    ),
+    "evolution": Benchmark(
+        "searches",
+        "A search of 100 individuals by 500 generations with an accuracy predictor of the OFA release's form.",
+        _FEW_GENERATIONS,
+    ),
+    "evolution-path-filter": Benchmark(
+        "searches", "The same search with DetOFA's path filter as predictor; target 1.5 s.", _FEW_GENERATIONS
+    ),
+    "path-sampling": Benchmark(
+        "sampling",
+        "Validating 500 paths in per cent of supernet training on VOC (the paper: 52); target 10 at a rank correlation "
+        "of .95.",
+        {
+            "case": ("thin", 32, 4),
+            "timed_images": 8,
+            "cheap": (8, 16),
+            "full": (16, 16),
+            "paths": 6,
+            "image_size": 32,
+            "training_images": 32,
+            "validation_batch": 8,
+            "epochs": 1,
+        },
+    ),
+    "two-stage": Benchmark(
+        "two_stage",
+        "A training step of Faster R-CNN R50-FPN at 320x320, against torchvision's; target 1.5 times, on a GPU 3.",
+        {"image_size": 64, "batch_sizes": (2,), "categories": 5},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Our parts against the peers', each pair in one run. A ratio above 1 means that ours is better."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Benchmarks to run (none: all)."""
+    json: Flag = False
+    """Print one JSON list instead of a table."""
+    list: Flag = False
+    """Print the names of the benchmarks and stop."""
+    device: str = "cpu"
+    """Where networks run: cpu or cuda."""
+    repeats: int = 7
+    """Largest number of rounds; the median counts."""
+    patience: float = 30.0
+    """Seconds after which a comparison begins no further round."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """wall, or cpu: the process's own time, for a machine that others use as well."""
+    quick: Flag = False
+    """Tiny sizes: shows that everything runs and agrees; the times mean nothing."""
+
+
+def main(options: Options) -> None:
+    """Measure the chosen benchmarks and print their rows."""
+    if options.repeats < 1:
+        raise InputError(f"repeats must be at least 1, got {options.repeats}")
+    for name in options.names:
+        if name not in BENCHMARKS:
+            raise InputError(f"no benchmark is called {name!r}: give some of {', '.join(BENCHMARKS)}, or none for all")
+    if options.list:
+        for name, benchmark in BENCHMARKS.items():
+            print(f"{name:<24}{benchmark.summary}")
+        return
+
+    from benchmarks.harness import Timing
+    from common.train import distributed
+    from common.train.run_folder import describe_environment
+
+    timing = Timing(distributed.start(options.device), options.repeats, options.patience, options.clock)
+    environment = describe_environment()
+    gpu = timing.device.type == "cuda"
+    machine = {
+        "machine": environment["gpus"][timing.device.index or 0] if gpu else environment["cpu"],
+        "threads": environment["threads"],
+        "device": timing.device.type,
+        "clock": timing.clock,
+        "torch": environment["torch"],
+    }
+    records = []
+    for name in options.names or BENCHMARKS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        with contextlib.redirect_stdout(sys.stderr):  # some peers print
+            rows = measure(name, timing, options.quick)
+        for row in rows:
+            if not options.json:
+                print(line(name, row), flush=True)
+            values = {key: value for key, value in asdict(row).items() if value is not None or key == "peer"}
+            records.append({"name": name, **values, "ratio": row.ratio, **machine})
+    if options.json:
+        print(json.dumps(to_json(records)))
+
+
+def measure(name: str, timing: "Timing", quick: bool) -> "list[Row]":
+    """The rows of one benchmark; InputError when a peer's results differ from ours."""
+    from benchmarks.harness import Disagreement
+
+    benchmark = BENCHMARKS[name]
+    function = getattr(importlib.import_module(f"benchmarks.{benchmark.module}"), name.replace("-", "_"))
+    try:
+        return function(timing, **(benchmark.quick if quick else {}))
+    except Disagreement as error:
+        raise InputError(f"benchmark {name}: {error}") from None
+
+
+def line(name: str, row: "Row") -> str:
+    """A row for people."""
+    label = f"{name} ({row.case})" if row.case else name
+    peer, ratio = ("-", "-") if row.peer is None else (f"{row.peer:.4g}", f"{row.ratio:.3g}x")
+    remarks = "; ".join(filter(None, (row.reason, row.note)))
+    figures = f"{row.ours:>12.4g}{peer:>12} {row.unit:<10}{ratio:>10}"
+    return f"{label:<58}{figures}  against {row.against}" + (f" [{remarks}]" if remarks else "")
+
+
+if __name__ == "__main__":
+    run(main, Options)

@@ -1,0 +1,215 @@
+"""Sub-networks of a supernet: training them, re-estimating their statistics. And what other trainings share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks import ofa_release
+from benchmarks.harness import Row, Timing, Work, agree, available, seconds_in_turn
+from common.batch import Batch
+from common.evaluate.recalibrate import reestimate_batch_norm
+from common.models.classifier import Classifier
+from common.models.elastic import corner
+from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.settings import Optimisation
+from common.train.schedule import build_optimiser
+
+SPACES = {
+    "paper widths": OFAResNetSpace(),
+    "thin": OFAResNetSpace(
+        base_depths=(1, 1, 1, 1),
+        stage_widths=(32, 64, 96, 128),
+        stem_width=16,
+        channel_multiple=2,
+        stage_strides=(1, 2, 1, 1),
+    ),
+}
+CLASSES = 1000
+SGD = Optimisation(optimiser="sgd", learning_rate=1e-3, weight_decay=1e-4, policy="constant")
+CHANNELS_LAST = torch.channels_last
+
+
+@dataclass(frozen=True)
+class Case:
+    """A supernet by the name of its space, and images to feed it. batches: how many go into a re-estimation."""
+
+    name: str
+    image_size: int
+    batch_size: int
+    batches: int = 1
+
+    @property
+    def space(self) -> OFAResNetSpace:
+        return SPACES[self.name]
+
+    @property
+    def title(self) -> str:
+        """For the row."""
+        several = f", {self.batches} batches" if self.batches > 1 else ""
+        return f"{self.name}, {self.image_size}x{self.image_size}, batch {self.batch_size}{several}"
+
+    def supernet(self, device: torch.device) -> Classifier:
+        """A classifier on the supernet, the same weights at every call."""
+        torch.manual_seed(0)
+        return Classifier(OFAResNet(self.space), CLASSES).to(device, memory_format=CHANNELS_LAST)
+
+    def path(self) -> np.ndarray:
+        """Every choice in the middle, the stem whole."""
+        path = np.array([choice[len(choice) // 2] for choice in self.space.choices], dtype=np.int8)
+        path[self.space.stem_columns] = self.space.largest()[self.space.stem_columns]
+        return self.space.canonical(path)
+
+    def images(self, device: torch.device) -> list[Tensor]:
+        """The batches, (B, 3, H, W) of noise each."""
+        size = self.image_size
+        return [made_up_batch(self.batch_size, size, CLASSES, 1, device).images for _ in range(self.batches)]
+
+
+def made_up_batch(batch_size: int, side: int, categories: int, objects: int, device: torch.device) -> Batch:
+    """Noise, channels last, with so many objects in every image."""
+    extent = torch.rand(batch_size, objects, 2) * 0.4 * side + side / 40
+    corner_of = torch.rand(batch_size, objects, 2) * (side - extent)
+    batch = Batch(
+        images=torch.randn(batch_size, 3, side, side).contiguous(memory_format=CHANNELS_LAST),
+        boxes=torch.cat([corner_of, corner_of + extent], dim=-1),
+        labels=torch.randint(categories, (batch_size, objects)),
+        valid=torch.ones(batch_size, objects, dtype=torch.bool),
+        index=torch.arange(batch_size),
+        scale=torch.ones(batch_size),
+    )
+    return batch.to(device)
+
+
+def training_step(
+    network: nn.Module, loss: Callable[[], Tensor], amount: float = 1.0, optimisation: Optimisation = SGD
+) -> Work:
+    """Forward, backward and a step of the optimiser, as `common.train.loop` does it."""
+    optimiser = build_optimiser(network.train(), optimisation)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss().backward()
+        optimiser.step()
+
+    return Work(step, amount)
+
+
+Pair = tuple[Work, Work]  # what is judged, and the plain work that it is judged by
+
+
+def _overheads(
+    case: Case, timing: Timing, ours: Pair, against: str, by_release: Callable[[nn.Module], Pair]
+) -> list[Row]:
+    """Ours against the plain work; and how many times longer it takes, against the same of the OFA release.
+
+    by_release gets the release's supernet with the case's path active. That network is ResNet50 at the paper's widths:
+    only there is it the same network as ours.
+    """
+
+    def release() -> Pair:
+        supernet = ofa_release.supernet().to(timing.device, memory_format=CHANNELS_LAST)
+        supernet.set_active_subnet(**ofa_release.describe(case.space, case.path()))
+        return by_release(supernet)
+
+    pairs, reasons = available({"OFA release": release} if case.name == "paper widths" else {})
+    works = {(name, place): work for name, pair in {"ours": ours, **pairs}.items() for place, work in enumerate(pair)}
+    seconds, rounds = seconds_in_turn(works, timing)
+    more = {"case": case.title, "rounds": rounds}
+    overhead = {name: seconds[name, 0] / seconds[name, 1] for name in ("ours", *pairs)}
+    return [
+        Row(seconds["ours", 0], seconds["ours", 1], "s", against, **more),
+        *(
+            Row(overhead["ours"], overhead.get(name), "x plain", name, reason=reasons.get(name), **more)
+            for name in (*pairs, *reasons)
+        ),
+    ]
+
+
+# ---- elastic training
+
+
+def elastic_step(timing: Timing, cases=(("paper widths", 224, 8), ("thin", 96, 16))) -> list[Row]:
+    """Forward, backward and SGD of a sub-network inside its supernet, and of the same net taken out."""
+    return [row for case in cases for row in _elastic_step(Case(*case), timing)]
+
+
+def _elastic_step(case: Case, timing: Timing) -> list[Row]:
+    device = timing.device
+    supernet = case.supernet(device).train()
+    images = case.images(device)[0]
+    labels = torch.arange(case.batch_size, device=device) % CLASSES
+    extracted = supernet.extract(case.path())
+    supernet.activate(case.path())
+
+    def loss(network: nn.Module) -> Tensor:
+        return nn.functional.cross_entropy(network(images), labels)
+
+    def step(network: nn.Module) -> Work:
+        return training_step(network, lambda: loss(network))
+
+    def by_release(theirs: nn.Module) -> Pair:
+        return step(theirs), step(theirs.get_active_subnet().to(device, memory_format=CHANNELS_LAST))
+
+    _agree_on_gradients(supernet, extracted, loss)
+    return _overheads(case, timing, (step(supernet), step(extracted)), "the net taken out", by_release)
+
+
+def _agree_on_gradients(supernet: Classifier, extracted: Classifier, loss: Callable[[nn.Module], Tensor]) -> None:
+    """Both give the same loss and the same gradients."""
+    losses = [loss(network) for network in (supernet, extracted)]
+    for each in losses:
+        each.backward()
+    agree(torch.isclose(*losses, rtol=1e-4), "losses of the sub-network in and out of its supernet")
+    full = dict(supernet.named_parameters())
+    for name, parameter in extracted.named_parameters():
+        difference = corner(full[name].grad, parameter.shape) - parameter.grad
+        agree(difference.abs().max() <= 1e-2 * parameter.grad.abs().max() + 1e-6, f"gradients of {name}")
+
+
+# ---- batch-norm re-estimation
+
+
+def bn_reestimation(timing: Timing, cases=(("paper widths", 224, 8, 2), ("thin", 96, 16, 8))) -> list[Row]:
+    """The statistics of a sub-network that was taken out."""
+    return [row for case in cases for row in _bn_reestimation(Case(*case), timing)]
+
+
+def _bn_reestimation(case: Case, timing: Timing) -> list[Row]:
+    images = case.images(timing.device)
+    network = case.supernet(timing.device).extract(case.path()).eval()
+
+    @torch.no_grad()
+    def forward(network: nn.Module) -> None:
+        for batch in images:
+            network(batch)
+
+    def by_release(supernet: nn.Module) -> Pair:
+        reestimate = ofa_release.part("imagenet_classification.elastic_nn.utils").set_running_statistics
+        theirs = supernet.get_active_subnet().to(timing.device, memory_format=CHANNELS_LAST).eval()
+        labelled = [(batch, None) for batch in images]
+        return Work(lambda: reestimate(theirs, labelled)), Work(lambda: forward(theirs))
+
+    _agree_on_statistics(network, images[0])
+    ours = Work(lambda: reestimate_batch_norm(network, images)), Work(lambda: forward(network))
+    return _overheads(case, timing, ours, "a plain forward", by_release)
+
+
+@torch.no_grad()
+def _agree_on_statistics(network: nn.Module, images: Tensor) -> None:
+    """One batch: the statistics are those that training on it with a momentum of 1 leaves behind."""
+    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    reestimate_batch_norm(network, [images])
+    ours = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    network.train()(images)
+    network.eval()
+    for layer, momentum, (mean, variance) in zip(layers, momenta, ours, strict=True):
+        layer.momentum = momentum
+        scale = layer.running_var.sqrt()
+        agree(((layer.running_mean - mean).abs() <= 1e-3 * scale + 1e-6).all(), "batch-norm means")
+        agree(torch.allclose(layer.running_var, variance, rtol=1e-2, atol=1e-6), "batch-norm variances")

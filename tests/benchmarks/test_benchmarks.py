@@ -1,0 +1,207 @@
+"""The benchmarks run at tiny sizes, agree with their peers, and refuse to report where they do not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import benchmarks.__main__ as command
+from benchmarks import harness, networks, paths, sampling, searches
+from benchmarks.detections import coco_contents, made_up_detections
+from benchmarks.harness import Disagreement, Row, Timing, Unavailable, Work, compare, seconds_in_turn
+from common.cli import run
+from common.cost_table import CostTable
+from common.data.scenes import scenes
+from common.evaluate.average_precision import GroundTruth
+from common.models.ofa_resnet import OFAResNetSpace
+from common.plain import InputError
+from common.search.evolution import EvolutionSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+# the oracles that every installation has
+ALWAYS_THERE = {
+    "average-precision": "pycocotools",
+    "bn-reestimation": "a plain forward",
+    "cost-paths": "torch FlopCounterMode",
+    "elastic-step": "the net taken out",
+    "evolution": "one by one",
+    "evolution-path-filter": "one by one",
+    "path-sampling": "DetOFA as printed",
+    "two-stage": "torchvision",
+}
+
+
+@pytest.mark.parametrize("name", ALWAYS_THERE)
+def test_benchmark_at_tiny_size(name, device):
+    rows = command.measure(name, Timing(device, repeats=1), quick=True)
+    for row in rows:
+        assert row.ours > 0
+        assert row.unit
+        assert (row.ratio is None) == (row.reason is not None)
+    assert next(row for row in rows if row.against == ALWAYS_THERE[name]).ratio > 0
+
+
+def test_every_benchmark_is_tried():
+    assert set(command.BENCHMARKS) == set(ALWAYS_THERE)
+
+
+def test_a_wrong_cost_table_gives_no_row(monkeypatch):
+    exact = CostTable.macs
+
+    def wrong(space, size, head=None):
+        return exact(space, size, head=lambda channels: head(channels) + 1)
+
+    monkeypatch.setattr(paths.CostTable, "macs", wrong)
+    with pytest.raises(Disagreement, match="FlopCounterMode"):
+        paths.cost_paths(Timing(repeats=1), tables=10, look_up=1, network=1)
+
+
+def test_a_wrong_average_precision_gives_no_row(monkeypatch):
+    right = GroundTruth.evaluate
+
+    def wrong(self, *arguments, **named):
+        numbers = right(self, *arguments, **named)
+        return {**numbers, "AR10": numbers["AR10"] + 1e-6}
+
+    monkeypatch.setattr(GroundTruth, "evaluate", wrong)
+    with pytest.raises(InputError, match=r"average-precision.*pycocotools"):
+        command.measure("average-precision", Timing(repeats=1), quick=True)
+
+
+def test_everyone_has_a_turn_in_every_round():
+    order = []
+    works = {name: Work(lambda name=name: order.append(name)) for name in "ab"}
+    seconds, rounds = seconds_in_turn(works, Timing(repeats=3))
+    assert order == list("abababab")  # the first round warms up
+    assert rounds == 3
+    assert set(seconds) == {"a", "b"}
+    order.clear()
+    assert seconds_in_turn(works, Timing(repeats=50, patience_s=0, warm_up=False))[1] == 1
+    assert order == list("ab")
+
+
+@pytest.mark.parametrize(("unit", "values"), [("s", (0.1, 0.4)), ("paths/s", (10.0, 2.5))])
+def test_ratio_above_one_means_ours_is_better(monkeypatch, unit, values):
+    clock = iter([0.0, 1.0, 1.0, 3.0])  # a second for ours, two for theirs
+    monkeypatch.setattr(harness.time, "process_time", lambda: next(clock))
+
+    def absent():
+        raise Unavailable("it is not installed")
+
+    peers = {"theirs": lambda: Work(lambda: None, amount=5), "absent": absent}
+    rows = compare(unit, Work(lambda: None, amount=10), peers, Timing(repeats=1, clock="cpu"), case="x")
+    assert rows[0] == Row(*values, unit, "theirs", case="x", rounds=1)
+    assert rows[0].ratio == pytest.approx(4.0)
+    assert rows[1] == Row(values[0], None, unit, "absent", case="x", rounds=1, reason="it is not installed")
+    assert rows[1].ratio is None
+
+
+def test_json_is_all_that_stdout_holds(capsys):
+    run(command.main, command.Options, ["path-sampling", "average-precision", "--quick", "--json", "--repeats", "1"])
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in rows} == {"path-sampling", "average-precision"}
+    for row in rows:
+        assert {"name", "ours", "peer", "unit", "ratio", "machine", "threads"} <= row.keys()
+        assert row["ratio"] == (pytest.approx(row["peer"] / row["ours"]) if row["peer"] else None)
+
+
+def test_table(capsys):
+    run(command.main, command.Options, ["average-precision", "--quick", "--repeats", "1"])
+    assert "against pycocotools" in capsys.readouterr().out
+
+
+def test_the_list_needs_no_torch():
+    code = (
+        "import sys, benchmarks.__main__ as m; m.run(m.main, m.Options, ['--list']); 'torch' in sys.modules and exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(command.BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["cost-path"], "cost-paths"), (["--repeats", "0"], "repeats"), (["--device", "abacus"], "abacus")],
+)
+def test_bad_input_is_one_sentence(arguments, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(command.main, command.Options, arguments)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_missing_package_has_a_reason():
+    with pytest.raises(Unavailable, match="no-such-package is not installed"):
+        harness.optional("no_such_module_anywhere", "no-such-package")
+    assert harness.optional("json", "json") is json
+
+
+def test_predictor_reads_one_hot_choices():
+    space = OFAResNetSpace(elastic_stem=True)
+    predictor = searches.AccuracyPredictor(space, torch.device("cpu"))
+    path = space.canonical(np.zeros((1, len(space.columns)), dtype=np.int8))
+    seen = {}
+    predictor.layers.register_forward_pre_hook(lambda _, inputs: seen.update(features=inputs[0]))
+    predictor(path)
+    # image size, stem, six widths, and an expand ratio for each of the 2 + 2 + 4 + 2 layers that are left
+    assert seen["features"].sum() == 1 + 1 + 6 + 10
+    assert seen["features"].shape == (1, predictor.inputs)
+    assert seen["features"][0, 2] == 1  # skip index 0: the residual is there
+    path[0, 0] = 1
+    predictor(path)
+    assert seen["features"][0, 1] == 1
+
+
+@pytest.mark.parametrize("kind", [searches.vectorised, searches.one_by_one])
+def test_searches_find_the_best_of_a_problem_with_a_known_answer(kind):
+    space = OFAResNetSpace(base_depths=(1, 1, 1, 1), depths=(0,), stage_widths=(32, 64, 96, 128))
+    constraint = searches.macs_of(space)
+    everything = np.stack(list(space.enumerate()))
+    scores = everything.sum(axis=1).astype(float)
+    problem = searches.Problem(
+        space, constraint.cost, lambda paths: paths.sum(axis=1).astype(float), constraint.budget(0.3)
+    )
+    best = scores[constraint.cost(everything) <= problem.budget].max()
+    assert best < scores.max()  # the budget binds
+    assert kind(problem, EvolutionSettings(population=60, generations=40))(0) == best
+
+
+def test_agreement_of_two_procedures():
+    """The first batch turns two neighbours round, and the second puts them right again."""
+    full = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    first = np.array([2.0, 1.0, 3.0, 4.0, 5.0, 6.0])
+    bucket = np.array([0, 0, 0, 1, 1, 1])
+    found = sampling.Agreement(full, np.stack([first, 2 * full - first], axis=1), bucket)
+    assert found.spearman(1) == pytest.approx(1 - 6 * 2 / (6 * 35))
+    assert found.kendall() == pytest.approx((1, 1))
+    assert found.batches_needed(0.9) == 1
+    assert found.batches_needed(0.99) == 2
+    first_alone = sampling.Agreement(full, first[:, None], bucket)
+    assert first_alone.batches_needed(0.99) is None
+    assert first_alone.kendall() == pytest.approx((1 - 2 / 15, (1 / 3 + 1) / 2))
+
+
+@pytest.mark.parametrize("name", networks.SPACES)
+def test_the_path_of_a_case_is_a_path_in_the_middle(name):
+    case = networks.Case(name, 32, 1)
+    path = case.path()
+    assert (case.space.check(path) == path).all()
+    assert not (path == case.space.largest()).all()
+    assert not (path == case.space.smallest()).all()
+
+
+def test_made_up_detections_are_sorted_and_whole():
+    dataset = scenes("val", 4)
+    found = made_up_detections(dataset, 12)
+    assert found.boxes.shape == (4, 12, 4)
+    assert (found.scores[:, :-1] >= found.scores[:, 1:]).all()
+    assert (found.boxes[..., 2:] > found.boxes[..., :2]).all()
+    assert torch.equal(found.boxes, made_up_detections(dataset, 12).boxes)
+    annotations = coco_contents(dataset)["annotations"]
+    assert [annotation["id"] for annotation in annotations] == list(range(1, len(dataset.boxes) + 1))
