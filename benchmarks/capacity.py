@@ -21,6 +21,7 @@ from common.plain import InputError, write_json
 from common.settings import Optimisation, Precision
 
 RULE = "wider is better: from each width to the next, the paired 95 % interval of the difference of AP lies above 0"
+NO_SETTING = ("out", "runs", "device", "widths")  # the widths stand with their results
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,7 @@ def main(options: Options) -> None:
     measured = measure(options)
     record = {
         "what": "AP of one thin detector at several backbone widths",
-        "settings": {
-            name: value for name, value in asdict(options).items() if name not in ("out", "runs", "device", "widths")
-        },
+        "settings": {name: value for name, value in asdict(options).items() if name not in NO_SETTING},
         **measured,
         **verdict(measured["results"]),
         "environment": describe_environment(shlex.join(["python", "-m", "benchmarks.capacity", *sys.argv[1:]])),
@@ -92,16 +91,8 @@ def verdict(results: list[dict[str, Any]]) -> dict[str, Any]:
     steps = []
     for narrow, wide in pairwise(scores):
         found = paired_difference(scores[wide], scores[narrow])
-        steps.append(
-            {
-                "from": narrow,
-                "to": wide,
-                "difference": found.mean,
-                "low": found.low,
-                "high": found.high,
-                "seeds": found.n,
-            }
-        )
+        interval = {"difference": found.mean, "low": found.low, "high": found.high, "seeds": found.n}
+        steps.append({"from": narrow, "to": wide, **interval})
     return {
         "AP": [
             {"width": width, "mean": sum(values) / len(values), "by_seed": values} for width, values in scores.items()

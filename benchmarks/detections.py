@@ -28,12 +28,9 @@ def average_precision(timing: Timing, images: int = 500, detections: int = 100) 
         return _peer("pycocotools", COCO, COCOeval, contents, rows, numbers)
 
     def by_faster_coco_eval() -> Work:
-        package = optional("faster_coco_eval", "faster-coco-eval")
-        # it takes no array
-        records = [
-            {"image_id": int(image), "category_id": int(label), "bbox": box, "score": score}
-            for (image, *box, score, label) in rows.tolist()
-        ]
+        package = optional("faster_coco_eval", "faster-coco-eval")  # it takes no array
+        ids = rows[:, [0, 6]].astype(int)
+        records = _records(image_id=ids[:, 0], category_id=ids[:, 1], bbox=rows[:, 1:5], score=rows[:, 5])
         return _peer("faster-coco-eval", package.COCO, package.COCOeval_faster, contents, records, numbers)
 
     peers = {"pycocotools": by_pycocotools, "faster-coco-eval": by_faster_coco_eval}
@@ -64,54 +61,44 @@ def _peer(
 
 
 def made_up_detections(dataset: DetectionSet, count: int) -> Detections:
-    """`count` detections in every image: the true boxes moved a little, some mislabelled, and then random ones."""
+    """`count` an image, best first: the true boxes moved a little, some of them mislabelled, and random ones."""
     random = np.random.default_rng(0)
     N, K = len(dataset), len(dataset.categories)  # images, categories
     corner = random.uniform(0, 70, (N, count, 2))
     boxes = np.concatenate([corner, corner + random.uniform(4, 40, (N, count, 2))], axis=2)
     labels = random.integers(0, K, (N, count))
-    scores = random.beta(1, 6, (N, count))
+    scores = -np.sort(-random.beta(1, 6, (N, count)))
+    odds = 1 / np.arange(1, count + 1)  # true boxes tend to have the high scores
     for image in range(N):
         rows = dataset.boxes_of(image)
         true = min(count, rows.stop - rows.start)
-        boxes[image, :true] = dataset.boxes[rows][:true] + random.normal(0, 2, (true, 4))
-        boxes[image, :true, 2:] = np.maximum(boxes[image, :true, 2:], boxes[image, :true, :2] + 1)
+        places = random.choice(count, true, replace=False, p=odds / odds.sum())
+        boxes[image, places] = dataset.boxes[rows][:true] + random.normal(0, 2, (true, 4))
         right = random.random(true) < 0.7
-        labels[image, :true] = np.where(right, dataset.labels[rows][:true], labels[image, :true])
-        scores[image, :true] = random.beta(3, 3, true)
-    order = np.argsort(-scores, axis=1)
-    boxes, scores, labels = (
-        torch.from_numpy(np.take_along_axis(values, order[..., None] if values.ndim == 3 else order, axis=1))
-        for values in (boxes, scores, labels)
-    )
+        labels[image, places] = np.where(right, dataset.labels[rows][:true], labels[image, places])
+    boxes[..., 2:] = np.maximum(boxes[..., 2:], boxes[..., :2] + 1)
+    boxes, scores, labels = map(torch.from_numpy, (boxes, scores, labels))
     return Detections(boxes.float(), scores.float(), labels, torch.ones(N, count, dtype=torch.bool))
 
 
 def coco_contents(dataset: DetectionSet) -> dict[str, Any]:
     """The ground truth as a COCO file's contents."""
-    annotations = []
-    for image, identity in enumerate(dataset.image_ids.tolist()):
-        for row in range(len(dataset.boxes))[dataset.boxes_of(image)]:
-            left, top, right, bottom = dataset.boxes[row].tolist()
-            annotations.append(
-                {
-                    "id": row + 1,
-                    "image_id": identity,
-                    "category_id": int(dataset.category_ids[dataset.labels[row]]),
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": float(dataset.area[row]),
-                    "iscrowd": int(dataset.crowd[row]),
-                }
-            )
+    boxes = dataset.boxes.astype(np.float64)
     return {
         "info": {},
-        "images": [
-            {"id": identity, "height": height, "width": width}
-            for identity, (height, width) in zip(dataset.image_ids.tolist(), dataset.sizes.tolist(), strict=True)
-        ],
-        "categories": [
-            {"id": identity, "name": name}
-            for identity, name in zip(dataset.category_ids.tolist(), dataset.categories, strict=True)
-        ],
-        "annotations": annotations,
+        "images": _records(id=dataset.image_ids, height=dataset.sizes[:, 0], width=dataset.sizes[:, 1]),
+        "categories": _records(id=dataset.category_ids, name=np.array(dataset.categories)),
+        "annotations": _records(
+            id=np.arange(1, len(boxes) + 1),
+            image_id=np.repeat(dataset.image_ids, np.diff(dataset.offsets)),
+            category_id=dataset.category_ids[dataset.labels],
+            bbox=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
+            area=dataset.area,
+            iscrowd=dataset.crowd.astype(int),
+        ),
     }
+
+
+def _records(**columns: np.ndarray) -> list[dict[str, Any]]:
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]

@@ -5,11 +5,9 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, TypeVar
-
-import torch
 
 Made = TypeVar("Made")
 
@@ -24,7 +22,7 @@ class Timing:
     has a first turn that does not count.
     """
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: str = "cpu"
     repeats: int = 7
     patience_s: float = 30.0
     clock: Literal["wall", "cpu"] = "wall"
@@ -100,10 +98,12 @@ def available(peers: Mapping[str, Callable[[], Made]]) -> tuple[dict[str, Made],
 
 def seconds_in_turn(works: Mapping[str, Work], timing: Timing) -> tuple[dict[str, float], int]:
     """Median seconds a unit of each work, and the number of rounds; A B C A B C ..., not A A B B."""
+    import torch  # not at the top: the command's help needs this module and not torch
+
     clock = time.perf_counter if timing.clock == "wall" else time.process_time
 
     def wait() -> None:
-        if timing.device.type == "cuda":
+        if timing.device != "cpu":
             torch.cuda.synchronize(timing.device)
 
     for work in works.values() if timing.warm_up else ():

@@ -1,19 +1,24 @@
-"""Sub-networks of a supernet: training them, re-estimating their statistics. And what other trainings share."""
+"""Training sub-networks of a supernet, re-estimating their statistics, and training two-stage detectors."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from benchmarks import ofa_release
-from benchmarks.harness import Row, Timing, Work, agree, available, seconds_in_turn
+from benchmarks.harness import Row, Timing, Work, agree, available, compare, seconds_in_turn
 from common.batch import Batch
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.classifier import Classifier
 from common.models.elastic import corner
+from common.models.norm import Norm
 from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.models.torchvision_weights import faster_rcnn_of_torchvision
+from common.models.two_stage import TwoStage, two_stage_losses
 from common.settings import Optimisation
 from common.train.schedule import build_optimiser
 
@@ -51,7 +56,7 @@ class Case:
         several = f", {self.batches} batches" if self.batches > 1 else ""
         return f"{self.name}, {self.image_size}x{self.image_size}, batch {self.batch_size}{several}"
 
-    def supernet(self, device: torch.device) -> Classifier:
+    def supernet(self, device: str) -> Classifier:
         """A classifier on the supernet, the same weights at every call."""
         torch.manual_seed(0)
         return Classifier(OFAResNet(self.space), CLASSES).to(device, memory_format=CHANNELS_LAST)
@@ -62,13 +67,13 @@ class Case:
         path[self.space.stem_columns] = self.space.largest()[self.space.stem_columns]
         return self.space.canonical(path)
 
-    def images(self, device: torch.device) -> list[Tensor]:
+    def images(self, device: str) -> list[Tensor]:
         """The batches, (B, 3, H, W) of noise each."""
         size = self.image_size
         return [made_up_batch(self.batch_size, size, CLASSES, 1, device).images for _ in range(self.batches)]
 
 
-def made_up_batch(batch_size: int, side: int, categories: int, objects: int, device: torch.device) -> Batch:
+def made_up_batch(batch_size: int, side: int, categories: int, objects: int, device: str) -> Batch:
     """Noise, channels last, with so many objects in every image."""
     extent = torch.rand(batch_size, objects, 2) * 0.4 * side + side / 40
     corner_of = torch.rand(batch_size, objects, 2) * (side - extent)
@@ -131,13 +136,9 @@ def _overheads(
 # ---- elastic training
 
 
-def elastic_step(timing: Timing, cases=(("paper widths", 224, 8), ("thin", 96, 16))) -> list[Row]:
+def elastic_step(timing: Timing, case: tuple) -> list[Row]:
     """Forward, backward and SGD of a sub-network inside its supernet, and of the same net taken out."""
-    return [row for case in cases for row in _elastic_step(Case(*case), timing)]
-
-
-def _elastic_step(case: Case, timing: Timing) -> list[Row]:
-    device = timing.device
+    case, device = Case(*case), timing.device
     supernet = case.supernet(device).train()
     images = case.images(device)[0]
     labels = torch.arange(case.batch_size, device=device) % CLASSES
@@ -172,14 +173,11 @@ def _agree_on_gradients(supernet: Classifier, extracted: Classifier, loss: Calla
 # ---- batch-norm re-estimation
 
 
-def bn_reestimation(timing: Timing, cases=(("paper widths", 224, 8, 2), ("thin", 96, 16, 8))) -> list[Row]:
+def bn_reestimation(timing: Timing, case: tuple) -> list[Row]:
     """The statistics of a sub-network that was taken out."""
-    return [row for case in cases for row in _bn_reestimation(Case(*case), timing)]
-
-
-def _bn_reestimation(case: Case, timing: Timing) -> list[Row]:
-    images = case.images(timing.device)
-    network = case.supernet(timing.device).extract(case.path()).eval()
+    case, device = Case(*case), timing.device
+    images = case.images(device)
+    network = case.supernet(device).extract(case.path()).eval()
 
     @torch.no_grad()
     def forward(network: nn.Module) -> None:
@@ -188,7 +186,7 @@ def _bn_reestimation(case: Case, timing: Timing) -> list[Row]:
 
     def by_release(supernet: nn.Module) -> Pair:
         reestimate = ofa_release.part("imagenet_classification.elastic_nn.utils").set_running_statistics
-        theirs = supernet.get_active_subnet().to(timing.device, memory_format=CHANNELS_LAST).eval()
+        theirs = supernet.get_active_subnet().to(device, memory_format=CHANNELS_LAST).eval()
         labelled = [(batch, None) for batch in images]
         return Work(lambda: reestimate(theirs, labelled)), Work(lambda: forward(theirs))
 
@@ -200,16 +198,61 @@ def _bn_reestimation(case: Case, timing: Timing) -> list[Row]:
 @torch.no_grad()
 def _agree_on_statistics(network: nn.Module, images: Tensor) -> None:
     """One batch: the statistics are those that training on it with a momentum of 1 leaves behind."""
-    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    trained = deepcopy(network).train()
+    for layer in trained.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    trained(images)
     reestimate_batch_norm(network, [images])
-    ours = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 1.0
-    network.train()(images)
-    network.eval()
-    for layer, momentum, (mean, variance) in zip(layers, momenta, ours, strict=True):
-        layer.momentum = momentum
-        scale = layer.running_var.sqrt()
-        agree(((layer.running_mean - mean).abs() <= 1e-3 * scale + 1e-6).all(), "batch-norm means")
-        agree(torch.allclose(layer.running_var, variance, rtol=1e-2, atol=1e-6), "batch-norm variances")
+    found, expected = dict(network.named_buffers()), dict(trained.named_buffers())
+    for name, variance in expected.items():
+        if name.endswith("running_var"):
+            mean = name.replace("running_var", "running_mean")
+            close = (found[mean] - expected[mean]).abs() <= 1e-3 * variance.sqrt() + 1e-6
+            agree(close.all(), f"batch norm's {mean}")
+            agree(torch.allclose(found[name], variance, rtol=1e-2, atol=1e-6), f"batch norm's {name}")
+
+
+# ---- two-stage detectors
+
+
+def two_stage(timing: Timing, batch_size: int, side: int = 320, categories: int = 90) -> list[Row]:
+    """Forward, losses, backward and SGD, from the same weights, images and settings as torchvision's detector.
+
+    Batch norm, everything trained, 2000 proposals, 512 regions an image. side: of square images, pixels.
+    """
+    torch.manual_seed(0)
+    theirs = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=categories + 1, min_size=side, max_size=side
+    ).to(timing.device)
+    theirs.transform.image_mean, theirs.transform.image_std = [0.0] * 3, [1.0] * 3  # images come normalised
+    ours = faster_rcnn_of_torchvision(theirs.state_dict(), Norm("batch"))
+    ours.to(timing.device, memory_format=CHANNELS_LAST)
+    batch = made_up_batch(batch_size, side, categories, 7, timing.device)  # as many objects as on COCO
+    images = list(batch.images.contiguous())  # torchvision's layout
+    targets = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
+    _agree_on_outputs(ours.eval(), theirs.eval(), batch)
+
+    our_step = training_step(ours, lambda: two_stage_losses(ours(batch.images), batch)["loss"], batch_size)
+    their_step = training_step(theirs, lambda: sum(theirs(images, targets).values()), batch_size)
+    case = f"{side}x{side}, batch {batch_size}"
+    return compare("img/s", our_step, {"torchvision": lambda: their_step}, timing, case=case)
+
+
+@torch.no_grad()
+def _agree_on_outputs(ours: TwoStage, theirs: nn.Module, batch: Batch) -> None:
+    """Both say the same of all anchors, and of the objects' own boxes."""
+    maps = ours.fpn(ours.backbone(batch.images))
+    their_maps = theirs.backbone(batch.images)
+    objectness, _ = theirs.rpn.head(list(their_maps.values()))
+    expected = torch.cat([each.permute(0, 2, 3, 1).flatten(1) for each in objectness], dim=1)
+    agree(_close(ours.rpn(maps)["objectness"], expected), "objectness by ours and by torchvision")
+    heads = theirs.roi_heads
+    regions = heads.box_roi_pool(their_maps, list(batch.boxes), [batch.images.shape[-2:]] * len(batch.boxes))
+    expected, _ = heads.box_predictor(heads.box_head(regions))  # the background first
+    logits, _ = ours.roi(maps, batch.boxes)
+    agree(_close(logits.flatten(0, 1).roll(1, dims=1), expected), "classes of regions by ours and by torchvision")
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).abs().max() <= 1e-3 * expected.abs().max())

@@ -1,9 +1,10 @@
 """Validating many paths: what it costs beside training their supernet, and whether few images rank them as many do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import cycle
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from benchmarks.harness import Row, Timing, Work, agree, seconds_in_turn
 from benchmarks.networks import CHANNELS_LAST, SGD, SPACES, Case, made_up_batch, training_step
+from benchmarks.paths import macs_of
 from common.batch import Batch
-from common.cost_table import CostTable
 from common.data.batches import DetectionBatches
 from common.data.scenes import CATEGORIES, scenes
 from common.evaluate.recalibrate import reestimate_batch_norm
@@ -23,7 +24,7 @@ from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
 from common.settings import Optimisation
 from common.train.loop import Training, fit
 from common.train.run_folder import Run
-from detofa.method import Constraint, Operations, sample_per_bucket
+from detofa.method import Operations, sample_per_bucket
 
 # DetOFA on Pascal VOC: the paths validated, the epochs and images of the supernet's training, and the share of that
 # training's cost which the validation takes by the paper's own account, in per cent.
@@ -46,7 +47,7 @@ def path_sampling(
     """The share of a cheap procedure, and how well it ranks paths of a small supernet that is trained on scenes.
 
     The cheap procedure takes its images among the full one's: what is asked is how much of the full one can be left
-    out. timed_images: a path's cost is linear in them. ranking: further arguments of `rank_agreement`.
+    out. timed_images: a path's cost is linear in them. ranking: further arguments of `losses_by_both`.
     """
     each, rounds = _seconds_of_an_image(Case(*case), timed_images, timing)
 
@@ -55,18 +56,18 @@ def path_sampling(
         path = each["extract"] + procedure[0] * each["calibrate"] + procedure[1] * each["validate"]
         return 100 * PATHS * path / (EPOCHS * TRAINING_IMAGES * each["train"])
 
-    agreement = rank_agreement(timing.device, cheap, full, **ranking)
-    overall, inside = agreement.kendall()
+    losses, losses_by_batch, bucket = losses_by_both(timing.device, cheap, full, **ranking)
+    ranks = rank_agreement(losses, losses_by_batch, bucket)
     enough = f"no number of these images reaches {RANK_CORRELATION}"
-    if (batches := agreement.batches_needed(RANK_CORRELATION)) is not None:
-        least = batches * cheap[1] // agreement.cheap.shape[1]
+    if ranks.enough is not None:
+        least = ranks.enough * cheap[1] // losses_by_batch.shape[1]
         enough = f"Spearman stays at {RANK_CORRELATION} from {least} images on, {share((cheap[0], least)):.1f} %"
     note = (
         f"{cheap[0]} + {cheap[1]} images a path, which cost {each['calibrate'] / each['train']:.2f} and "
         f"{each['validate'] / each['train']:.2f} of a training image; {full[0]} + {full[1]} images would take "
-        f"{share(full):.0f} %; ranks of {len(agreement.full)} paths of a supernet trained on scenes, against the full "
-        f"procedure: Spearman {agreement.spearman():.3f}, Kendall {overall:.3f}, within a cost bucket {inside:.3f}; "
-        f"{enough}"
+        f"{share(full):.0f} %; ranks of {len(losses)} paths of a supernet trained on scenes, against the full "
+        f"procedure: Spearman {ranks.spearman:.3f}, Kendall {ranks.kendall:.3f}, within a cost bucket "
+        f"{ranks.kendall_in_bucket:.3f}; {enough}"
     )
     title = f"{Case(*case).title}, {PATHS} paths"
     return [Row(share(cheap), PRINTED, "%", "DetOFA as printed", case=title, rounds=rounds, note=note)]
@@ -75,7 +76,7 @@ def path_sampling(
 # ---- what it costs
 
 
-def _detector(space: OFAResNetSpace, categories: int, device: torch.device) -> CenterNet:
+def _detector(space: OFAResNetSpace, categories: int, device: str) -> CenterNet:
     torch.manual_seed(0)
     supernet = CenterNet(OFAResNet(space), categories, (24,), 16, elastic=True)
     return supernet.to(device, memory_format=CHANNELS_LAST)
@@ -112,37 +113,31 @@ def _seconds_of_an_image(case: Case, count: int, timing: Timing) -> tuple[dict[s
 # ---- what it ranks
 
 
-@dataclass(frozen=True, eq=False)
-class Agreement:
-    """Losses of the same paths by the full procedure, (P,), and on each batch of the cheap one, (P, batches).
+class Ranks(NamedTuple):
+    """Rank correlations of the paths' losses by both procedures; enough: batches from which on Spearman's suffices."""
 
-    bucket: (P,) the cost bucket of each path.
-    """
-
-    full: np.ndarray
-    cheap: np.ndarray
-    bucket: np.ndarray
-
-    def spearman(self, batches: int | None = None) -> float:
-        """Rank correlation over all paths with the mean of the first `batches` batches (None means all)."""
-        return float(spearmanr(self.full, self.cheap[:, :batches].mean(axis=1)).statistic)
-
-    def kendall(self) -> tuple[float, float]:
-        """Kendall's tau over all paths, and its mean over the buckets that hold at least three."""
-        cheap = self.cheap.mean(axis=1)
-        inside = [self.bucket == bucket for bucket in np.unique(self.bucket)]
-        taus = [kendalltau(self.full[these], cheap[these]).statistic for these in inside if these.sum() >= 3]
-        return float(kendalltau(self.full, cheap).statistic), float(np.mean(taus)) if taus else float("nan")
-
-    def batches_needed(self, wanted: float) -> int | None:
-        """Batches from which on the rank correlation stays at `wanted`; None when all of them are too few."""
-        most = self.cheap.shape[1]
-        last_short = max((count for count in range(1, most + 1) if self.spearman(count) < wanted), default=0)
-        return None if last_short == most else last_short + 1
+    spearman: float
+    kendall: float
+    kendall_in_bucket: float
+    enough: int | None
 
 
-def rank_agreement(
-    device: torch.device,
+def rank_agreement(full: np.ndarray, cheap: np.ndarray, bucket: np.ndarray, wanted: float = RANK_CORRELATION) -> Ranks:
+    """full (P,): losses by the full procedure; cheap (P, batches): on each batch of the cheap one; bucket (P,)."""
+    batches = range(1, cheap.shape[1] + 1)
+    spearman = [float(spearmanr(full, cheap[:, :count].mean(axis=1)).statistic) for count in batches]
+    short = max((count for count in batches if spearman[count - 1] < wanted), default=0)
+
+    def kendall(these: np.ndarray | slice) -> float:
+        return float(kendalltau(full[these], cheap[these].mean(axis=1)).statistic)
+
+    inside = [kendall(bucket == each) for each in np.unique(bucket) if (bucket == each).sum() >= 3]
+    in_bucket = float(np.mean(inside)) if inside else float("nan")
+    return Ranks(spearman[-1], kendall(slice(None)), in_bucket, short + 1 if short + 1 in batches else None)
+
+
+def losses_by_both(
+    device: str,
     cheap: Procedure,
     full: Procedure,
     paths: int = 60,
@@ -150,8 +145,8 @@ def rank_agreement(
     training_images: int = 2000,
     validation_batch: int = 50,
     epochs: int = 8,
-) -> Agreement:
-    """Trains a supernet and measures paths by both procedures, equally many of each cost bucket.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Trains a supernet and measures paths by both procedures, equally many of each cost bucket: see `rank_agreement`.
 
     validation_batch: images, of which the validation images of both procedures are a multiple.
     """
@@ -169,8 +164,7 @@ def rank_agreement(
     with TemporaryDirectory() as folder, Run.open(folder, {}) as run:
         fit(run, "supernet", supernet, training, step_losses, Training(optimisation, device=device))
 
-    cost = CostTable.macs(SPACE, image_size)
-    constraint = Constraint("MACs", "", cost, *cost(np.stack([SPACE.smallest(), SPACE.largest()])))
+    constraint = macs_of(SPACE, image_size, classes=0)
     per_bucket = -(-paths // constraint.buckets)
     chosen = sample_per_bucket(Operations.all(SPACE), constraint, per_bucket, np.random.default_rng(0))
     by_full, by_cheap = [], []
@@ -178,7 +172,7 @@ def rank_agreement(
         network = supernet.extract(path)
         by_full.append(np.mean(_losses(network, calibration[: full[0]], validation)))
         by_cheap.append(_losses(network, calibration[: cheap[0]], validation[: cheap[1] // validation_batch]))
-    return Agreement(np.array(by_full), np.array(by_cheap), constraint.bucket(chosen))
+    return np.array(by_full), np.array(by_cheap), constraint.bucket(chosen)
 
 
 @torch.inference_mode()

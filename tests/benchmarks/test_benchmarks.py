@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import benchmarks.__main__ as command
-from benchmarks import harness, networks, paths, sampling, searches
+from benchmarks import harness, networks, paths, sampling
 from benchmarks.detections import coco_contents, made_up_detections
 from benchmarks.harness import Disagreement, Row, Timing, Unavailable, Work, compare, seconds_in_turn
 from common.cli import run
@@ -37,7 +37,7 @@ ALWAYS_THERE = {
 
 @pytest.mark.parametrize("name", ALWAYS_THERE)
 def test_benchmark_at_tiny_size(name, device):
-    rows = command.measure(name, Timing(device, repeats=1), quick=True)
+    rows = command.measure(name, Timing(str(device), repeats=1), quick=True)
     for row in rows:
         assert row.ours > 0
         assert row.unit
@@ -105,7 +105,7 @@ def test_json_is_all_that_stdout_holds(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} == {"path-sampling", "average-precision"}
     for row in rows:
-        assert {"name", "ours", "peer", "unit", "ratio", "machine", "threads"} <= row.keys()
+        assert {"name", "ours", "peer", "unit", "ratio", "cpu", "threads", "torch"} <= row.keys()
         assert row["ratio"] == (pytest.approx(row["peer"] / row["ours"]) if row["peer"] else None)
 
 
@@ -144,7 +144,7 @@ def test_missing_package_has_a_reason():
 
 def test_predictor_reads_one_hot_choices():
     space = OFAResNetSpace(elastic_stem=True)
-    predictor = searches.AccuracyPredictor(space, torch.device("cpu"))
+    predictor = paths.AccuracyPredictor(space, "cpu")
     path = space.canonical(np.zeros((1, len(space.columns)), dtype=np.int8))
     seen = {}
     predictor.layers.register_forward_pre_hook(lambda _, inputs: seen.update(features=inputs[0]))
@@ -158,13 +158,13 @@ def test_predictor_reads_one_hot_choices():
     assert seen["features"][0, 1] == 1
 
 
-@pytest.mark.parametrize("kind", [searches.vectorised, searches.one_by_one])
+@pytest.mark.parametrize("kind", [paths.vectorised, paths.one_by_one])
 def test_searches_find_the_best_of_a_problem_with_a_known_answer(kind):
     space = OFAResNetSpace(base_depths=(1, 1, 1, 1), depths=(0,), stage_widths=(32, 64, 96, 128))
-    constraint = searches.macs_of(space)
+    constraint = paths.macs_of(space)
     everything = np.stack(list(space.enumerate()))
     scores = everything.sum(axis=1).astype(float)
-    problem = searches.Problem(
+    problem = paths.Problem(
         space, constraint.cost, lambda paths: paths.sum(axis=1).astype(float), constraint.budget(0.3)
     )
     best = scores[constraint.cost(everything) <= problem.budget].max()
@@ -177,14 +177,12 @@ def test_agreement_of_two_procedures():
     full = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     first = np.array([2.0, 1.0, 3.0, 4.0, 5.0, 6.0])
     bucket = np.array([0, 0, 0, 1, 1, 1])
-    found = sampling.Agreement(full, np.stack([first, 2 * full - first], axis=1), bucket)
-    assert found.spearman(1) == pytest.approx(1 - 6 * 2 / (6 * 35))
-    assert found.kendall() == pytest.approx((1, 1))
-    assert found.batches_needed(0.9) == 1
-    assert found.batches_needed(0.99) == 2
-    first_alone = sampling.Agreement(full, first[:, None], bucket)
-    assert first_alone.batches_needed(0.99) is None
-    assert first_alone.kendall() == pytest.approx((1 - 2 / 15, (1 / 3 + 1) / 2))
+    both = np.stack([first, 2 * full - first], axis=1)
+    assert sampling.rank_agreement(full, both, bucket, 0.9) == pytest.approx((1, 1, 1, 1))
+    assert sampling.rank_agreement(full, both, bucket, 0.99).enough == 2
+    *alone, enough = sampling.rank_agreement(full, first[:, None], bucket, 0.99)
+    assert alone == pytest.approx([1 - 6 * 2 / (6 * 35), 1 - 2 / 15, (1 / 3 + 1) / 2])
+    assert enough is None
 
 
 @pytest.mark.parametrize("name", networks.SPACES)
