@@ -100,14 +100,13 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     default = None
     if issubclass(options_class, StudyOptions):
-        scale = next(
-            (
-                word.partition("=")[2] or following
-                for word, following in zip(arguments, [*arguments[1:], ""], strict=True)
-                if word == "--scale" or word.startswith("--scale=")
-            ),
-            options_class().scale,
-        )
+        words = [*arguments, ""]
+        given = [
+            word.partition("=")[2] or words[place + 1]
+            for place, word in enumerate(arguments)
+            if word == "--scale" or word.startswith("--scale=")
+        ]
+        scale = given[-1] if given else options_class().scale
         if scale in options_class.PRESETS:
             default = options_class(scale=scale, preset=options_class.PRESETS[scale])
     return tyro.cli(options_class, default=default, args=arguments, prog=program())

@@ -28,15 +28,14 @@ from common.report.exhibit import (
     printed,
     printed_table,
 )
-from common.report.runs import RunSummary, duration, summarise
+from common.report.runs import RunSummary, duration, shared_environment, summarise
 
-_OF_ONE_RUN = ("command", "time", "resumed")  # what an environment says of one run rather than of the machine
 _NOT_MEASURED = ("seed", "only", "claim", "out", "list", "publish", "results")  # where and how, not what
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceOptions(StudyOptions):
-    """Train and draw a paper's tables and figures, and judge its claims."""
+class ReproduceOptions:
+    """Train and draw a paper's tables and figures, and judge its claims; beside a paper's own options."""
 
     seeds: int = 1
     """Number of seeds: 0, 1, ... Intervals and verdicts need at least 2."""
@@ -153,7 +152,7 @@ def _checked(paper: Paper, options: ReproduceOptions) -> list[Exhibit]:
 
 def setting_of(options: StudyOptions) -> Setting:
     """What exhibits are measured with, as plain JSON."""
-    shared = {item.name for item in fields(ReproduceOptions)}
+    shared = {item.name for item in (*fields(StudyOptions), *fields(ReproduceOptions))}
     own = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in shared}
     return Setting(short_name(options.data), options.scale, to_json(options.preset), to_json(own))
 
@@ -202,7 +201,7 @@ def measure_exhibit(exhibit: Exhibit, study: Any) -> Measured:
         for name, value in numbers.get("evidence", {}).items():
             with study.recording() as behind:
                 evidence[name] = value() if callable(value) else value
-            rests_on[name] = list(behind) if callable(value) else None
+            rests_on[name] = list(behind) or None  # a plain value rests on all that was used before it
     every = list(used)
     rests_on = {name: every if behind is None else behind for name, behind in rests_on.items()}
     return to_json({**numbers, "evidence": evidence, "runs": every, "rests_on": rests_on})
@@ -319,16 +318,6 @@ def stacked_evidence(
 def environment_of(paper_folder: Path, runs: Sequence[str]) -> dict[str, Any]:
     """Commit, versions and hardware of some runs (DATA-SCALE/RUN); a list of values where runs differ."""
     return shared_environment([summarise(paper_folder / name).environment for name in runs])
-
-
-def shared_environment(environments: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What several environments say, a list of values where they differ."""
-    values: dict[str, list] = {}
-    for environment in environments:
-        for key, value in environment.items():
-            if key not in _OF_ONE_RUN and value not in values.setdefault(key, []):
-                values[key].append(value)
-    return {key: found[0] if len(found) == 1 else found for key, found in values.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -335,8 +335,8 @@ class _Stage:
             at = "" if state is None else f", resumed at epoch {self.epoch} step {self.index}"
             print(
                 f"{self.stage}: {count:,} parameters, {self.device} {self.training.precision}, "
-                f"processes {distributed.size()}, {self.optimisation.epochs} epochs of {self.steps_per_epoch} steps, seed {self.seed}, "
-                f"commit {commit}{at}",
+                f"processes {distributed.size()}, {self.optimisation.epochs} epochs of {self.steps_per_epoch} steps, "
+                f"seed {self.seed}, commit {commit}{at}",
                 file=sys.stderr,
             )
         distributed.barrier()

@@ -1,0 +1,144 @@
+"""Flags from settings: any field of any preset, and the command that gives them again."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pytest
+
+from common.cli import StudyOptions, command, parse, run, short_name
+from common.plain import InputError
+from common.settings import Augmentation, Optimisation, StudyPreset
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Row:
+    norm: Literal["batch", "group"] = "batch"
+    optimisation: Optimisation = Optimisation(epochs=2)  # noqa: RUF009
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(StudyPreset):
+    rows: tuple[Row, ...] = (Row(), Row("group"))
+    sizes: tuple[tuple[int, int], ...] = ((32, 32),)
+    limit: float | None = None
+
+
+SMALL = Preset(
+    name="small",
+    train_images=None,
+    search_images=1,
+    validation_images=1,
+    evaluation_batch_size=1,
+    augmentation=Augmentation(),
+    crop_size=1,
+    crop_batch_size=1,
+    crops=1,
+    classification=Optimisation(),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StudyOptions):
+    PRESETS: ClassVar[Mapping[str, Preset]] = {"small": SMALL, "large": replace(SMALL, name="large", limit=9.0)}
+    scale: Literal["small", "large"] = "small"
+    preset: Preset = SMALL
+    seed: int = 0
+    names: tuple[str, ...] = ()
+    fast: bool = True
+
+
+CHANGES = {
+    "": {},
+    "--preset.rows.1.optimisation.epochs 36": {"rows.1.optimisation.epochs": 36},
+    "--preset.sizes 1 2 3 4 --preset.limit 0.5": {"sizes": [[1, 2], [3, 4]], "limit": 0.5},
+    "--preset.augmentation.flip 0 --preset.rows.0.norm group": {"augmentation.flip": 0.0, "rows.0.norm": "group"},
+    "--scale large --preset.limit None": {"limit": None},
+    "--scale=large": {},
+}
+
+
+@pytest.mark.parametrize(("typed", "changed"), CHANGES.items())
+def test_any_field_of_a_preset_is_a_flag_and_is_said_again(typed, changed):
+    options = parse(Options, [*typed.split(), "--seed", "3", "--names", "a", "b", "--no-fast"])
+    assert options.changed == changed
+    assert (options.seed, options.names, options.fast) == (3, ("a", "b"), False)
+    assert options.preset.name == options.scale
+    words = shlex.split(command("paper.train", options))
+    assert words[:3] == ["python", "-m", "paper.train"]
+    assert parse(Options, words[3:]) == options
+
+
+def test_what_is_default_is_not_said_but_for_scale_and_data():
+    assert command("p.train", Options()) == "python -m p.train --scale small --data scenes"
+    assert command("p.train", Options(seed=2), leave_out=("seed",), always=()) == "python -m p.train"
+
+
+def test_other_settings_have_another_run_folder():
+    folders = [parse(Options, typed.split()).run_folder for typed in CHANGES]
+    assert len(set(folders)) == len(folders)
+    assert folders[0] == "scenes-small"
+    assert folders[5] == "scenes-large"
+    assert folders[1].startswith("scenes-small-")
+
+
+@pytest.mark.parametrize("typed", ["--scale huge", "--preset.foo 1", "--seed x", "--foo"])
+def test_a_wrong_flag_ends_with_status_2(typed, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(lambda options: None, Options, typed.split())
+    assert ended.value.code == 2
+    assert typed.split()[-1].removeprefix("--") in capsys.readouterr().err
+
+
+def test_settings_that_cannot_be_used_give_one_sentence(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(lambda options: None, Options, ["--preset.classification.epochs", "0"])
+    assert ended.value.code == 2
+    assert "epochs must be at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [(InputError("too few"), 2, "error: too few\n"), (KeyboardInterrupt(), 130, "the same command goes on")],
+)
+def test_errors_of_the_work_end_without_a_traceback(error, code, text, capsys):
+    def main(options):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(main, Options, [])
+    assert ended.value.code == code
+    assert text in capsys.readouterr().err
+
+
+def test_names_of_data():
+    assert short_name("scenes:size=64") == "scenes"
+    assert short_name("coco:/some/where/My Photos!") == "my-photos"
+    for wrong in ("photos", "coco:", "zip:x"):
+        with pytest.raises(InputError, match=r"unknown data .*; give scenes"):
+            short_name(wrong)
+
+
+def commands() -> list[str]:
+    """Every command of the project that parses flags of its own: found, not listed."""
+    mains = [*ROOT.glob("*/train.py"), *ROOT.glob("*/search.py"), *ROOT.glob("*/reproduce.py")]
+    return sorted(f"{path.parent.name}.{path.stem}" for path in mains if path.parent.name != "common")
+
+
+@pytest.mark.parametrize("module", commands())
+@pytest.mark.parametrize("flag", ["--help", "--nonsense"])
+def test_help_and_wrong_flags_answer_without_torch(module, flag):
+    code = (
+        f"import sys, runpy; sys.argv = ['x', {flag!r}]\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit as ended: print(); print(ended.code, 'torch' in sys.modules, 'scipy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    expected = "0 False False" if flag == "--help" else "2 False False"
+    assert done.stdout.strip().endswith(expected), done.stderr

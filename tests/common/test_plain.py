@@ -1,0 +1,143 @@
+"""Plain data: values to JSON and back, and files that are whole or not there."""
+
+import errno
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.plain import (
+    InputError,
+    append_line,
+    drop_torn_line,
+    first_difference,
+    from_json,
+    read_json,
+    read_json_if_there,
+    read_lines,
+    to_json,
+    write_atomically,
+    write_json,
+)
+
+
+@dataclass(frozen=True)
+class Inner:
+    kind: Literal["a", "b"]
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    pairs: tuple[tuple[int, int], ...]
+    limit: int | None = None
+    rows: tuple[Inner, ...] = ()
+    names: dict[str, int] = field(default_factory=dict)
+    where: Path = Path("runs")
+    on: bool = False
+
+
+@given(
+    st.builds(
+        Outer,
+        inner=st.builds(Inner, kind=st.sampled_from("ab"), share=st.floats(allow_nan=False, allow_infinity=False)),
+        pairs=st.lists(st.tuples(st.integers(), st.integers())).map(tuple),
+        limit=st.none() | st.integers(),
+        rows=st.lists(st.builds(Inner, kind=st.sampled_from("ab"))).map(tuple),
+        names=st.dictionaries(st.text(), st.integers()),
+        on=st.booleans(),
+    )
+)
+def test_a_record_comes_back_from_json(record):
+    assert from_json(Outer, to_json(record)) == record
+
+
+def test_values_of_every_kind_have_a_json_form():
+    value = {1: (np.float32(0.5), math.nan), "t": torch.tensor([[1, 2]]), "p": Path("a/b"), "d": torch.device("cpu")}
+    assert to_json(value) == {"1": [0.5, None], "t": [[1, 2]], "p": "a/b", "d": "cpu"}
+    assert to_json({3, 1}) == [1, 3]
+    with pytest.raises(TypeError, match="object has no JSON form"):
+        to_json(object())
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ([], r"config must be an object, got \[\]"),
+        ({"pairs": []}, "config lacks the field inner"),
+        ({"inner": {"kind": "a"}, "pairs": [], "foo": 1}, "config has a field foo that this version does not know"),
+        ({"inner": {"kind": "c"}, "pairs": []}, "config.inner.kind must be one of a, b, got 'c'"),
+        ({"inner": {"kind": "a", "share": "x"}, "pairs": []}, "config.inner.share must be float, got 'x'"),
+        ({"inner": {"kind": "a"}, "pairs": [[1]]}, "config.pairs.0 must have 2 items, got 1"),
+        ({"inner": {"kind": "a"}, "pairs": 3}, "config.pairs must be a list, got 3"),
+        ({"inner": {"kind": "a"}, "pairs": [], "limit": 1.5}, "config.limit must be int .* None, got 1.5"),
+        ({"inner": {"kind": "a"}, "pairs": [[True, 1]]}, "config.pairs.0.0 must be int, got True"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_place(value, sentence):
+    with pytest.raises(InputError, match=sentence):
+        from_json(Outer, value, "config")
+
+
+def test_the_first_difference_is_named_with_both_values():
+    there, here = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "d": 3}
+    assert first_difference(there, there) is None
+    assert first_difference(there, here) == ("a.c", "2", "4")
+    assert first_difference({"a": 1}, {}) == ("a", "1", "nothing")
+    assert first_difference({"a": 1}, {"a": True}) == ("a", "1", "true")
+
+
+def test_json_is_written_whole_and_read_back(tmp_path):
+    path = write_json(tmp_path / "deep" / "x.json", {"a": math.inf, "b": "ä"})
+    assert read_json(path) == {"a": None, "b": "ä"}
+    assert read_json_if_there(tmp_path / "none.json") is None
+    assert [file.name for file in path.parent.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000], ids=["empty", "cut", "bytes", "deep"])
+def test_damaged_json_gives_one_sentence(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x.json is not valid JSON .*; delete it"):
+        read_json(path)
+    with pytest.raises(InputError, match=r"none.json cannot be read \(No such file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    write_atomically(path, b"old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match=r"cannot write .*x: the disk is full \([\d,]+ MiB free\)"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_grow_whole_and_a_torn_one_is_dropped(tmp_path):
+    path = tmp_path / "x.jsonl"
+    for number in range(3):
+        append_line(path, f'{{"n": {number}, "odd": {str(number % 2 == 1).lower()}}}')
+    with open(path, "ab") as file:
+        file.write(b'{"n": 9')
+    assert [record["n"] for record in read_lines(path)] == [0, 1, 2]
+    assert list(read_lines(path, odd=True)) == [{"n": 1, "odd": True}]
+    drop_torn_line(path)
+    assert path.read_bytes().endswith(b"}\n")
+    path.write_text("x\n")
+    with pytest.raises(InputError, match="line 1, is not valid JSON"):
+        list(read_lines(path))
+    assert list(read_lines(tmp_path / "none.jsonl")) == []
+    drop_torn_line(tmp_path / "none.jsonl")

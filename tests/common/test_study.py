@@ -1,0 +1,265 @@
+"""Runs of a study: made once, read afterwards, remembered with all that they were made from."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common import study as study_module
+from common.batch import Detections
+from common.cli import StudyOptions
+from common.evaluate.latency import Latency
+from common.models.resnet import ResNet
+from common.plain import InputError
+from common.report.exhibit import Exhibit
+from common.report.reproduce import measure_exhibit
+from common.settings import Augmentation, Optimisation, StudyPreset
+from common.study import BackboneStudy, slug
+from common.train.run_folder import Run
+
+PRESET = StudyPreset(
+    name="smoke",
+    train_images=12,
+    search_images=3,
+    validation_images=5,
+    evaluation_batch_size=4,
+    augmentation=Augmentation(),
+    latency_images=2,
+    crop_size=16,
+    crop_batch_size=8,
+    crops=16,
+    classification=Optimisation(epochs=1),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StudyOptions):
+    PRESETS: ClassVar[Mapping[str, StudyPreset]] = {"smoke": PRESET}
+    scale: Literal["smoke"] = "smoke"
+    data: str = "scenes:train=20,val=10,size=32"
+    preset: StudyPreset = PRESET
+
+
+class Sums(BackboneStudy):
+    """Runs that add numbers: "all" is made from "one" and "two", "two" from "one"."""
+
+    paper = "sums"
+    backbone_width = 8
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.made: list[str] = []
+
+    def backbone(self, name: str) -> nn.Module:
+        return ResNet(name, width=8)
+
+    def number(self, what: str, of: tuple[str, ...] = (), **settings) -> int:
+        def make(run):
+            self.made.append(what)
+            return {"sum": 1 + sum(getattr(self, each)() for each in of)}
+
+        return self.once(what, make, **settings)["sum"]
+
+    def one(self) -> int:
+        return self.number("one")
+
+    def two(self) -> int:
+        return self.number("two", ("one",))
+
+    def all(self) -> int:
+        return self.number("all", ("one", "two"))
+
+
+@pytest.fixture
+def options(tmp_path) -> Options:
+    return Options(out=tmp_path, device="cpu")
+
+
+def names(used) -> list[str]:
+    return [name.partition("/")[2] for name in used]
+
+
+def test_a_run_is_made_once_and_remembered_with_what_it_was_made_from(options):
+    first = Sums(options, 3)
+    with first.recording() as used:
+        assert first.all() == first.all() == 4
+    assert first.made == ["all", "one", "two"]
+    assert sorted(names(used)) == ["all-s3", "one-s3", "two-s3"]
+    assert all(name.startswith("scenes-smoke/") for name in used)
+
+    again = Sums(options, 3)  # as in another process: nothing is made, all is remembered
+    with again.recording() as used:
+        assert again.all() == 4
+    assert again.made == []
+    assert sorted(names(used)) == ["all-s3", "one-s3", "two-s3"]
+    with again.recording() as used:
+        again.two()
+    assert sorted(names(used)) == ["one-s3", "two-s3"]
+
+
+def test_what_is_used_inside_counts_outside_but_not_the_other_way(options):
+    sums = Sums(options, 0)
+    with sums.recording() as outer:
+        sums.one()
+        with sums.recording() as inner:
+            sums.two()
+            sums.one()
+        sums.all()
+    assert names(inner) == ["one-s0", "two-s0"]
+    assert names(outer) == ["one-s0", "two-s0", "all-s0"]
+    with sums.recording() as used:
+        pass
+    assert not used
+
+
+def test_an_interrupted_run_goes_on_and_its_uses_are_whole(options):
+    sums = Sums(options, 0)
+    two = sums.two
+    sums.two = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sums.all()
+    sums.two = two
+    with sums.recording() as used:
+        assert sums.all() == 4
+    assert sums.made == ["all", "one", "all", "two"]
+    assert sorted(names(used)) == ["all-s0", "one-s0", "two-s0"]
+
+
+def test_another_data_set_is_another_study_whose_runs_count_here(options):
+    sums = Sums(options, 0)
+    with sums.recording() as used:
+        sums.on("scenes:train=21,val=10,size=32").one()
+    assert names(used) == ["one-s0"]
+    with pytest.raises(InputError, match="holds a run with data = "):  # both are called scenes
+        sums.one()
+
+
+def test_runs_of_all_seeds_are_shared_and_others_are_not(options):
+    for seed in (0, 1):
+        sums = Sums(options, seed)
+        sums.number("table", shared=True)
+        sums.number("own")
+    assert sums.made == ["own"]
+    assert sorted(path.name for path in sums.folder.iterdir()) == ["own-s0", "own-s1", "table"]
+
+
+def test_a_run_with_other_settings_is_refused(options):
+    Sums(options, 0).number("one", depth=2)
+    with pytest.raises(InputError, match="holds a run with depth = 2, and this command asks for 3"):
+        Sums(options, 0).number("one", depth=3)
+    other = replace(options, preset=replace(PRESET, crops=17))
+    assert Sums(other, 0).folder != Sums(options, 0).folder
+    object.__setattr__(other, "PRESETS", {"smoke": other.preset})  # a preset changed in the code keeps its folder
+    with pytest.raises(InputError, match=r"holds a run with preset.crops = 16, and this command asks for 17"):
+        Sums(other, 0).number("one", depth=2)
+
+
+def test_a_finished_run_is_read_without_writing(options, monkeypatch):
+    Sums(options, 0).all()
+
+    def forbidden(*_, **__):
+        raise AssertionError("opened for writing")
+
+    monkeypatch.setattr(Run, "open", forbidden)
+    assert Sums(options, 0).all() == 4
+
+
+def test_a_study_goes_to_another_process(options):
+    sums = Sums(options, 1)
+    sums.all()
+    there = pickle.loads(pickle.dumps(sums))
+    assert there.folder == sums.folder
+    assert there.all() == 4
+    assert there.made == sums.made
+
+
+def test_an_exhibit_rests_on_just_the_folders_that_measuring_it_touched(options, monkeypatch):
+    evidence = {"two": lambda: study.two(), "plain": 7.0}
+    exhibit = Exhibit("table1", "", "", lambda study: {"all": study.all(), "evidence": evidence}, None)
+    study = Sums(options, 0)
+    study.number("unrelated")
+    study.all()
+    touched = set()
+    for name in ("open", "read"):
+        before = getattr(Run, name)
+        monkeypatch.setattr(Run, name, lambda path, *rest, before=before: (touched.add(path), before(path, *rest))[1])
+    study = Sums(options, 0)
+    measured = measure_exhibit(exhibit, study)
+    assert measured["evidence"] == {"two": 2, "plain": 7.0}
+    assert sorted(names(measured["runs"])) == ["all-s0", "one-s0", "two-s0"]
+    assert sorted(names(measured["rests_on"]["two"])) == ["one-s0", "two-s0"]
+    assert measured["rests_on"]["plain"] == measured["runs"]
+    assert touched <= {study.folder / name for name in names(measured["runs"])}
+
+
+def test_the_seed_must_not_be_negative(options):
+    with pytest.raises(InputError, match="--seed must be at least 0, got -1"):
+        Sums(options, -1)
+
+
+def test_data_are_those_of_the_preset(options):
+    sums = Sums(options, 0)
+    assert sums.images_an_epoch == 12
+    assert {name: len(each) for name, each in sums.sets.items()} == {"search": 3, "validation": 5}
+    assert len(sums.crops.labels) == 16
+    batch = next(sums.training_batches((32, 48), 4).epoch(0))
+    assert batch.images.shape == (4, 3, 48, 32)
+    whole = [batch.images for batch in sums.training_images((32, 32), 7).in_order()]
+    assert [len(images) for images in whole] == [4, 3]
+
+
+def test_a_backbone_is_pretrained_once_and_counts_as_used(options):
+    sums = Sums(options, 0)
+    with sums.recording() as used:
+        weights = sums.pretrained("resnet18")
+    assert names(used) == ["classification-resnet18-s0"]
+    ResNet("resnet18", width=8).load_state_dict(weights)
+    again = Sums(options, 0).pretrained("resnet18")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_latencies_are_taken_in_turn(options, monkeypatch):
+    order = []
+
+    def measure(module, shape, device, **_):
+        order.append(module.network.name)
+        return Latency(float(len(order)), 0.0, device, "float32", "none", 1)
+
+    monkeypatch.setattr(study_module, "measure_latency", measure)
+    networks = {name: nn.Identity() for name in "ab"}
+    for name, network in networks.items():
+        network.name = name
+    found = Sums(options, 0).latencies_in_turn({name: (each, (32, 32)) for name, each in networks.items()}, "search")
+    assert order == ["a", "b"] * study_module.LATENCY_ROUNDS
+    assert found["a"]["latency"] == np.median(np.arange(1, 2 * study_module.LATENCY_ROUNDS, 2))
+    assert found["b"]["rounds"][0] == 2.0
+
+
+def test_precision_is_measured_on_the_set_asked_for(options):
+    class Oracle(nn.Module):
+        """Finds every object of the set, in its order."""
+
+        def __init__(self, batches):
+            super().__init__()
+            self.batches = iter(list(batches.in_order()))
+
+        def detect(self, images):
+            batch = next(self.batches)
+            scores = batch.valid.float()
+            return Detections(batch.boxes, scores, batch.labels, batch.valid)
+
+    sums = Sums(options, 0)
+    for where in sums.sets:
+        found = sums.precision_at(Oracle(sums.measuring_batches(where, (32, 32))), (32, 32), where)
+        assert found["AP"] == pytest.approx(1.0)
+
+
+def test_names_as_file_names():
+    assert slug("FPN R50_x") == "fpn-r50-x"
+    assert Path(slug("E0")) == Path("e0")

@@ -1,0 +1,89 @@
+"""A fourth paper is cheap: a made-up one plugs into every command without an edit outside its own folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+
+
+def typed(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess:
+    """`python -m module arguments` in a folder, the made-up paper on the path."""
+    path = os.pathsep.join(map(str, (ROOT, HERE)))
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory) -> Path:
+    """A folder in which the paper was trained, searched, reproduced over two seeds and published."""
+    folder = tmp_path_factory.mktemp("fourth")
+    trained = typed(folder, "widenet.train", "--width", "4", "--json")
+    assert json.loads(trained.stdout)["samples"] == 16
+    found = typed(folder, "widenet.search", "--json")
+    assert json.loads(found.stdout)["width"] in (4, 8)
+    done = typed(folder, "widenet.reproduce", "--seeds", "2", "--publish")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_it_takes_150_lines_and_nobody_else_names_it():
+    lines = sum(len(file.read_text().splitlines()) for file in (HERE / "widenet").iterdir() if file.suffix == ".py")
+    assert lines <= 150
+    naming = subprocess.run(["git", "-C", ROOT, "grep", "-l", "widenet"], capture_output=True, text=True).stdout
+    assert all(name.startswith("tests/fourth_paper/") for name in naming.split())
+
+
+def test_its_claim_rests_on_just_the_runs_that_it_compares(reproduced):
+    result = json.loads((reproduced / "results/smoke/widenet/table1.json").read_text())
+    claim = json.loads((reproduced / "results/smoke/widenet/claims.json").read_text())["WN-1"]
+    expected = {f"scenes-smoke/width-{width}-s{seed}" for width in (4, 8) for seed in (0, 1)}
+    assert set(result["runs"]) == set(claim["runs"]) == expected
+    assert {path.name for path in (reproduced / "runs/widenet/scenes-smoke").glob("width-*")} == {
+        name.partition("/")[2] for name in expected
+    }
+    assert claim["rule"] == "AP of the widest minus the narrowest above 0"
+
+
+def test_a_changed_setting_gets_a_folder_of_its_own(reproduced):
+    done = typed(reproduced, "widenet.train", "--preset.training.epochs", "2", "--json")
+    assert json.loads(done.stdout)["samples"] == 32
+    folders = sorted(path.name for path in (reproduced / "runs/widenet").iterdir())
+    assert folders[0] == "scenes-smoke"
+    assert len(folders) == 2
+    config = json.loads((reproduced / "runs/widenet" / folders[1] / "width-8-s0/config.json").read_text())
+    assert config["preset"]["training"]["epochs"] == 2
+
+
+def test_list_names_the_recorded_time_or_says_that_there_is_none(reproduced):
+    assert " a seed, here (" in typed(reproduced, "widenet.reproduce", "--list").stdout
+    assert "not run here" in typed(reproduced, "widenet.reproduce", "--list", "--scale", "nano").stdout
+
+
+def test_report_and_scoreboard_show_it(reproduced):
+    for folder in ("runs", "results"):
+        done = typed(reproduced, "common.report", folder, "--out", f"page-{folder}")
+        assert done.returncode == 0, done.stderr
+        page = (reproduced / f"page-{folder}/index.html").read_text()
+        assert all(text in page for text in ("WideNet", "WN-1: wider is better", "data:image/png;base64"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--only", "table2"), "unknown exhibit 'table2': give some of table1"),
+        (("--claim", "WN-2"), "unknown claim 'WN-2': give some of WN-1"),
+        (("--seeds", "0"), "--seeds must be at least 1, got 0"),
+        (("--data", "foo:x"), "unknown data 'foo:x'"),
+    ],
+)
+def test_a_wrong_flag_gives_one_sentence(tmp_path, arguments, sentence):
+    done = typed(tmp_path, "widenet.reproduce", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {sentence}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

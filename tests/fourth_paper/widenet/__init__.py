@@ -1,0 +1,1 @@
+"""A made-up paper: search the width of a CenterNet."""
