@@ -68,7 +68,7 @@ def made_up_detections(dataset: DetectionSet, count: int) -> Detections:
     boxes = np.concatenate([corner, corner + random.uniform(4, 40, (N, count, 2))], axis=2)
     labels = random.integers(0, K, (N, count))
     scores = -np.sort(-random.beta(1, 6, (N, count)))
-    odds = 1 / np.arange(1, count + 1)  # true boxes tend to have the high scores
+    odds = 1 / np.arange(1, count + 1) ** 2  # true boxes tend to have the high scores
     for image in range(N):
         rows = dataset.boxes_of(image)
         true = min(count, rows.stop - rows.start)

@@ -11,6 +11,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from benchmarks import ofa_release
 from benchmarks.harness import Row, Timing, Work, agree, available, compare, seconds_in_turn
+from benchmarks.paths import CLASSES
 from common.batch import Batch
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.classifier import Classifier
@@ -32,7 +33,6 @@ SPACES = {
         stage_strides=(1, 2, 1, 1),
     ),
 }
-CLASSES = 1000
 SGD = Optimisation(optimiser="sgd", learning_rate=1e-3, weight_decay=1e-4, policy="constant")
 CHANNELS_LAST = torch.channels_last
 
@@ -69,8 +69,8 @@ class Case:
 
     def images(self, device: str) -> list[Tensor]:
         """The batches, (B, 3, H, W) of noise each."""
-        size = self.image_size
-        return [made_up_batch(self.batch_size, size, CLASSES, 1, device).images for _ in range(self.batches)]
+        made = (made_up_batch(self.batch_size, self.image_size, CLASSES, 1, device) for _ in range(self.batches))
+        return [batch.images for batch in made]
 
 
 def made_up_batch(batch_size: int, side: int, categories: int, objects: int, device: str) -> Batch:
@@ -124,13 +124,10 @@ def _overheads(
     seconds, rounds = seconds_in_turn(works, timing)
     more = {"case": case.title, "rounds": rounds}
     overhead = {name: seconds[name, 0] / seconds[name, 1] for name in ("ours", *pairs)}
-    return [
-        Row(seconds["ours", 0], seconds["ours", 1], "s", against, **more),
-        *(
-            Row(overhead["ours"], overhead.get(name), "x plain", name, reason=reasons.get(name), **more)
-            for name in (*pairs, *reasons)
-        ),
-    ]
+    rows = [Row(seconds["ours", 0], seconds["ours", 1], "s", against, **more)]
+    for name in (*pairs, *reasons):
+        rows.append(Row(overhead["ours"], overhead.get(name), "x plain", name, reason=reasons.get(name), **more))
+    return rows
 
 
 # ---- elastic training

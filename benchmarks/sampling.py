@@ -49,7 +49,8 @@ def path_sampling(
     The cheap procedure takes its images among the full one's: what is asked is how much of the full one can be left
     out. timed_images: a path's cost is linear in them. ranking: further arguments of `losses_by_both`.
     """
-    each, rounds = _seconds_of_an_image(Case(*case), timed_images, timing)
+    case = Case(*case)
+    each, rounds = _seconds_of_an_image(case, timed_images, timing)
 
     def share(procedure: Procedure) -> float:
         """Per cent of the training."""
@@ -69,7 +70,7 @@ def path_sampling(
         f"procedure: Spearman {ranks.spearman:.3f}, Kendall {ranks.kendall:.3f}, within a cost bucket "
         f"{ranks.kendall_in_bucket:.3f}; {enough}"
     )
-    title = f"{Case(*case).title}, {PATHS} paths"
+    title = f"{case.title}, {PATHS} paths"
     return [Row(share(cheap), PRINTED, "%", "DetOFA as printed", case=title, rounds=rounds, note=note)]
 
 
@@ -93,7 +94,7 @@ def _seconds_of_an_image(case: Case, count: int, timing: Timing) -> tuple[dict[s
     paths = case.space.sample(64, np.random.default_rng(0))
     networks = [evaluator.recalibrate(supernet.extract(path)) for path in paths[:4]]
     agree(all(np.isfinite(evaluator.loss(network)) for network in networks), "validation losses")
-    trained, extracted, images = cycle(zip(cycle(paths), cycle(batches))), cycle(paths), len(batches) * case.batch_size
+    trained, extracted, images = zip(cycle(paths), cycle(batches)), cycle(paths), len(batches) * case.batch_size
 
     def loss() -> Tensor:
         path, batch = next(trained)
