@@ -1,6 +1,5 @@
-"""`python -m common.report runs/... --out page/`: every table and figure of any runs, side by side, on one page."""
+"""`python -m common.report runs/... results/... --out page`: any tables, figures and claims, redrawn on one page."""
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -9,31 +8,26 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from common.cli import run
-from common.plain import InputError
-from common.report.page import build_page
+from common.plain import make_folder, write_atomically
 
 
 @dataclass(frozen=True)
 class Options:
-    """Put every exhibit and claim found below some run folders on one self-contained page."""
+    """Put every exhibit, claim and run found below some folders on one self-contained page."""
 
-    runs: Positional[tuple[Path, ...]] = (Path("runs"),)
-    """Folders to look in; several are shown side by side."""
+    folders: Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Folders of runs or of published results; exhibits of several are shown side by side."""
     out: Path = Path("page")
     """Folder for index.html."""
 
 
 def main(options: Options) -> None:
-    command = shlex.join(["python", "-m", "common.report", *map(str, options.runs), "--out", str(options.out)])
-    text = build_page(options.runs, command)
-    page = options.out / "index.html"
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        unfinished = page.with_name(f".index.{os.getpid()}.part")
-        unfinished.write_text(text)
-        os.replace(unfinished, page)
-    except OSError as error:
-        raise InputError(f"{page} cannot be written ({error.strerror}); choose another folder with --out") from None
+    from common.report.page import build_page  # takes matplotlib
+
+    command = shlex.join(["python", "-m", "common.report", *map(str, options.folders), "--out", str(options.out)])
+    text = build_page(options.folders, command)
+    page = make_folder(options.out) / "index.html"
+    write_atomically(page, text.encode())
     print(f"wrote {page}", file=sys.stderr)
 
 

@@ -10,15 +10,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from common.plain import InputError, from_json, read_json, write_json
-from common.report.claims import Claim
 from common.report.statistics import Difference, mean_interval
 from common.report.tables import Table
+
+if TYPE_CHECKING:
+    from common.report.claims import Claim  # to show a record again takes no claim
 
 Measured = dict[str, Any]
 """One seed's numbers, in a form that fits into JSON.
@@ -80,7 +82,7 @@ class Exhibit:
     """study -> one seed's numbers; an `InputError` costs this exhibit and no other."""
     draw: Callable[[Sequence[Measured], Setting], Drawn]
     """Numbers of all seeds -> table and pictures."""
-    claims: tuple[Claim, ...] = ()
+    claims: "tuple[Claim, ...]" = ()
     """The claims that this exhibit bears on most; a claim's evidence may come from several exhibits."""
 
 

@@ -1,74 +1,57 @@
-"""One self-contained page with every exhibit found below some run folders, ours beside the paper's."""
+"""One self-contained page with every exhibit, claim and run found below some folders, ours beside the paper's.
 
-import base64
+Everything is drawn from records alone: no network, no data, no preset, none of a paper's code.
+"""
+
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from common.plain import InputError
-from common.report.exhibit import ExhibitResult, Picture, display_name
-from common.report.figures import render
-from common.report.runs import RunSummary, duration, find_runs
-from common.report.scoreboard import HEADS, PAPERS, by_paper, claim_cells, find_claims
-from common.report.tables import to_html
+from common.report.card import card, drawn
+from common.report.runs import Found, RunSummary, duration, find_exhibits, find_runs, shared_environment
+from common.report.scoreboard import HEADS, Record, by_paper, claim_cells, counts, find_claims, measured, natural
+from common.report.tables import html_table
 
 _VERDICT_CLASSES = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "open"}
-_OF_ONE_RUN = ("command", "time", "resumed")  # what an environment says of one run rather than of the machine
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """An exhibit's record, the folder it lies in, and the given folder it was found under."""
-
-    result: ExhibitResult
-    folder: Path
-    root: Path
-
-
-def find_exhibits(roots: Iterable[Path]) -> list[Exhibit]:
-    """Every exhibits/<name>/result.json below the given folders, in a fixed order, each once."""
-    found: dict[Path, Exhibit] = {}
-    for root in roots:
-        if not Path(root).is_dir():
-            raise InputError(f"{root} is not a folder; name run folders such as runs or runs/detofa/scenes-smoke")
-        for path in sorted(Path(root).resolve().rglob("result.json")):
-            if path.parent.parent.name == "exhibits" and path not in found:
-                found[path] = Exhibit(ExhibitResult.load(path), path.parent, Path(root))
-    return list(found.values())
 
 
 def build_page(roots: Sequence[Path], command: str = "") -> str:
     """The page as one HTML text; an `InputError` where there is nothing to show."""
-    exhibits = find_exhibits(roots)
-    claims = find_claims(roots)
-    if not exhibits and not claims:
+    exhibits, unreadable = find_exhibits(roots)
+    claims, more = find_claims(roots)
+    unreadable += more
+    if not exhibits and not claims and not unreadable:
         where = ", ".join(str(root) for root in roots)
         raise InputError(
             f"no exhibit and no claim below {where}: run `make reproduce`, or a paper's own command, first, "
             "or name the folder it wrote to"
         )
     runs = find_runs(roots)
-    sections, contents = [], []
+    contents, sections = [], []
+    if unreadable:
+        faults = "".join(f"<li>{escape(sentence)}</li>" for sentence in unreadable)
+        contents.append(("unreadable", "Left out"))
+        sections.append(f'<section id="unreadable"><h2>Left out</h2><ul class="missing">{faults}</ul></section>')
     if claims:
         contents.append(("claims", "Claims"))
         sections.append(_claims_section(claims))
-    papers: dict[str, dict[tuple[str, str], list[Exhibit]]] = {}
+    papers: dict[str, list[Found]] = {}
     for exhibit in exhibits:
-        key = (exhibit.result.data, exhibit.result.scale)
-        papers.setdefault(exhibit.result.paper, {}).setdefault(key, []).append(exhibit)
-    for paper in sorted(papers, key=lambda name: (list(PAPERS).index(name) if name in PAPERS else 99, name)):
-        contents.append((paper, PAPERS.get(paper, paper)))
-        sections.append(_paper_section(paper, papers[paper], several=len(roots) > 1))
-    environments = [exhibit.result.environment for exhibit in exhibits] + [run.environment for run in runs]
-    contents += [("hardware", "Hardware and versions")]
+        papers.setdefault(exhibit.result.paper_title or exhibit.result.paper, []).append(exhibit)
+    pictures = drawn([picture for exhibit in exhibits for picture in exhibit.result.pictures])
+    for number, title in enumerate(sorted(papers)):
+        contents.append((f"paper{number}", title))
+        sections.append(_paper_section(f"paper{number}", title, papers[title], pictures, several=len(roots) > 1))
+    environments = [run.environment for run in runs] or [exhibit.result.environment for exhibit in exhibits]
+    contents.append(("hardware", "Hardware and versions"))
     sections.append(_environment_section(environments))
     if runs:
         contents.append(("runs", "Runs"))
-        sections.append(_runs_section(runs, roots))
-    links = " ".join(f'<a href="#{escape(anchor)}">{escape(name)}</a>' for anchor, name in contents)
+        sections.append(_runs_section(runs))
+    links = " ".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name in contents)
     made_by = f"<footer>Made by <code>{escape(command)}</code></footer>" if command else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -81,143 +64,105 @@ def build_page(roots: Sequence[Path], command: str = "") -> str:
     )
 
 
-def _claims_section(claims: list[dict[str, Any]]) -> str:
-    parts = ['<section id="claims"><h2>Claims</h2>']
-    for paper, records in by_paper(claims).items():
-        counts = " · ".join(
-            f"{sum(record['verdict'] == verdict for record in records)} {verdict}" for verdict in _VERDICT_CLASSES
-        )
-        heads = "".join(f"<th>{escape(head)}</th>" for head in HEADS)
-        rows = "".join(_claim_row(record) for record in records)
-        parts.append(
-            f"<h3>{escape(PAPERS.get(paper, paper))}</h3><p>{counts}</p>"
-            f'<div class="wide"><table class="claims"><thead><tr>{heads}</tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>"
-        )
-    return "\n".join([*parts, "</section>"])
+# ---- claims
 
 
-def _claim_row(record: Mapping[str, Any]) -> str:
+def _claims_section(claims: Sequence[Record]) -> str:
+    parts = [
+        f"<h3>{escape(title)}</h3><p>{counts(records)}</p>"
+        f'<div class="wide">{html_table(HEADS, [_claim_row(record) for record in records], "claims")}</div>'
+        for title, records in by_paper(claims).items()
+    ]
+    return "\n".join(['<section id="claims"><h2>Claims</h2>', *parts, "</section>"])
+
+
+def _claim_row(record: Record) -> list[str]:
     *cells, verdict = claim_cells(record)
+    details = [f"Rule: {record['rule']}"] if record.get("rule") else []
+    details += [f"Command: {record['command']}"] if record.get("command") else []
+    details += [
+        f"{part['name']}: {part['verdict']}, {measured(part)}, to lie {part['direction']} {part['threshold']:g}"
+        for part in record.get("conditions") or []
+    ]
+    details += [f"Runs: {', '.join(record['runs'])}"] if record.get("runs") else []
+    listed = "".join(f"<li>{escape(text)}</li>" for text in details)
     reason = f"<br><small>{escape(record['reason'])}</small>" if record.get("reason") else ""
-    first = escape(cells[0])
-    details = [f"Rule: {record['rule']}" if record.get("rule") else "", str(record.get("notes") or "")]
-    details += [f"Command: {record['command']}" if record.get("command") else ""]
-    details += [f"{part['name']}: {part['verdict']}, {_part_text(part)}" for part in record.get("conditions") or []]
-    listed = "".join(f"<li>{escape(text)}</li>" for text in details if text)
-    if listed:
-        first = f"<details><summary>{first}</summary><ul>{listed}</ul></details>"
-    middle = "".join(f"<td>{escape(cell)}</td>" for cell in cells[1:])
-    badge = f'<span class="verdict {_VERDICT_CLASSES[verdict]}">{escape(verdict)}</span>{reason}'
-    return f"<tr><td>{first}</td>{middle}<td>{badge}</td></tr>"
+    return [
+        f"<details><summary>{escape(cells[0])}</summary><ul>{listed}</ul></details>",
+        *map(escape, cells[1:]),
+        f'<span class="verdict {_VERDICT_CLASSES[verdict]}">{escape(verdict)}</span>{reason}',
+    ]
 
 
-def _part_text(part: Mapping[str, Any]) -> str:
-    *_, ours, _, _, _ = claim_cells({**part, "id": part["name"]})
-    return f"{ours}, to lie {part.get('direction')} {part.get('threshold')}"
+# ---- exhibits
 
 
-def _paper_section(paper: str, settings: dict[tuple[str, str], list[Exhibit]], several: bool) -> str:
-    parts = [f'<section id="{escape(paper)}"><h2>{escape(PAPERS.get(paper, paper))}</h2>']
-    for (data, scale), exhibits in sorted(settings.items()):
+def _paper_section(
+    anchor: str, title: str, exhibits: Sequence[Found], pictures: Mapping[int, bytes | str], several: bool
+) -> str:
+    parts = [f'<section id="{anchor}"><h2>{escape(title)}</h2>']
+    settings: dict[tuple[str, str], dict[str, list[Found]]] = {}
+    for exhibit in exhibits:
+        result = exhibit.result
+        settings.setdefault((result.data, result.scale), {}).setdefault(result.exhibit, []).append(exhibit)
+    for (data, scale), by_name in sorted(settings.items()):
         parts.append(f"<h3>{escape(data)}, {escape(scale)} scale</h3>")
-        by_name: dict[str, list[Exhibit]] = {}
-        for exhibit in exhibits:
-            by_name.setdefault(exhibit.result.exhibit, []).append(exhibit)
-        for name in sorted(by_name, key=_natural):
-            cards = "\n".join(_card(exhibit, several) for exhibit in by_name[name])
-            parts.append(f'<div class="row">{cards}</div>')
+        for name in sorted(by_name, key=natural):
+            cards = [card(each.result, pictures, each.root if several else None) for each in by_name[name]]
+            parts.append(f'<div class="row">{"".join(cards)}</div>')
     return "\n".join([*parts, "</section>"])
 
 
-def _natural(name: str) -> tuple[str, int, str]:
-    """table2 before table10."""
-    digits = "".join(letter for letter in name if letter.isdigit())
-    return name.rstrip("0123456789"), int(digits or 0), name
+# ---- machines and runs
 
 
-def _tables(result: ExhibitResult) -> str:
-    return to_html(result.table, result.paper_table, result.units, result.paper_units)
+def _environment_section(environments: Iterable[Mapping[str, Any]]) -> str:
+    """Each different machine with its software once, and the commits that ran on it."""
+    machines: dict[str, list[Mapping[str, Any]]] = {}
+    for environment in filter(None, environments):
+        machine = {key: value for key, value in shared_environment([environment]).items() if not key.startswith("git_")}
+        machines.setdefault(json.dumps(machine, sort_keys=True), []).append(environment)
+    boxes = [
+        "".join(f"<dt>{escape(name)}</dt><dd>{escape(_listed(value))}</dd>" for name, value in _flat(shared).items())
+        for shared in map(shared_environment, machines.values())
+    ]
+    shown = "".join(f"<dl>{box}</dl>" for box in boxes) or "<p>Not recorded.</p>"
+    return f'<section id="hardware"><h2>Hardware and versions</h2>{shown}</section>'
 
 
-def _card(exhibit: Exhibit, several: bool) -> str:
-    result = exhibit.result
-    pictures = "\n".join(_picture(exhibit, each) for each in result.pictures)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
-    seeds = ", ".join(str(seed) for seed in result.seeds) or "none"
-    root = f'<p class="root">{escape(str(exhibit.root))}</p>' if several else ""
-    return (
-        f"<article>{root}<h4>{escape(display_name(result.exhibit))}: {escape(result.title)}</h4>"
-        f"<p>{escape(result.caption)}</p>{pictures}"
-        f'<div class="tables">{_tables(result)}</div>'
-        + (f'<ul class="notes">{notes}</ul>' if notes else "")
-        + f'<p class="made">Seeds: {escape(seeds)}. <code>{escape(result.command)}</code></p></article>'
-    )
-
-
-def _picture(exhibit: Exhibit, picture: Picture) -> str:
-    """The picture inside the page, drawn from its data; a sentence in its place where it cannot be drawn."""
-    try:
-        data = base64.b64encode(render(picture)).decode()
-    except InputError as error:
-        return f'<p class="missing">{escape(str(error))}.</p>'
-    title = escape(f"{display_name(exhibit.result.exhibit)}: {exhibit.result.title}")
-    return f'<img src="data:image/png;base64,{data}" alt="{title}">'
-
-
-def _environment_section(environments: list[Mapping[str, Any]]) -> str:
-    """Each different environment once, as a list of name and value."""
-    flat = [dict(_flatten(environment)) for environment in environments if environment]
-    unique = list({json.dumps(item, sort_keys=True): item for item in flat}.values())
-    boxes = "".join(
-        "<dl>"
-        + "".join(f"<dt>{escape(key)}</dt><dd>{escape(_listed(value))}</dd>" for key, value in item.items())
-        + "</dl>"
-        for item in unique
-    )
-    return f'<section id="hardware"><h2>Hardware and versions</h2>{boxes or "<p>Not recorded.</p>"}</section>'
+def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in environment.items():
+        flat |= (
+            {f"{key} {inner}": each for inner, each in value.items()} if isinstance(value, Mapping) else {key: value}
+        )
+    return flat
 
 
 def _listed(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(map(_listed, value)) or "none"
     if value is None or isinstance(value, bool):
         return {True: "yes", False: "no", None: "unknown"}[value]
     return str(value)
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, inner in value.items():
-        if not prefix and key in _OF_ONE_RUN:
-            continue
-        if isinstance(inner, Mapping):
-            yield from _flatten(inner, f"{prefix}{key} ")
-        else:
-            yield f"{prefix}{key}", inner
-
-
-def _runs_section(runs: list[RunSummary], roots: Sequence[Path]) -> str:
-    resolved = [Path(root).resolve() for root in roots]
-    rows = []
-    for summary in runs:
-        root = next((root for root in resolved if summary.folder.is_relative_to(root)), summary.folder.parent)
-        name = f"{root.name}/{summary.folder.relative_to(root)}"
-        cells = (
-            name,
+def _runs_section(runs: Sequence[RunSummary]) -> str:
+    rows = [
+        (
+            escape(summary.name),
             "finished" if summary.finished else "unfinished",
             duration(summary.seconds),
             f"{summary.candidates:,}" if summary.candidates else "–",
             duration(summary.candidate_seconds),
             f"{summary.failed:,}" if summary.failed else "–",
         )
-        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+        for summary in runs
+    ]
     known = [summary.seconds for summary in runs if summary.seconds]
     total = f"<p>{len(runs)} runs, {duration(sum(known))} in the {len(known)} that recorded their time.</p>"
-    heads = "".join(f"<th>{head}</th>" for head in ("Run", "State", "Time", "Candidates", "Time on them", "Failed"))
-    return (
-        f'<section id="runs"><h2>Runs</h2>{total}<div class="wide"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    table = html_table(("Run", "State", "Time", "Candidates", "Time on them", "Failed"), rows)
+    return f'<section id="runs"><h2>Runs</h2>{total}<div class="wide">{table}</div></section>'
 
 
 _CSS = """

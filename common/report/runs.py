@@ -1,4 +1,8 @@
-"""Run folders as the report sees them: what each took, and where it was made."""
+"""What lies in run folders and in published results: exhibits, runs, and the machines they were made on.
+
+A run folder holds exhibits as exhibits/NAME/result.json and its runs as folders with a config.json. A published folder
+holds exhibits as NAME.json beside measured.json, claims.json and runs.json.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,19 +10,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.plain import read_json, read_json_if_there
+from common.plain import InputError, read_json, read_json_if_there
+from common.report.exhibit import ExhibitResult
 
+PUBLISHED = ("measured.json", "claims.json", "runs.json")
+"""What lies in a published folder beside the exhibits' records."""
 _COST_KEYS = ("seconds", "wall_s", "wall_seconds")  # wall clock, whichever a record carries
+_OF_ONE_RUN = ("command", "time", "resumed")  # what an environment says of one run rather than of the machine
+
+
+@dataclass(frozen=True)
+class Found:
+    """An exhibit's record, the file it lies in, and the given folder it was found under."""
+
+    result: ExhibitResult
+    path: Path
+    root: Path
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A training or search run: where it lies, whether it is finished, and what it cost.
+    """A training or search run: its name, whether it is finished, and what it cost.
 
     seconds: of its finished stages, or as its result says; candidate_seconds: spent on candidates alone.
     """
 
-    folder: Path
+    name: str
     finished: bool
     candidates: int
     failed: int
@@ -27,14 +44,45 @@ class RunSummary:
     environment: Mapping[str, Any]
 
 
+def find_exhibits(roots: Iterable[Path]) -> tuple[list[Found], list[str]]:
+    """Every exhibit below the given folders, in a fixed order, each once; and a sentence for each unreadable record."""
+    found: dict[Path, Found] = {}
+    unreadable: dict[Path, str] = {}
+    for root in roots:
+        if not Path(root).is_dir():
+            raise InputError(f"{root} is not a folder; name folders such as runs, runs/detofa/scenes-smoke or results")
+        for path in sorted(Path(root).resolve().rglob("*.json")):
+            measured_here = path.name == "result.json" and path.parent.parent.name == "exhibits"
+            published = path.name not in PUBLISHED and (path.parent / "runs.json").is_file()
+            if (measured_here or published) and path not in found:
+                try:
+                    found[path] = Found(ExhibitResult.load(path), path, Path(root))
+                except InputError as error:
+                    unreadable[path] = str(error)
+    return list(found.values()), list(unreadable.values())
+
+
 def find_runs(roots: Iterable[Path]) -> list[RunSummary]:
-    """Every run (a folder with a config.json) below the given folders."""
-    folders = {path.parent for root in roots for path in Path(root).resolve().rglob("config.json")}
-    return [summarise(folder) for folder in sorted(folders) if folder.parent.name != "exhibits"]
+    """Every run below the given folders, named from the folder on that was given; each once."""
+    runs: dict[Path, RunSummary] = {}
+    for root in (Path(root).resolve() for root in roots):
+        for path in sorted(root.rglob("config.json")):
+            if path.parent.parent.name != "exhibits":
+                runs.setdefault(path.parent, summarise(path.parent, _name_below(root, path.parent)))
+        for path in sorted(root.rglob("runs.json")):
+            for name, record in read_json(path).items():
+                spent = (record["seconds"], record["candidate_seconds"])
+                shown = _name_below(root, path.parent / name)
+                runs.setdefault(path.parent / name, RunSummary(shown, True, 0, 0, *spent, record["environment"]))
+    return list(runs.values())
 
 
-def summarise(folder: Path) -> RunSummary:
-    """The summary of one run folder."""
+def _name_below(root: Path, folder: Path) -> str:
+    return (root.name / folder.relative_to(root)).as_posix()
+
+
+def summarise(folder: Path, name: str | None = None) -> RunSummary:
+    """The summary of one run folder. name: None means the folder's."""
     candidates = failed = 0
     candidate_seconds = 0.0
     if (folder / "candidates.jsonl").is_file():
@@ -51,16 +99,25 @@ def summarise(folder: Path) -> RunSummary:
     result = read_json_if_there(folder / "result.json")
     stages = [read_json(path) for path in sorted((folder / "stages").glob("*.json"))]
     seconds = sum(_seconds(stage) or 0.0 for stage in stages) or (_seconds(result) if result else None)
+    spent = (seconds or None, candidate_seconds or None)
     environment = read_json_if_there(folder / "environment.json") or {}
-    return RunSummary(
-        folder, result is not None, candidates, failed, seconds or None, candidate_seconds or None, environment
-    )
+    return RunSummary(name or folder.name, result is not None, candidates, failed, *spent, environment)
 
 
 def _seconds(record: Any) -> float | None:
     if not isinstance(record, Mapping):
         return None
     return next((float(record[key]) for key in _COST_KEYS if isinstance(record.get(key), int | float)), None)
+
+
+def shared_environment(environments: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several environments say of the machine and its software, a list of values where they differ."""
+    values: dict[str, list] = {}
+    for environment in environments:
+        for key, value in environment.items():
+            if key not in _OF_ONE_RUN and value not in values.setdefault(key, []):
+                values[key].append(value)
+    return {key: found[0] if len(found) == 1 else found for key, found in values.items()}
 
 
 def duration(seconds: float | None) -> str:

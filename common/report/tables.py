@@ -3,15 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from html import escape
+from typing import Any
 
 import numpy as np
 
 from common.plain import InputError
 from common.report.statistics import Difference
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Cell = str | bool | int | float | Difference | None
 
@@ -96,14 +94,12 @@ def _format_column(cells: Sequence[Cell]) -> list[str]:
     return [text(cell) for cell in cells]
 
 
-def to_frame(table: Table, units: Mapping[str, str] | None = None) -> "pd.DataFrame":
-    """The table with every cell as text and the unit in its column's head."""
-    import pandas as pd  # takes half a second, and only what is shown needs it
-
+def as_text(table: Table, units: Mapping[str, str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Heads, each with its column's unit, and rows, with every cell as text."""
     units = units or {}
     heads = [f"{column} ({units[column]})" if units.get(column) else column for column in table.columns]
     columns = [_format_column([row[place] for row in table.rows]) for place in range(len(heads))]
-    return pd.DataFrame(list(zip(*columns, strict=True)) if columns else [], columns=heads, dtype=object)
+    return heads, [list(row) for row in zip(*columns, strict=True)]
 
 
 def beside(ours: Table, paper: Table) -> Table | None:
@@ -139,40 +135,35 @@ def beside(ours: Table, paper: Table) -> Table | None:
     return Table(columns, rows)
 
 
-def _named_parts(
+def side_by_side(
     ours: Table, paper: Table | None, units: Mapping[str, str], paper_units: Mapping[str, str]
-) -> list[tuple[str, "pd.DataFrame"]]:
-    """The tables to show: one with both where they line up, else ours and the paper's."""
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The tables to show, name, heads and rows as text: one with both where they line up, else ours and the paper's.
+
+    units: column -> unit; paper_units: those in which the paper differs.
+    """
     joined = beside(ours, paper) if paper else None
     theirs = {**units, **paper_units}
     if joined:
         sides = (("ours", units), ("paper", theirs))
         named = {f"{column}, {whose}": unit for whose, known in sides for column, unit in known.items()}
-        return [("Ours beside the paper's", to_frame(joined, named | dict(units)))]
-    parts = [("Ours", to_frame(ours, units))] if ours.rows else []
+        return [("Ours beside the paper's", *as_text(joined, named | dict(units)))]
+    parts = [("Ours", *as_text(ours, units))] if ours.rows else []
     if paper:
-        parts.append(("The paper's", to_frame(paper, theirs)))
+        parts.append(("The paper's", *as_text(paper, theirs)))
     return parts
 
 
-def to_markdown(
-    ours: Table, paper: Table | None, units: Mapping[str, str], paper_units: Mapping[str, str] | None = None
-) -> str:
-    """Ours beside the paper's, as markdown. units, paper_units: column -> unit, the paper's where it differs."""
-    parts = []
-    for name, frame in _named_parts(ours, paper, units, paper_units or {}):
-        escaped = frame.map(lambda text: text.replace("|", "\\|"))
-        parts.append(f"**{name}**\n\n{escaped.to_markdown(index=False, disable_numparse=True)}")
-    return "\n\n".join(parts)
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in markdown; bars and line ends in cells do not break it."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in line)} |" for line in lines
+    )
 
 
-def to_html(
-    ours: Table, paper: Table | None, units: Mapping[str, str], paper_units: Mapping[str, str] | None = None
-) -> str:
-    """Ours beside the paper's, as HTML tables inside figures; every cell is escaped. units: as in `to_markdown`."""
-    parts = []
-    for name, frame in _named_parts(ours, paper, units, paper_units or {}):
-        table = frame.to_html(index=False, border=0, justify="unset", escape=True)
-        caption = name.replace("'", "&#x27;")
-        parts.append(f'<figure class="table"><figcaption>{caption}</figcaption>{table}</figure>')
-    return "\n".join(parts)
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """A table in HTML. heads: text; rows: cells as HTML. kind: its class."""
+    head = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'

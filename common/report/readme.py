@@ -1,0 +1,167 @@
+"""`python -m common.report.readme`: the results in README.md and on the papers' pages, from the published records.
+
+README.md has the scoreboard, PAPER/README.md every published exhibit and claim, each between two markers; pictures
+become PNG files beside their records. Papers are the folders with a printed.json. `--check` only says what is stale.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.cli import Switch, run
+from common.plain import InputError, write_atomically
+from common.report.claims import read_claims
+from common.report.exhibit import ExhibitResult, Picture, display_name, printed
+from common.report.runs import find_exhibits
+from common.report.scoreboard import Record, by_paper, counts, find_claims, measured, natural, scoreboard
+from common.report.tables import markdown_table, side_by_side
+
+SCOREBOARD, RESULTS = "scoreboard", "results"
+"""Names of the two pairs of markers: <!-- scoreboard:begin --> to <!-- scoreboard:end -->."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write the results into README.md and the papers' pages anew, from the published records."""
+
+    check: Switch = False
+    """Change nothing; exit with status 1 where a page or picture is out of date."""
+    root: Path = Path()
+    """Folder of the repository, with README.md, results/ and the papers."""
+
+
+def main(options: Options) -> None:
+    stale = dict(_stale(options.root))
+    for path, content in stale.items():
+        if options.check:
+            print(f"{path} is out of date: run `python -m common.report.readme` and commit the change")
+        elif content is None:
+            path.unlink()
+        else:
+            write_atomically(path, content)
+        if not options.check:
+            print(f"{'removed' if content is None else 'wrote'} {path}", file=sys.stderr)
+    if options.check and stale:
+        raise SystemExit(1)
+
+
+def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
+    """Every file that is out of date, with what it should hold; None for one that should not be there."""
+    from common.report.figures import digest, drawn_from, render  # matplotlib takes half a second
+
+    pages = {root / "README.md": (SCOREBOARD, scoreboards(root))}
+    for folder in papers(root):
+        published = published_folders(root, folder.name)
+        pages[folder / "README.md"] = (RESULTS, "\n\n".join(results(each, folder) for each in published))
+        for each in published:
+            pictures = {each / f"{picture.name}.png": picture for picture in _pictures(each)}
+            for path in sorted({*pictures, *each.glob("*.png")}):
+                if path not in pictures:
+                    yield path, None
+                elif drawn_from(path) != digest(pictures[path]):
+                    yield path, render(pictures[path])
+    for page, (name, part) in pages.items():
+        if not page.is_file():
+            raise InputError(f"{page} is not there; write it, or name the repository's folder with --root")
+        old = page.read_text()
+        if (new := renewed(old, name, part, str(page))) != old:
+            yield page, new.encode()
+
+
+def papers(root: Path) -> list[Path]:
+    """The packages of papers: the folders with a printed.json."""
+    return sorted(path.parent for path in root.glob("*/printed.json"))
+
+
+def published_folders(root: Path, paper: str) -> list[Path]:
+    """Folders with a paper's results: results/SCALE/PAPER, and those of other data sets in it."""
+    return sorted(path.parent for path in root.glob(f"results/*/{paper}/**/runs.json"))
+
+
+def _exhibits(folder: Path) -> list[ExhibitResult]:
+    found, unreadable = find_exhibits([folder])
+    if unreadable:
+        raise InputError(unreadable[0])
+    here = [each.result for each in found if each.path.parent == folder.resolve()]
+    return sorted(here, key=lambda result: natural(result.exhibit))
+
+
+def _pictures(folder: Path) -> list[Picture]:
+    return [picture for result in _exhibits(folder) for picture in result.pictures]
+
+
+def renewed(text: str, name: str, part: str, page: str) -> str:
+    """The text with `part` between the markers of `name`. page: named in the InputError where they are not there."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise InputError(f"{page} must hold {begin} and then {end}, once each; put them where the {name} belongs")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{part}\n\n{end}{rest.split(end)[1]}"
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# What stands between the markers
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def scoreboards(root: Path) -> str:
+    """The papers with a link to their pages, then the claims of each that were judged over more than one seed."""
+    records, unreadable = find_claims([root / "results"])
+    if unreadable:
+        raise InputError(unreadable[0])
+    titles, parts = {}, []
+    for title, claims in by_paper(record for record in records if len(record["seeds"]) > 1).items():
+        titles[claims[0]["paper_name"]] = title
+        parts.append(f"### {title}\n\n{counts(claims)}\n\n{scoreboard(claims)}")
+    rows = []
+    for folder in papers(root):
+        about = printed(folder)
+        link = f"[{titles.get(folder.name, folder.name)}]({folder.name}/README.md)"
+        rows.append((link, about["title"], about["authors"]))
+    return "\n\n".join([markdown_table(("Page", "Paper", "Authors"), rows), *parts])
+
+
+def results(folder: Path, paper: Path) -> str:
+    """What one published folder holds, in markdown for the page of its paper."""
+    exhibits = _exhibits(folder)
+    claims = read_claims(folder / "claims.json") if (folder / "claims.json").is_file() else {}
+    heads = {f"### {result.data}, {result.scale} scale" for result in exhibits}
+    parts = sorted(heads)[:1]
+    if claims:
+        parts.append(_claims(list(claims.values())))
+    link = "/".join(("..", *folder.relative_to(paper.parent).parts))
+    return "\n\n".join([*parts, *(_exhibit(result, link) for result in exhibits)])
+
+
+def _claims(records: list[Record]) -> str:
+    rows = []
+    for record in records:
+        parts = record["conditions"] or [record]
+        verdict = f"{record['verdict']}: {record['reason']}" if record["reason"] else record["verdict"]
+        rule = "<br>".join(record["rule"].split("; and "))
+        claim = f"{record['id']}: {record['statement']} ({record['where']})"
+        paper = "–" if record["paper"] is None else str(record["paper"])
+        rows.append((claim, rule, paper, "<br>".join(map(measured, parts)), str(len(record["seeds"])), verdict))
+    heads = ("Claim", "Rule", "Paper", "Ours (95 % interval)", "Seeds", "Verdict")
+    return f"#### Claims\n\n{counts(records)}\n\n{markdown_table(heads, rows)}\n\n`{records[0]['command']}`"
+
+
+def _exhibit(result: ExhibitResult, link: str) -> str:
+    tables = side_by_side(result.table, result.paper_table, result.units, result.paper_units)
+    title = f"{display_name(result.exhibit)}: {result.title}"
+    seeds = f"Seeds: {', '.join(map(str, result.seeds))}."
+    return "\n\n".join(
+        [
+            f"#### {title}",
+            result.caption,
+            *(f"![{title}]({link}/{picture.name}.png)" for picture in result.pictures),
+            *(f"**{name}**\n\n{markdown_table(heads, rows)}" for name, heads, rows in tables),
+            *(["\n".join(f"- {note}" for note in result.notes)] if result.notes else []),
+            f"{seeds} `{result.command}`",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    run(main, Options)
