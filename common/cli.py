@@ -149,11 +149,15 @@ def _differences(here: Any, there: Any, prefix: str = "") -> Iterator[tuple[str,
         for item in fields(here):
             name = f"{prefix}.{item.name}" if prefix else item.name
             yield from _differences(getattr(here, item.name), getattr(there, item.name), name)
-    elif isinstance(here, tuple) and any(map(is_dataclass, here)) and len(here) == len(there):
+    elif _holds_settings(here) and _holds_settings(there) and len(here) == len(there):
         for place, (one, other) in enumerate(zip(here, there, strict=True)):
             yield from _differences(one, other, f"{prefix}.{place}")
     elif here != there:
         yield prefix, here
+
+
+def _holds_settings(value: Any) -> bool:
+    return isinstance(value, tuple) and any(is_dataclass(item) or _holds_settings(item) for item in value)
 
 
 def _flag(name: str, value: Any) -> list[str]:

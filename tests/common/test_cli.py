@@ -26,6 +26,7 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class Preset(StudyPreset):
     rows: tuple[Row, ...] = (Row(), Row("group"))
+    named: tuple[tuple[str, Row], ...] = (("a", Row()),)
     sizes: tuple[tuple[int, int], ...] = ((32, 32),)
     limit: float | None = None
 
@@ -57,6 +58,7 @@ class Options(StudyOptions):
 CHANGES = {
     "": {},
     "--preset.rows.1.optimisation.epochs 36": {"rows.1.optimisation.epochs": 36},
+    "--preset.named.0.1.norm group": {"named.0.1.norm": "group"},
     "--preset.sizes 1 2 3 4 --preset.limit 0.5": {"sizes": [[1, 2], [3, 4]], "limit": 0.5},
     "--preset.augmentation.flip 0 --preset.rows.0.norm group": {"augmentation.flip": 0.0, "rows.0.norm": "group"},
     "--scale large --preset.limit None": {"limit": None},
