@@ -151,7 +151,8 @@ def _checked(paper: Paper, options: ReproduceOptions) -> list[Exhibit]:
 
 
 def setting_of(options: StudyOptions) -> Setting:
-    """What exhibits are measured with, as plain JSON."""
+    """What exhibits are measured with, as plain JSON that names no folder of this machine."""
+    options = _without_places(options)
     shared = {item.name for item in (*fields(StudyOptions), *fields(ReproduceOptions))}
     own = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in shared}
     return Setting(short_name(options.data), options.scale, to_json(options.preset), to_json(own))
