@@ -9,13 +9,14 @@ nothing that waits for the device. Images of one batch share a size; the padding
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.batch import Batch, Detections
+from common.models.anchors import Anchors
 from common.models.fpn import FPN, NoPyramid
 from common.models.guided_anchoring import GuidedRPN, GuidedSettings, guided_rpn_losses
 from common.models.matching import visible_objects
@@ -23,6 +24,7 @@ from common.models.norm import Norm
 from common.models.roi_head import RoIHead, RoISettings, roi_losses
 from common.models.rpn import RPN, Proposals, RPNSettings, rpn_losses
 from common.plain import InputError
+from common.settings import TwoStageSettings
 
 COARSEST_ROI_STRIDE = 32  # regions are read from levels up to here; the coarser ones serve the RPN alone
 
@@ -135,3 +137,21 @@ def two_stage_losses(
     losses = first_stage(network.rpn, outputs.maps, outputs.rpn, boxes, valid, generator)
     losses |= roi_losses(network.roi, outputs.maps, outputs.proposals, objects, outputs.size, generator)
     return {"loss": sum(losses.values()), **losses}
+
+
+def rpn_settings(shared: TwoStageSettings, anchors: Anchors) -> RPNSettings:
+    """Settings of a plain RPN in the detectors of a scale."""
+    return RPNSettings(
+        anchors=anchors, samples=shared.rpn_samples, candidates=shared.candidates, proposals=shared.proposals
+    )
+
+
+def roi_settings(shared: TwoStageSettings, heads: RoISettings | None = None) -> RoISettings:
+    """Settings of the heads on regions in the detectors of a scale. heads: see `RoISettings.cascade`; None: one."""
+    return replace(
+        heads or RoISettings(),
+        hidden=(shared.hidden, shared.hidden),
+        samples=shared.region_samples,
+        canonical_side=shared.canonical_side,
+        candidates=shared.region_candidates,
+    )
