@@ -13,15 +13,18 @@ from benchmarks import ofa_release
 from benchmarks.harness import Row, Timing, Work, agree, available, compare, seconds_in_turn
 from benchmarks.paths import CLASSES
 from common.batch import Batch
+from common.data.batches import DetectionBatches
+from common.data.scenes import scenes
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.classifier import Classifier
 from common.models.elastic import corner
 from common.models.norm import Norm
-from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.models.ofa_resnet import OFAResNet
 from common.models.torchvision_weights import faster_rcnn_of_torchvision
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.settings import Optimisation
 from common.train.schedule import build_optimiser
+from detofa.space import OFAResNetSpace
 
 SPACES = {
     "paper widths": OFAResNetSpace(),
@@ -33,13 +36,14 @@ SPACES = {
         stage_strides=(1, 2, 1, 1),
     ),
 }
+CATEGORIES = 90  # torchvision's count for COCO
 SGD = Optimisation(optimiser="sgd", learning_rate=1e-3, weight_decay=1e-4, policy="constant")
 CHANNELS_LAST = torch.channels_last
 
 
 @dataclass(frozen=True)
 class Case:
-    """A supernet by the name of its space, and images to feed it. batches: how many go into a re-estimation."""
+    """A supernet by the name of its space, and scenes to feed it. batches: how many go into a re-estimation."""
 
     name: str
     image_size: int
@@ -67,25 +71,14 @@ class Case:
         path[self.space.stem_columns] = self.space.largest()[self.space.stem_columns]
         return self.space.canonical(path)
 
-    def images(self, device: str) -> list[Tensor]:
-        """The batches, (B, 3, H, W) of noise each."""
-        made = (made_up_batch(self.batch_size, self.image_size, CLASSES, 1, device) for _ in range(self.batches))
-        return [batch.images for batch in made]
+    def scenes(self, device: str) -> list[Batch]:
+        """The batches."""
+        return scene_batches("train", self.batches * self.batch_size, self.image_size, self.batch_size, device)
 
 
-def made_up_batch(batch_size: int, side: int, categories: int, objects: int, device: str) -> Batch:
-    """Noise, channels last, with so many objects in every image."""
-    extent = torch.rand(batch_size, objects, 2) * 0.4 * side + side / 40
-    corner_of = torch.rand(batch_size, objects, 2) * (side - extent)
-    batch = Batch(
-        images=torch.randn(batch_size, 3, side, side).contiguous(memory_format=CHANNELS_LAST),
-        boxes=torch.cat([corner_of, corner_of + extent], dim=-1),
-        labels=torch.randint(categories, (batch_size, objects)),
-        valid=torch.ones(batch_size, objects, dtype=torch.bool),
-        index=torch.arange(batch_size),
-        scale=torch.ones(batch_size),
-    )
-    return batch.to(device)
+def scene_batches(split: str, count: int, side: int, batch_size: int, device: str) -> list[Batch]:
+    """So many scenes of side x side pixels, all decoded."""
+    return list(DetectionBatches(scenes(split, count, side), side, batch_size, device).in_order())
 
 
 def training_step(
@@ -137,7 +130,7 @@ def elastic_step(timing: Timing, case: tuple) -> list[Row]:
     """Forward, backward and SGD of a sub-network inside its supernet, and of the same net taken out."""
     case, device = Case(*case), timing.device
     supernet = case.supernet(device).train()
-    images = case.images(device)[0]
+    images = case.scenes(device)[0].images
     labels = torch.arange(case.batch_size, device=device) % CLASSES
     extracted = supernet.extract(case.path())
     supernet.activate(case.path())
@@ -173,7 +166,7 @@ def _agree_on_gradients(supernet: Classifier, extracted: Classifier, loss: Calla
 def bn_reestimation(timing: Timing, case: tuple) -> list[Row]:
     """The statistics of a sub-network that was taken out."""
     case, device = Case(*case), timing.device
-    images = case.images(device)
+    images = [batch.images for batch in case.scenes(device)]
     network = case.supernet(device).extract(case.path()).eval()
 
     @torch.no_grad()
@@ -213,21 +206,24 @@ def _agree_on_statistics(network: nn.Module, images: Tensor) -> None:
 # ---- two-stage detectors
 
 
-def two_stage(timing: Timing, batch_size: int, side: int = 320, categories: int = 90) -> list[Row]:
+def two_stage(timing: Timing, batch_size: int, side: int = 320) -> list[Row]:
     """Forward, losses, backward and SGD, from the same weights, images and settings as torchvision's detector.
 
     Batch norm, everything trained, 2000 proposals, 512 regions an image. side: of square images, pixels.
     """
     torch.manual_seed(0)
     theirs = fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=categories + 1, min_size=side, max_size=side
+        weights=None, weights_backbone=None, num_classes=1 + CATEGORIES, min_size=side, max_size=side
     ).to(timing.device)
     theirs.transform.image_mean, theirs.transform.image_std = [0.0] * 3, [1.0] * 3  # images come normalised
     ours = faster_rcnn_of_torchvision(theirs.state_dict(), Norm("batch"))
     ours.to(timing.device, memory_format=CHANNELS_LAST)
-    batch = made_up_batch(batch_size, side, categories, 7, timing.device)  # as many objects as on COCO
+    [batch] = scene_batches("train", batch_size, side, batch_size, timing.device)
     images = list(batch.images.contiguous())  # torchvision's layout
-    targets = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in zip(batch.boxes, batch.labels, strict=True)]
+    targets = [
+        {"boxes": boxes[valid], "labels": labels[valid] + 1}  # no padding, and 0 is the background
+        for boxes, labels, valid in zip(batch.boxes, batch.labels, batch.valid, strict=True)
+    ]
     _agree_on_outputs(ours.eval(), theirs.eval(), batch)
 
     our_step = training_step(ours, lambda: two_stage_losses(ours(batch.images), batch)["loss"], batch_size)

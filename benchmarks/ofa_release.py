@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.harness import optional
-from common.models.ofa_resnet import OFAResNetSpace
+from detofa.space import OFAResNetSpace
 
 
 def part(name: str) -> ModuleType:

@@ -12,7 +12,7 @@ from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
 from benchmarks.harness import Row, Timing, Work, agree, seconds_in_turn
-from benchmarks.networks import CHANNELS_LAST, SGD, SPACES, Case, made_up_batch, training_step
+from benchmarks.networks import CHANNELS_LAST, SGD, SPACES, Case, scene_batches, training_step
 from benchmarks.paths import macs_of
 from common.batch import Batch
 from common.data.batches import DetectionBatches
@@ -20,11 +20,12 @@ from common.data.scenes import CATEGORIES, scenes
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.evaluate.subnetworks import Evaluator, folded
 from common.models.centernet import CenterNet, centernet_losses
-from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.models.ofa_resnet import OFAResNet
 from common.settings import Optimisation
 from common.train.loop import Training, fit
 from common.train.run_folder import Run
 from detofa.method import Operations, sample_per_bucket
+from detofa.space import OFAResNetSpace
 
 # DetOFA on Pascal VOC: the paths validated, the epochs and images of the supernet's training, and the share of that
 # training's cost which the validation takes by the paper's own account, in per cent.
@@ -86,15 +87,13 @@ def _detector(space: OFAResNetSpace, categories: int, device: str) -> CenterNet:
 def _seconds_of_an_image(case: Case, count: int, timing: Timing) -> tuple[dict[str, float], int]:
     """Seconds to train on, calibrate by and validate on one image, seconds to extract a path; and the rounds."""
     supernet = _detector(case.space, 20, timing.device)
-    batches = [
-        made_up_batch(case.batch_size, case.image_size, 20, 4, timing.device) for _ in range(count // case.batch_size)
-    ]
+    batches = scene_batches("train", count, case.image_size, case.batch_size, timing.device)
     evaluator = Evaluator(batches, batches, centernet_losses)
     # four networks rather than one, so that no single path stands for the space
     paths = case.space.sample(64, np.random.default_rng(0))
     networks = [evaluator.recalibrate(supernet.extract(path)) for path in paths[:4]]
     agree(all(np.isfinite(evaluator.loss(network)) for network in networks), "validation losses")
-    trained, extracted, images = zip(cycle(paths), cycle(batches)), cycle(paths), len(batches) * case.batch_size
+    trained, extracted = zip(cycle(paths), cycle(batches)), cycle(paths)
 
     def loss() -> Tensor:
         path, batch = next(trained)
@@ -103,10 +102,10 @@ def _seconds_of_an_image(case: Case, count: int, timing: Timing) -> tuple[dict[s
 
     step = training_step(supernet, loss, optimisation=replace(SGD, optimiser="adam")).run
     works = {
-        "train": Work(lambda: [step() for _ in batches], images),
+        "train": Work(lambda: [step() for _ in batches], count),
         "extract": Work(lambda: supernet.extract(next(extracted))),
-        "calibrate": Work(lambda: [evaluator.recalibrate(network) for network in networks], 4 * images),
-        "validate": Work(lambda: [evaluator.loss(network) for network in networks], 4 * images),
+        "calibrate": Work(lambda: [evaluator.recalibrate(network) for network in networks], 4 * count),
+        "validate": Work(lambda: [evaluator.loss(network) for network in networks], 4 * count),
     }
     return seconds_in_turn(works, timing)
 
@@ -151,10 +150,9 @@ def losses_by_both(
 
     validation_batch: images, of which the validation images of both procedures are a multiple.
     """
-    training = DetectionBatches(scenes("train", training_images), image_size, 16, device)
+    training = DetectionBatches(scenes("train", training_images, image_size), image_size, 16, device)
     calibration = torch.cat([batch.images for batch in training.in_order()])
-    held_out = DetectionBatches(scenes("val", full[1]), image_size, validation_batch, device)
-    validation = list(held_out.in_order())
+    validation = scene_batches("val", full[1], image_size, validation_batch, device)
     supernet = _detector(SPACE, len(CATEGORIES), device)
 
     def step_losses(batch, step):

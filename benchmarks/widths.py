@@ -13,11 +13,12 @@ from common.data.source import load
 from common.evaluate.average_precision import GroundTruth
 from common.evaluate.subnetworks import average_precision
 from common.models.centernet import CenterNet, centernet_losses
-from common.models.ofa_resnet import OFAResNetSpace, ResNet
+from common.models.ofa_resnet import ResNet
 from common.settings import Augmentation
 from common.train import distributed
 from common.train.loop import Training, fit
 from common.train.run_folder import Run
+from detofa.space import OFAResNetSpace
 
 AUGMENTATION = Augmentation(scale_min=0.8, scale_max=1.2, shift=0.1)
 
@@ -54,13 +55,13 @@ def measure(options: Options) -> dict[str, Any]:
             "batch_size": options.batch_size,
             "optimisation": options.optimisation,
             "precision": options.precision,
-            "space": space(width).to_dict(),
+            "space": space(width),
         }
         with Run.open(options.runs / f"x{width:g}-s{seed}", config) as run:
             if run.result is not None:
                 return run.result
             torch.manual_seed(seed)
-            backbone = ResNet(space(width), space(width).largest(), zero_init_last=True)
+            backbone = ResNet(space(width).architecture(space(width).largest()), zero_init_last=True)
             network = CenterNet(backbone, len(training.categories), neck_widths=(32,), head_width=32)
             network.to(memory_format=torch.channels_last)
             batches = DetectionBatches(training, size, options.batch_size, device, AUGMENTATION, seed, images=images)
