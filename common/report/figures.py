@@ -535,7 +535,7 @@ def _write_names(
     drawn: the points, then the corners of each line, (N, 2) each. Every name in turn, by cost, takes the place that
     burdens the picture least given the others, a few times over: the same places for the same numbers.
     """
-    finite = [(name, tuple(pair)) for name, pair in named.items() if np.isfinite(pair).all()]
+    finite = [(name, tuple(pair)) for name, pair in named.items() if len(_finite([pair]))]
     named = dict(sorted(finite, key=lambda item: (item[1], item[0])))
     if not named:
         return

@@ -21,15 +21,15 @@ _VERDICT_CLASSES = {"reproduced": "yes", "not reproduced": "no", "inconclusive":
 def build_page(roots: Sequence[Path], command: str = "") -> str:
     """The page as one HTML text; an `InputError` where there is nothing to show."""
     exhibits, unreadable = find_exhibits(roots)
-    claims, more = find_claims(roots)
-    unreadable += more
+    claims, unreadable_claims = find_claims(roots)
+    runs, unreadable_runs = find_runs(roots)
+    unreadable += unreadable_claims + unreadable_runs
     if not exhibits and not claims and not unreadable:
         where = ", ".join(str(root) for root in roots)
         raise InputError(
             f"no exhibit and no claim below {where}: run `make reproduce`, or a paper's own command, first, "
             "or name the folder it wrote to"
         )
-    runs = find_runs(roots)
     contents, sections = [], []
     if unreadable:
         faults = "".join(f"<li>{escape(sentence)}</li>" for sentence in unreadable)

@@ -198,14 +198,13 @@ def measure_exhibit(exhibit: Exhibit, study: Any) -> Measured:
     """One seed's numbers, with the runs that they rest on: "runs" all of them, "rests_on" those of each evidence."""
     with study.recording() as used:
         numbers = exhibit.measure(study)
+        by_measuring = list(used)
         evidence, rests_on = {}, {}
         for name, value in numbers.get("evidence", {}).items():
             with study.recording() as behind:
                 evidence[name] = value() if callable(value) else value
-            rests_on[name] = list(behind) or None  # a plain value rests on all that was used before it
-    every = list(used)
-    rests_on = {name: every if behind is None else behind for name, behind in rests_on.items()}
-    return to_json({**numbers, "evidence": evidence, "runs": every, "rests_on": rests_on})
+            rests_on[name] = list(behind) or by_measuring  # a plain value was made while measuring
+    return to_json({**numbers, "evidence": evidence, "runs": list(used), "rests_on": rests_on})
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -371,9 +370,11 @@ def _run_record(summary: RunSummary) -> dict[str, Any]:
 
 
 def _without_places(options: ReproduceOptions) -> ReproduceOptions:
-    """The same options with every data set (text in an option named `data` or `..._data`) as `generic_data` has it."""
-    values = {item.name: getattr(options, item.name) for item in fields(options) if item.name.endswith("data")}
-    return replace(options, **{name: generic_data(text) for name, text in values.items() if isinstance(text, str)})
+    """The same options without folders: data sets (options that end on "data") as by `generic_data`, files by name."""
+    measured = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in _NOT_MEASURED}
+    sets = {name: generic_data(text) for name, text in measured.items() if name.endswith("data") and text is not None}
+    files = {name: Path(path.name) for name, path in measured.items() if isinstance(path, Path)}
+    return replace(options, **sets, **files)
 
 
 def generic_data(data: str) -> str:

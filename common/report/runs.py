@@ -62,19 +62,26 @@ def find_exhibits(roots: Iterable[Path]) -> tuple[list[Found], list[str]]:
     return list(found.values()), list(unreadable.values())
 
 
-def find_runs(roots: Iterable[Path]) -> list[RunSummary]:
-    """Every run below the given folders, named from the folder on that was given; each once."""
+def find_runs(roots: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
+    """Every run below the given folders, each once, named from the folder on; and what cannot be read."""
     runs: dict[Path, RunSummary] = {}
+    unreadable: dict[Path, str] = {}
     for root in (Path(root).resolve() for root in roots):
-        for path in sorted(root.rglob("config.json")):
-            if path.parent.parent.name != "exhibits":
-                runs.setdefault(path.parent, summarise(path.parent, _name_below(root, path.parent)))
-        for path in sorted(root.rglob("runs.json")):
-            for name, record in read_json(path).items():
-                spent = (record["seconds"], record["candidate_seconds"])
-                shown = _name_below(root, path.parent / name)
-                runs.setdefault(path.parent / name, RunSummary(shown, True, 0, 0, *spent, record["environment"]))
-    return list(runs.values())
+        for path in sorted([*root.rglob("config.json"), *root.rglob("runs.json")]):
+            try:
+                if path.name == "runs.json":
+                    for name, record in read_json(path).items():
+                        folder = path.parent / name
+                        runs.setdefault(folder, _published(_name_below(root, folder), record))
+                elif path.parent.parent.name != "exhibits":
+                    runs.setdefault(path.parent, summarise(path.parent, _name_below(root, path.parent)))
+            except InputError as error:
+                unreadable[path] = str(error)
+    return list(runs.values()), list(unreadable.values())
+
+
+def _published(name: str, record: Mapping[str, Any]) -> RunSummary:
+    return RunSummary(name, True, 0, 0, record["seconds"], record["candidate_seconds"], record["environment"])
 
 
 def _name_below(root: Path, folder: Path) -> str:

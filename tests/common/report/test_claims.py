@@ -1,35 +1,35 @@
-"""Verdicts by the written rule, and claims.json."""
+"""Verdicts by the written rule, the record that each rests on, and claims.json."""
 
 import math
 
+import numpy as np
 import pytest
 
-from common.plain import InputError
-from common.report.claims import Claim, Condition, Evidence, all_of, judge, read_claims, verdict, write_claims
-from common.report.statistics import Difference, paired_difference, seeds_needed
+from common.plain import InputError, write_json
+from common.report.claims import Claim, Condition, Evidence, NotMeasured, all_of, judge, judge_all, read_claims, verdict
+from common.report.statistics import Difference, mean_interval, seeds_needed
 
-EVIDENCE = Evidence(
-    data="scenes",
-    scale="smoke",
-    seeds=(0, 1, 2),
-    command="python -m detofa.reproduce",
-    values={"ours": [0.30, 0.32, 0.31], "theirs": [0.20, 0.21, 0.22]},
-    runs=("runs/a",),
-    notes={"DO-1": "a note"},
-)
+VALUES = {"ours": [30.0, 32.0, 31.0], "theirs": [20.0, 21.0, 22.0], "low": [1.0, 1.1, 1.2], "wide": [-9.0, 0.0, 9.0]}
+RESTS_ON = {"ours": ("d/a-s0", "d/a-s1"), "theirs": ("d/a-s1", "d/b-s0"), "low": ("d/c-s0",)}
 
 
-def claim(**changes) -> Claim:
-    settings = {
-        "id": "DO-1",
-        "paper": "detofa",
-        "where": "Figure 5",
-        "statement": "better at every budget",
-        "paper_value": "+0.85",
-        "rule": "the interval of ours - theirs lies above 0",
-        "measure": lambda evidence: paired_difference(evidence["ours"], evidence["theirs"]),
-    }
-    return Claim(**(settings | changes))
+def evidence(seeds=(0, 1, 2), **changes) -> Evidence:
+    values = {name: np.array(numbers[: len(seeds)]) for name, numbers in VALUES.items()}
+    environment = lambda runs: {"runs": list(runs)}  # noqa: E731
+    return Evidence("scenes", "nano", seeds, "a command", values, RESTS_ON, environment, **changes)
+
+
+def condition(name="ours", threshold=0.0, direction="above", **changes) -> Condition:
+    settings = {"quantity": f"AP of {name}", "value": lambda found: found[name], "unit": f"AP of {name}"}
+    return Condition(**(settings | {"threshold": threshold, "direction": direction} | changes))
+
+
+GAIN = condition("gain", 0.5, value=lambda found: found["ours"] - found["theirs"], effect=0.25)
+
+
+def claim(*conditions, **changes) -> Claim:
+    settings = {"id": "T-1", "where": "Figure 5", "statement": "better", "paper_value": "+.85"}
+    return Claim(**(settings | {"conditions": conditions or (GAIN,)} | changes))
 
 
 @pytest.mark.parametrize(
@@ -39,28 +39,24 @@ def claim(**changes) -> Claim:
         (-0.3, -0.1, 0.0, "above", "not reproduced"),
         (-0.1, 0.1, 0.0, "above", "inconclusive"),
         (0.0, 0.1, 0.0, "above", "inconclusive"),  # touching the threshold is not passing it
+        (-0.1, 0.0, 0.0, "above", "inconclusive"),
         (0.1, 0.3, 0.2, "above", "inconclusive"),
         (0.1, 0.3, 0.5, "below", "reproduced"),
         (0.6, 0.7, 0.5, "below", "not reproduced"),
-        (math.nan, math.nan, 0.0, "above", "inconclusive"),
+        (0.4, 0.7, 0.5, "below", "inconclusive"),
+        (math.nan, 0.3, 0.0, "above", "inconclusive"),
+        (0.1, math.nan, 0.0, "above", "inconclusive"),
+        (0.1, math.inf, 0.0, "above", "inconclusive"),
     ],
 )
 def test_verdict(low, high, threshold, direction, expected):
-    assert verdict(Difference((low + high) / 2, low, high, 3), threshold, direction) == expected
+    assert verdict(Difference(0.2, low, high, 2), threshold, direction) == expected
 
 
-def test_one_seed_is_inconclusive_whatever_it_shows():
-    assert verdict(Difference(5.0, 4.0, 6.0, 1)) == "inconclusive"
-    evidence = Evidence("scenes", "smoke", [0], "x", {"ours": [1.0], "theirs": [0.0]})
-    record = judge(claim(), evidence)
-    assert record["verdict"] == "inconclusive"
-    assert "1 seed" in record["reason"]
-    many_items = claim(measure=lambda evidence: Difference(0.9, 0.8, 0.95, 60))  # a rank statistic over 60 items
-    assert judge(many_items, evidence)["verdict"] == "inconclusive"
-
-
-def test_direction_must_be_known():
-    with pytest.raises(InputError):
+def test_verdict_is_above_zero_where_nothing_else_is_said():
+    assert verdict(Difference(0.2, 0.1, 0.3, 2)) == "reproduced"
+    assert verdict(Difference(5.0, 4.0, 6.0, 1)) == "inconclusive"  # one seed, whatever it shows
+    with pytest.raises(InputError, match=r"^a claim's direction must be above or below, got 'up'$"):
         verdict(Difference(1.0, 0.5, 1.5, 3), 0.0, "up")
 
 
@@ -71,56 +67,145 @@ def test_conjunction():
     assert all_of([]) == "inconclusive"
 
 
+def test_the_rule_in_words_is_printed_from_the_conditions():
+    assert Condition("AP", lambda found: 0).sentence == "AP above 0"
+    both = claim(condition("ours", 1.5), condition("low", 2e-5, "below"))
+    assert both.rule == "AP of ours above 1.5; and AP of low below 2e-05"
+
+
 def test_record_holds_all_that_a_verdict_rests_on():
-    record = judge(claim(effect=0.05, unit="AP"), EVIDENCE)
-    expected = paired_difference(EVIDENCE["ours"], EVIDENCE["theirs"])
-    assert record["verdict"] == "reproduced"
-    assert record["difference"] == expected.mean
-    assert record["interval"] == [expected.low, expected.high]
-    assert record["seeds"] == [0, 1, 2]
-    assert record["seeds_needed"] == seeds_needed(expected.deviation(), 0.05)
-    assert (record["paper"], record["where"], record["notes"]) == ("+0.85", "Figure 5", "a note")
-    assert record["rule"]
-    assert record["command"]
-    assert record["reason"] is None
+    difference = mean_interval([10.0, 11.0, 9.0])
+    interval = [difference.low, difference.high]
+    part = {"difference": 10.0, "interval": interval, "n": 3, "direction": "above", "threshold": 0.5}
+    assert judge(claim(), evidence(), "toynas", "ToyNAS") == {
+        "id": "T-1",
+        "paper_name": "toynas",
+        "paper_title": "ToyNAS",
+        "verdict": "reproduced",
+        "reason": None,
+        **part,
+        "unit": "AP of gain",
+        "seeds": [0, 1, 2],
+        "data": "scenes",
+        "scale": "nano",
+        "paper": "+.85",
+        "where": "Figure 5",
+        "statement": "better",
+        "rule": "AP of gain above 0.5",
+        "conditions": [{"name": "AP of gain", "verdict": "reproduced", **part, "unit": "AP of gain"}],
+        "command": "a command",
+        "seeds_needed": seeds_needed(1.0, 0.25),
+        "runs": ["d/a-s0", "d/a-s1", "d/b-s0"],
+        "environment": {"runs": ["d/a-s0", "d/a-s1", "d/b-s0"]},
+    }
 
 
-def test_several_conditions_are_led_by_the_one_that_decides():
-    parts = {"voc": Difference(1.0, 0.5, 1.5, 3), "coco": Difference(-1.0, -1.5, -0.5, 3)}
-    conditions = (Condition("voc", "above", 0.0), Condition("coco", "above", 0.0))
-    record = judge(claim(conditions=conditions, measure=lambda evidence: parts), EVIDENCE)
-    assert record["verdict"] == "not reproduced"
-    assert record["difference"] == -1.0
-    assert [part["verdict"] for part in record["conditions"]] == ["reproduced", "not reproduced"]
+def test_a_claim_names_the_runs_that_its_own_evidence_rests_on():
+    found = evidence()
+    assert judge(claim(condition("low")), found, "toynas")["runs"] == ["d/c-s0"]
+    assert judge(claim(condition("wide")), found, "toynas")["runs"] == []
+    assert judge(claim(condition("ours"), condition("low")), found, "toynas")["runs"] == ["d/a-s0", "d/a-s1", "d/c-s0"]
+    assert judge(claim(), found, "toynas")["paper_title"] == ""
 
 
-def test_what_was_not_measured_is_never_left_out(tmp_path):
-    lacking = claim(id="DO-2", measure=lambda evidence: paired_difference(evidence["cost"], evidence["theirs"]))
-    half = claim(
-        id="DO-3",
-        conditions=(Condition("a", "above", 0.0), Condition("b", "above", 0.0)),
-        measure=lambda evidence: {"a": Difference(1.0, 0.5, 1.5, 3)},
-    )
-    write_claims(tmp_path / "claims.json", [claim(), lacking, half], EVIDENCE)
-    records = read_claims(tmp_path / "claims.json")
-    assert list(records) == ["DO-1", "DO-2", "DO-3"]
-    assert records["DO-2"]["verdict"] == "inconclusive"
-    assert "cost" in records["DO-2"]["reason"]
-    assert records["DO-3"]["reason"] == "not measured: b"
+def test_what_was_not_measured_is_inconclusive_and_says_so():
+    record = judge(claim(condition("ours", 3.0, "below"), condition("cost")), evidence(), "toynas")
+    assert (record["verdict"], record["reason"]) == ("inconclusive", "not measured: cost")
+    assert (record["difference"], record["interval"], record["n"], record["conditions"]) == (None, None, 0, [])
+    assert (record["threshold"], record["direction"], record["unit"]) == (3.0, "below", "AP of ours")
+    assert (record["seeds_needed"], record["runs"], record["environment"]) == (None, [], {})
+    with pytest.raises(NotMeasured, match=r"^not measured: cost$"):
+        evidence()["cost"]
 
 
-def test_an_error_in_a_measure_is_not_hidden():
+LOW, FAILS, OPEN = condition("low"), condition("theirs", 99.0), condition("wide", 0.25)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected", "decides"),
+    [
+        ((LOW, FAILS, OPEN), "not reproduced", 1),  # the first that fails
+        ((LOW, OPEN), "inconclusive", 1),  # else the first left open
+        ((OPEN, FAILS, LOW, FAILS), "not reproduced", 1),
+        ((condition("ours"), LOW), "reproduced", 0),  # else the first
+    ],
+)
+def test_several_conditions_are_led_by_the_one_that_decides(conditions, expected, decides):
+    record = judge(claim(*conditions), evidence(), "toynas")
+    assert record["verdict"] == expected
+    led = {key: record[key] for key in ("difference", "interval", "n", "direction", "threshold", "unit")}
+    assert led.items() <= record["conditions"][decides].items()
+    assert [part["name"] for part in record["conditions"]] == [each.quantity for each in conditions]
+
+
+def test_reasons_of_an_open_verdict():
+    assert judge(claim(OPEN), evidence(), "t")["reason"] == "the interval covers the threshold 0.25"
+    one, none = "1 seed: at least 2 are needed for an interval", "0 seeds: at least 2 are needed for an interval"
+    assert judge(claim(), evidence(seeds=[4]), "t")["reason"] == one
+    assert judge(claim(), evidence(seeds=[4, 4]), "t")["reason"] == one  # the same seed again is no other seed
+    empty = condition(value=lambda found: Difference(math.nan, math.nan, math.nan, 0))
+    assert judge(claim(empty), evidence(), "t")["reason"] == none
+    assert judge(claim(LOW, empty), evidence(), "t")["reason"] == none
+    tied = condition(value=lambda found: Difference(0.5, math.nan, math.nan, 3))
+    assert judge(claim(tied), evidence(), "t")["reason"] == "no interval could be computed"
+    two = evidence(seeds=[0, 1])
+    assert judge(claim(OPEN), two, "t")["reason"] == "the interval covers the threshold 0.25"
+    assert judge(claim(FAILS), evidence(), "t")["reason"] is None
+
+
+def test_an_interval_over_items_of_one_seed_decides_nothing():
+    items = condition(value=lambda found: Difference(0.9, 0.8, 0.95, 60))
+    record = judge(claim(items), evidence(seeds=[0]), "t")
+    assert (record["verdict"], record["difference"], record["n"]) == ("inconclusive", 0.9, 60)
+    assert judge(claim(items), evidence(seeds=[0, 1]), "t")["verdict"] == "reproduced"
+
+
+def test_seeds_needed_is_given_for_differences_over_seeds_with_an_effect_only():
+    needed = lambda *conditions, seeds=(0, 1, 2): judge(claim(*conditions), evidence(seeds), "t")["seeds_needed"]  # noqa: E731
+    assert needed(LOW) is None  # no effect is named
+    assert needed(condition("wide", effect=1.0)) == seeds_needed(9.0, 1.0)
+    assert needed(condition("wide", effect=1.0), seeds=(0, 1)) == seeds_needed(9 / math.sqrt(2), 1.0)
+    assert needed(condition("wide", effect=1.0), seeds=(0,)) is None
+    assert needed(condition(value=lambda found: Difference(0.9, 0.8, 0.95, 60), effect=1.0)) is None  # over items
+    assert needed(condition(value=lambda found: Difference(0.5, math.nan, math.nan, 3), effect=1.0)) is None
+    assert needed(condition("low", effect=1.0), condition("wide", effect=3.0)) == seeds_needed(9.0, 3.0)  # the decisive
+
+
+def test_an_error_in_a_rule_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
-        judge(claim(measure=lambda evidence: 1 / 0), EVIDENCE)
+        judge(claim(condition(value=lambda found: 1 / 0)), evidence(), "toynas")
 
 
-def test_an_id_stands_for_one_claim(tmp_path):
-    with pytest.raises(InputError):
-        write_claims(tmp_path / "claims.json", [claim(), claim()], EVIDENCE)
+def test_judging_all_gives_a_record_for_every_id_and_none_twice():
+    records = judge_all([claim(), claim(condition("cost"), id="T-2")], evidence(), "toynas", "ToyNAS")
+    assert {name: (record["id"], record["verdict"]) for name, record in records.items()} == {
+        "T-1": ("T-1", "reproduced"),
+        "T-2": ("T-2", "inconclusive"),
+    }
+    assert {record["paper_name"] + record["paper_title"] for record in records.values()} == {"toynasToyNAS"}
+    assert judge_all([claim()], evidence(), "toynas")["T-1"]["paper_title"] == ""
+    repeated = [claim(id=name) for name in ("T-2", "T-1", "T-2", "T-1", "T-3")]
+    with pytest.raises(InputError, match=r"^claims written twice: T-1, T-2; each id stands for one claim$"):
+        judge_all(repeated, evidence(), "toynas")
 
 
-@pytest.mark.parametrize("text", ["3", '{"DO-1": {"verdict": "yes"}}', '[{"verdict": "reproduced"}]'])
-def test_damaged_claims_file_is_one_sentence(tmp_path, text):
+def test_claims_file_is_read_as_written(tmp_path):
+    records = judge_all([claim(), claim(FAILS, id="T-2"), claim(OPEN, id="T-3")], evidence(), "toynas")
+    assert read_claims(write_json(tmp_path / "claims.json", records)) == records
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3", "claims.json is not a claims file: it must hold one object for each claim id"),
+        ('{"DO-1": 3}', "claims.json is not a claims file: it must hold one object for each claim id"),
+        (
+            '{"DO-1": {"verdict": "yes"}}',
+            "claims.json: the verdict of DO-1 must be reproduced, not reproduced or inconclusive, got 'yes'",
+        ),
+    ],
+)
+def test_damaged_claims_file_is_one_sentence(tmp_path, text, message):
     (tmp_path / "claims.json").write_text(text)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=f"{message}$"):
         read_claims(tmp_path / "claims.json")

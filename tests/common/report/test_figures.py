@@ -1,65 +1,260 @@
-"""Every picture is a small, readable PNG, the same bytes for the same numbers."""
+"""Every picture is a small, readable PNG of its data, the same bytes for the same numbers."""
 
+import io
+import itertools
+import json
 import math
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from common.report import figures, style
+from common.plain import InputError
+from common.report import figures
+from common.report.exhibit import Picture
+from common.report.figures import KINDS, digest, drawn_from, render
 
-LINES = {"Ours": [(2.0, 0.4, 0.35, 0.45), (1.0, 0.3, 0.28, 0.32)], "OFA": [(1.0, 0.2, math.nan, math.nan)]}
+CANDIDATES = {
+    "Searched": [(1.0, 0.3), (3.0, 0.4), (2.0, 0.2), (None, 0.9), (2.5, None)],
+    "Random": [(1.5, 0.1), (2.5, 0.35)],
+    "Empty": [],
+}
+BANDS = {
+    "Search": {"25": [(1.0, 0.3), (2.0, 0.5)], "50": [(1.5, 0.3), (2.0, 0.4)], "75": [(2.0, 0.35)]},
+    "Random": {"25": [(1.0, 0.2)], "50": [], "75": []},  # one run of two reached anything
+    "Nothing": {"25": [], "50": [], "75": []},
+}
+LINES = {"Ours": [(2.0, 0.4, 0.35, 0.45), (1.0, 0.3, 0.28, 0.32)], "OFA": [(1.0, 0.2, None, None)]}
+BARS = {"VOC": {"Ours": (1.0, 0.5, 1.5), "OFA": (2.0, None, None)}, "COCO": {"Ours": (1.0, 0.8, 1.1)}}
+STEPS, GAIN = list(range(9)), [step / 8 for step in range(9)]
 DRAWN = {
-    "lines": lambda path: figures.accuracy_against_cost(LINES, path, references={"Full net": (3.0, 0.5)}),
-    "scatter": lambda path: figures.scatter_by_bucket(
-        {"Ours": [(1.0, 0.3), (3.0, 0.4)], "OFA": [(0.5, 0.1)]}, [0.5, 1.75, 3.0], path
+    "lines": ("accuracy_against_cost", {"series": LINES, "references": {"Full net": (3.0, 0.5)}}),
+    "scatter": (
+        "scatter_by_bucket",
+        {"points": {"Ours": [(1.0, 0.3), (3.0, 0.4)], "OFA": [(0.5, 0.1)]}, "edges": [0.5, 1.75, 3.0]},
     ),
-    "bars": lambda path: figures.bars(
-        {"VOC": {"Ours": (1.0, 0.5, 1.5), "OFA": (2.0, math.nan, math.nan)}, "COCO": {"Ours": (1.0, 0.8, 1.1)}},
-        path,
-        value_label="Cost (GPU days)",
-    ),
-    "points": lambda path: figures.bars(
-        {"DO-1": {"Ours": (1.0, 0.5, 1.5)}}, path, value_label="Difference (AP)", from_zero=False
-    ),
-    "heat": lambda path: figures.heat_map(
-        [[0.1, math.nan], [0.3, 0.4]], path, row_labels=["1", "2"], column_labels=["E .2", "E .35"], value_label="Score"
-    ),
-    "precision": lambda path: figures.precision_recall(
-        {"Ours": (np.linspace(0, 1, 9), np.linspace(1, 0.3, 9))}, path, chance=0.25
-    ),
-    "correlations": lambda path: figures.correlations(
+    "bars": ("bars", {"groups": BARS, "value_label": "Cost (GPU days)"}),
+    "points": ("bars", {"groups": {"DO-1": {"Ours": (1.0, 0.5, 1.5)}}, "value_label": "AP", "from_zero": False}),
+    "heat": (
+        "heat_map",
         {
-            "Front": {"depth": (-0.3, -0.5, -0.1), "width": (0.2, math.nan, math.nan), "len_1": (math.nan,) * 3},
-            "All": {"depth": (0.6, 0.4, 1.2)},
-            "None": {},
+            "values": [[0.1, None], [0.3, 0.4]],
+            "row_labels": ["1", "2"],
+            "column_labels": ["E .2", "E .35"],
+            "value_label": "Score",
         },
-        path,
     ),
+    "precision": ("precision_recall", {"curves": {"Ours": (GAIN, GAIN[::-1])}, "chance": 0.25}),
+    "correlations": (
+        "correlations",
+        {
+            "values": {
+                "Front": {"depth": (-0.3, -0.5, -0.1), "width": (0.2, None, None), "length": (None,) * 3},
+                "All": {"depth": (0.6, 0.4, 1.2)},
+                "None": {},
+            }
+        },
+    ),
+    "fronts": (
+        "fronts",
+        {
+            "points": CANDIDATES,
+            "with_front": ["Searched", "Empty"],
+            "whole_front": True,
+            "highlighted": {"C0": (1.0, 0.3), "C1": (3.0, 0.4), "failed": (None, 0.2)},
+            "references": {"Cascade R50": (2.0, 0.5)},
+            "log_cost": True,
+        },
+    ),
+    "bands": ("attainment_bands", {"bands": BANDS, "points": CANDIDATES}),
+    "bands, logarithmic": ("attainment_bands", {"bands": BANDS, "log_cost": True, "order": ["Random"]}),
+    "progress": (
+        "progress",
+        {
+            "curves": {
+                "Search": (STEPS, GAIN, [gain - 0.1 for gain in GAIN], [gain + 0.1 for gain in GAIN]),
+                "One run": (STEPS, GAIN, [None] * 9, [None] * 9),
+                "One candidate": ([3], [0.5], [0.4], [0.6]),
+                "Empty": ([], [], [], []),
+            }
+        },
+    ),
+    "no candidate": ("fronts", {"points": {"Searched": [], "Random": [(None, 0.1)]}, "with_front": ["Searched"]}),
+    "no candidate, logarithmic": ("fronts", {"points": {}, "whole_front": True, "log_cost": True}),
+    "no band": ("attainment_bands", {"bands": {"Searched": {}, "Random": {"50": []}}, "log_cost": True}),
+    "no progress": ("progress", {"curves": {}}),
 }
 
 
-@pytest.mark.parametrize("kind", DRAWN)
-def test_picture_is_written_small_and_repeatable(kind, tmp_path):
-    path = DRAWN[kind](tmp_path / "folder" / "one.png")
-    again = DRAWN[kind](tmp_path / "folder" / "two.png")
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) >= 150
-        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 5  # something is drawn
-    assert path.stat().st_size < 120_000
-    assert path.read_bytes() == again.read_bytes()
-    assert sorted(file.name for file in path.parent.iterdir()) == ["one.png", "two.png"]
+def picture(name: str) -> Picture:
+    kind, data = DRAWN[name]
+    return Picture(name, kind, json.loads(json.dumps(data)))  # as it comes out of a record
+
+
+def axes_of(name: str):
+    kind, data = DRAWN[name]
+    return KINDS[kind](**data).axes
+
+
+def test_every_kind_is_tested():
+    assert {kind for kind, _ in DRAWN.values()} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.filterwarnings("error")
+def test_picture_is_small_and_repeatable_and_carries_its_digest(name, tmp_path):
+    before = dict(matplotlib.rcParams)
+    file = render(picture(name))
+    assert dict(matplotlib.rcParams) == before  # a notebook's own settings are left alone
+    with Image.open(io.BytesIO(file)) as image:
+        assert image.format == "PNG"
+        assert min(image.size) >= 150
+        if not name.startswith("no "):
+            assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 5
+    assert len(file) < 120_000
+    assert render(picture(name)) == file
+    (tmp_path / "a.png").write_bytes(file)
+    assert drawn_from(tmp_path / "a.png") == digest(picture(name))
+
+
+def test_a_digest_is_of_the_data_and_the_kind(tmp_path):
+    one = picture("bars")
+    assert digest(replace(one, name="other")) == digest(one)
+    assert digest(replace(one, data=dict(reversed(one.data.items())))) == digest(one)
+    assert digest(replace(one, data=one.data | {"value_label": "AP"})) != digest(one)
+    assert digest(replace(one, kind="heat_map")) != digest(one)
+    Image.new("RGB", (2, 2)).save(tmp_path / "plain.png")
+    (tmp_path / "broken.png").write_bytes(b"PNG")
+    for name in ("plain", "broken", "absent"):
+        assert drawn_from(tmp_path / f"{name}.png") is None
+
+
+def test_a_picture_that_cannot_be_drawn_is_one_sentence():
+    with pytest.raises(
+        InputError, match=r"^picture a is of the unknown kind 'hologram'; known: accuracy_against_cost, "
+    ):
+        render(Picture("a", "hologram", {}))
+    with pytest.raises(InputError, match=r"^picture a cannot be drawn \(.*\); run its command again$"):
+        render(Picture("a", "bars", {"groups": 3}))
+
+
+# ---- what is drawn is what the data says
+
+
+def test_lines_are_the_means_from_the_cheapest_on():
+    (axes,) = axes_of("lines")
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn == {"Ours": [[1.0, 0.3], [2.0, 0.4]], "OFA": [[1.0, 0.2]], "Full net": [[3.0, 0.5]]}
+    low, high = (axes.collections[0].get_datalim(axes.transData).get_points()[place, 1] for place in (0, 1))
+    assert (low, high) == (0.28, 0.45)
+
+
+def test_bars_stand_in_their_groups_with_their_heights():
+    (axes,) = axes_of("bars")
+    bars = {round(bar.get_center()[0], 6): bar.get_height() for bar in axes.patches}
+    assert bars == {-0.2: 1.0, 1 - 0.2: 1.0, 0.2: 2.0}  # OFA has none in the second group
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["VOC", "COCO"]
+    assert axes.get_ylabel() == "Cost (GPU days)"
+
+
+def test_points_are_marked_with_each_buckets_mean():
+    (axes,) = axes_of("scatter")
+    dots = [part for part in axes.collections if hasattr(part, "get_sizes")]
+    assert [part.get_offsets().tolist() for part in dots] == [[[1.0, 0.3], [3.0, 0.4]], [[0.5, 0.1]]]
+    bars = [bar for part in axes.collections if part not in dots for bar in part.get_segments()]
+    means = [round(float(bar[0][1]), 6) for bar in bars]
+    assert means == [0.3, 0.4, 0.1]
+
+
+def test_a_heat_map_has_its_first_row_on_top_and_its_numbers_in_their_cells():
+    axes, _ = axes_of("heat")
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert texts == {(0.5, 0.5): "0.10", (0.5, 1.5): "0.30", (1.5, 1.5): "0.40"}
+    assert axes.yaxis_inverted()
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["1", "2"]
+    limited = figures.heat_map(
+        [[0.2]], row_labels=["1"], column_labels=["a"], value_label="Score", limits=(0.0, 0.5)
+    ).axes[0]
+    assert limited.collections[0].get_clim() == (0.0, 0.5)
+
+
+def test_precision_is_drawn_over_recall():
+    (axes,) = axes_of("precision")
+    assert axes.lines[0].get_xydata().tolist() == [list(pair) for pair in zip(GAIN, GAIN[::-1], strict=True)]
+    assert set(axes.lines[1].get_ydata()) == {0.25}
+
+
+def test_correlations_share_their_factors_and_scale():
+    front, every, empty = axes_of("correlations")
+    assert [bar.get_width() for bar in front.patches][:2] == [-0.3, 0.2]
+    assert [bar.get_width() for bar in every.patches] == [0.6]
+    assert [text.get_text() for text in front.get_yticklabels()] == ["depth", "width", "length"]
+    assert front.get_xlim() == every.get_xlim() == empty.get_xlim()
+
+
+def test_progress_is_the_mean_and_one_candidate_is_a_point():
+    (axes,) = axes_of("progress")
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["Search"].get_xydata().tolist() == [list(pair) for pair in zip(STEPS, GAIN, strict=True)]
+    assert [lines[name].get_marker() == "" for name in ("Search", "One run", "One candidate")] == [True, True, False]
 
 
 def test_a_method_keeps_its_colour_whoever_else_is_drawn():
     order = ["OFA (w/ PS)", "OFA (w/o PS)", "Ours"]
-    assert style.look("Ours", order) == style.look("Ours", list(order))
-    assert style.look("Ours", order)["color"] != style.look("OFA (w/ PS)", order)["color"]
+    assert figures.look_of("Ours", order) == figures.look_of("Ours", list(order))
+    assert figures.look_of("Ours", order)["color"] != figures.look_of("OFA (w/ PS)", order)["color"]
 
 
-def test_drawing_leaves_the_users_style_alone(tmp_path):
-    before = dict(matplotlib.rcParams)
-    DRAWN["lines"](tmp_path / "one.png")
-    assert dict(matplotlib.rcParams) == before
+# ---- fronts, bands and names
+
+
+def test_the_front_drawn_is_what_no_other_beats():
+    generator = np.random.default_rng(0)
+    for size in (0, 1, 40):
+        points = generator.integers(0, 12, size=(size, 2)).astype(float)  # ties too
+        expected = {
+            (cost, score)
+            for cost, score in points.tolist()
+            if not any((c <= cost and s >= score) and (c, s) != (cost, score) for c, s in points.tolist())
+        }
+        front = figures._front(points)
+        assert set(map(tuple, front.tolist())) == expected
+        assert len(front) == len(expected)
+        assert (np.diff(front, axis=0) > 0).all()
+
+
+def test_the_band_follows_the_staircase_from_its_floor():
+    corners = np.array([(1.0, 0.2), (3.0, 0.5)])
+    heights = figures._height(corners, np.array([0.5, 1.0, 2.9, 3.0, 9.0]), floor=-1.0)
+    assert heights.tolist() == [-1.0, 0.2, 0.2, 0.5, 0.5]
+
+
+def test_names_cover_neither_one_another_nor_the_points_they_name():
+    generator = np.random.default_rng(1)
+    named = {f"Model {place}": tuple(pair) for place, pair in enumerate(generator.uniform(size=(14, 2)))}
+    named |= {"Beside 1": (0.5, 0.5), "Beside 2": (0.52, 0.5), "In the corner": (1.0, 1.0)}
+    figure, axes = figures.canvas(6.4, 4.4)
+    axes.scatter(*np.array(list(named.values())).T)
+    figures._write_names(figure, axes, named, [np.array(list(named.values()))])
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert {text.get_text() for text in axes.texts} == set(named)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    for pair in axes.transData.transform(list(named.values())):
+        assert not any(box.contains(*pair) for box in boxes)
+    frame = axes.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+    assert all(frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+
+
+@pytest.mark.parametrize("limits", [(24, 600), (21, 29), (100, 130), (1e6, 3e9)])
+def test_a_logarithmic_cost_has_ticks_to_read_it_by(limits):
+    _, axes = figures.canvas(6, 4)
+    axes.plot(limits, [0, 1])
+    figures._log_scale(axes)
+    low, high = axes.get_xlim()
+    ticks = axes.xaxis.get_major_locator()()
+    assert 3 <= sum(low <= tick <= high for tick in ticks) <= 14
+    assert not math.isnan(low)

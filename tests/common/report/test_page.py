@@ -1,5 +1,7 @@
-"""The page: complete, self-contained, well formed, and clear when there is nothing to show."""
+"""The page: complete, self-contained, well formed, from records alone, and clear when there is nothing to show."""
 
+import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,28 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from common.plain import InputError, write_json
-from common.report import figures
-from common.report.claims import Claim, Evidence, write_claims
-from common.report.page import build_page, find_exhibits, find_runs
-from common.report.statistics import paired_difference
-from common.report.tables import ExhibitResult, Table, printed_table
+from common.plain import InputError, read_json, write_json
+from common.report.card import Shown
+from common.report.exhibit import ExhibitResult, Picture
+from common.report.page import build_page
+from common.report.reproduce import reproduce
 
+ROOT = Path(__file__).resolve().parents[3]
 VOID = {"meta", "img", "br", "hr", "link", "input"}
-FIGURE = ExhibitResult(
-    exhibit="figure5",
-    paper="detofa",
-    title="Best architectures",
-    caption="AP at each bound <on scenes>.",
-    data="scenes",
-    scale="smoke",
-    seeds=(0, 1),
-    command="python -m detofa.reproduce --only figure5",
-    table=Table(["Method", "AP"], [["Ours", 0.31], ["OFA", 0.25]]),
-    notes=("Smaller images than the paper's.",),
-    pictures=("figure5.png",),
-    environment={"git_commit": "abc123", "cpu": "A processor", "gpus": [], "command": "not of the machine"},
-)
 
 
 class Checker(HTMLParser):
@@ -58,111 +46,138 @@ class Checker(HTMLParser):
 
 
 @pytest.fixture
-def runs(tmp_path) -> Path:
-    setting = tmp_path / "runs" / "detofa" / "scenes-smoke"
-    folder = setting / "exhibits" / "figure5"
-    figures.accuracy_against_cost({"Ours": [(1.0, 0.3, 0.2, 0.4)]}, folder / "figure5.png")
-    FIGURE.save(folder)
-    paper_table = printed_table("detofa", "table3")
-    replace(FIGURE, exhibit="table3", title="Cost", pictures=(), table=paper_table, paper_table=paper_table).save(
-        setting / "exhibits" / "table3"
-    )
-    run = setting / "supernet-s0"
-    write_json(run / "config.json", {})
-    write_json(run / "environment.json", {"git_commit": "abc123", "cpu": "A processor", "gpus": []})
-    write_json(run / "stages" / "warm_up.json", {"seconds": 60.0})
-    write_json(run / "stages" / "fine_tune.json", {"seconds": 120.0})
-    (run / "candidates.jsonl").write_text(
-        '{"AP": 0.1, "seconds": 2.5}\n{"status": "failed", "reason": "memory"}\n{"AP": 0.'
-    )
-    claim = Claim(
-        "DO-1", "detofa", "Figure 5", "better", 0.85, "a rule", lambda found: paired_difference(found["a"], found["b"])
-    )
-    evidence = Evidence("scenes", "smoke", (0, 1), "command", {"a": [1.0, 1.1], "b": [0.0, 0.1001]})
-    write_claims(
-        setting / "claims.json", [claim, replace(claim, id="DO-2", measure=lambda found: found["c"])], evidence
-    )
-    return tmp_path / "runs"
+def runs(toy) -> Path:
+    """Runs of two seeds, their exhibits and claims; the claims are published, too."""
+    reproduce(toy.paper, toy.options(only=("table2",)))
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
+    return toy.root / "runs"
 
 
-def test_page_is_well_formed_complete_and_self_contained(runs):
-    page = Checker(build_page([runs], "python -m common.report runs"))
+def change(path: Path, **changes) -> None:
+    write_json(path, read_json(path) | changes)
+
+
+def test_page_is_well_formed_complete_and_self_contained(runs, folder):
+    change(folder / "exhibits/figure1/result.json", caption="AP <of> both.", notes=["Ours & theirs."])
+    text = build_page([runs], "python -m common.report runs")
+    page = Checker(text)
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
-    for text in (
-        "AP at each bound <on scenes>.",
-        "Smaller images than the paper's.",
-        "python -m detofa.reproduce --only figure5",
-        "DO-1: better",
-        "reproduced",
-        "not measured: c",
-        "abc123",
-        "A processor",
-        "runs/detofa/scenes-smoke/supernet-s0",
-        "3.0 min",
-        "14.41",
-        "unfinished",
-        "python -m common.report runs",
+    for words in (
+        *("AP <of> both.", "Ours & theirs.", "Figure 1: Two nets", "Seeds: 0, 1.", "--seeds 2 --only figure1"),
+        *("Ours beside the paper's", "AP, ours", "AP, paper (percent)", "40.1", "One seed: no interval"),
+        *("T-2: gain is large", "Rule: gain above 3", "not reproduced", "not measured: table", "2.05 ± 0.64 AP"),
+        *("gain: not reproduced, 2.05 ± 0.64 AP, to lie above 3", "Runs: scenes-smoke/ours-s0, scenes-smoke/theirs-s0"),
+        *("runs/toynas/scenes-smoke/ours-s0", "1.5 min", "6 runs, 9.0 min in the 6", "python -m common.report runs"),
     ):
-        assert text in page.text, text
-    assert page.text.count("A processor") == 1  # one machine, said once
-    assert "not of the machine" not in page.text
+        assert words in page.text, words
+    assert page.text.count("An abacus") == 1  # one machine, said once
+    assert "noon" not in page.text  # of one run, not of the machine
 
 
-def test_run_summary_counts_candidates_and_costs(runs):
-    (summary,) = find_runs([runs])
-    assert (summary.candidates, summary.failed, summary.finished) == (2, 1, False)
-    assert (summary.seconds, summary.candidate_seconds) == (180.0, 2.5)
+def test_results_are_shown_alike(runs, toy):
+    published = toy.root / "results"
+    page = Checker(build_page([published]))
+    assert page.tags.count("img") == 1
+    for words in ("Figure 1: Two nets", "T-2: gain is large", "results/smoke/toynas/scenes-smoke/ours-s0", "An abacus"):
+        assert words in page.text, words
 
 
-def test_several_folders_stand_side_by_side(runs, tmp_path):
-    other = tmp_path / "other" / "exhibits" / "figure5"
-    replace(FIGURE, title="From elsewhere", pictures=()).save(other)
-    page = build_page([runs, tmp_path / "other"])
-    row = next(row for row in page.split('<div class="row">') if "From elsewhere" in row)
-    assert "Best architectures" in row
-    assert str(tmp_path / "other") in row
+def test_several_folders_stand_side_by_side(runs, toy):
+    page = build_page([runs, toy.root / "results"])
+    (row,) = [row for row in page.split('<div class="row">') if "<h4>Figure 1" in row]
+    assert row.count("<h4>Figure 1: Two nets</h4>") == 2
+    for folder in (runs, toy.root / "results"):
+        assert f'<p class="root">{folder}</p>' in row
 
 
-def test_an_exhibit_is_found_once_from_any_folder_above_it(runs):
-    folder = runs / "detofa" / "scenes-smoke" / "exhibits" / "figure5"
-    assert len(find_exhibits([folder])) == 1
-    assert len(find_exhibits([runs, runs / "detofa"])) == 2
+def test_papers_and_exhibits_are_in_their_order(tmp_path, runs, folder):
+    result = ExhibitResult.load(folder / "exhibits/table2/result.json")
+    for name, title in (("table10", "ToyNAS"), ("table9", "ToyNAS"), ("table1", "Another NAS"), ("table3", "")):
+        where = tmp_path / f"others/{title}/exhibits/{name}/result.json"
+        replace(result, exhibit=name, paper_title=title, paper="zeta").save(where)
+    text = build_page([runs, tmp_path / "others"])
+    heads = re.findall(r"<h2>(.*?)</h2>", text)
+    assert heads == ["Claims", "Another NAS", "ToyNAS", "zeta", "Hardware and versions", "Runs"]
+    toynas = text[text.index("<h2>ToyNAS") : text.index("<h2>zeta")]
+    assert re.findall(r"<h4>(\w+ \d+)", toynas) == ["Figure 1", "Table 2", "Table 9", "Table 10"]
 
 
-def test_missing_or_outside_picture_is_said_and_not_read(tmp_path):
-    (tmp_path / "secret.png").write_bytes(b"secret")
-    replace(FIGURE, pictures=("gone.png", "../../secret.png", "notes.txt")).save(tmp_path / "exhibits" / "figure5")
-    page = build_page([tmp_path])
-    assert "gone.png is missing" in page
-    assert page.count("is not a picture beside its result.json") == 2
-    assert "<img" not in page
+def test_what_cannot_be_read_is_named_and_the_rest_shown(runs, folder, toy):
+    (folder / "exhibits/table2/result.json").write_text("{")
+    (toy.root / "results/smoke/toynas/claims.json").write_text("[]")
+    page = Checker(build_page([runs, toy.root / "results"]))
+    assert f"{folder / 'exhibits/table2/result.json'} is not valid JSON" in page.text
+    assert "toynas/claims.json is not a claims file" in page.text
+    assert "Figure 1: Two nets" in page.text
+    assert "T-2: gain is large" in page.text
+    assert page.text.count("Table 2: One net") == 1  # the published one
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_in_its_place(runs, folder):
+    pictures = [{"name": "figure1", "kind": "hologram", "data": {}}, {"name": "b", "kind": "bars", "data": {"x": 1}}]
+    change(folder / "exhibits/figure1/result.json", pictures=pictures)
+    page = Checker(build_page([runs]))
+    assert "picture figure1 is of the unknown kind 'hologram'; known: " in page.text
+    assert "picture b cannot be drawn" in page.text
+    assert "img" not in page.tags
+
+
+def test_many_pictures_are_drawn_as_few_are(runs, folder):
+    path = folder / "exhibits/figure1/result.json"
+    result = ExhibitResult.load(path)
+    (picture,) = result.pictures
+    one = re.findall(r'src="([^"]*)"', build_page([runs]))
+    replace(result, pictures=[Picture(f"p{number}", picture.kind, picture.data) for number in range(8)]).save(path)
+    assert re.findall(r'src="([^"]*)"', build_page([runs])) == one * 8
 
 
 def test_nothing_to_show_is_one_sentence_and_exit_2(tmp_path):
-    with pytest.raises(InputError):
-        build_page([tmp_path])
     with pytest.raises(InputError, match="not a folder"):
         build_page([tmp_path / "absent"])
     command = [sys.executable, "-m", "common.report", str(tmp_path), "--out", str(tmp_path / "page")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no exhibit")
+    assert done.stderr.startswith("error: no exhibit and no claim below")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "page").exists()
 
 
-def test_command_writes_the_page(runs):
-    command = [sys.executable, "-m", "common.report", str(runs), "--out", str(runs / "report")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3])
-    assert done.returncode == 0, done.stderr
-    Checker((runs / "report" / "index.html").read_text())
-
-
-def test_report_imports_no_torch():
-    code = "import sys, common.report.__main__, common.report.figures; print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3]
+def test_the_command_writes_the_page_without_torch_or_a_paper(runs, toy):
+    arguments = ["report", str(runs), str(toy.root / "results"), "--out", str(toy.root / "page")]
+    code = (
+        f"import sys, runpy; sys.argv = {arguments!r}; runpy.run_module('common.report', run_name='__main__'); "
+        + _LOADED
     )
-    assert done.stdout.strip() == "False", done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    Checker((toy.root / "page" / "index.html").read_text())
+    loaded = json.loads(done.stdout)
+    papers = [path.parent.name for path in ROOT.glob("*/printed.json")]
+    heavy = {"torch", "pandas", "seaborn", "scipy", *papers}
+    assert not {name for name in loaded if name.split(".")[0] in heavy}
+
+
+_LOADED = "import json; print(json.dumps(sorted(sys.modules)))"
+
+
+def test_a_finished_exhibit_is_shown_again_from_its_record_by_at_most_eight_files(runs, folder):
+    path = folder / "exhibits/figure1/result.json"
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom common.report.card import Shown\n"
+        "from common.report.exhibit import ExhibitResult\n"
+        f"html = Shown(ExhibitResult.load(Path({str(path)!r})))._repr_html_()\n"
+        "assert '<img' in html and 'Two nets' in html\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code + _LOADED], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout)
+    ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert len([name for name in loaded if name.split(".")[0] in ours]) <= 8
+    assert not {"torch", "pandas", "scipy"} & set(loaded)
+
+
+def test_a_notebook_shows_a_record_as_the_page_does(runs, folder):
+    html = Shown(ExhibitResult.load(folder / "exhibits/figure1/result.json"))._repr_html_()
+    assert html in build_page([runs])
