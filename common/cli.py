@@ -33,6 +33,8 @@ class StudyOptions:
     """Flags that all commands of a paper share; a paper sets `PRESETS` and the types of scale and preset."""
 
     PRESETS: ClassVar[Mapping[str, StudyPreset]]
+    DESCRIBED: ClassVar[str | None] = None
+    """The scale of --describe where none is given; None means the scale of all other commands."""
 
     scale: str
     """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), mini (a GPU) or paper (as published);
@@ -106,7 +108,8 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
             for place, word in enumerate(arguments)
             if word == "--scale" or word.startswith("--scale=")
         ]
-        scale = given[-1] if given else options_class().scale
+        unsaid = options_class.DESCRIBED if "--describe" in arguments else None
+        scale = given[-1] if given else unsaid or options_class().scale
         if scale in options_class.PRESETS:
             default = options_class(scale=scale, preset=options_class.PRESETS[scale])
     return tyro.cli(options_class, default=default, args=arguments, prog=program())

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from common.cli import StudyOptions, command, parse, run, short_name
+from common.cli import StudyOptions, Switch, command, parse, run, short_name
 from common.plain import InputError
 from common.settings import Augmentation, Optimisation, StudyPreset
 
@@ -77,6 +77,17 @@ def test_any_field_of_a_preset_is_a_flag_and_is_said_again(typed, changed):
     assert parse(Options, words[3:]) == options
 
 
+def test_a_description_may_be_of_another_scale_where_none_is_given():
+    @dataclass(frozen=True, kw_only=True)
+    class Described(Options):
+        DESCRIBED: ClassVar[str] = "large"
+        describe: Switch = False
+
+    assert parse(Described, []).preset == SMALL
+    assert parse(Described, ["--describe"]).preset.limit == 9.0
+    assert parse(Described, ["--describe", "--scale", "small"]).scale == "small"
+
+
 def test_what_is_default_is_not_said_but_for_scale_and_data():
     assert command("p.train", Options()) == "python -m p.train --scale small --data scenes"
     assert command("p.train", Options(seed=2), leave_out=("seed",), always=()) == "python -m p.train"
@@ -86,7 +97,7 @@ def test_other_settings_have_another_run_folder():
     folders = [parse(Options, typed.split()).run_folder for typed in CHANGES]
     assert len(set(folders)) == len(folders)
     assert folders[0] == "scenes-small"
-    assert folders[5] == "scenes-large"
+    assert folders[-1] == "scenes-large"
     assert folders[1].startswith("scenes-small-")
 
 
