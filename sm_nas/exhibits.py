@@ -1,42 +1,35 @@
-"""Every table and figure of SM-NAS by name: what it needs, what it measures on a seed, how it is tabled and drawn.
+"""Every table and figure of SM-NAS in the paper's order: what it measures on a seed, how it is drawn, its claims.
 
-`EXHIBITS[name].measure(study)` gives one seed's numbers (sm_nas.measurements); `common.reproduce.exhibit` makes those
-of all seeds into `exhibits/<name>/`. Means are over seeds, with 95 % Student-t intervals from two seeds on.
+AP is in points (0 to 100) and, where a claim rests on it, on validation images by which nothing was chosen. Latency is
+in milliseconds. The claims' rules were written before the runs that they judge.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.report import figures, searches
-from common.report.statistics import Difference
+from common.cli import short_name
+from common.plain import from_json
+from common.report.claims import Claim, Condition
+from common.report.exhibit import Drawn, Exhibit, Measured, Picture, Setting, in_all, over_seeds, stacked, triple
+from common.report.reproduce import Paper
+from common.report.statistics import Difference, kendall_tau
 from common.report.tables import Table
-from common.reproduce.exhibit import Drawn, Exhibit, Measured, over_seeds, stacked, triple
-from common.search.pareto import attainment
-from sm_nas.measurements import (
-    COCO_NUMBERS,
-    FACTORS,
-    TRANSFERRED,
-    measure_comparison,
-    measure_figure3,
-    measure_figure4,
-    measure_figure5,
-    measure_table1,
-    measure_table2,
-    measure_table3,
-    measure_table5,
-    transferred,
-)
-from sm_nas.method import Structure
-from sm_nas.presets import PRESETS, Preset
-from sm_nas.study import FLOPS, LATENCY, slug
+from common.search.pareto import attainment, hypervolume
+from sm_nas.encoding import STANDARD_BACKBONES, BackboneCode, Structure
+from sm_nas.method import FLOPS, LATENCY, Evaluated, History
+from sm_nas.presets import PAPER as PAPER_PRESET
+from sm_nas.presets import Options, Preset
 
-SEARCHED, RANDOM = "SM-NAS", "Random search, same budget"
-NORM_NAMES = {"batch": "BN", "group": "GN", "group-ws": "GN+WS"}
+if TYPE_CHECKING:
+    from sm_nas.study import SMNAS, Searched
+
+COCO_CLASSES = 80
+COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 BACKBONE_NAMES = {
     "resnet18": "ResNet18",
     "resnet34": "ResNet34",
@@ -47,34 +40,39 @@ BACKBONE_NAMES = {
     "mobilenet_v2": "MobileNetV2",
 }
 _LATENCY_LABEL = "Time of detection, batch 1 (ms)"
-_HYPERVOLUME_LABEL = "Area under the front (AP points)"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What exhibits are drawn with."""
-
-    folder: Path
-    preset: Preset
-    data: str
-    """Short name of the data set."""
-
+_FLOPS_LABEL = "FLOPs of the detector (MMACs)"
 
 # ------------------------------------------------------------------------------------------------------------------
-# Columns that several tables share
+# What several exhibits measure and show
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def parts_of(structure: Structure) -> tuple[str, str, str, str, str]:
-    """Input, backbone, neck, RPN and head, in the words of Table 2."""
-    size = f"{structure.size[0]}x{structure.size[1]}"
-    neck = "no FPN"
-    if structure.levels is not None:
-        neck = f"FPN(P{structure.levels[0]}-P{structure.levels[1]}, c={structure.neck_width})"
-    rpn = (structure.rpn or "no RPN").upper().replace("NO", "no")
-    head = f"Cascade(n={structure.heads})" if structure.heads > 1 else {0: "RetinaNet", 1: "2FC"}[structure.heads]
-    backbone = BACKBONE_NAMES.get(structure.backbone, structure.backbone)
-    return size, backbone, neck, rpn, head
+def trained(study: "SMNAS", exhibit: str, structures: Mapping[str, Structure]) -> dict[str, dict[str, Any]]:
+    """Detectors trained to the end that an exhibit compares, timed in turn, by their names."""
+    return {name: _numbers(result) for name, result in study.finals(exhibit, structures).items()}
+
+
+def searched_models(study: "SMNAS") -> dict[str, Structure]:
+    """The structures C0, C1, ... that stage one found, and the networks F0, F1, ... that both stages did."""
+    return {f"C{place}": each.structure for place, each in enumerate(study.picks)} | study.found()
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What tables show of a trained detector."""
+    kept = ("structure", LATENCY, FLOPS, "backbone_macs_mmdet")
+    return {name: _points(result.get(name)) for name in COCO_NUMBERS} | {name: result.get(name) for name in kept}
+
+
+def _points(share: float | None) -> float:
+    return math.nan if share is None else 100 * share
+
+
+def _final_points(study: "SMNAS", name: str, structure: Structure) -> float:
+    return _points(study.final(name, structure)["AP"])
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _over(measured: Sequence[Measured], *keys: str, scale: float = 1.0) -> Difference:
@@ -82,214 +80,293 @@ def _over(measured: Sequence[Measured], *keys: str, scale: float = 1.0) -> Diffe
     return over_seeds(scale * stacked(measured, *keys))
 
 
-def _records(measured: Sequence[Measured], kind: str) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Names under `kind` that every seed has, with the records of all seeds."""
-    names = [name for name in measured[0][kind] if all(name in numbers[kind] for numbers in measured)]
-    return [(name, [numbers[kind][name] for numbers in measured]) for name in names]
+def _size(structure: Structure) -> str:
+    return f"{structure.size[0]}x{structure.size[1]}"
 
 
-def _mean(records: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> Difference:
-    return over_seeds([math.nan if record.get(key) is None else scale * record[key] for record in records])
+def _backbone(structure: Structure) -> str:
+    return BACKBONE_NAMES.get(structure.backbone, structure.backbone)
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def parts_of(structure: Structure) -> tuple[str, str, str, str, str]:
+    """Input, backbone, neck, RPN and head, in the words of Table 2."""
+    neck = "no FPN"
+    if structure.levels is not None:
+        neck = f"FPN(P{structure.levels[0]}-P{structure.levels[1]}, c={structure.neck_width})"
+    rpn = "no RPN" if structure.rpn is None else structure.rpn.upper()
+    head = f"Cascade(n={structure.heads})" if structure.heads > 1 else {0: "RetinaNet", 1: "2FC"}[structure.heads]
+    return _size(structure), _backbone(structure), neck, rpn, head
+
+
+def _structure_of(measured: Sequence[Measured], *keys: str) -> Structure:
+    numbers = measured[0]
+    for key in keys:
+        numbers = numbers[key]
+    return Structure.parse(numbers["structure"])
+
+
+def _rule(quantity: str, name: str, *rule: Any) -> Condition:
+    """A condition on one value of the evidence: direction, threshold, unit and effect."""
+    return Condition(quantity, lambda evidence: evidence[name], *rule)
+
+
+def _preset(setting: Setting) -> Preset:
+    return from_json(Preset, setting.preset, "the exhibit's preset")
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# Tables
+# Table 1
 # ------------------------------------------------------------------------------------------------------------------
 
+_PLAIN, _ONE_STAGE, _LIGHT_CASCADE, _HEAVY_PLAIN = "FPN R50", "RetinaNet R50", "Cascade R50", "FPN R101"
 
-def table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
+
+def measure_table1(study: "SMNAS") -> Measured:
+    """Experiments 1 to 6: two detectors on each of two data sets; a light cascade against a heavy plain detector."""
+    classics = dict(study.preset.classics)
+    here = {name: classics[name] for name in (_PLAIN, _ONE_STAGE, _HEAVY_PLAIN, _LIGHT_CASCADE)}
+    pair = {name: classics[name] for name in (_PLAIN, _ONE_STAGE)}
+    second = study.options.second_data
+    there = None if second is None else study.on(second)
+
+    def points_over(one: str, other: str) -> float:
+        return _final_points(study, one, classics[one]) - _final_points(study, other, classics[other])
+
+    def time_ratio(one: str, other: str) -> float:
+        timed = study.finals("table1", here)
+        return timed[one][LATENCY] / timed[other][LATENCY]
+
+    def time_ratio_there() -> float:
+        timed = there.finals("table1", pair)
+        return timed[_ONE_STAGE][LATENCY] / timed[_PLAIN][LATENCY]
+
+    evidence = {
+        "cascade AP": lambda: points_over(_LIGHT_CASCADE, _HEAVY_PLAIN),
+        "cascade time": lambda: time_ratio(_LIGHT_CASCADE, _HEAVY_PLAIN),
+        "FPN AP": lambda: points_over(_PLAIN, _ONE_STAGE),
+        "RetinaNet time": lambda: time_ratio(_ONE_STAGE, _PLAIN),
+    }
+    if there is not None:
+        evidence["RetinaNet time, second data"] = time_ratio_there
+    return {
+        "own": trained(study, "table1", here),
+        "second": None if there is None else trained(there, "table1", pair),
+        "second_data": None if there is None else short_name(second),
+        "evidence": evidence,
+    }
+
+
+def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     second = measured[0]["second_data"]
     order = (
-        ("own", "FPN R50", "FPN"),
-        ("own", "RetinaNet R50", "RetinaNet"),
-        ("second", "FPN R50", "FPN"),
-        ("second", "RetinaNet R50", "RetinaNet"),
-        ("own", "FPN R101", "FPN"),
-        ("own", "Cascade R50", "CascadeRCNN"),
+        ("own", _PLAIN, "FPN"),
+        ("own", _ONE_STAGE, "RetinaNet"),
+        ("second", _PLAIN, "FPN"),
+        ("second", _ONE_STAGE, "RetinaNet"),
+        ("own", _HEAVY_PLAIN, "FPN"),
+        ("own", _LIGHT_CASCADE, "CascadeRCNN"),
     )
     rows = []
     for number, (where, name, model) in enumerate(order, start=1):
         if where == "second" and second is None:
             continue
-        size, backbone, *_ = parts_of(Structure.parse(measured[0][where][name]["structure"]))
+        structure = _structure_of(measured, where, name)
         data = setting.data if where == "own" else second
         numbers = [_over(measured, where, name, key) for key in (LATENCY, "AP")]
-        rows.append([str(number), data, model, backbone, size, *numbers])
+        rows.append([str(number), data, model, _backbone(structure), _size(structure), *numbers])
     notes = ["mAP is over IoU 0.5 to 0.95 on both data sets; the paper's on VOC is at 0.5."]
     if second is None:
         notes.append("No second data set was given (--second-data): experiments 3 and 4 are left out.")
-    columns = ["Exp", "Data", "Model", "Backbone", "Input", "Time", "mAP"]
-    caption = (
-        "Detectors trained by the final schedule, on validation images. Which one is better depends on the data set?"
-    )
-    return Drawn(Table(columns, rows), caption, notes, {"Time": "ms", "mAP": "points"})
-
-
-def table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    columns = [
-        "Model",
-        "Input",
-        "Backbone",
-        "Neck",
-        "RPN",
-        "Head",
-        "Backbone FLOPs",
-        "Of the standard backbone",
-        "Time",
-    ]
-    columns += ["mAP", "Backbone FLOPs at the paper's size", "Of the standard backbone there", "Parameters there"]
-    rows = []
-    for name, records in _records(measured, "models"):
-        counted = measured[0]["counted"][name]
-        there = [counted["backbone"] / 1e9, counted["of_standard"], counted["params"] / 1e6]
-        rows.append([name, *_architecture(records), *there])
-    for place in range(setting.preset.groups):
-        for seed, numbers in enumerate(measured):
-            if f"F{place}" in numbers["found"]:
-                rows.append(
-                    [f"F{place}, seed {seed}", *_architecture([numbers["found"][f"F{place}"]]), None, None, None]
-                )
-    units = {"Backbone FLOPs": "M", "Time": "ms", "mAP": "points", "Backbone FLOPs at the paper's size": "G"}
-    units |= {"Of the standard backbone": "ratio", "Of the standard backbone there": "ratio", "Parameters there": "M"}
-    caption = (
-        "E0 to E5 with this scale's channels and sizes, and F0, F1, ... that both stages found here. FLOPs are "
-        "multiply-accumulates as the paper counts them, at the input size; the last columns count the paper's own "
-        "networks at 80 classes."
-    )
-    notes = [
-        "The standard backbone: ResNet18 for E0, ResNet34 for E1 and E2, ResNet101 for E3, ResNeXt101-32x4d for E4 and "
-        "E5; for F the backbone of the structure that it was searched in.",
-    ]
-    return Drawn(Table(columns, rows), caption, notes, units)
-
-
-def _architecture(records: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The columns of Table 2 of one network, from its records of several seeds."""
-    flops = _mean(records, "backbone_macs_mmdet", 1e-6).mean
-    ratio = _mean(records, "of_standard").mean
-    return [
-        *parts_of(Structure.parse(records[0]["structure"])),
-        flops,
-        ratio,
-        _mean(records, LATENCY),
-        _mean(records, "AP"),
-    ]
-
-
-def table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    strategies, rows, bars = setting.preset.strategies, [], {}
-    accuracy = np.array([[_number(row["AP"]) for row in numbers["rows"]] for numbers in measured])  # (S, 8)
-    for place, strategy in enumerate(strategies):
-        optimisation = strategy.optimisation
-        own = over_seeds(accuracy[:, place])
-        rows.append(
-            [
-                str(place),
-                NORM_NAMES[strategy.norm],
-                strategy.pretrained,
-                optimisation.epochs,
-                f"{strategy.images_a_device}x{strategy.devices}",
-                optimisation.learning_rate,
-                own,
-                over_seeds(accuracy[:, place] - accuracy[:, 0]) if place else None,
-            ]
-        )
-        bars[f"{place}: {NORM_NAMES[strategy.norm]}"] = {"AP": triple(own)}
-    columns = ["Exp", "Norm", "Pre-trained", "Epochs", "Batch", "Learning rate", "mAP", "Minus experiment 0"]
-    picture = figures.bars(bars, setting.folder / "table3.png", value_label="AP (points)")
-    structure = setting.preset.strategy_model
-    size, backbone, neck, *_ = parts_of(structure)
-    caption = f"{backbone}, {neck}, at {size}, trained in eight ways; AP on validation images."
-    notes = [
-        f"At this scale the optimiser is {strategies[0].optimisation.optimiser}. '2x8' is read as 2 images on each of "
-        "8 devices: a batch norm sees so many images at a time, and gradients are those of the whole batch.",
-    ]
-    units = {"Batch": "images a device x devices", "mAP": "points", "Minus experiment 0": "AP points"}
-    return Drawn(Table(columns, rows), caption, notes, units, [picture])
-
-
-def _comparison_rows(measured: Sequence[Measured], kinds: Iterable[str]) -> list[tuple[str, list]]:
-    return [pair for kind in kinds for pair in _records(measured, kind)]
-
-
-def table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    rows = []
-    for name, records in _comparison_rows(measured, ("classics", "models", "found")):
-        size, backbone, *_ = parts_of(Structure.parse(records[0]["structure"]))
-        same = len({record["structure"] for record in records}) == 1
-        found = "found, one each seed" if not same else backbone
-        method = f"SM-NAS: {name}" if name[0] in "EF" and name[1:].isdigit() else name
-        numbers = [_mean(records, key) for key in (LATENCY, *COCO_NUMBERS)]
-        rows.append([method, found, size if same else "found", *numbers])
-    share = over_seeds(stacked(measured, "evidence", "dominated"))
-    ratio = over_seeds(stacked(measured, "evidence", "hypervolume ratio"))
-    notes = [
-        f"Share of the classic detectors that one of E0 to E5 dominates: {share.mean:.2f}; area under the front of E0 "
-        f"to E5 over that of the classic ones: {ratio.mean:.2f}.",
-        "Detectors that the search space does not cover (YOLO, FSAF, CornerNet, CenterNet, AlignDet, Mask R-CNN, "
-        "TridentNet, DetNAS, NAS-FPN) are not trained here.",
-        "C0, C1, ... are the structures that stage one handed on, F0, F1, ... what stage two made of them.",
-    ]
-    columns = ["Method", "Backbone", "Input", "Time", *COCO_NUMBERS]
-    units = {"Time": "ms"} | dict.fromkeys(COCO_NUMBERS, "points")
-    caption = "Every detector trained alike, by the final schedule, on the same data; on validation images."
-    return Drawn(Table(columns, rows), caption, notes, units)
-
-
-def table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    rows, data = [], measured[0]["data"]
-    for baseline, records in measured[0]["rows"].items():
-        for name in records:
-            structure = Structure.parse(records[name]["structure"])
-            behind = None
-            if name != baseline:
-                accuracy = stacked(measured, "rows", baseline, name, "AP") - stacked(
-                    measured, "rows", baseline, baseline, "AP"
-                )
-                behind = over_seeds(accuracy)
-            numbers = [_over(measured, "rows", baseline, name, key) for key in (LATENCY, "AP")]
-            size = f"{structure.size[0]}x{structure.size[1]}"
-            rows.append([data, size, name.replace("FPN ", "FPN w "), *numbers, behind])
-    notes = [f"Transferred: {', '.join(TRANSFERRED)}, as the paper lists them."]
-    if not measured[0]["evidence"]:
-        notes.append("No second data set was given (--second-data): this is the data that everything else is on.")
-    columns = ["Data", "Input", "Model", "Time", "mAP", "Minus the plain detector"]
-    units = {"Time": "ms", "mAP": "points", "Minus the plain detector": "AP points"}
-    caption = "Searched models trained on another data set, beside a plain detector at the same input size."
-    return Drawn(Table(columns, rows), caption, notes, units)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Figures
-# ------------------------------------------------------------------------------------------------------------------
-
-
-def figure1(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    labels = {"models": "E0 to E5", "found": "Found here", "classics": "Classic detectors"}
-    points, rows, names = {}, [], {}
-    for kind, label in labels.items():
-        pairs = []
-        for name, records in _records(measured, kind):
-            latency, accuracy = _mean(records, LATENCY), _mean(records, "AP")
-            rows.append([label, name, latency, accuracy])
-            pairs.append((latency.mean, accuracy.mean))
-            names[name] = pairs[-1]
-        points[label] = pairs
-    picture = searches.fronts(
-        points,
-        setting.folder / "figure1.png",
-        cost_label=_LATENCY_LABEL,
-        with_front=(labels["models"], labels["classics"]),
-        highlighted=names,
-    )
-    caption = "Time of detection and AP on validation images, mean over seeds; lines: the fronts."
     return Drawn(
-        Table(["Kind", "Model", "Time", "AP"], rows), caption, units={"Time": "ms", "AP": "points"}, pictures=[picture]
+        Table(["Exp", "Data", "Model", "Backbone", "Input", "Time", "mAP"], rows),
+        "Detectors trained by the final schedule, on validation images. Which one is better depends on the data set?",
+        notes,
+        {"Time": "ms", "mAP": "points"},
     )
+
+
+SM_1 = Claim(
+    "SM-1",
+    "Table 1",
+    "which detector wins depends on the data set; a light cascade beats a heavy plain one",
+    (
+        _rule(
+            "AP of Cascade R50 at the medium size minus FPN R101's at the large one",
+            *("cascade AP", "above", 0.0, "AP points", 0.5),
+        ),
+        _rule("latency of that Cascade R50 over that FPN R101's", "cascade time", "below", 1.0, "times", 0.5),
+        _rule("AP of FPN R50 minus RetinaNet R50's", "FPN AP", "above", 0.0, "AP points", 0.5),
+        _rule("latency of RetinaNet R50 over FPN R50's", "RetinaNet time", "above", 1.0, "times", 0.5),
+        _rule("that ratio on the second data set", "RetinaNet time, second data", "below", 1.0, "times", 0.5),
+    ),
+    "39.3 @54.9 ms vs 39.1 @72.0 ms",
+)
+TABLE1 = Exhibit(
+    "table1",
+    "Preliminary experiments: the best detector depends on the data",
+    "time and AP of four detectors on one or two data sets",
+    measure_table1,
+    draw_table1,
+    (SM_1,),
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+# Figure 3: stage one
+# ------------------------------------------------------------------------------------------------------------------
+
+SEARCHED, RANDOM = "SM-NAS", "Random search, same budget"
+_SEARCH_COLUMNS = ["Method", "Candidates", "Area under the front", "Best AP", "Area, minus random search"]
+_SEARCH_UNITS = dict.fromkeys(("Area under the front", "Best AP", "Area, minus random search"), "AP points")
+
+
+def search_numbers(searched: "Searched") -> dict[str, Any]:
+    """Candidates of a search and of random search in their order, and how their fronts grew."""
+    both = {kind: _candidates(getattr(searched, kind), searched) for kind in ("found", "random")}
+    dearest = 1.0001 * np.nanmax([one["cost"] for records in both.values() for one in records])
+    grown = {kind: hypervolumes(records, dearest) for kind, records in both.items()}
+    return both | {"hypervolume": grown, "skipped": len(searched.found.skipped)}
+
+
+def _candidates(history: History, searched: "Searched") -> list[dict[str, Any]]:
+    """Both objectives of each candidate, and its latency and FLOPs; NaN for what failed."""
+    return [
+        {
+            "structure": str(each.structure),
+            "AP": 100 * each.accuracy,
+            "cost": each.cost,
+            **{name: searched.pool[each.structure].get(name, math.nan) for name in (LATENCY, FLOPS)},
+        }
+        for each in history.evaluated
+    ]
+
+
+def hypervolumes(records: Sequence[Mapping[str, Any]], dearest: float) -> list[float]:
+    """After each candidate, the area under the front so far, over cost from 0 to `dearest`: AP points on average."""
+    costs = np.array([one["cost"] for one in records]) / dearest
+    points = np.array([one["AP"] for one in records])
+    return [hypervolume(costs[:count], points[:count], (1.0, 0.0)) for count in range(1, len(records) + 1)]
+
+
+def measure_figure3(study: "SMNAS") -> Measured:
+    """Stage one: all candidates, the picks, every backbone within one structure, and the longer trainings."""
+
+    def backbones() -> dict[str, dict[str, float]]:
+        return {
+            name: {"AP": _points(record.get("AP")), LATENCY: record.get(LATENCY), FLOPS: record.get(FLOPS)}
+            for name, record in study.backbones.items()
+        }
+
+    def longer() -> list[dict[str, Any]]:
+        return [
+            {**one, "short": _points(one["short"]), "long": _points(one["long"])}
+            for one in study.longer
+            if one["short"] is not None and one["long"] is not None
+        ]
+
+    def tau() -> float:
+        pairs = longer()
+        return kendall_tau([one["short"] for one in pairs], [one["long"] for one in pairs], replicates=1).mean
+
+    known = mobilenet_evidence(backbones())
+    evidence = {name: lambda name=name: mobilenet_evidence(backbones())[name] for name in known}
+    return {
+        **search_numbers(study.stage_one),
+        "picks": {f"C{place}": str(each.structure) for place, each in enumerate(study.picks)},
+        "backbones": backbones(),
+        "longer": longer(),
+        "evidence": {"tau": tau, **evidence},
+    }
+
+
+def mobilenet_evidence(backbones: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """MobileNetV2 against the other backbones within one structure.
+
+    FLOPs: as a share of the least of theirs. behind: how much more accurate the best of those is that are no slower;
+    minus its own AP where none is as fast. Backbones whose training failed are left out; nothing can be said where
+    that leaves MobileNetV2 or all others out.
+    """
+    whole = {name: record for name, record in backbones.items() if math.isfinite(record["AP"])}
+    own = whole.pop("mobilenet_v2", None)
+    others = list(whole.values())
+    if own is None or not others:
+        return {}
+    as_fast = [record["AP"] for record in others if record[LATENCY] <= own[LATENCY]]
+    return {
+        "mobilenet FLOPs": own[FLOPS] / min(record[FLOPS] for record in others),
+        "mobilenet behind": max(as_fast, default=0.0) - own["AP"],
+    }
+
+
+def draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    preset = _preset(setting)
+    everything = [one for numbers in measured for kind in ("found", "random") for one in numbers[kind]]
+    succeeded = [one for one in everything if one["AP"] is not None]
+    by_size, by_backbone = {}, {}
+    for one in succeeded:
+        structure = Structure.parse(one["structure"])
+        by_size.setdefault(_size(structure), []).append(one)
+        by_backbone.setdefault(_backbone(structure), []).append(one)
+    sizes = [f"{width}x{height}" for width, height in preset.structural.sizes if f"{width}x{height}" in by_size]
+    backbones = [name for name in BACKBONE_NAMES.values() if name in by_backbone]
+    picks = {}
+    if len(measured) == 1:
+        known = {one["structure"]: one for one in succeeded}
+        picks = {name: _pairs([known[text]], LATENCY)[0] for name, text in measured[0]["picks"].items()}
+
+    def front(name: str, points: Mapping[str, Sequence], cost_label: str, **more: Any) -> Picture:
+        shared = {"points": points, "cost_label": cost_label, "whole_front": True, "log_cost": True}
+        return Picture(name, "fronts", shared | more)
+
+    order = list(BACKBONE_NAMES.values())
+    pictures = [
+        front(
+            "figure3-sizes",
+            {size: _pairs(by_size[size], LATENCY) for size in sizes},
+            _LATENCY_LABEL,
+            highlighted=picks,
+        ),
+        front(
+            "figure3-backbones-time",
+            {name: _pairs(by_backbone[name], LATENCY) for name in backbones},
+            _LATENCY_LABEL,
+            order=order,
+        ),
+        front(
+            "figure3-backbones-flops",
+            {name: _pairs(by_backbone[name], FLOPS, 1e6) for name in backbones},
+            _FLOPS_LABEL,
+            order=order,
+        ),
+        _attained(measured, "figure3-attained", _LATENCY_LABEL),
+        _progress(measured, "figure3-progress"),
+    ]
+    notes = [_backbone_note(measured)]
+    if measured[0]["evidence"].get("tau") is not None:
+        tau = _over(measured, "evidence", "tau").mean
+        notes.append(
+            f"Kendall's tau of AP after this training with AP after the final one, random candidates: {tau:.2f}."
+        )
+    notes += [
+        f"{name} of seed {seed}: {text}."
+        for seed, numbers in enumerate(measured)
+        for name, text in numbers["picks"].items()
+    ]
+    caption = (
+        f"Stage one: {preset.structural.count():,} structures, AP on held-out training images after "
+        f"{preset.stage_one_training.optimisation.epochs} epochs against the time of detection. The area is under the "
+        "front, over time from 0 to that of the slowest candidate."
+    )
+    return Drawn(Table(_SEARCH_COLUMNS, _search_rows(measured)), caption, notes, _SEARCH_UNITS, pictures)
+
+
+def _backbone_note(measured: Sequence[Measured]) -> str:
+    """Every backbone within one structure, in a sentence."""
+    known = in_all(measured, "backbones", list(BACKBONE_NAMES))
+    parts = []
+    for name in known:
+        points, latency, flops = (_over(measured, "backbones", name, key).mean for key in ("AP", LATENCY, FLOPS))
+        parts.append(f"{BACKBONE_NAMES[name]} {points:.1f} at {latency:.1f} ms and {flops / 1e6:.0f} MMACs")
+    return f"Every backbone within one structure, AP in points: {'; '.join(parts)}."
 
 
 def _pairs(records: Sequence[Mapping[str, Any]], cost: str, divide_by: float = 1.0) -> list[tuple[float, float]]:
@@ -304,287 +381,662 @@ def _search_rows(searched: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     }
     rows = []
     for kind, label in (("found", SEARCHED), ("random", RANDOM)):
-        counted = over_seeds([len(numbers[kind]) for numbers in searched]).mean
+        candidates = over_seeds([len(numbers[kind]) for numbers in searched]).mean
         best = over_seeds([np.nanmax([_number(one["AP"]) for one in numbers[kind]]) for numbers in searched])
         difference = over_seeds(areas["found"] - areas["random"]) if kind == "found" else None
-        rows.append([label, counted, over_seeds(areas[kind]), best, difference])
+        rows.append([label, candidates, over_seeds(areas[kind]), best, difference])
     return rows
 
 
-_SEARCH_COLUMNS = ["Method", "Candidates", "Area under the front", "Best AP", "Area, minus random search"]
-_SEARCH_UNITS = dict.fromkeys(("Area under the front", "Best AP", "Area, minus random search"), "AP points")
-
-
-def _progress(searched: Sequence[Mapping[str, Any]], path: Path) -> Path:
+def _progress(searched: Sequence[Mapping[str, Any]], name: str) -> Picture:
     """The area under the front against candidates evaluated."""
     curves = {}
     for kind, label in (("found", SEARCHED), ("random", RANDOM)):
-        length = min(len(numbers["hypervolume"][kind]) for numbers in searched)
-        grown = [
-            over_seeds([_number(numbers["hypervolume"][kind][place]) for numbers in searched])
-            for place in range(length)
-        ]
-        curves[label] = (np.arange(1, length + 1), *(np.array(part) for part in zip(*map(triple, grown), strict=True)))
-    return searches.progress(curves, path, y_label=_HYPERVOLUME_LABEL)
+        grown = [numbers["hypervolume"][kind] for numbers in searched]
+        shortest = min(map(len, grown))
+        bands = [over_seeds([_number(one[place]) for one in grown]) for place in range(shortest)]
+        curves[label] = [list(range(1, shortest + 1)), *map(list, zip(*map(triple, bands), strict=True))]
+    return Picture(name, "progress", {"curves": curves, "y_label": "Area under the front (AP points)"})
 
 
-def _attained(searched: Sequence[Mapping[str, Any]], path: Path, cost_label: str, divide_by: float = 1.0) -> Path:
+def _attained(searched: Sequence[Mapping[str, Any]], name: str, cost_label: str, divide_by: float = 1.0) -> Picture:
     """What at least one, half and all of the seeds reached."""
     bands = {}
     for kind, label in (("found", SEARCHED), ("random", RANDOM)):
-        pairs = [np.array(_pairs(numbers[kind], "cost", divide_by)).reshape(-1, 2).T for numbers in searched]
-        bands[label] = attainment([tuple(pair) for pair in pairs], (100 / len(pairs), 50, 100))
-    return searches.attainment_bands(bands, path, cost_label=cost_label)
+        runs = [tuple(zip(*_pairs(numbers[kind], "cost", divide_by), strict=True)) for numbers in searched]
+        reached = attainment(runs, (100 / len(runs), 50, 100))
+        bands[label] = {str(percentile): corners.tolist() for percentile, corners in reached.items()}
+    return Picture(name, "attainment_bands", {"bands": bands, "cost_label": cost_label})
 
 
-def figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    everything = [one for numbers in measured for kind in ("found", "random") for one in numbers[kind]]
-    trained = [one for one in everything if one["AP"] is not None and one["AP"] == one["AP"]]
-    by_size, by_backbone = {}, {}
-    for one in trained:
-        size, backbone, *_ = parts_of(Structure.parse(one["structure"]))
-        by_size.setdefault(size, []).append(one)
-        by_backbone.setdefault(backbone, []).append(one)
-    sizes = [f"{width}x{height}" for width, height in setting.preset.structural.sizes if f"{width}x{height}" in by_size]
-    backbones = [name for name in BACKBONE_NAMES.values() if name in by_backbone]
-    picks = {}
-    if len(measured) == 1:
-        known = {one["structure"]: one for one in trained}
-        picks = {name: _pairs([known[text]], LATENCY)[0] for name, text in measured[0]["picks"].items()}
-    folder = setting.folder
-    shared = {"whole_front": True, "log_cost": True}
-    pictures = [
-        searches.fronts(
-            {size: _pairs(by_size[size], LATENCY) for size in sizes},
-            folder / "figure3-sizes.png",
-            cost_label=_LATENCY_LABEL,
-            highlighted=picks,
-            **shared,
+SM_4 = Claim(
+    "SM-4",
+    "Figure 3",
+    "MobileNetV2 has fewer FLOPs but is dominated in latency: latency must be measured",
+    (
+        _rule(
+            "within one structure, MobileNetV2's FLOPs over the least of all other backbones",
+            *("mobilenet FLOPs", "below", 1.0, "times", 0.5),
         ),
-        searches.fronts(
-            {name: _pairs(by_backbone[name], LATENCY) for name in backbones},
-            folder / "figure3-backbones-time.png",
-            cost_label=_LATENCY_LABEL,
-            order=tuple(BACKBONE_NAMES.values()),
-            **shared,
+        _rule(
+            "AP of the best backbone there that is no slower minus MobileNetV2's",
+            *("mobilenet behind", "above", 0.0, "AP points", 0.5),
         ),
-        searches.fronts(
-            {name: _pairs(by_backbone[name], FLOPS, 1e6) for name in backbones},
-            folder / "figure3-backbones-flops.png",
-            cost_label="FLOPs of the detector (MMACs)",
-            order=tuple(BACKBONE_NAMES.values()),
-            **shared,
+    ),
+)
+SM_8 = Claim(
+    "SM-8",
+    "Stage-one",
+    "5 epochs separate good models from bad",
+    (
+        _rule(
+            "Kendall's tau of AP after stage one's training with AP after the final one, random candidates,",
+            *("tau", "above", 0.4, "tau", 0.2),
         ),
-        _attained(measured, folder / "figure3-attained.png", _LATENCY_LABEL),
-        _progress(measured, folder / "figure3-progress.png"),
-    ]
-    rows = _search_rows(measured)
-    notes = [_backbone_note(measured)]
-    if measured[0]["evidence"].get("tau") is not None:
-        tau = over_seeds(stacked(measured, "evidence", "tau"))
-        notes.append(
-            f"Kendall's tau of AP after this training with AP after the final one, random candidates: {tau.mean:.2f}."
-        )
-    notes += [
-        f"C{place} of seed {seed}: {numbers['picks'][f'C{place}']}."
-        for seed, numbers in enumerate(measured)
-        for place in range(len(numbers["picks"]))
-    ]
-    caption = (
-        f"Stage one: {setting.preset.structural.count():,} structures, AP on held-out training images after "
-        f"{setting.preset.stage_one_training.optimisation.epochs} epochs against the time of detection. The area is "
-        "under the front, over time from 0 to that of the slowest candidate."
-    )
-    return Drawn(Table(_SEARCH_COLUMNS, rows), caption, notes, _SEARCH_UNITS, pictures)
+    ),
+)
+FIGURE3 = Exhibit(
+    "figure3",
+    "Stage one: AP and time of combinations of modules",
+    "the structural search beside random search",
+    measure_figure3,
+    draw_figure3,
+    (SM_4, SM_8),
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+# Figure 4: stage two
+# ------------------------------------------------------------------------------------------------------------------
 
 
-def _backbone_note(measured: Sequence[Measured]) -> str:
-    """Every backbone within one structure, in a sentence."""
-    parts = []
-    for name, label in BACKBONE_NAMES.items():
-        if all(name in numbers["backbones"] for numbers in measured):
-            accuracy, latency, flops = (
-                over_seeds(stacked(measured, "backbones", name, key)).mean for key in ("AP", LATENCY, FLOPS)
-            )
-            parts.append(f"{label} {accuracy:.1f} at {latency:.1f} ms and {flops / 1e6:.0f} MMACs")
-    return f"Every backbone within one structure, AP in points: {'; '.join(parts)}."
+def measure_figure4(study: "SMNAS") -> Measured:
+    """Stage two: the candidates of every group, and what it adds once all is trained to the end."""
+    groups = {f"C{place}": search_numbers(study.stage_two(place)) for place in range(len(study.picks))}
+
+    def finals() -> dict[str, dict[str, Any]]:
+        return {name: _numbers(study.final(name, each)) for name, each in searched_models(study).items()}
+
+    def pushed() -> float:
+        points = {name: one["AP"] for name, one in finals().items()}
+        return float(np.mean([points[f"F{place}"] - points[f"C{place}"] for place in range(len(groups))]))
+
+    return {"groups": groups, "finals": finals(), "evidence": {"pushed": pushed}}
 
 
-def figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    names = [name for name in measured[0]["groups"] if all(name in numbers["groups"] for numbers in measured)]
-    rows, pictures, points, marks = [], [], {}, {}
+def draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    names = in_all(measured, "groups", list(measured[0]["groups"]))
+    rows, points, marks, more = [], {}, {}, []
     for name in names:
         searched = [numbers["groups"][name] for numbers in measured]
         rows += [[name, *row] for row in _search_rows(searched)]
         points[f"Searched from {name}"] = [pair for one in searched for pair in _pairs(one["found"], "cost", 1e6)]
-        if len(measured) == 1:
+        if len(measured) == 1:  # a search begins with its structure's own backbone
             marks[name] = _pairs(searched[0]["found"][:1], "cost", 1e6)[0]
-    label = "FLOPs of the detector (MMACs)"
-    pictures.append(
-        searches.fronts(
-            points,
-            setting.folder / "figure4.png",
-            cost_label=label,
-            with_front=tuple(points),
-            highlighted=marks,
-            log_cost=True,
-        )
-    )
-    for name in names:
-        searched = [numbers["groups"][name] for numbers in measured]
-        pictures.append(_attained(searched, setting.folder / f"figure4-attained-{name.lower()}.png", label, 1e6))
-        pictures.append(_progress(searched, setting.folder / f"figure4-progress-{name.lower()}.png"))
-    notes, finals = [], []
+        more.append(_attained(searched, f"figure4-attained-{name.lower()}", _FLOPS_LABEL, 1e6))
+        more.append(_progress(searched, f"figure4-progress-{name.lower()}"))
+    fronts = {"points": points, "cost_label": _FLOPS_LABEL, "with_front": list(points), "highlighted": marks}
+    pictures = [Picture("figure4", "fronts", fronts | {"log_cost": True}), *more]
+    notes = []
     for place in range(len(names)):
-        before, after = (stacked(measured, "finals", f"{kind}{place}", "AP") for kind in "CF")
-        finals.append(over_seeds(after - before))
-        flops = over_seeds(
-            stacked(measured, "finals", f"F{place}", FLOPS) / stacked(measured, "finals", f"C{place}", FLOPS)
-        )
+        before, after = f"C{place}", f"F{place}"
+        gained = stacked(measured, "finals", after, "AP") - stacked(measured, "finals", before, "AP")
+        flops = stacked(measured, "finals", after, FLOPS) / stacked(measured, "finals", before, FLOPS)
         notes.append(
-            f"Trained to the end, F{place} has {finals[-1].mean:+.2f} AP points on C{place} at {flops.mean:.2f} times "
-            "its FLOPs."
+            f"Trained to the end, {after} has {over_seeds(gained).mean:+.2f} AP points on {before} at "
+            f"{over_seeds(flops).mean:.2f} times its FLOPs."
         )
     skipped = sum(one["skipped"] for numbers in measured for one in numbers["groups"].values())
     notes.append(f"Partial order pruning left {skipped} candidates untrained.")
     notes += [
-        f"{name} of seed {seed}: {numbers['finals'][name]['structure']}."
+        f"{name} of seed {seed}: {one['structure']}."
         for seed, numbers in enumerate(measured)
-        for name in numbers["finals"]
+        for name, one in numbers["finals"].items()
     ]
     caption = (
-        f"Stage two: {setting.preset.modular.count():,} codes with a neck width for each structure, trained from "
+        f"Stage two: {_preset(setting).modular.count():,} codes with a neck width for each structure, trained from "
         "scratch with group norm and weight standardisation; AP on held-out training images against FLOPs. A search "
         "begins with its structure's own backbone."
     )
     return Drawn(Table(["Group", *_SEARCH_COLUMNS], rows), caption, notes, _SEARCH_UNITS, pictures)
 
 
-def figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    panels = {"largest": "Group with the largest structure", "every": "All groups, mean"}
-    rows, bars = [], {}
-    for kind, title in panels.items():
-        found = {name: over_seeds(stacked(measured, kind, name)) for name in FACTORS}
-        bars[title] = {name: triple(value) for name, value in found.items()}
-        rows.append([title, *found.values()])
-    picture = figures.correlations(bars, setting.folder / "figure5.png", value_label="Spearman's rho with AP")
+SM_5 = Claim(
+    "SM-5",
+    "Figure 4",
+    "stage two pushes the front of stage one",
+    (
+        _rule(
+            "AP of the network that stage two found at no more FLOPs than its structure of stage one, minus that "
+            "structure's, both trained by the final schedule, mean over the groups,",
+            *("pushed", "above", 0.0, "AP points", 0.5),
+        ),
+    ),
+)
+FIGURE4 = Exhibit(
+    "figure4",
+    "Stage two: the searched models against C0, C1, ...",
+    "the modular searches beside random search",
+    measure_figure4,
+    draw_figure4,
+    (SM_5,),
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 2
+# ------------------------------------------------------------------------------------------------------------------
+
+STANDARD_OF = {
+    "E0": "resnet18",
+    "E1": "resnet34",
+    "E2": "resnet34",
+    "E3": "resnet101",
+    "E4": "resnext101_32x4d",
+    "E5": "resnext101_32x4d",
+}
+"""The standard backbone that Table 2 compares each searched one with."""
+
+
+def measure_table2(study: "SMNAS") -> Measured:
+    """E0 to E5 as this scale has them, and what was found here, each beside a standard backbone's cost."""
+    from sm_nas.networks import describe, describe_backbone
+
+    detector = study.preset.detector
+
+    def of_standard(record: Mapping[str, Any], standard: str) -> float:
+        structure = replace(Structure.parse(record["structure"]), backbone=standard)
+        return record["backbone_macs_mmdet"] / describe_backbone(structure, detector)["backbone_macs_mmdet"]
+
+    searched, own = searched_models(study), dict(study.preset.models)
+    every = trained(study, "table2", own | searched)
+    models, found = ({name: every[name] for name in names} for names in (own, searched))
+    for name, record in models.items():
+        record["of_standard"] = of_standard(record, STANDARD_OF[name])
+    for place, each in enumerate(study.picks):
+        if each.structure.backbone in STANDARD_BACKBONES:
+            record = found[f"F{place}"]
+            record["of_standard"] = of_standard(record, each.structure.backbone)
+    counted = {}
+    for name, structure in PAPER_PRESET.models:
+        ours = describe(structure, COCO_CLASSES, PAPER_PRESET.detector)
+        standard = describe_backbone(replace(structure, backbone=STANDARD_OF[name]), PAPER_PRESET.detector)
+        counted[name] = {
+            "backbone": ours["backbone_macs_mmdet"],
+            "of_standard": ours["backbone_macs_mmdet"] / standard["backbone_macs_mmdet"],
+            "params": ours["params"],
+        }
+    return {"models": models, "found": found, "counted": counted, "evidence": {}}
+
+
+def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    def architecture(some: Sequence[Measured], *keys: str) -> list[Any]:
+        """The columns of one network, from its records of several seeds."""
+        return [
+            *parts_of(_structure_of(some, *keys)),
+            _over(some, *keys, "backbone_macs_mmdet", scale=1e-6).mean,
+            _over(some, *keys, "of_standard").mean,
+            _over(some, *keys, LATENCY),
+            _over(some, *keys, "AP"),
+        ]
+
+    rows = []
+    for name in in_all(measured, "models", list(measured[0]["models"])):
+        counted = measured[0]["counted"][name]
+        there = [counted["backbone"] / 1e9, counted["of_standard"], counted["params"] / 1e6]
+        rows.append([name, *architecture(measured, "models", name), *there])
+    for place in range(_preset(setting).groups):
+        for seed, numbers in enumerate(measured):
+            if f"F{place}" in numbers["found"]:
+                found = architecture([numbers], "found", f"F{place}")
+                rows.append([f"F{place}, seed {seed}", *found, None, None, None])
+    columns = [
+        "Model",
+        "Input",
+        "Backbone",
+        "Neck",
+        "RPN",
+        "Head",
+        "Backbone FLOPs",
+        "Of the standard backbone",
+        "Time",
+    ]
+    columns += ["mAP", "Backbone FLOPs at the paper's size", "Of the standard backbone there", "Parameters there"]
+    units = {"Backbone FLOPs": "M", "Time": "ms", "mAP": "points", "Backbone FLOPs at the paper's size": "G"}
+    units |= {"Of the standard backbone": "ratio", "Of the standard backbone there": "ratio", "Parameters there": "M"}
     caption = (
-        "Rank correlation of the architecture's factors with AP among the trained candidates of stage two, inside each "
-        "group. DC_x: where the channels double for the x-th time; len_x: a stage's share of the blocks."
+        "E0 to E5 with this scale's channels and sizes, and F0, F1, ... that both stages found here. FLOPs are "
+        "multiply-accumulates as the paper counts them, at the input size; the last columns count the paper's own "
+        "networks at 80 classes."
     )
-    counted = [", ".join(map(str, numbers["candidates"])) for numbers in measured]
-    notes = [f"Candidates a group: {'; '.join(counted)} (a seed each). Candidates differ in FLOPs."]
-    return Drawn(Table(["Candidates", *FACTORS], rows), caption, notes, pictures=[picture])
+    notes = [
+        "The standard backbone: ResNet18 for E0, ResNet34 for E1 and E2, ResNet101 for E3, ResNeXt101-32x4d for E4 and "
+        "E5; for F the backbone of the structure that it was searched in.",
+    ]
+    return Drawn(Table(columns, rows), caption, notes, units)
 
 
+TABLE2 = Exhibit(
+    "table2",
+    "Architectures of the final models",
+    "costs, time and AP of E0 to E5 and of what was found",
+    measure_table2,
+    draw_table2,
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 3
+# ------------------------------------------------------------------------------------------------------------------
+
+NORM_NAMES = {"batch": "BN", "group": "GN", "group-ws": "GN+WS"}
+BN_PRETRAINED, BN_LARGE_BATCH, GN_WS, GN_WS_FAST, GN_WS_BEST = 0, 3, 5, 6, 7
+"""Rows of Table 3."""
+
+
+def measure_table3(study: "SMNAS") -> Measured:
+    """The eight ways to train a detector."""
+    points = [_points(study.strategy(row)["AP"]) for row in range(len(study.preset.strategies))]
+    return {"rows": [{"AP": each} for each in points], "evidence": {"strategies": points}}
+
+
+def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    preset = _preset(setting)
+    points = np.array([[_number(row["AP"]) for row in numbers["rows"]] for numbers in measured])  # (S, 8)
+    rows, bars = [], {}
+    for place, strategy in enumerate(preset.strategies):
+        optimisation, own = strategy.optimisation, over_seeds(points[:, place])
+        rows.append(
+            [
+                str(place),
+                NORM_NAMES[strategy.norm],
+                strategy.pretrained,
+                optimisation.epochs,
+                f"{strategy.images_a_device}x{strategy.devices}",
+                optimisation.learning_rate,
+                own,
+                over_seeds(points[:, place] - points[:, 0]) if place else None,
+            ]
+        )
+        bars[f"{place}: {NORM_NAMES[strategy.norm]}"] = {"AP": triple(own)}
+    size, backbone, neck, *_ = parts_of(preset.strategy_model)
+    notes = [
+        f"At this scale the optimiser is {preset.strategies[0].optimisation.optimiser}. '2x8' is read as 2 images on "
+        "each of 8 devices: a batch norm sees so many images at a time, and gradients are those of the whole batch.",
+    ]
+    return Drawn(
+        Table(["Exp", "Norm", "Pre-trained", "Epochs", "Batch", "Learning rate", "mAP", "Minus experiment 0"], rows),
+        f"{backbone}, {neck}, at {size}, trained in eight ways; AP on validation images.",
+        notes,
+        {"Batch": "images a device x devices", "mAP": "points", "Minus experiment 0": "AP points"},
+        [Picture("table3", "bars", {"groups": bars, "value_label": "AP (points)"})],
+    )
+
+
+def _rows(one: int, other: int):
+    """evidence -> (S,) AP of a row of Table 3 minus that of another."""
+    return lambda evidence: evidence["strategies"][:, one] - evidence["strategies"][:, other]
+
+
+SM_2 = Claim(
+    "SM-2",
+    "Table 3",
+    "GN+WS with a large learning rate trains from scratch in few epochs to pre-trained quality; BN from scratch does "
+    "not",
+    (
+        Condition(
+            "AP of row 7 (GN+WS, large rate and batch) minus row 0's (BN, pre-trained)",
+            *(_rows(GN_WS_BEST, BN_PRETRAINED), "above", -1.0, "AP points", 1.0),
+        ),
+        Condition(
+            "AP of row 6 (GN+WS, large rate) minus row 5's (GN+WS)",
+            *(_rows(GN_WS_FAST, GN_WS), "above", 0.0, "AP points", 1.0),
+        ),
+        Condition(
+            "AP of row 0 minus row 3's (BN from scratch, large batch)",
+            *(_rows(BN_PRETRAINED, BN_LARGE_BATCH), "above", 1.0, "AP points", 1.0),
+        ),
+        Condition(
+            "AP of row 7 minus row 3's",
+            *(_rows(GN_WS_BEST, BN_LARGE_BATCH), "above", 0.0, "AP points", 1.0),
+        ),
+    ),
+    "24.8 / 29.4 / 30.7 / 36.4 / 37.5 vs 36.5",
+)
+TABLE3 = Exhibit(
+    "table3",
+    "Training from scratch: normalisation, learning rate and batch size",
+    "AP of one detector trained in eight ways",
+    measure_table3,
+    draw_table3,
+    (SM_2,),
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 4 and Figure 1
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def _finals(*names: str) -> tuple[str, ...]:
-    return tuple(f"final-{slug(name)}" for name in names)
+def measure_comparison(study: "SMNAS") -> Measured:
+    """E0 to E5, what was found here, and the classic detectors."""
+    groups = {
+        "models": dict(study.preset.models),
+        "classics": dict(study.preset.classics),
+        "found": searched_models(study),
+    }
+    structures = {name: each for group in groups.values() for name, each in group.items()}
+
+    def compared() -> dict[str, dict[str, dict[str, Any]]]:
+        every = trained(study, "comparison", structures)
+        return {kind: {name: every[name] for name in group} for kind, group in groups.items()}
+
+    def of_both(measure) -> float:
+        kinds = compared()
+        return measure(list(kinds["models"].values()), list(kinds["classics"].values()))
+
+    evidence = {
+        "dominated": lambda: of_both(dominated_share),
+        "hypervolume ratio": lambda: of_both(hypervolume_ratio),
+    }
+    return {**compared(), "evidence": evidence}
 
 
-def _transfers() -> tuple[str, ...]:
-    """Of Table 5: at every scale each plain detector, and the searched ones at its input size where that is not
-    theirs."""
-    names = {}
-    for preset in PRESETS.values():
-        for baseline, models in transferred(preset).items():
-            names |= dict.fromkeys((baseline, *models))
-    return _finals(*names)
+def dominated_share(us: Sequence[Mapping[str, Any]], them: Sequence[Mapping[str, Any]]) -> float:
+    """Share of `them` for whom one of `us` is at least as accurate and no slower, and better in one of both."""
+
+    def beaten(one: Mapping[str, Any]) -> bool:
+        return any(
+            other["AP"] >= one["AP"]
+            and other[LATENCY] <= one[LATENCY]
+            and (other["AP"], other[LATENCY]) != (one["AP"], one[LATENCY])
+            for other in us
+        )
+
+    return sum(map(beaten, them)) / len(them)
 
 
-_MODELS = _finals(*(name for name, _ in PRESETS["paper"].models))
-_CLASSICS = _finals(*(name for name, _ in PRESETS["paper"].classics))
-_MOST_GROUPS = max(preset.groups for preset in PRESETS.values())
-_GROUPS = tuple(f"stage-two-c{place}" for place in range(_MOST_GROUPS))
-_SEARCHES = ("stage-one", *_GROUPS)
-_FOUND = (*_SEARCHES, *_finals(*(f"{kind}{place}" for kind in "CF" for place in range(_MOST_GROUPS))))
-_COMPARISON = (*_CLASSICS, *_MODELS, *_FOUND, "latencies-comparison")
-EXHIBITS = {
-    exhibit.name: exhibit
-    for exhibit in (
-        Exhibit(
-            "table1",
-            "Table 1",
-            "Preliminary experiments: the best detector depends on the data",
-            "time and AP of four detectors on one or two data sets",
-            measure_table1,
-            table1,
-            runs=(*_finals("FPN R50", "RetinaNet R50", "FPN R101", "Cascade R50"), "latencies-table1"),
-            second_runs=(*_finals("FPN R50", "RetinaNet R50"), "latencies-table1"),
-        ),
-        Exhibit(
-            "table2",
-            "Table 2",
-            "Architectures of the final models",
-            "costs, time and AP of E0 to E5 and of what was found",
-            measure_table2,
-            table2,
-            runs=(*_MODELS, *_FOUND, "latencies-table2"),
-        ),
-        Exhibit(
-            "table3",
-            "Table 3",
-            "Training from scratch: normalisation, learning rate and batch size",
-            "AP of one detector trained in eight ways",
-            measure_table3,
-            table3,
-            runs=tuple(f"strategy-{row}" for row in range(8)),
-        ),
-        Exhibit(
-            "table4",
-            "Table 4",
-            "The searched models against other detectors",
-            "time and AP by IoU and size",
-            measure_comparison,
-            table4,
-            runs=_COMPARISON,
-        ),
-        Exhibit(
-            "table5",
-            "Table 5",
-            "Transfer of the searched models to other data",
-            "E0, E1 and E3 beside plain detectors on a second data set",
-            measure_table5,
-            table5,
-            second_runs=(*_transfers(), "latencies-table5"),
-        ),
-        Exhibit(
-            "figure1",
-            "Figure 1",
-            "Time and AP against other detectors",
-            "the fronts of searched and classic detectors",
-            measure_comparison,
-            figure1,
-            runs=_COMPARISON,
-        ),
-        Exhibit(
-            "figure3",
-            "Figure 3",
-            "Stage one: AP and time of combinations of modules",
-            "the structural search beside random search",
-            measure_figure3,
-            figure3,
-            runs=("stage-one", "backbones", "longer"),
-        ),
-        Exhibit(
-            "figure4",
-            "Figure 4",
-            "Stage two: the searched models against C0, C1, ...",
-            "the modular searches beside random search",
-            measure_figure4,
-            figure4,
-            runs=_FOUND,
-        ),
-        Exhibit(
-            "figure5",
-            "Figure 5",
-            "Correlation of architecture factors with AP",
-            "rank correlations among the candidates of stage two",
-            measure_figure5,
-            figure5,
-            runs=_SEARCHES,
-        ),
+def hypervolume_ratio(us: Sequence[Mapping[str, Any]], them: Sequence[Mapping[str, Any]]) -> float:
+    """Area under the front of `us` in AP over latency, up to the slowest of all, over that of `them`."""
+    slowest = max(one[LATENCY] for one in (*us, *them))
+    ours, theirs = (
+        hypervolume([one[LATENCY] for one in group], [one["AP"] for one in group], (1.0001 * slowest, 0.0))
+        for group in (us, them)
     )
-}
+    return ours / theirs if theirs else math.nan
+
+
+def draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    rows = []
+    for kind in ("classics", "models", "found"):
+        for name in in_all(measured, kind, list(measured[0][kind])):
+            structure = _structure_of(measured, kind, name)
+            numbers = [_over(measured, kind, name, key) for key in (LATENCY, *COCO_NUMBERS)]
+            method = name if kind == "classics" or name.startswith("C") else f"SM-NAS: {name}"
+            backbone, size = _backbone(structure), _size(structure)
+            if len({each[kind][name]["structure"] for each in measured}) > 1:
+                backbone, size = "found, one each seed", "found"
+            rows.append([method, backbone, size, *numbers])
+    share, ratio = (_over(measured, "evidence", name).mean for name in ("dominated", "hypervolume ratio"))
+    notes = [
+        f"Share of the classic detectors that one of E0 to E5 dominates: {share:.2f}; area under the front of E0 to E5 "
+        f"over that of the classic ones: {ratio:.2f}.",
+        "Detectors that the search space does not cover (YOLO, FSAF, CornerNet, CenterNet, AlignDet, Mask R-CNN, "
+        "TridentNet, DetNAS, NAS-FPN) are not trained here.",
+        "C0, C1, ... are the structures that stage one handed on, F0, F1, ... what stage two made of them.",
+    ]
+    return Drawn(
+        Table(["Method", "Backbone", "Input", "Time", *COCO_NUMBERS], rows),
+        "Every detector trained alike, by the final schedule, on the same data; on validation images.",
+        notes,
+        {"Time": "ms"} | dict.fromkeys(COCO_NUMBERS, "points"),
+    )
+
+
+def draw_figure1(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    labels = {"models": "E0 to E5", "found": "Found here", "classics": "Classic detectors"}
+    points, rows, names = {}, [], {}
+    for kind, label in labels.items():
+        points[label] = []
+        for name in in_all(measured, kind, list(measured[0][kind])):
+            latency, accuracy = (_over(measured, kind, name, key) for key in (LATENCY, "AP"))
+            rows.append([label, name, latency, accuracy])
+            names[name] = (latency.mean, accuracy.mean)
+            points[label].append(names[name])
+    data = {"points": points, "cost_label": _LATENCY_LABEL, "highlighted": names}
+    data["with_front"] = [labels["models"], labels["classics"]]
+    return Drawn(
+        Table(["Kind", "Model", "Time", "AP"], rows),
+        "Time of detection and AP on validation images, mean over seeds; lines: the fronts.",
+        units={"Time": "ms", "AP": "points"},
+        pictures=[Picture("figure1", "fronts", data)],
+    )
+
+
+SM_3 = Claim(
+    "SM-3",
+    "Tables 2 and 4",
+    "E0..E5 form a front that dominates the classic detectors",
+    (
+        _rule(
+            "area under the front of E0 to E5 in AP over latency, divided by that of the classic detectors,",
+            *("hypervolume ratio", "above", 1.0, "times", 0.1),
+        ),
+        _rule(
+            "share of the classic detectors that one of E0 to E5 dominates",
+            *("dominated", "above", 0.5, "of all", 0.1),
+        ),
+    ),
+)
+TABLE4 = Exhibit(
+    "table4",
+    "The searched models against other detectors",
+    "time and AP by IoU and size",
+    measure_comparison,
+    draw_table4,
+    (SM_3,),
+)
+FIGURE1 = Exhibit(
+    "figure1",
+    "Time and AP against other detectors",
+    "the fronts of searched and classic detectors",
+    measure_comparison,
+    draw_figure1,
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 5
+# ------------------------------------------------------------------------------------------------------------------
+
+TRANSFERRED = ("E0", "E1", "E3")
+_TRANSFER_BASELINES = ("FPN R50", "FPN R101")
+
+
+def transferred(preset: Preset) -> dict[str, dict[str, tuple[str, Structure]]]:
+    """The plain detectors of Table 5, each with E0, E1 and E3 at its input size and the names of their runs."""
+    known = dict((*preset.models, *preset.classics))
+
+    def at(name: str, size: tuple[int, int]) -> tuple[str, Structure]:
+        structure = replace(known[name], size=size)
+        return (name if structure == known[name] else f"{name} {_size(structure)}"), structure
+
+    return {
+        baseline: {name: at(name, known[baseline].size) for name in (baseline, *TRANSFERRED)}
+        for baseline in _TRANSFER_BASELINES
+    }
+
+
+def measure_table5(study: "SMNAS") -> Measured:
+    """E0, E1 and E3 on another data set than they were found on, at its own input sizes, beside plain detectors."""
+    second = study.options.second_data
+    there, compared = study if second is None else study.on(second), transferred(study.preset)
+    every = trained(there, "table5", dict(pair for models in compared.values() for pair in models.values()))
+    rows = {baseline: {name: every[run] for name, (run, _) in models.items()} for baseline, models in compared.items()}
+
+    def minus_plain(name: str) -> float:
+        models = compared["FPN R50"]
+        return _final_points(there, *models[name]) - _final_points(there, *models["FPN R50"])
+
+    evidence = {}
+    if second is not None:
+        evidence = {f"transfer:{name}": lambda name=name: minus_plain(name) for name in ("E1", "E3")}
+    return {"data": short_name(there.data), "rows": rows, "evidence": evidence}
+
+
+def draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    rows, data = [], measured[0]["data"]
+    for baseline, models in measured[0]["rows"].items():
+        plain = stacked(measured, "rows", baseline, baseline, "AP")
+        for name in models:
+            latency, accuracy = (_over(measured, "rows", baseline, name, key) for key in (LATENCY, "AP"))
+            behind = None
+            if name != baseline:
+                behind = over_seeds(stacked(measured, "rows", baseline, name, "AP") - plain)
+            size = _size(_structure_of(measured, "rows", baseline, name))
+            rows.append([data, size, name.replace("FPN ", "FPN w "), latency, accuracy, behind])
+    notes = [f"Transferred: {', '.join(TRANSFERRED)}, as the paper lists them."]
+    if data == setting.data:
+        notes.append("No second data set was given (--second-data): this is the data that everything else is on.")
+    return Drawn(
+        Table(["Data", "Input", "Model", "Time", "mAP", "Minus the plain detector"], rows),
+        "Searched models trained on another data set, beside a plain detector at the same input size.",
+        notes,
+        {"Time": "ms", "mAP": "points", "Minus the plain detector": "AP points"},
+    )
+
+
+SM_7 = Claim(
+    "SM-7",
+    "Table 5",
+    "searched nets transfer to other data",
+    tuple(
+        _rule(
+            f"on the second data set at its medium size, AP of {name} minus FPN R50's",
+            *(f"transfer:{name}", "above", 0.0, "AP points", 1.0),
+        )
+        for name in ("E1", "E3")  # E0 loses to the plain detector on one of the paper's two sets
+    ),
+    "VOC +1.0..+4.0, BDD +1.0..+2.7",
+)
+TABLE5 = Exhibit(
+    "table5",
+    "Transfer of the searched models to other data",
+    "E0, E1 and E3 beside plain detectors on a second data set",
+    measure_table5,
+    draw_table5,
+    (SM_7,),
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+# Figure 5
+# ------------------------------------------------------------------------------------------------------------------
+
+FACTORS = ("depth", "width", "DC_1", "DC_2", "DC_3", "len_1", "len_2", "len_3", "len_4")
+
+
+def measure_figure5(study: "SMNAS") -> Measured:
+    """Spearman's rank correlation of factors of the architecture with AP, among the candidates of stage two."""
+    groups = []
+    for place in range(len(study.picks)):
+        searched = study.stage_two(place)
+        groups.append({each.structure: each for each in (*searched.found.evaluated, *searched.random.evaluated)})
+    correlations = [factor_correlations(list(group.values())) for group in groups]
+    every = {name: float(np.mean([one[name] for one in correlations])) for name in FACTORS}
+    evidence = {
+        "depth": every["depth"],
+        "doubling": float(np.mean([every[f"DC_{place}"] for place in (1, 2, 3)])),
+        "late": every["len_4"] - every["len_1"],
+    }
+    largest = correlations[-1]
+    return {"every": every, "largest": largest, "candidates": list(map(len, groups)), "evidence": evidence}
+
+
+def factor_correlations(evaluated: Sequence[Evaluated]) -> dict[str, float]:
+    """Each of FACTORS -> its rank correlation with AP; 0 for a factor that all candidates share."""
+    from scipy.stats import spearmanr  # takes a second
+
+    succeeded = [each for each in evaluated if math.isfinite(each.accuracy)]
+    factors = [factors_of(BackboneCode.parse(each.structure.backbone)) for each in succeeded]
+    accuracy = [each.accuracy for each in succeeded]
+    found = {}
+    for name in FACTORS:
+        values = [one[name] for one in factors]
+        varied = len(set(values)) > 1 and len(set(accuracy)) > 1
+        found[name] = float(spearmanr(values, accuracy).statistic) if varied else 0.0
+    return found
+
+
+def factors_of(code: BackboneCode) -> dict[str, float]:
+    """Figure 5's factors of a backbone.
+
+    depth: blocks; width: base channels; DC_x: where the channels double for the x-th time, as a share of all blocks;
+    len_x: the x-th stage's share of all blocks.
+    """
+    doublings = {f"DC_{place}": at / code.blocks for place, at in enumerate(code.doublings, start=1)}
+    lengths = {f"len_{place}": len(stage) / code.blocks for place, stage in enumerate(code.stages, start=1)}
+    return {"depth": code.blocks, "width": code.base, **doublings, **lengths}
+
+
+def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    panels = {"largest": "Group with the largest structure", "every": "All groups, mean"}
+    rows, values = [], {}
+    for kind, title in panels.items():
+        found = {name: _over(measured, kind, name) for name in FACTORS}
+        values[title] = {name: triple(value) for name, value in found.items()}
+        rows.append([title, *found.values()])
+    candidates = [", ".join(map(str, numbers["candidates"])) for numbers in measured]
+    return Drawn(
+        Table(["Candidates", *FACTORS], rows),
+        "Rank correlation of the architecture's factors with AP among the trained candidates of stage two, inside each "
+        "group. DC_x: where the channels double for the x-th time; len_x: a stage's share of the blocks.",
+        [f"Candidates a group: {'; '.join(candidates)} (a seed each). Candidates differ in FLOPs."],
+        pictures=[Picture("figure5", "correlations", {"values": values, "value_label": "Spearman's rho with AP"})],
+    )
+
+
+SM_6 = Claim(
+    "SM-6",
+    "Figure 5",
+    "depth correlates with mAP; early channel raising helps; long late stages, short early ones",
+    (
+        _rule(
+            "Spearman's rank correlation with AP among the candidates of stage two, mean over the groups, of depth",
+            *("depth", "above", 0.0, "rho", 0.2),
+        ),
+        _rule(
+            "that of the places where channels double, mean of the three,",
+            *("doubling", "below", 0.0, "rho", 0.2),
+        ),
+        _rule(
+            "that of the last stage's share of the blocks minus that of the first one's",
+            *("late", "above", 0.0, "rho", 0.2),
+        ),
+    ),
+)
+FIGURE5 = Exhibit(
+    "figure5",
+    "Correlation of architecture factors with AP",
+    "rank correlations among the candidates of stage two",
+    measure_figure5,
+    draw_figure5,
+    (SM_6,),
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+
+EXHIBITS = (FIGURE1, TABLE1, FIGURE3, FIGURE4, TABLE2, TABLE3, TABLE4, FIGURE5, TABLE5)
+
+
+def _study(options: Options, seed: int, command: str) -> "SMNAS":
+    from sm_nas.study import SMNAS
+
+    return SMNAS(options, seed, command)
+
+
+def _describe(study: "SMNAS") -> str:
+    """Its data and its spaces, in a phrase. The second set is read, too: a fault in it stops everything at once."""
+    sets, preset, second = study.sets, study.preset, study.options.second_data
+    there = "" if second is None else f", {len(study.on(second).training_set)} training images of {second}"
+    return (
+        f"{len(study.training_set)} training, {len(sets['search'])} held-out and {len(sets['validation'])} validation "
+        f"images{there}; {preset.structural.count():,} structures, {preset.modular.count():,} codes within each"
+    )
+
+
+PAPER = Paper("sm_nas", "SM-NAS", Path(__file__).parent, EXHIBITS, _study, _describe)

@@ -2,12 +2,15 @@
 
 Lewei Yao, Hang Xu, Wei Zhang, Xiaodan Liang, Zhenguo Li; AAAI 2020. The method in the paper's order:
 
-    Stage-one: Structural-level Searching     Structure, StructuralSpace
-    Stage-two: Modular-level Searching        BackboneCode, ModularSpace
-    Multi-objective Search Algorithm          pick, PartialOrder, evolve (and random_search, its control)
+    NAS Pipeline (Figure 2)                        structural_to_modular, Settings
+    Stage-one: Structural-level Searching          StructuralSpace, stage_one
+    Stage-two: Modular-level Search                ModularSpace, Group, stage_two, pick, hand_on
+    Train from Scratch and Fast Evaluate (Table 3) Strategy
+    Multi-objective Search Algorithm               LATENCY, FLOPS, History, evolve, not_larger, speaks_against
+    its control                                    random_search
 
-Training from scratch with group norm and weight standardisation is a setting of the networks (sm_nas.networks) and of
-their training (sm_nas.trial); that is where a candidate gets its accuracy. Nothing in this file trains.
+How architectures are written stands in sm_nas.encoding. Nothing here trains: what does is handed in, by
+sm_nas.study with run folders, or by a test with a made-up landscape.
 
     python -m sm_nas.search --scale smoke           both stages in about a minute
     python -m sm_nas.search --describe --json       the two spaces, counted exactly
@@ -15,100 +18,117 @@ their training (sm_nas.trial); that is where a candidate gets its accuracy. Noth
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from common.plain import InputError
 from common.search.pareto import pareto_front
+from common.settings import Optimisation
+from sm_nas.encoding import (
+    BACKBONE_LEVELS,
+    DOUBLINGS,
+    FEWEST_BLOCKS,
+    LAST_LEVEL,
+    MOST_BLOCKS,
+    RPN_NAMES,
+    STAGES,
+    STANDARD_BACKBONES,
+    BackboneCode,
+    Structure,
+)
+
+Result = TypeVar("Result")
+
+# ------------------------------------------------------------------------------------------------------------------
+# NAS Pipeline
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that the pipeline needs to know besides data and seed."""
+
+    structural: "StructuralSpace"
+    """The space of stage one."""
+    modular: "ModularSpace"
+    """The space of stage two."""
+    stage_one: "SearchSettings"
+    """The structural search."""
+    stage_one_training: "Strategy"
+    """Of its candidates: pre-trained, few epochs."""
+    groups: int
+    """Structures that stage one hands on to stage two (paper: 6, C0 to C5)."""
+    stage_two: "SearchSettings"
+    """The modular search, of each group."""
+    stage_two_training: "Strategy"
+    """Of its candidates: from scratch, group norm and weight standardisation."""
+    final_training: "Strategy"
+    """Of everything that is reported: batch norm, pre-trained, a longer schedule."""
+
+    def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise InputError(f"groups must be at least 1, or stage two has nothing to go on with, got {self.groups}")
+
+
+def structural_to_modular(
+    settings: Settings,
+    search: Callable[["Stage"], "History"],
+    flops: Callable[[Structure], float],
+    finish: Callable[[str, Structure], Result],
+) -> dict[str, Result]:
+    """The pipeline from coarse to fine (Figure 2): F0, F1, ..., the network found from each of C0, C1, ...
+
+    search(stage): its candidates, trained and measured. flops(structure): its cost without training it.
+    finish(name, structure): what becomes of a found network; here the final training has its place.
+    """
+    # Stage one: which modules go together, and at which input size, by measured time and AP.
+    structures = search(stage_one(settings))
+    # C0 to C5, spread over its front.
+    picks = pick(structures.front(), settings.groups)
+    found = {}
+    for group, picked in enumerate(picks):
+        # Stage two: the backbone and the FPN's width inside that structure, by FLOPs and AP. No pre-trained weights
+        # fit a changed backbone, so candidates are trained from scratch.
+        networks = search(stage_two(settings, group, picked.structure))
+        # The better network at no more FLOPs than the structure had.
+        found[f"F{group}"] = hand_on(networks, flops(picked.structure))
+    # "We change the backbone back to BN and no Weight Standardization mode": trained anew, by the final strategy.
+    return {name: finish(name, structure) for name, structure in found.items()}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One search of the pipeline: what is chosen from, and how candidates are proposed, trained and compared."""
+
+    name: str
+    """Of its run: stage-one, stage-two-c0, ..."""
+    space: "Space"
+    search: "SearchSettings"
+    strategy: "Strategy"
+    cost: str
+    """The second objective besides AP: LATENCY or FLOPS."""
+    start: tuple[Structure, ...] = ()
+    """Candidates that come first."""
+
+
+def stage_one(settings: Settings) -> Stage:
+    """Stage one: time of detection against AP, from pre-trained backbones."""
+    return Stage("stage-one", settings.structural, settings.stage_one, settings.stage_one_training, LATENCY)
+
+
+def stage_two(settings: Settings, group: int, structure: Structure) -> Stage:
+    """Stage two within C`group`: FLOPs against AP, from scratch, beginning with the structure's own backbone."""
+    bound = Group(settings.modular, structure)
+    name = f"stage-two-c{group}"
+    return Stage(name, bound, settings.stage_two, settings.stage_two_training, FLOPS, (bound.start(),))
+
 
 # ------------------------------------------------------------------------------------------------------------------
 # Stage-one: Structural-level Searching
 # ------------------------------------------------------------------------------------------------------------------
-
-STANDARD_BACKBONES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnext50_32x4d",
-    "resnext101_32x4d",
-    "mobilenet_v2",
-)
-BACKBONE_LEVELS = 4  # P1 (stride 4) to P4 (stride 32) come from the backbone
-HEAD_NAMES = {0: "retinanet", 1: "2fc", 2: "cascade2", 3: "cascade3", 4: "cascade4"}
-RPN_NAMES = ("rpn", "ga-rpn")
-
-
-@dataclass(frozen=True)
-class Structure:
-    """A whole detector: which modules go together, and at which input size.
-
-    backbone: one of STANDARD_BACKBONES, or the code of a searched one (`BackboneCode`). size: width and height that
-    images are fitted into, in pixels. levels: (a, b) of FPN(Pa-Pb); none: no FPN, the original Faster R-CNN.
-    neck_width: channels of the FPN, and of the RPN and heads with it. rpn: one of RPN_NAMES; none in a one-stage
-    detector. heads: 0 is RetinaNet's, 1 two fully connected layers, 2 to 4 a cascade of so many.
-    pooled: levels past the backbone come from pooling; else from a convolution on the backbone's last feature.
-    """
-
-    backbone: str
-    size: tuple[int, int]
-    levels: tuple[int, int] | None
-    neck_width: int | None
-    rpn: str | None
-    heads: int
-    pooled: bool = True
-
-    def __post_init__(self) -> None:
-        problems = {
-            f"the backbone {self.backbone!r} is neither a standard one nor a code": "_" not in self.backbone
-            and self.backbone not in STANDARD_BACKBONES,
-            f"the size {self.size[0]}x{self.size[1]} has no pixels": min(self.size) < 1,
-            "a width of the FPN goes with its levels": (self.levels is None) != (self.neck_width is None),
-            f"an FPN of {self.neck_width} channels is none": self.neck_width is not None and self.neck_width < 1,
-            "without an FPN there are no levels past the backbone to convolve": not self.pooled and self.levels is None,
-            f"there is no RPN {self.rpn!r}": self.rpn is not None and self.rpn not in RPN_NAMES,
-            f"heads are 0 to 4, not {self.heads}": self.heads not in HEAD_NAMES,
-            "a one-stage detector (heads 0) has no RPN, all others have one": (self.heads == 0) != (self.rpn is None),
-        }
-        if self.levels is not None:
-            first, last = self.levels
-            wrong = not 1 <= first <= BACKBONE_LEVELS or not first < last <= BACKBONE_LEVELS + 2
-            problems[f"FPN(P{first}-P{last}) is none of P1..P4 to a later level up to P6"] = wrong
-        for problem, there in problems.items():
-            if there:
-                raise InputError(f"the structure cannot be built: {problem}")
-        if self.backbone not in STANDARD_BACKBONES:
-            BackboneCode.parse(self.backbone)  # says itself what is wrong
-
-    def __str__(self) -> str:
-        neck = "no-fpn" if self.levels is None else f"P{self.levels[0]}-P{self.levels[1]} c{self.neck_width}"
-        neck += "" if self.pooled else "+conv"
-        rpn = "" if self.rpn is None else f"{self.rpn} "
-        return f"{self.backbone} {self.size[0]}x{self.size[1]} {neck} {rpn}{HEAD_NAMES[self.heads]}"
-
-    @staticmethod
-    def parse(text: str) -> "Structure":
-        """The structure that `str` wrote; InputError for anything else."""
-        pattern = (
-            r"(\S+) (\d+)x(\d+) (?:no-fpn|P(\d)-P(\d) c(\d+)(\+conv)?) (?:(rpn|ga-rpn) )?"
-            rf"({'|'.join(HEAD_NAMES.values())})"
-        )
-        found = re.fullmatch(pattern, text)
-        if found is None:
-            raise InputError(
-                f"{text!r} is no structure: write it as 'resnet50 800x600 P2-P5 c256 rpn cascade3', with no-fpn for "
-                "no FPN, and retinanet without an RPN"
-            )
-        backbone, width, height, first, last, channels, conv, rpn, head = found.groups()
-        levels = None if first is None else (int(first), int(last))
-        heads = next(number for number, name in HEAD_NAMES.items() if name == head)
-        neck_width = None if channels is None else int(channels)
-        return Structure(backbone, (int(width), int(height)), levels, neck_width, rpn, heads, conv is None)
 
 
 @dataclass(frozen=True)
@@ -119,9 +139,9 @@ class StructuralSpace:
     """Standard backbones."""
     sizes: tuple[tuple[int, int], ...] = ((512, 512), (800, 600), (1080, 720), (1333, 800))
     """Width and height, pixels."""
-    first_levels: tuple[int, ...] = (1, 2, 3, 4)
+    first_levels: tuple[int, ...] = tuple(range(1, BACKBONE_LEVELS + 1))
     """First level of the FPN."""
-    last_level: int = 6
+    last_level: int = LAST_LEVEL
     """Highest last level of the FPN."""
     neck_widths: tuple[int, ...] = (128, 256, 512)
     """Channels of the FPN."""
@@ -140,11 +160,11 @@ class StructuralSpace:
         return ((None, 0), *itertools.product(RPN_NAMES, self.cascades))
 
     def count(self) -> int:
-        """How many structures there are (paper: 1.1e4)."""
+        """Number of structures (paper: 1.1e4)."""
         return len(self.backbones) * len(self.sizes) * len(self.necks) * len(self.heads)
 
     def sample(self, generator: np.random.Generator) -> Structure:
-        """One of them, all alike likely."""
+        """A random structure, all equally likely."""
         return self._built([_chosen(choices, generator) for choices in self._choices()])
 
     def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
@@ -175,97 +195,25 @@ def _chosen(choices: Sequence[Any], generator: np.random.Generator) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# Stage-two: Modular-level Searching
+# Stage-two: Modular-level Search
 # ------------------------------------------------------------------------------------------------------------------
 
-BLOCK_OF = {  # the block setting that a structure of stage one hands on to stage two
-    "resnet18": "basicblock",
-    "resnet34": "basicblock",
-    "resnet50": "bottleneck",
-    "resnet101": "bottleneck",
-    "resnext50_32x4d": "Xbottleneck",
-    "resnext101_32x4d": "Xbottleneck",
-    "mobilenet_v2": "MBblock",
-}
-BLOCKS = tuple(dict.fromkeys(BLOCK_OF.values()))
-STANDARD_STAGES = {  # the standard backbones in the code's own words
-    "resnet18": "11-21-21-21",
-    "resnet34": "111-2111-211111-211",
-    "resnet50": "111-2111-211111-211",
-    "resnet101": f"111-2111-2{'1' * 22}-211",
-    "resnext50_32x4d": "111-2111-211111-211",
-    "resnext101_32x4d": f"111-2111-2{'1' * 22}-211",
-    "mobilenet_v2": "11-211-2111111-2111",
-}
-STAGES, DOUBLINGS = 4, 3
-FEWEST_BLOCKS, MOST_BLOCKS = 5, 35
 
+def pick(front: Sequence["Evaluated"], count: int) -> list["Evaluated"]:
+    """C0 to C5: `count` members of a front for stage two, evenly spread over its range of AP, by cost.
 
-@dataclass(frozen=True)
-class BackboneCode:
-    """ "basicblock_54_1211-211-1111-12111": block setting, base channels, and the blocks of four stages.
-
-    `1` is a block that keeps the channels, `2` one that doubles them; "-" separates stages of different resolution.
-    Where channels are doubled and where the resolution is halved need not be the same place.
+    The best is among them, the cheapest is not: where AP has only begun to rise there is nothing to refine. Each place
+    in between goes to the nearest member that is left. A front of no more members is taken whole.
     """
-
-    block: str
-    base: int
-    stages: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        text = "-".join(self.stages)
-        problem = None
-        if self.block not in BLOCKS:
-            problem = f"there is no block {self.block!r}; give one of {', '.join(BLOCKS)}"
-        elif self.base < 2 or self.base % 2:
-            problem = f"the base channels must be an even number, and are {self.base}"
-        elif set("".join(self.stages)) - {"1", "2"}:
-            problem = f"a block is written as 1 or 2, and the stages are {text!r}"
-        elif len(self.stages) != STAGES or not all(self.stages):
-            problem = f"there must be {STAGES} stages, none empty, with - between them, and {text!r} has others"
-        elif text.count("2") != DOUBLINGS:
-            problem = f"the channels must double {DOUBLINGS} times, and {text!r} has {text.count('2')} digits 2"
-        elif not FEWEST_BLOCKS <= self.blocks <= MOST_BLOCKS:
-            problem = f"a backbone has {FEWEST_BLOCKS} to {MOST_BLOCKS} blocks, and {text!r} has {self.blocks}"
-        if problem:
-            raise InputError(f"the backbone code {str(self)!r} is not legal: {problem}")
-
-    def __str__(self) -> str:
-        return f"{self.block}_{self.base}_{'-'.join(self.stages)}"
-
-    @staticmethod
-    @lru_cache(maxsize=10_000)
-    def parse(text: str) -> "BackboneCode":
-        """The code that a text holds; InputError, saying what is wrong, where it is not legal."""
-        parts = text.split("_")
-        if len(parts) != 3 or not parts[1].isdecimal():
-            raise InputError(
-                f"the backbone code {text!r} is not legal: write block, base channels and stages with _ between them, "
-                "such as basicblock_64_11-21-21-21"
-            )
-        return BackboneCode(parts[0], int(parts[1]), tuple(parts[2].split("-")))
-
-    @staticmethod
-    def standard(backbone: str, base: int) -> "BackboneCode":
-        """The code of a standard backbone's blocks at some base width (64 is the usual one)."""
-        return BackboneCode(BLOCK_OF[backbone], base, tuple(STANDARD_STAGES[backbone].split("-")))
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks there are."""
-        return sum(map(len, self.stages))
-
-    @cached_property
-    def widths(self) -> tuple[int, ...]:
-        """The channels of every block, from the input on: base, and twice as many from each 2 on."""
-        doubled = itertools.accumulate(digit == "2" for digit in "".join(self.stages))
-        return tuple(self.base * 2**count for count in doubled)
-
-    @property
-    def doublings(self) -> tuple[int, ...]:
-        """The places, from 0, of the blocks that double the channels."""
-        return tuple(place for place, digit in enumerate("".join(self.stages)) if digit == "2")
+    members = sorted(front, key=lambda each: each.cost)
+    if len(members) <= count:
+        return members
+    lowest, highest = members[0].accuracy, members[-1].accuracy
+    chosen: list[int] = []
+    for place in np.linspace(highest, lowest, count + 1)[:count]:
+        left = [index for index in range(1, len(members)) if index not in chosen]
+        chosen.append(min(left, key=lambda index: abs(members[index].accuracy - place)))
+    return [members[index] for index in sorted(chosen)]
 
 
 @dataclass(frozen=True)
@@ -279,9 +227,9 @@ class ModularSpace:
     neck_widths: tuple[int, ...] = (128, 256, 512)
     """Channels of the FPN; the heads follow it."""
     fewest_blocks: int = FEWEST_BLOCKS
-    """Blocks at the least."""
+    """Smallest number of blocks."""
     most_blocks: int = MOST_BLOCKS
-    """Blocks at the most."""
+    """Largest number of blocks."""
     base_probability: float = 0.5
     """Probability that a mutation moves the base width to a neighbour."""
     neck_probability: float = 0.25
@@ -290,7 +238,7 @@ class ModularSpace:
     """Changes of the code in a mutation."""
 
     def count(self) -> int:
-        """How many codes with a neck width there are, for one block setting (paper: about 5.0e12).
+        """Number of codes with a neck width, for one block setting (paper: about 5.0e12).
 
         Of n blocks three double, and three of the n - 1 gaps between them separate stages.
         """
@@ -315,13 +263,13 @@ class ModularSpace:
         return replace(structure, backbone=str(code), neck_width=width)
 
     def sample(self, structure: Structure, generator: np.random.Generator) -> Structure:
-        """A random code in a structure: any number of blocks is alike likely, then any code of that many."""
+        """A random code in a structure: any number of blocks is equally likely, then any code of that many."""
         blocks = int(generator.integers(self.fewest_blocks, self.most_blocks + 1))
         digits = np.full(blocks, "1")
         digits[generator.choice(blocks, DOUBLINGS, replace=False)] = "2"
         cuts = np.sort(generator.choice(blocks - 1, STAGES - 1, replace=False)) + 1
         stages = tuple("".join(part) for part in np.split(digits, cuts))
-        code = BackboneCode(_block(structure), _chosen(self.bases, generator), stages)
+        code = BackboneCode(structure.block, _chosen(self.bases, generator), stages)
         width = None if structure.neck_width is None else _chosen(self.neck_widths, generator)
         return replace(structure, backbone=str(code), neck_width=width)
 
@@ -377,22 +325,85 @@ def _nearest(choices: Sequence[int], value: int) -> int:
     return min(choices, key=lambda choice: abs(choice - value))
 
 
-def _block(structure: Structure) -> str:
-    """The block setting of a structure, whichever words its backbone is in."""
-    return BLOCK_OF.get(structure.backbone) or BackboneCode.parse(structure.backbone).block
+@dataclass(frozen=True)
+class Group:
+    """Stage two within one structure of stage one."""
+
+    space: ModularSpace
+    structure: Structure
+
+    def start(self) -> Structure:
+        """The structure itself, in stage two's words."""
+        return self.space.start(self.structure)
+
+    def sample(self, generator: np.random.Generator) -> Structure:
+        """See `ModularSpace.sample`."""
+        return self.space.sample(self.structure, generator)
+
+    def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
+        """See `ModularSpace.mutate`."""
+        return self.space.mutate(structure, generator)
+
+
+def hand_on(searched: "History", budget: float) -> Structure:
+    """What stage two makes of a structure that costs `budget`: the most accurate on its front at no higher cost.
+
+    The cheapest on the front where none is that cheap; the first candidate where all have failed.
+    """
+    front = searched.front() or searched.evaluated[:1]
+    affordable = [each for each in front if each.cost <= budget] or front[:1]
+    return max(affordable, key=lambda each: each.accuracy).structure
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Train from Scratch and Fast Evaluate the Architecture
+# ------------------------------------------------------------------------------------------------------------------
+
+TrainedNorm = Literal["batch", "group", "group-ws"]
+"""Batch norm, group norm, or group norm with weight standardisation.
+
+Group norm does not depend on how few images a device holds, and weight standardisation smooths the loss as batch norm
+does; together they bear a learning rate at which a detector learns from scratch in few epochs (Table 3).
+"""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a detector is trained: the columns of Table 3."""
+
+    norm: TrainedNorm
+    """Of the whole detector."""
+    pretrained: bool
+    """Start from a backbone that was trained on classification."""
+    optimisation: Optimisation
+    """Epochs, learning rate and the rest."""
+    images_a_device: int
+    """Images that one forward pass, and so a batch norm, sees at a time."""
+    devices: int = 1
+    """Forward passes in a step: what as many devices would do side by side."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a step."""
+        return self.images_a_device * self.devices
 
 
 # ------------------------------------------------------------------------------------------------------------------
 # Multi-objective Search Algorithm
 # ------------------------------------------------------------------------------------------------------------------
 
+LATENCY, FLOPS = "latency", "macs_mmdet"
+"""The objective besides AP, by its name among what is measured. Stage one: milliseconds of detection, which alone tell
+different structures apart. Stage two: multiply-accumulates, which the paper calls FLOPs; they are more precise than a
+time between backbones of one structure, and known before training."""
+
 
 @dataclass(frozen=True)
 class Evaluated:
     """A candidate with its two objectives: cost (inference time in stage one, FLOPs in stage two) and AP.
 
-    Of a failed candidate both may be NaN; it is on no front. generation: 0 of the first ones. parent: whom it was
-    mutated from.
+    Of a failed candidate both may be NaN; it is on no front. generation: 0 of the first ones. parent: the candidate
+    that it was mutated from.
     """
 
     structure: Structure
@@ -407,7 +418,7 @@ class Skipped:
     """A candidate that partial order pruning left untrained, and the two trained ones that speak against it.
 
     witness: deeper and wider, so taken to be at least as accurate. better: on the front, at least as accurate as the
-    witness and no dearer than the candidate.
+    witness and at no higher cost than the candidate.
     """
 
     structure: Structure
@@ -454,58 +465,6 @@ class Space(Protocol):
     def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure: ...
 
 
-@dataclass(frozen=True)
-class Group:
-    """Stage two within one structure of stage one."""
-
-    space: ModularSpace
-    structure: Structure
-
-    def start(self) -> Structure:
-        """The structure itself, in stage two's words."""
-        return self.space.start(self.structure)
-
-    def sample(self, generator: np.random.Generator) -> Structure:
-        return self.space.sample(self.structure, generator)
-
-    def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
-        return self.space.mutate(structure, generator)
-
-
-def not_larger(one: Structure, other: Structure) -> bool:
-    """The partial order of stage two: whether `one` is nowhere deeper nor wider than `other`.
-
-    Same modules and size; no larger base, neck, or stage; and at no place from the input on more channels.
-    """
-    modules = [(each.size, each.levels, each.rpn, each.heads, each.pooled) for each in (one, other)]
-    if modules[0] != modules[1]:
-        return False
-    a, b = BackboneCode.parse(one.backbone), BackboneCode.parse(other.backbone)
-    return (
-        a.block == b.block
-        and a.base <= b.base
-        and (one.neck_width or 0) <= (other.neck_width or 0)
-        and all(len(x) <= len(y) for x, y in zip(a.stages, b.stages, strict=True))
-        and all(x <= y for x, y in zip(a.widths, b.widths, strict=False))
-    )
-
-
-def speaks_against(structure: Structure, cost: float, history: History) -> tuple[Structure, Structure] | None:
-    """Partial order pruning: the witness and the better one for whose sake a candidate need not be trained, or None.
-
-    If a network that is deeper and wider is already no more accurate than one that costs no more than the candidate,
-    the candidate cannot come onto the front.
-    """
-    front = history.front()
-    for witness in history.evaluated:
-        if not math.isfinite(witness.accuracy) or not not_larger(structure, witness.structure):
-            continue
-        for member in front:
-            if member.accuracy >= witness.accuracy and member.cost <= cost and member.structure != witness.structure:
-                return witness.structure, member.structure
-    return None
-
-
 Evaluate = Callable[[Sequence[Structure]], Iterator[Mapping[str, float]]]
 """Trains and measures candidates: yields for each, in order, at least {"cost", "AP"} (missing where it failed)."""
 
@@ -523,7 +482,7 @@ def evolve(
     start: candidates that come first. cost: of an untrained candidate; with it, and where the settings say so, partial
     order pruning skips candidates, which then do not count towards the budget.
 
-    What is proposed hangs only on the seed, the generation and what was measured before: done again over recorded
+    What is proposed depends only on the seed, the generation and what was measured before: done again over recorded
     measurements, the search comes to the same candidate again, wherever it was broken off.
     """
     history, seen, generation = History(), set(), 0
@@ -555,6 +514,70 @@ def evolve(
     return history
 
 
+def _first(
+    space: Space, settings: SearchSettings, generator: np.random.Generator, start: Sequence[Structure]
+) -> list[Structure]:
+    """The first generation: what is given, then random ones."""
+    chosen = dict.fromkeys(start)
+    for _ in range(100 * settings.first):
+        if len(chosen) >= settings.first:
+            break
+        chosen.setdefault(space.sample(generator))
+    return list(chosen)[: settings.budget]
+
+
+def _children(
+    space: Space, settings: SearchSettings, history: History, generator: np.random.Generator, seen: set[Structure]
+) -> list[tuple[Structure, Structure | None]]:
+    """A generation: mutations of members of the front, all equally likely, and a share of random candidates."""
+    front = history.front()
+    children: dict[Structure, Structure | None] = {}
+    for _ in range(100 * settings.generation):
+        if len(children) >= settings.generation:
+            break
+        parent = None
+        if front and generator.random() >= settings.fresh:
+            parent = _chosen(front, generator).structure
+        child = space.sample(generator) if parent is None else space.mutate(parent, generator)
+        if child not in seen:
+            children.setdefault(child, parent)
+    return list(children.items())
+
+
+def not_larger(one: Structure, other: Structure) -> bool:
+    """The partial order of stage two: whether `one` is nowhere deeper nor wider than `other`.
+
+    Same modules and size; no larger base, neck, or stage; and at no place from the input on more channels.
+    """
+    modules = [(each.size, each.levels, each.rpn, each.heads, each.pooled) for each in (one, other)]
+    if modules[0] != modules[1]:
+        return False
+    a, b = BackboneCode.parse(one.backbone), BackboneCode.parse(other.backbone)
+    return (
+        a.block == b.block
+        and a.base <= b.base
+        and (one.neck_width or 0) <= (other.neck_width or 0)
+        and all(len(x) <= len(y) for x, y in zip(a.stages, b.stages, strict=True))
+        and all(x <= y for x, y in zip(a.widths, b.widths, strict=False))
+    )
+
+
+def speaks_against(structure: Structure, cost: float, history: History) -> tuple[Structure, Structure] | None:
+    """Partial order pruning: the witness and the better one because of which a candidate need not be trained, or None.
+
+    If a network that is deeper and wider is already no more accurate than one that costs no more than the candidate,
+    the candidate cannot come onto the front.
+    """
+    front = history.front()
+    for witness in history.evaluated:
+        if not math.isfinite(witness.accuracy) or not not_larger(structure, witness.structure):
+            continue
+        for member in front:
+            if member.accuracy >= witness.accuracy and member.cost <= cost and member.structure != witness.structure:
+                return witness.structure, member.structure
+    return None
+
+
 def random_search(
     space: Space, settings: SearchSettings, evaluate: Evaluate, seed: int, start: Sequence[Structure] = ()
 ) -> History:
@@ -572,50 +595,3 @@ def random_search(
         numbers = (measured.get(name, math.nan) for name in ("cost", "AP"))
         history.evaluated.append(Evaluated(structure, *numbers, 0))
     return history
-
-
-def _first(
-    space: Space, settings: SearchSettings, generator: np.random.Generator, start: Sequence[Structure]
-) -> list[Structure]:
-    """The first generation: what is given, then random ones."""
-    chosen = dict.fromkeys(start)
-    for _ in range(100 * settings.first):
-        if len(chosen) >= settings.first:
-            break
-        chosen.setdefault(space.sample(generator))
-    return list(chosen)[: settings.budget]
-
-
-def _children(
-    space: Space, settings: SearchSettings, history: History, generator: np.random.Generator, seen: set[Structure]
-) -> list[tuple[Structure, Structure | None]]:
-    """A generation: mutations of members of the front, all alike likely, and a share of random candidates."""
-    front = history.front()
-    children: dict[Structure, Structure | None] = {}
-    for _ in range(100 * settings.generation):
-        if len(children) >= settings.generation:
-            break
-        parent = None
-        if front and generator.random() >= settings.fresh:
-            parent = _chosen(front, generator).structure
-        child = space.sample(generator) if parent is None else space.mutate(parent, generator)
-        if child not in seen:
-            children.setdefault(child, parent)
-    return list(children.items())
-
-
-def pick(front: Sequence[Evaluated], count: int) -> list[Evaluated]:
-    """C0 to C5: `count` members of a front for stage two, evenly spread over its range of AP, by cost.
-
-    The best is among them, the cheapest is not: where AP has only begun to rise there is nothing to refine. Each place
-    in between goes to the nearest member that is left. A front of no more members is taken whole.
-    """
-    members = sorted(front, key=lambda each: each.cost)
-    if len(members) <= count:
-        return members
-    lowest, highest = members[0].accuracy, members[-1].accuracy
-    chosen: list[int] = []
-    for place in np.linspace(highest, lowest, count + 1)[:count]:
-        left = [index for index in range(1, len(members)) if index not in chosen]
-        chosen.append(min(left, key=lambda index: abs(members[index].accuracy - place)))
-    return [members[index] for index in sorted(chosen)]

@@ -1,7 +1,8 @@
-"""The networks of SM-NAS: a backbone from its code, and a whole detector from a `Structure`."""
+"""The networks of SM-NAS: a backbone from its code, a whole detector from a `Structure`, and what both cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 from math import inf, nextafter
 from typing import Any
 
@@ -9,34 +10,34 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from common.letterbox import padded
+from common.cost import count
 from common.models.anchors import Anchors
 from common.models.detector import register_backbone
 from common.models.fpn import FPN
 from common.models.guided_anchoring import GuidedSettings
 from common.models.mobilenet import MobileNetV2
 from common.models.norm import Norm, NormKind
+from common.models.outline import outline
 from common.models.resnet import ResNet, initialise
 from common.models.retinanet import RetinaNet, RetinaNetSettings, retinanet_losses
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
-from common.models.scale import TwoStageScale
-from common.models.two_stage import TwoStage, two_stage_losses
-from sm_nas.method import STAGES, BackboneCode, Structure
+from common.models.two_stage import TwoStage, roi_settings, rpn_settings, two_stage_losses
+from sm_nas.encoding import MB_EXPANSION, STAGES, BackboneCode, BlockShape, Structure
+from sm_nas.presets import DetectorSettings
 
-RETINANET_SCALE = 0.5  # of an RPN's anchors: 4 strides where those have 8
-NO_FPN_STRIDE = 16  # of the RPN where the backbone's last stage works on each region
-MB_EXPANSION = 6
-# Channels that a block puts out, for each of its width.
-OUTPUT_OF = {"basicblock": 1.0, "bottleneck": 4.0, "Xbottleneck": 4.0, "MBblock": 0.5}
+RETINANET_SCALE = 0.5
+"""Of RetinaNet's anchors, relative to an RPN's: 4 strides where those have 8."""
+NO_FPN_STRIDE = 16
+"""Of the RPN where the backbone's last stage works on each region."""
 
 
 class EncodedBackbone(nn.Module):
     """A backbone of stage two: images (B, 3, H, W) to the features of four stages at strides 4, 8, 16, 32.
 
     "Stage 1 and the first layer of stage 2" are 3x3 convolutions of stride 2, to half the base channels and to the
-    base. The first block of each later stage has stride 2, whatever its digit; a block has a projection shortcut where
-    stride or channels change. norm: the groups of a group norm are base / 2, whatever it says of them.
+    base. A block has a projection shortcut where stride or channels change. norm: the groups of a group norm are
+    base / 2, whatever it says of them.
     """
 
     def __init__(self, code: BackboneCode, norm: Norm | None = None) -> None:
@@ -49,15 +50,11 @@ class EncodedBackbone(nn.Module):
             *(nn.Conv2d(code.base // 2, code.base, 3, 2, 1, bias=False), norm.layer(code.base)),
             nn.ReLU(inplace=True),
         )
-        channels, widths, self.out_channels = code.base, iter(code.widths), ()
-        for stage, digits in enumerate(code.stages):
-            blocks = []
-            for place in range(len(digits)):
-                width = next(widths)
-                blocks.append(_block(code.block, channels, width, 2 if stage and not place else 1, norm))
-                channels = int(width * OUTPUT_OF[code.block])
-            self.add_module(f"stage{stage + 1}", nn.Sequential(*blocks))
-            self.out_channels += (channels,)
+        shapes = list(code.shapes())
+        stages = [[shape for shape in shapes if shape.stage == stage] for stage in range(STAGES)]
+        for stage, inside in enumerate(stages, start=1):
+            self.add_module(f"stage{stage}", nn.Sequential(*(_block(code.block, shape, norm) for shape in inside)))
+        self.out_channels = tuple(inside[-1].outputs for inside in stages)
         initialise(self)
         norm.convert(self)
 
@@ -91,38 +88,21 @@ class EncodedBackbone(nn.Module):
 register_backbone("sm_nas", EncodedBackbone.from_dict)
 
 
-def _block(kind: str, channels: int, width: int, stride: int, norm: Norm) -> nn.Module:
-    outputs = int(width * OUTPUT_OF[kind])
+def _block(kind: str, shape: BlockShape, norm: Norm) -> nn.Module:
+    _, inputs, width, outputs, stride = shape
     if kind == "MBblock":
-        return InvertedResidual(channels, outputs, stride, MB_EXPANSION, norm.layer)
+        return InvertedResidual(inputs, outputs, stride, MB_EXPANSION, norm.layer)
     projection = None
-    if stride != 1 or channels != outputs:
-        projection = nn.Sequential(nn.Conv2d(channels, outputs, 1, stride, bias=False), norm.layer(outputs))
+    if stride != 1 or inputs != outputs:
+        projection = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm.layer(outputs))
     if kind == "basicblock":
-        return BasicBlock(channels, width, stride, projection, norm_layer=norm.layer)
+        return BasicBlock(inputs, width, stride, projection, norm_layer=norm.layer)
     if kind == "bottleneck":
-        return Bottleneck(channels, width, stride, projection, norm_layer=norm.layer)
+        return Bottleneck(inputs, width, stride, projection, norm_layer=norm.layer)
     # Inside a ResNeXt block there are twice the channels, in as many groups at every stage: base / 2 of 4 at the first.
     # Rounded up, lest torchvision, which cuts the product with the width to an integer, lose a channel.
     groups = norm.groups
-    return Bottleneck(channels, width, stride, projection, groups, nextafter(128 / groups, inf), norm_layer=norm.layer)
-
-
-@dataclass(frozen=True)
-class DetectorSettings(TwoStageScale):
-    """What all detectors of a scale share, whatever their structure; RetinaNet's anchors begin at half of an RPN's."""
-
-    retinanet_depth: int = 4
-    """3x3 convolutions in each of RetinaNet's heads before the last."""
-    norm_groups: int = 32
-    """Groups of a group norm in neck and heads."""
-    guided_proposals: int = 300
-    """Boxes after the suppression of guided anchoring."""
-
-
-def input_size(structure: Structure) -> tuple[int, int]:
-    """Width and height of the canvas that images are fitted into: the structure's, in whole multiples of 32 pixels."""
-    return padded(structure.size)
+    return Bottleneck(inputs, width, stride, projection, groups, nextafter(128 / groups, inf), norm_layer=norm.layer)
 
 
 def build_backbone(name: str, settings: DetectorSettings, norm: Norm | None = None) -> nn.Module:
@@ -137,7 +117,7 @@ def build_backbone(name: str, settings: DetectorSettings, norm: Norm | None = No
 def build_detector(
     structure: Structure, categories: int, settings: DetectorSettings, norm: NormKind = "batch"
 ) -> TwoStage | RetinaNet:
-    """The detector of a structure. norm: of the backbone; a group norm is in neck and heads, too, a batch norm not."""
+    """The detector of a structure. norm: of the backbone; neck and heads have a group norm with it, no batch norm."""
     backbone = build_backbone(structure.backbone, settings, Norm(norm))
     other_norm = Norm(norm, settings.norm_groups) if norm in ("group", "group-ws") else None
     fpn = None
@@ -157,25 +137,54 @@ def build_detector(
         categories,
         fpn,
         _rpn_settings(structure, fpn, settings),
-        settings.second_stage(None if structure.heads == 1 else RoISettings.cascade(structure.heads)),
+        roi_settings(settings, None if structure.heads == 1 else RoISettings.cascade(structure.heads)),
         other_norm,
     )
 
 
 def _rpn_settings(structure: Structure, fpn: FPN | None, settings: DetectorSettings) -> RPNSettings | GuidedSettings:
     if structure.rpn == "ga-rpn":
-        count = settings.guided_proposals
         return GuidedSettings(
             base=settings.anchor_scale,
-            proposals=(count, count),
+            proposals=(settings.guided_proposals,) * 2,
             samples=settings.rpn_samples,
             candidates=settings.candidates,
         )
     if fpn is None:  # one level alone has five sizes, from a quarter of the scale on
-        return settings.first_stage(Anchors.octaves((NO_FPN_STRIDE,), settings.anchor_scale / 4, octaves=5))
-    return settings.first_stage(Anchors.octaves(fpn.strides, settings.anchor_scale))
+        return rpn_settings(settings, Anchors.octaves((NO_FPN_STRIDE,), settings.anchor_scale / 4, octaves=5))
+    return rpn_settings(settings, Anchors.octaves(fpn.strides, settings.anchor_scale))
 
 
 def losses_of(network: TwoStage | RetinaNet):
     """The loss function of a network: (outputs, batch) -> dict with "loss"."""
     return retinanet_losses if isinstance(network, RetinaNet) else two_stage_losses
+
+
+# ---- costs
+
+
+@lru_cache(maxsize=512)
+def describe(structure: Structure, categories: int, settings: DetectorSettings) -> dict[str, Any]:
+    """What a structure costs at its own input size, with batch norm: the whole detector, and backbone_... alone.
+
+    backbone_macs_mmdet is what the paper prints as FLOPs; macs, macs_mmdet and params are those of the whole detector.
+    """
+    with outline():
+        network = build_detector(structure, categories, settings)
+    whole = count(network, structure.input_size)
+    numbers = {"macs": whole.macs, "macs_mmdet": whole.macs_mmdet, "params": whole.params}
+    return {"input_size": list(structure.input_size), **numbers, **describe_backbone(structure, settings)}
+
+
+@lru_cache(maxsize=512)
+def describe_backbone(structure: Structure, settings: DetectorSettings) -> dict[str, Any]:
+    """What the backbone alone costs at the structure's input size, and the channels of its features."""
+    with outline():
+        backbone = build_backbone(structure.backbone, settings)
+    cost = count(backbone, structure.input_size)
+    return {
+        "backbone_macs_mmdet": cost.macs_mmdet,
+        "backbone_macs": cost.macs,
+        "backbone_params": cost.params,
+        "backbone_channels": list(backbone.out_channels),
+    }

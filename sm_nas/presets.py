@@ -1,58 +1,37 @@
-"""The four scales of SM-NAS's reproduction, as named settings. A scale is a preset, never a branch in the code."""
+"""The four scales of SM-NAS's reproduction, as named settings, and the flags that its commands share.
 
-from collections.abc import Callable
+A scale is a preset, never a branch in the code. Importable without torch.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
-from common.models.norm import NormKind
+from common.cli import StudyOptions
 from common.plain import InputError
-from common.settings import Augmentation, Optimisation, StudyPreset
-from sm_nas.method import ModularSpace, SearchSettings, StructuralSpace, Structure
-from sm_nas.networks import DetectorSettings
+from common.settings import Augmentation, Optimisation, StudyPreset, TwoStageSettings
+from sm_nas.encoding import Structure
+from sm_nas.method import ModularSpace, SearchSettings, Settings, Strategy, StructuralSpace
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """How a detector is trained: the columns of Table 3."""
+class DetectorSettings(TwoStageSettings):
+    """What all detectors of a scale share, whatever their structure; RetinaNet's anchors begin at half of an RPN's."""
 
-    norm: NormKind
-    """Of the whole detector: batch norm, group norm, or group norm with weight standardisation."""
-    pretrained: bool
-    """Start from a backbone that was trained on classification."""
-    optimisation: Optimisation
-    """Epochs, learning rate and the rest."""
-    images_a_device: int
-    """Images that one forward pass, and so a batch norm, sees at a time."""
-    devices: int = 1
-    """So many passes make a step: what as many devices would do side by side."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images a step."""
-        return self.images_a_device * self.devices
+    retinanet_depth: int = 4
+    """3x3 convolutions in each of RetinaNet's heads before the last."""
+    norm_groups: int = 32
+    """Groups of a group norm in neck and heads."""
+    guided_proposals: int = 300
+    """Boxes after the suppression of guided anchoring."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset(StudyPreset):
+class Preset(StudyPreset, Settings):
     """Everything that a run of SM-NAS needs to know besides its data and seed."""
 
-    structural: StructuralSpace
-    """The space of stage one."""
-    modular: ModularSpace
-    """The space of stage two."""
     detector: DetectorSettings
     """What all detectors share: widths, anchors, samples."""
-    stage_one: SearchSettings
-    """The structural search."""
-    stage_one_training: Strategy
-    """Of its candidates: pre-trained, few epochs."""
-    stage_two: SearchSettings
-    """The modular search, of each group."""
-    stage_two_training: Strategy
-    """Of its candidates: from scratch, group norm and weight standardisation."""
-    groups: int
-    """Structures that stage one hands on to stage two (paper: 6, C0 to C5)."""
-    final_training: Strategy
-    """Of everything that is reported: batch norm, pre-trained, a longer schedule."""
     strategies: tuple[Strategy, ...]
     """The eight rows of Table 3."""
     strategy_model: Structure
@@ -328,8 +307,23 @@ Time: hours; not measured yet.
 PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
 
 
-def preset(name: str) -> Preset:
-    """The preset of a scale; `InputError` for an unknown name."""
-    if name not in PRESETS:
-        raise InputError(f"unknown scale {name!r}: give one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+@dataclass(frozen=True, kw_only=True)
+class Options(StudyOptions):
+    """Flags that all commands of SM-NAS share."""
+
+    PRESETS: ClassVar[Mapping[str, Preset]] = PRESETS
+
+    scale: Literal[tuple(PRESETS)] = "smoke"
+    preset: Preset = SMOKE
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(Options):
+    """Flags of the commands that search."""
+
+    workers: int = 0
+    """Candidates of a search that are trained side by side, each in its own process (0: one by one in this one)."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise InputError(f"--workers must be at least 0, got {self.workers}")

@@ -1,38 +1,39 @@
-"""One seed of the reproduction on one data set: every search and every training, made when first asked for, kept.
+"""One seed of SM-NAS on one data set: every search and every training, made when first asked for and kept.
 
-The exhibits ask for what they draw; runs that several exhibits need are made once.
-
-    classification-BACKBONE   a backbone trained on object crops, in ImageNet's place
-    stage-one                 the structural search, and random search with the same budget; picks C0, C1, ...
-    stage-two-cN              the modular search within C0, C1, ..., and random search with the same budget
-    final-NAME                a detector trained to the end: E0 to E5, a classic one, or one that was found
-    STRATEGY-NAME             the same by another schedule, where sm_nas.train is asked for one
-    strategy-N                a row of Table 3
-    backbones                 every backbone within one structure, by stage one's schedule
-    longer                    candidates of stage one once more, by the final schedule
+classification-BACKBONE   a backbone trained on object crops, in ImageNet's place
+stage-one                 the structural search, and random search with the same budget; picks C0, C1, ...
+stage-two-cN              the modular search within C0, C1, ..., and random search with the same budget
+final-NAME                a detector trained to the end: E0 to E5, a classic one, or one that was found
+latencies-EXHIBIT         the detectors that an exhibit compares, timed in turn
+strategy-N                a row of Table 3
+STRATEGY-NAME             a detector by another schedule, where sm_nas.train is asked for one
+backbones                 every backbone within one structure, by stage one's schedule
+longer                    candidates of stage one once more, by the final schedule
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from common.cli import short_name
+from common.batch import Batch
+from common.models.detector import save_detector
 from common.plain import to_json
 from common.search.executors import evaluate_all
-from common.settings import Precision
-from common.train.run_folder import Run
-from sm_nas.method import Evaluated, Group, History, SearchSettings, Space, Structure, evolve, pick, random_search
-from sm_nas.networks import input_size
-from sm_nas.presets import Preset, Strategy
-from sm_nas.trial import Laboratory, Trial
+from common.study import BackboneStudy, remove_folder, slug, spent
+from common.train.loop import FitReport, Step, fit
+from common.train.run_folder import Run, describe_environment
+from sm_nas import method, networks
+from sm_nas.encoding import Structure
+from sm_nas.method import FLOPS, LATENCY, Evaluated, History, Skipped, Stage, Strategy, TrainedNorm
 
-LATENCY, FLOPS = "latency", "macs_mmdet"
-COST_OF = {"stage-one": LATENCY, "stage-two": FLOPS}
-"""The second objective of each stage: milliseconds of detection; multiply-accumulates that the paper calls FLOPs."""
+Record = TypeVar("Record", Evaluated, Skipped)
 
 
 @dataclass(frozen=True)
@@ -43,236 +44,296 @@ class Searched:
     random: History
     pool: Mapping[Structure, Mapping[str, Any]]
 
-    def measured(self, structure: Structure) -> Mapping[str, Any]:
-        """AP, latency and costs of a candidate."""
-        return self.pool[structure]
-
 
 @dataclass(frozen=True)
-class _Work:
+class _Candidate:
     """What a candidate goes through; plain enough to be sent to another process."""
 
-    laboratory: Laboratory
+    study: "SMNAS"
     strategy: Strategy
     folder: Path
     cost: str
 
     def __call__(self, structure: Structure) -> dict[str, Any]:
         where = self.folder / "training" / slug(str(structure))
-        measured = self.laboratory.train_and_measure(Trial(structure, self.strategy), where)
+        measured = self.study.train_and_measure(structure, self.strategy, where)
         return {**measured, "cost": float(measured[self.cost])}
 
 
-class Study:
-    """All runs of one seed.
+class SMNAS(BackboneStudy):
+    """All runs of one seed; see the module."""
 
-    preset: the scale. data: as `--data` (common.data.source). seed: of weights, data order and search. out: the folder
-    of all runs. device: where networks live. precision: of the forward passes of training; whatever is measured is
-    measured in float32. workers: candidates trained side by side, each in a process of its own; 0: here, one by one.
-    second_data: the data set that Tables 1 and 5 set beside this one.
-    """
+    paper = "sm_nas"
 
-    def __init__(
-        self,
-        preset: Preset,
-        data: str,
-        seed: int,
-        out: Path | str = "runs",
-        device: str = "cpu",
-        command: str | None = None,
-        precision: Precision = "float32",
-        workers: int = 0,
-        second_data: str | None = None,
-    ):
-        self.preset, self.data, self.seed, self.device, self.command = preset, data, seed, device, command
-        self.precision, self.workers, self.second_data, self.out = precision, workers, second_data, Path(out)
-        self.folder = self.out / "sm_nas" / f"{short_name(data)}-{preset.name}"
-        self.laboratory = Laboratory(preset, data, seed, self.folder, device, precision)
+    # ---- networks
 
-    def on(self, data: str) -> "Study":
-        """The study of the same seed on another data set."""
-        return Study(self.preset, data, self.seed, self.out, self.device, self.command, self.precision, self.workers)
+    @property
+    def backbone_width(self) -> int:
+        """Channels of the first stage of a standard backbone."""
+        return self.preset.detector.width
 
-    # ---- runs
+    def backbone(self, name: str) -> nn.Module:
+        """A fresh backbone, standard or searched."""
+        return networks.build_backbone(name, self.preset.detector)
 
-    def open(self, what: str, **settings: Any) -> Run:
-        """The run folder of `what`. Its config: what its numbers depend on; the rest of the preset goes by its name."""
-        config = {
-            "paper": "sm_nas",
-            "what": what,
-            "data": self.data,
-            "training_set": self.laboratory.training_set.fingerprint(),
-            "images_an_epoch": self.laboratory.images_an_epoch,
-            "seed": self.seed,
-            "precision": self.precision,
-            "device": self.device,
-            "detector": asdict(self.preset.detector),
-            "augmentation": asdict(self.preset.augmentation),
-            "search_images": self.preset.search_images,
-            **settings,
+    def detector(self, structure: Structure, norm: TrainedNorm = "batch") -> nn.Module:
+        """A fresh detector, drawn by the seed."""
+        torch.manual_seed(self.seed)
+        return self.placed(networks.build_detector(structure, len(self.categories), self.preset.detector, norm))
+
+    def describe(self, structure: Structure) -> dict[str, Any]:
+        """What a structure costs, without training it; see `sm_nas.networks.describe`."""
+        return networks.describe(structure, len(self.categories), self.preset.detector)
+
+    def flops(self, structure: Structure) -> float:
+        """The second objective of stage two."""
+        return float(self.describe(structure)[FLOPS])
+
+    # ---- one detector
+
+    def train(self, run: Run, structure: Structure, strategy: Strategy) -> tuple[nn.Module, FitReport]:
+        """The detector of a structure, trained in a run folder as its stage "detector"."""
+        network = self.detector(structure, strategy.norm)
+        if strategy.pretrained:
+            load_backbone(network, self.pretrained(structure.backbone))
+        batches = self.training_batches(structure.input_size, strategy.batch_size)
+        losses_of_network = networks.losses_of(network)
+
+        def losses(batch: Batch, _: Step):
+            parts = list(in_parts(batch, strategy.images_a_device))
+            for part in parts:
+                values = losses_of_network(network(part.images), part)
+                yield values | {"loss": values["loss"] / len(parts)}
+
+        return network, fit(run, "detector", network, batches, losses, self.training(strategy.optimisation))
+
+    def measure(self, network: nn.Module, structure: Structure, where: str) -> dict[str, Any]:
+        """The 12 COCO numbers, latency and costs, on one of `sets`."""
+        size = structure.input_size
+        return {
+            **self.precision_at(network, size, where),
+            **self.latency_at(network, size, where),
+            **self.describe(structure),
         }
-        return Run.open(self._folder(what), config, self.command)
 
-    def _folder(self, what: str) -> Path:
-        return self.folder / f"{what}-s{self.seed}"
+    def train_and_measure(self, structure: Structure, strategy: Strategy, folder: Path) -> dict[str, Any]:
+        """A candidate of a search: AP on held-out training images, latency, costs, seconds of training.
+
+        folder: of its training, for as long as it takes: one that was broken off goes on, and what was measured is all
+        that stays.
+        """
+        config = {"structure": str(structure), "strategy": strategy, "data": self.data, "seed": self.seed}
+        with Run.open(folder, config | {"precision": self.precision}) as run:
+            network, report = self.train(run, structure, strategy)
+            measured = self.measure(network, structure, "search")
+        remove_folder(folder)
+        return {
+            **measured,
+            "train_seconds": report.seconds,
+            "train_cpu_seconds": report.cpu_seconds,
+            "losses": report.losses,
+        }
 
     # ---- searches
 
-    def _searched(
-        self,
-        what: str,
-        space: Space,
-        described: Mapping[str, Any],
-        settings: SearchSettings,
-        strategy: Strategy,
-        cost: str,
-        known_cost: Callable[[Structure], float] | None = None,
-        start: Sequence[Structure] = (),
-    ) -> Searched:
-        """A search and its control over one pool of trained candidates: whatever both propose is trained once."""
-        run = self.open(what, space=described, search=asdict(settings), strategy=asdict(strategy), cost=cost)
-        work = _Work(self.laboratory, strategy, run.path, cost)
+    def searched(self, stage: Stage) -> Searched:
+        """A stage's search and its control over one pool of trained candidates: what both propose is trained once."""
 
-        def evaluate(structures: Sequence[Structure]) -> Iterator[Mapping[str, Any]]:
-            return evaluate_all(work, structures, run, str, self.workers, label=f"{what}, seed {self.seed}")
-
-        found = evolve(space, settings, evaluate, self.seed, known_cost, start)
-        control = random_search(space, settings, evaluate, self.seed, start)
-        pool = {Structure.parse(record["key"]): record for record in run.candidates()}
-        if run.result is None:
+        def make(run: Run) -> dict[str, Any]:
+            # Here, once, rather than in every process that wants them.
+            self._pretrain_for(stage.strategy, self.preset.structural.backbones)
+            evaluate = partial(self._candidates, run, stage.strategy, stage.cost)
+            known = self.flops if stage.cost == FLOPS else None
+            found = method.evolve(stage.space, stage.search, evaluate, self.seed, known, stage.start)
+            control = method.random_search(stage.space, stage.search, evaluate, self.seed, stage.start)
             front = [str(each.structure) for each in found.front()]
-            run.finish({"found": _plain(found), "random": _plain(control), "front": front})
-        return Searched(found, control, pool)
+            return {"found": _plain(found), "random": _plain(control), "front": front}
 
-    @cached_property
+        result = self.once(stage.name, make, start=list(map(str, stage.start)))
+        records = Run.read(self.run_path(stage.name)).candidates()
+        pool = {Structure.parse(record["key"]): record for record in records}
+        return Searched(_restored(result["found"]), _restored(result["random"]), pool)
+
+    def _candidates(
+        self, run: Run, strategy: Strategy, cost: str, structures: Sequence[Structure]
+    ) -> Iterator[dict[str, Any]]:
+        """Candidates of a run, trained and measured, recorded as soon as known."""
+        work = _Candidate(self, strategy, run.path, cost)
+        return evaluate_all(work, structures, run, str, self.options.workers, label=run.path.name)
+
+    def _pretrain_for(self, strategy: Strategy, backbones: Sequence[str]) -> None:
+        for backbone in backbones if strategy.pretrained else ():
+            self.pretrained(backbone)
+
+    @property
     def stage_one(self) -> Searched:
-        """The structural search: detection's latency against AP."""
-        preset = self.preset
-        for backbone in preset.structural.backbones:  # here, once, rather than in every process that wants them
-            self.laboratory.pretrain(backbone)
-        described = asdict(preset.structural) | {"count": preset.structural.count()}
-        return self._searched(
-            "stage-one", preset.structural, described, preset.stage_one, preset.stage_one_training, LATENCY
-        )
+        """The structural search."""
+        return self.searched(method.stage_one(self.preset))
 
     @property
     def picks(self) -> list[Evaluated]:
         """C0, C1, ...: the structures that stage two goes on with."""
-        return pick(self.stage_one.found.front(), self.preset.groups)
+        return method.pick(self.stage_one.found.front(), self.preset.groups)
 
     def stage_two(self, group: int) -> Searched:
-        """The modular search within C`group`: FLOPs against AP, trained from scratch."""
-        if group not in self._groups:
-            preset, structure = self.preset, self.picks[group].structure
-            described = asdict(preset.modular) | {"count": preset.modular.count(), "structure": str(structure)}
-            bound = Group(preset.modular, structure)
-            self._groups[group] = self._searched(
-                f"stage-two-c{group}",
-                bound,
-                described,
-                preset.stage_two,
-                preset.stage_two_training,
-                FLOPS,
-                self.flops,
-                (bound.start(),),
-            )
-        return self._groups[group]
-
-    @cached_property
-    def _groups(self) -> dict[int, Searched]:
-        return {}
-
-    def flops(self, structure: Structure) -> float:
-        """What a candidate of stage two costs, without training it."""
-        return float(self.laboratory.describe(structure)[FLOPS])
+        """The modular search within C`group`."""
+        return self.searched(method.stage_two(self.preset, group, self.picks[group].structure))
 
     def found(self) -> dict[str, Structure]:
-        """The networks that both stages found, as F0, F1, ...: of each group the most accurate one on its front that
-        costs no more FLOPs than its structure of stage one did; the cheapest on the front where none is that cheap."""
-        chosen = {}
-        for group, picked in enumerate(self.picks):
-            searched = self.stage_two(group).found
-            front = searched.front() or searched.evaluated[:1]  # all failed: what the group began with
-            budget = self.flops(picked.structure)
-            affordable = [each for each in front if each.cost <= budget] or front[:1]
-            chosen[f"F{group}"] = max(affordable, key=lambda each: each.accuracy).structure
-        return chosen
+        """The networks that both stages found, as F0, F1, ..., not trained to the end."""
+        return method.structural_to_modular(
+            self.preset, lambda stage: self.searched(stage).found, self.flops, lambda _, structure: structure
+        )
 
     # ---- trainings
 
+    def trained(self, what: str, structure: Structure, strategy: Strategy) -> dict[str, Any]:
+        """A detector in a run of its own: its 12 COCO numbers on the validation images, latency and costs."""
+
+        def make(run: Run) -> dict[str, Any]:
+            network, report = self.train(run, structure, strategy)
+            measured = self.measure(network, structure, "validation")
+            return {"structure": str(structure), **measured, **spent(report)}
+
+        return self.once(what, make, structure=str(structure), strategy=strategy)
+
     def final(self, name: str, structure: Structure) -> dict[str, Any]:
-        """A detector trained by the final schedule: its 12 COCO numbers on the validation images, latency and costs."""
+        """A detector trained by the final schedule; see `trained`."""
         return self.trained(f"final-{slug(name)}", structure, self.preset.final_training)
 
     def finals(self, exhibit: str, structures: Mapping[str, Structure]) -> dict[str, dict[str, Any]]:
-        """Detectors as `final` has them that an exhibit compares, by their names; timed in turn, for between their
-        trainings lie hours, in which a machine may change its pace."""
-        strategy, finals = self.preset.final_training, {n: self.final(n, each) for n, each in structures.items()}
-        asked = {slug(name): str(structure) for name, structure in structures.items()}
-        with self.open(f"latencies-{exhibit}", detectors=asked, strategy=asdict(strategy)) as run:
-            if run.result is None:
-                folders = {name: self._folder(f"final-{slug(name)}") for name in structures}
-                networks = {
-                    name: (self.laboratory.finished(folders[name], strategy.norm)[1], input_size(structure))
-                    for name, structure in structures.items()
-                }
-                run.finish(self.laboratory.latencies_in_turn(networks, "validation"))
-            return {name: final | {LATENCY: run.result[name][LATENCY]} for name, final in finals.items()}
+        """Detectors as `final` gives them that an exhibit compares, by their names, with latencies taken in turn.
+
+        Hours lie between their trainings, in which a machine may change its pace.
+        """
+
+        def make(_: Run) -> dict[str, Any]:
+            detectors = {}
+            for name, structure in structures.items():
+                self.final(name, structure)
+                network = self.detector(structure, self.preset.final_training.norm)
+                detectors[name] = (self.restore(network, f"final-{slug(name)}", "detector"), structure.input_size)
+            return self.latencies_in_turn(detectors, "validation")
+
+        finals = {name: self.final(name, structure) for name, structure in structures.items()}
+        asked = {name: str(structure) for name, structure in structures.items()}
+        timed = self.once(f"latencies-{exhibit}", make, detectors=asked)
+        return {name: final | {LATENCY: timed[name][LATENCY]} for name, final in finals.items()}
 
     def strategy(self, row: int) -> dict[str, Any]:
         """A row of Table 3."""
         return self.trained(f"strategy-{row}", self.preset.strategy_model, self.preset.strategies[row])
 
-    def trained(self, what: str, structure: Structure, strategy: Strategy) -> dict[str, Any]:
-        """A detector trained by any strategy, in a run folder of its own; see `final`."""
-        with self.open(what, structure=str(structure), strategy=asdict(strategy)) as run:
-            if run.result is None:
-                trial = Trial(structure, strategy, "validation")
-                network, report = self.laboratory.train(run, "detector", trial)
-                measured = self.laboratory.measure(network, trial) | self.laboratory.describe(structure)
-                spent = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds, "losses": report.losses}
-                run.finish({"structure": str(structure), **measured, **spent})
-            return run.result
-
-    @cached_property
+    @property
     def backbones(self) -> dict[str, dict[str, Any]]:
         """Every backbone of stage one's space within the structure that Table 3 trains, as stage one trains it."""
         preset = self.preset
-        structures = [replace(preset.strategy_model, backbone=name) for name in preset.structural.backbones]
-        run = self.open("backbones", strategy=asdict(preset.stage_one_training), structures=list(map(str, structures)))
-        work = _Work(self.laboratory, preset.stage_one_training, run.path, LATENCY)
-        records = list(evaluate_all(work, structures, run, str, self.workers, label=f"backbones, seed {self.seed}"))
-        if run.result is None:
-            run.finish({"candidates": len(records)})
-        return dict(zip(preset.structural.backbones, records, strict=True))
+        names, strategy = preset.structural.backbones, preset.stage_one_training
 
-    @cached_property
+        def make(run: Run) -> dict[str, Any]:
+            self._pretrain_for(strategy, names)
+            structures = [replace(preset.strategy_model, backbone=name) for name in names]
+            return dict(zip(names, self._candidates(run, strategy, LATENCY, structures), strict=True))
+
+        return self.once("backbones", make)
+
+    @property
     def longer(self) -> list[dict[str, Any]]:
         """Candidates of stage one with AP after its short training and after the final schedule, on the same images."""
-        preset, random = self.preset, self.stage_one.random.evaluated
-        order = np.random.default_rng([self.seed, 8]).permutation(len(random))[: preset.longer_candidates]
-        structures = [random[place].structure for place in sorted(order)]
-        run = self.open("longer", strategy=asdict(preset.final_training), structures=[str(s) for s in structures])
-        work = _Work(self.laboratory, preset.final_training, run.path, LATENCY)
-        records = list(evaluate_all(work, structures, run, str, self.workers, label=f"longer, seed {self.seed}"))
-        if run.result is None:
-            run.finish({"candidates": len(records)})
-        short = [self.stage_one.measured(structure).get("AP") for structure in structures]
-        return [
-            {"structure": str(structure), "short": ap, "long": record.get("AP")}
-            for structure, ap, record in zip(structures, short, records, strict=True)
-        ]
+        preset = self.preset
+
+        def make(run: Run) -> dict[str, Any]:
+            self._pretrain_for(preset.final_training, preset.structural.backbones)
+            one = self.stage_one
+            random = one.random.evaluated
+            order = np.random.default_rng([self.seed, 8]).permutation(len(random))[: preset.longer_candidates]
+            structures = [random[place].structure for place in sorted(order)]
+            records = self._candidates(run, preset.final_training, LATENCY, structures)
+            return {
+                "candidates": [
+                    {"structure": str(each), "short": one.pool[each].get("AP"), "long": record.get("AP")}
+                    for each, record in zip(structures, records, strict=True)
+                ]
+            }
+
+        return self.once("longer", make)["candidates"]
+
+    # ---- what is left of a training
+
+    def write_detector(self, what: str, strategy: Strategy) -> Path:
+        """The network of a finished run as a detector, `load_detector(RUN/detector)`; returns its JSON."""
+        folder = self.run_path(what)
+        run = Run.read(folder)
+        structure = Structure.parse(run.result["structure"])
+        network = self.restore(self.detector(structure, strategy.norm), what, "detector")
+        description = {
+            "categories": list(self.categories),
+            "input_size": structure.input_size,
+            "structure": str(structure),
+            "AP": run.result["AP"],
+            "latency": run.result["latency_of"],
+            "cost": {
+                **{key: run.result[key] for key in ("macs", "macs_mmdet", "backbone_macs_mmdet")},
+                "params": sum(parameter.numel() for parameter in network.parameters()),  # with the norm that it has
+            },
+            "provenance": {
+                "run": str(folder),
+                "data": self.data,
+                "scale": self.preset.name,
+                "seed": self.seed,
+                "commit_of_run": run.environment.get("git_commit"),
+                "command": describe_environment(self.command)["command"],
+            },
+        }
+        return save_detector(folder / "detector" / "detector", network, description)
 
 
-def slug(name: str) -> str:
-    """A name as it stands in file names: "FPN R50" is fpn-r50."""
-    return name.lower().replace(" ", "-").replace("_", "-")
+def in_parts(batch: Batch, size: int) -> Iterator[Batch]:
+    """A batch cut into parts of `size` images."""
+    for first in range(0, len(batch.labels), size):
+        yield Batch(**{name: value[first : first + size] for name, value in vars(batch).items()})
+
+
+def load_backbone(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """A pre-trained backbone into a detector, whose last stage may work on regions instead."""
+    here = network.backbone.state_dict()
+    network.backbone.load_state_dict({name: weights[name] for name in here})
+    shared = getattr(getattr(network, "roi", None), "shared", None)
+    if shared is not None:
+        shared.load_state_dict(_last_stage(weights, here, shared.state_dict()))
+
+
+def _last_stage(
+    weights: dict[str, Tensor], backbone: dict[str, Tensor], wanted: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The weights of the stage that was taken out of a backbone, by the names that they have in it."""
+    left = {name: tensor for name, tensor in weights.items() if name not in backbone}
+    found = {}
+    for name, tensor in wanted.items():
+        fitting = [key for key in left if key.endswith(f".{name}") and left[key].shape == tensor.shape]
+        if len(fitting) != 1:
+            raise RuntimeError(f"{name} of the shared stage is not found once in the pre-trained backbone: {fitting}")
+        found[name] = left[fitting[0]]
+    return found
 
 
 def _plain(history: History) -> dict[str, Any]:
-    """A history as JSON."""
+    """A history as JSON, with structures as text."""
 
-    def text(record: Any) -> dict[str, Any]:
+    def text(record: Evaluated | Skipped) -> dict[str, Any]:
         return {key: str(value) if isinstance(value, Structure) else value for key, value in vars(record).items()}
 
     return to_json({"evaluated": list(map(text, history.evaluated)), "skipped": list(map(text, history.skipped))})
+
+
+def _restored(record: Mapping[str, Any]) -> History:
+    """The history that `_plain` wrote."""
+
+    def read(kind: type[Record], values: Mapping[str, Any]) -> Record:
+        numbers = {name: math.nan for name in ("cost", "accuracy") if name in values and values[name] is None}
+        texts = {name: Structure.parse(value) for name, value in values.items() if isinstance(value, str)}
+        return kind(**{**values, **numbers, **texts})
+
+    return History(
+        [read(Evaluated, each) for each in record["evaluated"]], [read(Skipped, each) for each in record["skipped"]]
+    )

@@ -4,187 +4,177 @@ Its backbone is trained on classification first where the strategy says so, unle
 goes on from where it stopped.
 """
 
-import json
 import re
-import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
-import tyro
+from common.cli import Switch, command, data_parts, run, show, typed_command
+from common.plain import InputError
+from common.report.exhibit import printed, printed_table
+from sm_nas import presets
+from sm_nas.encoding import HEAD_NAMES, Structure
+from sm_nas.method import Strategy
+from sm_nas.presets import Preset
 
-from common.cli import flags_given, run, short_name
-from common.data.scenes import CATEGORIES
-from common.models.detector import save_detector
-from common.models.outline import outline
-from common.plain import InputError, to_json
-from common.report.tables import printed_table
-from common.settings import Precision
-from common.train import distributed
-from common.train.run_folder import Run, describe_environment
-from sm_nas import trial
-from sm_nas.method import HEAD_NAMES, Structure
-from sm_nas.networks import build_backbone, input_size
-from sm_nas.presets import PAPER, PRESETS, Preset, Strategy, preset
-from sm_nas.study import Study, slug
-
-COCO_CLASSES, COCO_IMAGES = 80, 118_287  # of train2017
-ROWS = tuple(map(str, range(len(PAPER.strategies))))  # of Table 3
+COCO_CLASSES, COCO_IMAGES = 80, 118_287
+"""Of train2017."""
+ROWS = tuple(map(str, range(len(presets.PAPER.strategies))))
+"""Of Table 3."""
 
 
-@dataclass(frozen=True)
-class TrainCommand:
+@dataclass(frozen=True, kw_only=True)
+class Options(presets.Options):
     """Train one detector by its scale's schedule, and write it to disk."""
+
+    DESCRIBED: ClassVar[str] = "paper"
 
     model: str = "E0"
     """E0 to E5, a classic such as 'FPN R50', or a structure: 'resnet50 96x96 P1-P5 c32 rpn cascade3'."""
-    scale: Literal[tuple(PRESETS)] | None = None
-    """Size of everything: smoke, nano, mini or paper (none: smoke; paper with --describe)."""
     data: str | None = None
-    """Detection set: scenes (built in), coco:DIR, voc:DIR or bdd:DIR (none: scenes; COCO's sizes with --describe)."""
+    """Detection set: scenes (built in), coco:DIR, voc:DIR or bdd:DIR (default: scenes; COCO with --describe)."""
     strategy: Literal[("final", "from-scratch", *ROWS)] = "final"
     """Schedule: of what is reported (final), of stage two's candidates (from-scratch), or a row of Table 3."""
     seed: int = 0
     """Seed of weights and data order."""
-    out: Path = Path("runs")
-    """Folder of all runs; this one goes to OUT/sm_nas/DATA-SCALE/STRATEGY-MODEL-sSEED."""
-    device: str | None = None
-    """Where networks live: cpu, cuda or cuda:N (none: a GPU where there is one)."""
-    precision: Precision = "float32"
-    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it."""
-    describe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print structure, costs and schedule, and train nothing; no data are read."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    describe: Switch = False
+    """Print structure, costs and schedule (of the paper's scale unless --scale is given), and train nothing."""
+    json: Switch = False
     """Print one JSON object instead of text."""
 
 
-def main(config: TrainCommand) -> None:
+def main(options: Options) -> None:
     """Describe; or train, write, report."""
-    scale = preset(config.scale or ("paper" if config.describe else "smoke"))
-    name, structure = find_model(config.model, scale)
-    strategy = find_strategy(config.strategy, scale)
-    if config.describe:
-        plan = describe(name, structure, scale, strategy, *sizes_without_reading(scale, config.data))
-        print(json.dumps(plan) if config.json else plan_text(plan))
+    preset = options.preset
+    name, structure = find_model(options.model, preset)
+    strategy = find_strategy(options.strategy, preset)
+    if options.describe:
+        plan = describe(name, structure, preset, strategy, *sizes_without_reading(preset, options.data))
+        show(plan, options.json, plan_text)
         return
-    command = shlex.join(["python", "-m", "sm_nas.train", *sys.argv[1:]])
-    device, data = distributed.start(config.device), config.data or "scenes"
-    study = Study(scale, data, config.seed, config.out, str(device), command, config.precision)
-    laboratory = study.laboratory
-    plan = describe(name, structure, scale, strategy, len(laboratory.categories), laboratory.images_an_epoch)
-    environment, speaks = describe_environment(), distributed.rank() == 0
-    if speaks:
-        print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
-        print(f"{plan_text(plan)}\nseed {config.seed}", file=sys.stderr)
+
+    from common.train import distributed
+    from sm_nas.study import SMNAS, slug
+
+    options = replace(options, data=options.data or "scenes")
+    study = SMNAS(options, options.seed, typed_command())
+    plan = describe(name, structure, preset, strategy, len(study.categories), study.images_an_epoch)
+    if distributed.rank() == 0:
+        print(f"{plan_text(plan)}\nseed {options.seed}, device {study.device}", file=sys.stderr)
     began = time.perf_counter()
-    what = f"{'row-' if config.strategy in ROWS else ''}{config.strategy}-{slug(name)}"
+    what = f"{'row-' if options.strategy in ROWS else ''}{options.strategy}-{slug(name)}"
     result = study.trained(what, structure, strategy)
-    folder = study.folder / f"{what}-s{study.seed}"
     report = {
         "model": name,
-        "run": folder,
-        "file": write_detector(study, folder, strategy, command),
+        "run": study.run_path(what),
+        "file": study.write_detector(what, strategy),
         "seconds_of_command": time.perf_counter() - began,
-        "peak_memory": Run.read(folder).stage_done("detector")["peak_memory"],
-        "next": _next(config),
+        "next": command("sm_nas.search", options, leave_out=("model", "strategy", "json")),
         **result,
     }
     distributed.stop()
-    if speaks:
-        print(json.dumps(to_json(report)) if config.json else _report_text(report))
+    if distributed.rank() == 0:
+        show(report, options.json, _report_text)
 
 
 # ---- what to train
 
 
-def find_model(text: str, scale: Preset) -> tuple[str, Structure]:
+def find_model(text: str, preset: Preset) -> tuple[str, Structure]:
     """Name and structure of what --model says: a name that the scale knows, or a structure written out."""
-    known = {slug(name): (name, structure) for name, structure in (*scale.models, *scale.classics)}
-    if slug(text) in known:
-        return known[slug(text)]
+    known = {_plain(name): (name, structure) for name, structure in (*preset.models, *preset.classics)}
+    if _plain(text) in known:
+        return known[_plain(text)]
     if not re.search(r"\s\d+x\d+\s", text):  # a structure has a size
         names = ", ".join(name for name, _ in known.values())
         raise InputError(
-            f"no model is called {text!r}: give one of {names}, or a structure such as {str(scale.strategy_model)!r}"
+            f"no model is called {text!r}: give one of {names}, or a structure such as {str(preset.strategy_model)!r}"
         )
     structure = Structure.parse(" ".join(text.split()))
     same = [name for name, other in known.values() if other == structure]
     return (same or [str(structure)])[0], structure
 
 
-def find_strategy(name: str, scale: Preset) -> Strategy:
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "-", name.strip().lower())
+
+
+def find_strategy(name: str, preset: Preset) -> Strategy:
     """The strategy that --strategy says."""
     if name in ROWS:
-        return scale.strategies[int(name)]
-    return {"final": scale.final_training, "from-scratch": scale.stage_two_training}[name]
+        return preset.strategies[int(name)]
+    return {"final": preset.final_training, "from-scratch": preset.stage_two_training}[name]
 
 
-def sizes_without_reading(scale: Preset, data: str | None) -> tuple[int, int | None]:
+def sizes_without_reading(preset: Preset, data: str | None) -> tuple[int, int | None]:
     """Classes, and images of an epoch, as far as they are known without reading any data: the scenes' and COCO's."""
     if data is None:
-        return COCO_CLASSES, scale.train_images or COCO_IMAGES - scale.search_images
-    short_name(data)  # says what is wrong with an unknown form
-    return len(CATEGORIES) if data.startswith("scenes") else COCO_CLASSES, scale.train_images
+        return COCO_CLASSES, preset.train_images or COCO_IMAGES - preset.search_images
+    if data_parts(data)[0] != "scenes":
+        return COCO_CLASSES, preset.train_images
+
+    from common.data.scenes import CATEGORIES
+
+    return len(CATEGORIES), preset.train_images
 
 
 # ---- the plan
 
 
 def describe(
-    name: str, structure: Structure, scale: Preset, strategy: Strategy, categories: int, images: int | None
+    name: str, structure: Structure, preset: Preset, strategy: Strategy, categories: int, images: int | None
 ) -> dict[str, Any]:
-    """A detector and its training as plain JSON. images: of an epoch; None: not known, and so are the steps.
+    """A detector and its training. images: of an epoch; None means not known, and so are the steps.
 
     Costs are those of the network with batch norm, as it is used, for one image of `input_size`. "printed" holds what
     Table 2 says of the very same structure.
     """
-    whole = trial.describe(structure, categories, scale)
-    with outline():
-        backbone = build_backbone(structure.backbone, scale.detector)
+    from sm_nas import networks
+
+    whole = networks.describe(structure, categories, preset.detector)
     an_epoch = None if images is None else images // strategy.batch_size
     epochs = strategy.optimisation.epochs
-    return to_json(
-        {
-            "paper": "sm_nas",
-            "model": name,
-            "scale": scale.name,
-            "structure": str(structure),
-            "modules": {**asdict(structure), "heads": HEAD_NAMES[structure.heads]},
-            "input_size": input_size(structure),
-            "categories": categories,
-            "backbone": {
-                "name": structure.backbone,
-                **{key: whole[f"backbone_{key}"] for key in ("macs_mmdet", "macs", "params")},
-                "out_channels": backbone.out_channels,
-            },
-            "detector": {key: whole[key] for key in ("macs_mmdet", "macs", "params")},
-            "printed": _printed(name, structure),
-            "norm": strategy.norm,
-            "strategy": asdict(strategy),
-            "epochs": epochs,
-            "images_an_epoch": images,
-            "images_a_step": strategy.batch_size,
-            "steps": None if an_epoch is None else epochs * an_epoch,
-        }
-    )
+    return {
+        "paper": "sm_nas",
+        "model": name,
+        "scale": preset.name,
+        "structure": str(structure),
+        "modules": {**asdict(structure), "heads": HEAD_NAMES[structure.heads]},
+        "input_size": structure.input_size,
+        "categories": categories,
+        "backbone": {
+            "name": structure.backbone,
+            **{key: whole[f"backbone_{key}"] for key in ("macs_mmdet", "macs", "params")},
+            "out_channels": whole["backbone_channels"],
+        },
+        "detector": {key: whole[key] for key in ("macs_mmdet", "macs", "params")},
+        "printed": _printed(name, structure),
+        "norm": strategy.norm,
+        "strategy": asdict(strategy),
+        "epochs": epochs,
+        "images_an_epoch": images,
+        "images_a_step": strategy.batch_size,
+        "steps": None if an_epoch is None else epochs * an_epoch,
+    }
 
 
 def _printed(name: str, structure: Structure) -> dict[str, Any] | None:
     """What Table 2 prints of one of the paper's own models: multiply-accumulates of the backbone, ms, AP in points."""
-    if dict(PAPER.models).get(name) != structure:
+    if dict(presets.PAPER.models).get(name) != structure:
         return None
-    table = printed_table("sm_nas", "table2")
+    table = printed_table(printed(Path(__file__).parent)["exhibits"], "table2")
     row = next(dict(zip(table.columns, row, strict=True)) for row in table.rows if row[0] == name)
     return {"backbone_flops": row["Backbone FLOPs"] * 1e9, "latency": row["Time"], "AP": row["mAP"], "of": "Table 2"}
 
 
-def plan_text(plan: dict[str, Any]) -> str:
+def plan_text(plan: Mapping[str, Any]) -> str:
     """The plan for people."""
-    backbone, detector, printed = plan["backbone"], plan["detector"], plan["printed"]
+    backbone, detector, printed_there = plan["backbone"], plan["detector"], plan["printed"]
     width, height = plan["input_size"]
-    said = "" if printed is None else f"; Table 2 prints {printed['backbone_flops'] / 1e9:g} G"
+    theirs = "" if printed_there is None else f"; Table 2 prints {printed_there['backbone_flops'] / 1e9:g} G"
     optimisation, steps = plan["strategy"]["optimisation"], plan["steps"]
     return "\n".join(
         [
@@ -192,7 +182,7 @@ def plan_text(plan: dict[str, Any]) -> str:
             f"images of {width}x{height} pixels, {plan['categories']} classes",
             f"backbone {backbone['macs_mmdet'] / 1e9:.4g} G MAC as mmdetection counts "
             f"({backbone['macs'] / 1e9:.4g} G of products), {backbone['params'] / 1e6:.4g} M parameters, channels "
-            f"{backbone['out_channels']}{said}",
+            f"{backbone['out_channels']}{theirs}",
             f"detector {detector['macs_mmdet'] / 1e9:.4g} G MAC ({detector['macs'] / 1e9:.4g} G of products), "
             f"{detector['params'] / 1e6:.4g} M parameters",
             f"norm {plan['norm']}, {'pre-trained backbone' if plan['strategy']['pretrained'] else 'from scratch'}; "
@@ -202,46 +192,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     )
 
 
-# ---- what is left of it
-
-
-def write_detector(study: Study, folder: Path, strategy: Strategy, command: str | None = None) -> Path:
-    """The trained network of a finished run as a detector, `load_detector(FOLDER/detector)`; returns its JSON."""
-    finished, network = study.laboratory.finished(folder, strategy.norm)
-    result = finished.result
-    structure = Structure.parse(result["structure"])
-    return save_detector(
-        folder / "detector" / "detector",
-        network,
-        {
-            "categories": list(study.laboratory.categories),
-            "input_size": input_size(structure),
-            "structure": str(structure),
-            "AP": result["AP"],
-            "latency": result["latency_of"],
-            "cost": {
-                **{key: result[key] for key in ("macs", "macs_mmdet", "backbone_macs_mmdet")},
-                "params": sum(parameter.numel() for parameter in network.parameters()),  # with the norm that it has
-            },
-            "provenance": {
-                "run": str(folder),
-                "data": study.data,
-                "scale": study.preset.name,
-                "seed": study.seed,
-                "commit_of_run": finished.environment.get("git_commit"),
-                "command": describe_environment(command)["command"],
-            },
-        },
-    )
-
-
-def _next(config: TrainCommand) -> str:
-    """What to type after a training."""
-    words = ["python", "-m", "sm_nas.search", "--scale", config.scale or "smoke", "--data", config.data or "scenes"]
-    return shlex.join([*words, *flags_given(config, "seed", "out", "device", "precision")])
-
-
-def _report_text(report: dict[str, Any]) -> str:
+def _report_text(report: Mapping[str, Any]) -> str:
     sizes = zip(("small", "medium", "large"), ("APs", "APm", "APl"), strict=True)
     by_size = ", ".join(f"{name} {100 * report[key]:.1f}" for name, key in sizes if report.get(key) is not None)
     measured = report["latency_of"]
@@ -262,4 +213,4 @@ def _report_text(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(main, TrainCommand)
+    run(main, Options)

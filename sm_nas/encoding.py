@@ -1,0 +1,255 @@
+"""Architectures of SM-NAS and how they are written: a whole detector, and the backbone inside it.
+
+    resnet50 800x600 P2-P5 c256 rpn cascade3            Structure: stage one's words
+    basicblock_54_1211-211-1111-12111                   BackboneCode: stage two's words for the backbone
+    basicblock_64_1-21-21-12 512x512 P2-P5 c128 rpn 2fc both together: E0 of Table 2
+
+Importable without torch; sm_nas.networks builds the networks.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from common.plain import InputError
+
+BACKBONE_LEVELS = 4
+"""P1 (stride 4) to P4 (stride 32) come from the backbone."""
+LAST_LEVEL = 6
+"""P5 and P6 lie past the backbone."""
+HEAD_NAMES = {0: "retinanet", 1: "2fc", 2: "cascade2", 3: "cascade3", 4: "cascade4"}
+RPN_NAMES = ("rpn", "ga-rpn")
+
+BLOCK_OF = {
+    "resnet18": "basicblock",
+    "resnet34": "basicblock",
+    "resnet50": "bottleneck",
+    "resnet101": "bottleneck",
+    "resnext50_32x4d": "Xbottleneck",
+    "resnext101_32x4d": "Xbottleneck",
+    "mobilenet_v2": "MBblock",
+}
+"""Standard backbone -> the block setting that stage two goes on with."""
+STANDARD_BACKBONES = tuple(BLOCK_OF)
+BLOCKS = tuple(dict.fromkeys(BLOCK_OF.values()))
+STANDARD_STAGES = {
+    "resnet18": "11-21-21-21",
+    "resnet34": "111-2111-211111-211",
+    "resnet50": "111-2111-211111-211",
+    "resnet101": f"111-2111-2{'1' * 22}-211",
+    "resnext50_32x4d": "111-2111-211111-211",
+    "resnext101_32x4d": f"111-2111-2{'1' * 22}-211",
+    "mobilenet_v2": "11-211-2111111-2111",
+}
+"""Standard backbone -> its stages as a code writes them."""
+STAGES, DOUBLINGS = 4, 3
+FEWEST_BLOCKS, MOST_BLOCKS = 5, 35
+OUTPUT_OF = {"basicblock": 1.0, "bottleneck": 4.0, "Xbottleneck": 4.0, "MBblock": 0.5}
+"""Channels that a block puts out, for each of its width."""
+MB_EXPANSION = 6
+
+
+class BlockShape(NamedTuple):
+    """One block of a backbone: its stage from 0, channels in, width and channels out, and stride."""
+
+    stage: int
+    inputs: int
+    width: int
+    outputs: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class BackboneCode:
+    """ "basicblock_54_1211-211-1111-12111": block setting, base channels, and the blocks of four stages.
+
+    `1` is a block that keeps the channels, `2` one that doubles them; "-" separates stages of different resolution.
+    The channels need not double where the resolution is halved. Raises InputError when it is not legal.
+    """
+
+    block: str
+    base: int
+    stages: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        text = "-".join(self.stages)
+        problem = None
+        if self.block not in BLOCKS:
+            problem = f"the block must be one of {', '.join(BLOCKS)}, got {self.block!r}"
+        elif self.base < 2 or self.base % 2:
+            problem = f"the base channels must be an even number, got {self.base}"
+        elif set("".join(self.stages)) - {"1", "2"}:
+            problem = f"a block must be written as 1 or 2, got the stages {text!r}"
+        elif len(self.stages) != STAGES or not all(self.stages):
+            problem = f"there must be {STAGES} stages with - between them, none empty, got {text!r}"
+        elif text.count("2") != DOUBLINGS:
+            problem = f"the channels must double {DOUBLINGS} times, got {text.count('2')} digits 2 in {text!r}"
+        elif not FEWEST_BLOCKS <= self.blocks <= MOST_BLOCKS:
+            problem = f"there must be {FEWEST_BLOCKS} to {MOST_BLOCKS} blocks, got {self.blocks} in {text!r}"
+        if problem:
+            raise InputError(f"the backbone code {str(self)!r} is not legal: {problem}")
+
+    def __str__(self) -> str:
+        return f"{self.block}_{self.base}_{'-'.join(self.stages)}"
+
+    @staticmethod
+    @lru_cache(maxsize=10_000)
+    def parse(text: str) -> "BackboneCode":
+        """The code that a text holds; InputError says what is wrong where it is not legal."""
+        parts = text.split("_")
+        if len(parts) != 3 or not parts[1].isdecimal():
+            raise InputError(
+                f"the backbone code {text!r} is not legal: write block, base channels and stages with _ between them, "
+                "such as basicblock_64_11-21-21-21"
+            )
+        return BackboneCode(parts[0], int(parts[1]), tuple(parts[2].split("-")))
+
+    @staticmethod
+    def standard(backbone: str, base: int) -> "BackboneCode":
+        """The blocks of a standard backbone as a code, at some base width (64 is the usual one)."""
+        return BackboneCode(BLOCK_OF[backbone], base, tuple(STANDARD_STAGES[backbone].split("-")))
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return sum(map(len, self.stages))
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every block, from the input on: the base, and twice as many from each 2 on."""
+        doubled = itertools.accumulate(digit == "2" for digit in "".join(self.stages))
+        return tuple(self.base * 2**count for count in doubled)
+
+    @property
+    def doublings(self) -> tuple[int, ...]:
+        """Places, from 0, of the blocks that double the channels."""
+        return tuple(place for place, digit in enumerate("".join(self.stages)) if digit == "2")
+
+    def shapes(self) -> Iterator[BlockShape]:
+        """Every block in order. The first of each stage but the first has stride 2, whatever its digit."""
+        inputs, widths = self.base, iter(self.widths)
+        for stage, digits in enumerate(self.stages):
+            for place in range(len(digits)):
+                width = next(widths)
+                outputs = int(width * OUTPUT_OF[self.block])
+                yield BlockShape(stage, inputs, width, outputs, 2 if stage and not place else 1)
+                inputs = outputs
+
+    def macs(self, size: tuple[int, int]) -> int:
+        """Multiply-accumulates of the backbone's convolutions on a canvas of whole strides.
+
+        In closed form, so that a space can be described without building a network; `common.cost.count` gives the same.
+        """
+        width, height = size
+        half, cells = self.base // 2, width * height // 16  # cells of the first stage
+        total = 9 * half * (3 * 4 * cells + self.base * cells)
+        for _, inputs, width, outputs, stride in self.shapes():
+            before, cells = cells, cells // stride**2
+            if self.block == "basicblock":
+                total += 9 * width * (inputs + width) * cells
+            else:
+                inner, groups = {
+                    "bottleneck": (width, 1),
+                    "Xbottleneck": (2 * width, half),
+                    "MBblock": (MB_EXPANSION * inputs, MB_EXPANSION * inputs),
+                }[self.block]
+                total += inner * (inputs * before + (9 * inner // groups + outputs) * cells)
+            if self.block != "MBblock" and (stride, inputs) != (1, outputs):
+                total += inputs * outputs * cells  # projection
+        return total
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A whole detector: which modules go together, and at which input size.
+
+    Raises InputError when the parts do not go together.
+    """
+
+    backbone: str
+    """A standard backbone's name, or the code of a searched one."""
+    size: tuple[int, int]
+    """Width and height that images are fitted into, pixels."""
+    levels: tuple[int, int] | None
+    """(a, b) of FPN(Pa-Pb); None means no FPN, the original Faster R-CNN."""
+    neck_width: int | None
+    """Channels of the FPN, and of the RPN and heads with it."""
+    rpn: str | None
+    """rpn or ga-rpn; None in a one-stage detector."""
+    heads: int
+    """0 is RetinaNet's, 1 two fully connected layers, 2 to 4 a cascade of so many."""
+    pooled: bool = True
+    """Levels past the backbone come from pooling, else from a convolution on the backbone's last feature."""
+
+    def __post_init__(self) -> None:
+        coded = "_" in self.backbone
+        problems = {
+            f"the backbone must be a standard one ({', '.join(STANDARD_BACKBONES)}) or a code, got {self.backbone!r}": (
+                self.backbone not in STANDARD_BACKBONES and not coded
+            ),
+            f"the size must have at least one pixel a side, got {self.size[0]}x{self.size[1]}": min(self.size) < 1,
+            f"levels and a width must both be given for an FPN, got {self.levels} and {self.neck_width}": (
+                (self.levels is None) != (self.neck_width is None)
+            ),
+            f"the FPN must have at least 1 channel, got {self.neck_width}": (
+                self.neck_width is not None and self.neck_width < 1
+            ),
+            "only an FPN has levels past the backbone to convolve": not self.pooled and self.levels is None,
+            f"the RPN must be one of {', '.join(RPN_NAMES)}, got {self.rpn!r}": (
+                self.rpn is not None and self.rpn not in RPN_NAMES
+            ),
+            f"heads must be 0 to {max(HEAD_NAMES)}, got {self.heads}": self.heads not in HEAD_NAMES,
+            "a one-stage detector (heads 0) has no RPN, and every other one has an RPN": (
+                (self.heads == 0) != (self.rpn is None)
+            ),
+        }
+        if self.levels is not None:
+            first, last = self.levels
+            problems[
+                f"the FPN must reach from one of P1 to P{BACKBONE_LEVELS} to a later level up to P{LAST_LEVEL}, "
+                f"got P{first}-P{last}"
+            ] = not 1 <= first <= BACKBONE_LEVELS or not first < last <= LAST_LEVEL
+        for problem, there in problems.items():
+            if there:
+                raise InputError(f"the structure cannot be built: {problem}")
+        if self.backbone not in STANDARD_BACKBONES:
+            BackboneCode.parse(self.backbone)  # says itself what is wrong
+
+    def __str__(self) -> str:
+        neck = "no-fpn" if self.levels is None else f"P{self.levels[0]}-P{self.levels[1]} c{self.neck_width}"
+        neck += "" if self.pooled else "+conv"
+        rpn = "" if self.rpn is None else f"{self.rpn} "
+        return f"{self.backbone} {self.size[0]}x{self.size[1]} {neck} {rpn}{HEAD_NAMES[self.heads]}"
+
+    @staticmethod
+    def parse(text: str) -> "Structure":
+        """The structure that `str` wrote; InputError for anything else."""
+        pattern = (
+            r"(\S+) (\d+)x(\d+) (?:no-fpn|P(\d)-P(\d) c(\d+)(\+conv)?) (?:(rpn|ga-rpn) )?"
+            rf"({'|'.join(HEAD_NAMES.values())})"
+        )
+        found = re.fullmatch(pattern, text)
+        if found is None:
+            raise InputError(
+                f"{text!r} is not a structure: write it as 'resnet50 800x600 P2-P5 c256 rpn cascade3', with no-fpn for "
+                "no FPN, and retinanet without an RPN"
+            )
+        backbone, width, height, first, last, channels, conv, rpn, head = found.groups()
+        levels = None if first is None else (int(first), int(last))
+        heads = next(number for number, name in HEAD_NAMES.items() if name == head)
+        neck_width = None if channels is None else int(channels)
+        return Structure(backbone, (int(width), int(height)), levels, neck_width, rpn, heads, conv is None)
+
+    @property
+    def block(self) -> str:
+        """The block setting of the backbone, standard or coded."""
+        return BLOCK_OF.get(self.backbone) or BackboneCode.parse(self.backbone).block
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Width and height of the canvas that images are fitted into: the size in whole multiples of 32 pixels."""
+        width, height = (-(-side // 32) * 32 for side in self.size)
+        return width, height
