@@ -79,6 +79,18 @@ class Optimisation:
                 raise InputError(f"these optimisation settings cannot be used: {problem}")
 
 
+@dataclass(frozen=True)
+class ShrinkingPhase:
+    """One phase of progressive shrinking; a paper adds which sub-networks it trains."""
+
+    name: str
+    """Names the stage in the run."""
+    epochs: int
+    """Epochs of the phase."""
+    learning_rate_share: float = 1.0
+    """Learning rate of the phase, as a share of the settings'."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyPreset:
     """What every study reads of its preset; a paper adds its own fields."""

@@ -1,151 +1,193 @@
-"""Every table and figure of DetOFA by name: what it needs, what it measures on a seed, how it is tabled and drawn.
+"""Every table and figure of DetOFA in the paper's order: what it measures on a seed, how it is drawn, its claims.
 
-`EXHIBITS[name].measure(study)` gives one seed's numbers (detofa.measurements), `EXHIBITS[name].draw` turns those of all
-seeds into a table and pictures; common.reproduce.exhibit does the rest. Means are over seeds, with 95 % Student-t
-intervals from two seeds on.
+AP is in points (0 to 100). Claims are judged by paired differences by seed; their rules were written before the runs
+that they judge. Importable without torch: the study that is handed to `measure_...` trains.
+
+Evidence, first axis the seed:
+    VARIANT (S, budgets)           AP of the nets found for each budget, cheapest first (detofa.presets.VARIANTS)
+    full (S,)                      AP of the full net
+    cost:VARIANT (S,)              CPU seconds to the finished supernet: training, path sampling, path filter
+    sampled:VARIANT (S, buckets)   mean AP of uniformly sampled paths of each bucket
+    precision:ABLATION (S,)        of finding the weakest quarter, for the filters of Table 2
+    tau:SUPERNET (S,)              rank correlation of operation score with operation cost within blocks, Figure 7
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.report import figures
-from common.report.tables import Table, printed_table
-from common.reproduce.exhibit import Drawn, Exhibit, Measured, in_all, over_seeds, stacked, triple
-from detofa.measurements import (
-    ABLATIONS,
-    measure_ablations,
-    measure_costs,
-    measure_curves,
-    measure_operation_scores,
-    measure_sampled,
-    measure_sizes,
+from common.plain import InputError, from_json
+from common.report.claims import Claim, Condition, Evidence
+from common.report.exhibit import (
+    Drawn,
+    Exhibit,
+    Measured,
+    Picture,
+    Setting,
+    in_all,
+    over_seeds,
+    printed,
+    printed_table,
+    stacked,
+    triple,
 )
-from detofa.presets import Preset
-from detofa.study import VARIANTS
+from common.report.reproduce import Paper
+from common.report.statistics import kendall_tau
+from common.report.tables import Table
+from detofa.presets import ABLATIONS, VARIANTS, Options
+from detofa.presets import PAPER as PAPER_SCALE
+from detofa.space import OFAResNetSpace
 
+if TYPE_CHECKING:
+    from detofa.study import DetOFAStudy
+
+FOLDER = Path(__file__).parent
 LABELS = {name: variant.title for name, variant in VARIANTS.items()} | {"random": "Random search, same budget"}
 ORDER = tuple(LABELS[name] for name in ("ours", "ofa", "ofa-shrinking", "compofa", "random", "ofa-scratch"))
+NAN = math.nan
+AP = {"unit": "AP points", "effect": 0.5}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Where a drawing is made and what the costs in it are."""
+def _paper_table(name: str) -> Table:
+    return printed_table(printed(FOLDER)["exhibits"], name)
 
-    folder: Path
-    preset: Preset
-    constraint: str
 
-    def cost_scale(self, highest: float) -> tuple[float, str]:
-        """What to divide costs by, and the unit that leaves."""
-        if self.constraint == "latency":
-            return 1.0, "ms"
-        unit = {"macs": "MACs", "params": "parameters"}[self.constraint]
-        factor, prefix = (1e9, "G") if highest >= 1e9 else (1e6, "M")
-        return factor, f"{prefix}{unit}" if self.constraint == "macs" else f"{prefix} {unit}".replace("G ", "billion ")
+def minus(one: str, other: str, budgets: slice = slice(None)) -> Callable[[Evidence], np.ndarray]:
+    """evidence -> AP of `one` minus AP of `other` at the given budgets (or in all buckets)."""
+    return lambda evidence: evidence[one][:, budgets] - evidence[other][:, budgets]
 
-    @property
-    def cost_name(self) -> str:
-        size = f"{self.preset.image_size}x{self.preset.image_size}"
-        return {
-            "macs": f"Multiply-accumulates of the backbone at {size}",
-            "params": "Parameters of the backbone",
-            "latency": f"Latency of the backbone at {size}, batch 1",
-        }[self.constraint]
+
+def scalar_minus(one: str, other: str) -> Callable[[Evidence], np.ndarray]:
+    """evidence -> `one` minus `other`, which are one number a seed."""
+    return lambda evidence: evidence[one] - evidence[other]
+
+
+SMALLEST, LARGEST = slice(0, 1), slice(-1, None)
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# Tables
+# Table 1: the search spaces
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    sizes = measured[0]
+def space_sizes(space: OFAResNetSpace) -> dict[str, dict[str, int]]:
+    """Exact number of paths of OFA's space and of CompOFA*'s, alone and times the choices of an elastic stem."""
+    stem = 2 * len(space.widths) ** 2
+    sizes = {"OFA": space.size(), "CompOFA*": space.size(coupled=True)}
+    return {name: {"backbone": size, "with stem": size * stem} for name, size in sizes.items()}
+
+
+def printed_sizes() -> dict[str, int]:
+    """What the formulas printed in Table 1 evaluate to; CompOFA*'s to the fourth power, one factor a block."""
+    ofa = math.prod(3**layers + 3**layers for layers in (2, 3, 4)) ** 4
+    return {"OFA": ofa, "CompOFA*": sum(3**layers for layers in (2, 3, 4)) ** 4}
+
+
+def measure_table1(study: "DetOFAStudy") -> Measured:
+    """Sizes of the paper's spaces and of the scale's own; nothing is trained."""
+    return {"paper": space_sizes(PAPER_SCALE.space), "scale": space_sizes(study.space), "formula": printed_sizes()}
+
+
+def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    sizes, own = measured[0], setting.preset["space"]
     rows = []
-    for method, space, *_ in printed_table("detofa", "table1").rows:
-        exact, own = sizes["paper"][method], sizes["scale"][method]
-        rows.append([method, space, exact["backbone"], exact["with stem"], sizes["formula"][method], own["backbone"]])
+    for method, space, *_ in _paper_table("table1").rows:
+        exact = sizes["paper"][method]
+        backbone, formula = sizes["scale"][method]["backbone"], sizes["formula"][method]
+        rows.append([method, space, exact["backbone"], exact["with stem"], formula, backbone])
     columns = ["Method", "Search space", "Size", "Size with stem choices", "Printed formula", "Size at this scale"]
     notes = [
         "Size counts the different backbones of OFA-ResNet50 exactly: layers that depth drops have no expand ratio, "
         "and blocks have 2, 2, 4, 2 layers and up to 2 more. The printed formula has 2, 3 or 4 layers in every block "
         "and two terms for three widths. CompOFA*'s is taken to the fourth power, one factor a block.",
-        f"At this scale blocks have {', '.join(map(str, setting.preset.space.base_depths))} layers and up to "
-        f"{setting.preset.space.depths[-1]} more.",
+        f"At this scale blocks have {', '.join(map(str, own['base_depths']))} layers and up to "
+        f"{own['depths'][-1]} more.",
     ]
     return Drawn(Table(columns, rows), "Number of paths of the two search spaces.", notes)
 
 
-def table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    printed_rows = printed_table("detofa", "table2").rows
-    keys = {"Accuracy": "accuracy", "Precision": "precision", "Recall": "recall", "Found / all": "found", "Tau": "tau"}
-    rows, bars = [], {}
-    names = ("Without bounded loss", "Without budget", "Without block position", "Whole filter")
-    for name, title, (*switches, _, theirs, _) in zip(ABLATIONS, names, printed_rows, strict=True):
-        numbers = {key: over_seeds(stacked(measured, "numbers", name, key)) for key in keys.values()}
-        precision = stacked(measured, "numbers", "ours", "precision") - stacked(measured, "numbers", name, "precision")
-        rows.append([*switches, *numbers.values(), None if name == "ours" else over_seeds(precision)])
-        bars[title] = {"Ours": triple(numbers["precision"]), "Paper": (theirs, math.nan, math.nan)}
-    columns = [*printed_table("detofa", "table2").columns[:3], *keys, "Precision, whole filter minus it"]
-    picture = figures.bars(bars, setting.folder / "table2.png", value_label="Precision for the weakest quarter")
-    caption = (
-        f"The path filter's finding of the weakest quarter of each cost bucket's paths, {setting.preset.filter_folds}-"
-        "fold cross-validation on the warm-up's paths: lowest quarter of scores against highest quarter of losses. "
-        "Tau: Kendall's tau of score with loss, inside buckets."
-    )
-    notes = [
-        "As many paths are flagged as are weak, so our recall (found / weak) equals our precision. The paper's recall "
-        "agrees with its accuracy and precision only if it is found / all paths: compare it with Found / all.",
-        "Chance gives precision 0.25, accuracy 0.625 and found / all 0.0625.",
-    ]
-    return Drawn(Table(columns, rows), caption, notes, pictures=[picture])
+TABLE1 = Exhibit("table1", "The search spaces", "exact sizes, and the printed formulas", measure_table1, draw_table1)
 
 
-METHODS = {"ofa-shrinking": "OFA (w/ PS)", "ofa": "OFA (w/o PS)", "compofa": "CompOFA*", "ours": "Ours"}
+# ------------------------------------------------------------------------------------------------------------------
+# AP against cost: what figures 5, 8 and 9 share
+# ------------------------------------------------------------------------------------------------------------------
 
 
-def table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    paper = {row[0]: row[1:] for row in printed_table("detofa", "table3").rows}
-    base = "ofa-shrinking"
-    names = in_all(measured, "spent", list(METHODS))
-    rows, bars = [], {}
+def results_of(study: "DetOFAStudy", names: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The finished variants by name, trained where need be; and by title why the others have no result.
+
+    A space without a path for a budget is a result of its method, and must not cost the other methods theirs.
+    """
+    results, missing = {}, {}
     for name in names:
-        cpu, wall = (stacked(measured, "spent", name, kind) for kind in ("cpu", "wall"))
-        sampling = stacked(measured, "spent", name, "sampling")
-        ratio = over_seeds(cpu / stacked(measured, "spent", base, "cpu")) if base in names else None
-        voc, coco = (paper[METHODS[name]][place] / paper[METHODS[base]][place] for place in (0, 2))
-        sampled = over_seeds(sampling) if np.isfinite(sampling).any() else None
-        rows.append([METHODS[name], over_seeds(cpu), sampled, over_seeds(wall), ratio, voc, coco])
-        if ratio is not None:
-            theirs = {"Paper, Pascal VOC": (voc, math.nan, math.nan), "Paper, COCO": (coco, math.nan, math.nan)}
-            bars[METHODS[name]] = {"Ours": triple(ratio)} | theirs
-    columns = ["Method", "Cost", "of which path sampling", "Wall clock"]
-    columns += [f"{whose} ratio to OFA (w/ PS)" for whose in ("Our", "Paper's VOC", "Paper's COCO")]
-    units = dict.fromkeys(("Cost", "of which path sampling"), "s of CPU") | {"Wall clock": "s"}
-    pictures = []
-    if bars:
-        label = "Cost over that of OFA (w/ PS)"
-        pictures = [figures.bars(bars, setting.folder / "table3.png", value_label=label)]
-    caption = (
-        "Computation to the finished supernet: warm-up, path sampling, fine-tuning of the filter, training; the "
-        "hardware is that of the runs. Seconds of CPU count all threads."
-    )
-    notes = [
-        "Not counted, as in the paper: pre-training on classification, and the paths sampled for the search.",
-        "The warm-up that several methods share is counted for each of them.",
-    ]
-    return Drawn(Table(columns, rows), caption, notes, units, pictures)
+        if not study.is_finished(name):
+            study.prepare(name)
+        try:
+            results[name] = study.result(name)
+        except InputError as error:
+            missing[LABELS[name]] = str(error)
+            print(f"{name}, seed {study.seed}, has no result: {error}", file=sys.stderr, flush=True)
+    return results, missing
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# AP against cost: figures 5, 8 and 9
-# ------------------------------------------------------------------------------------------------------------------
+def points(records: Sequence[Mapping[str, Any] | None]) -> list[float]:
+    """AP in points of measured networks; NaN where there is none."""
+    values = [None if record is None else record.get("AP") for record in records]
+    return [NAN if value is None else 100 * value for value in values]
 
 
-def _curve_rows(measured: Sequence[Measured], labels: Mapping[str, str], reference: str) -> list[list]:
+def costs(records: Sequence[Mapping[str, Any] | None]) -> list[float]:
+    """Cost of measured networks; NaN where there is none."""
+    values = [None if record is None else record.get("cost") for record in records]
+    return [NAN if value is None else float(value) for value in values]
+
+
+def measure_curves(names: Sequence[str], study: "DetOFAStudy") -> Measured:
+    """AP and cost of the nets found for each budget in the supernets of some variants."""
+    results, missing = results_of(study, names)
+    curves, evidence = {}, {}
+    for name, result in results.items():
+        if "found" in result:
+            curves[name] = {"AP": points(result["found"]), "cost": costs(result["found"])}
+            evidence[name] = lambda name=name: points(study.result(name)["found"])
+    if "ours" in results:
+        chance = results["ours"]["random"]
+        curves["random"] = {"AP": points(chance), "cost": costs(chance)}
+    measured = {"budgets": study.budgets, "curves": curves, "missing": missing, "evidence": evidence}
+    if "fullnet" in results:
+        full = [results["fullnet"]["full"]]
+        measured["full"] = {"AP": points(full)[0], "cost": costs(full)[0]}
+        evidence["full"] = lambda: points([study.result("fullnet")["full"]])[0]
+    return measured
+
+
+def cost_unit(setting: Setting, highest: float) -> tuple[float, str]:
+    """What to divide costs by, and the unit that leaves."""
+    constraint, billions = setting.options["constraint"], highest >= 1e9
+    if constraint == "latency":
+        return 1.0, "ms"
+    units = {"macs": ("MMACs", "GMACs"), "params": ("million parameters", "billion parameters")}
+    return (1e9 if billions else 1e6), units[constraint][billions]
+
+
+def cost_label(setting: Setting, unit: str) -> str:
+    """The axis of costs."""
+    size = f"{setting.preset['image_size']}x{setting.preset['image_size']}"
+    names = {
+        "macs": f"Multiply-accumulates of the backbone at {size}",
+        "params": "Parameters of the backbone",
+        "latency": f"Latency of the backbone at {size}, batch 1",
+    }
+    return f"{names[setting.options['constraint']]} ({unit})"
+
+
+def curve_rows(measured: Sequence[Measured], labels: Mapping[str, str], reference: str) -> list[list]:
     """Label, AP at each budget, the mean over budgets, and how much the reference is better."""
     rows = []
     for name in in_all(measured, "curves", list(labels)):
@@ -157,38 +199,41 @@ def _curve_rows(measured: Sequence[Measured], labels: Mapping[str, str], referen
     return rows
 
 
-def _curve_picture(
-    measured: Sequence[Measured], labels: Mapping[str, str], setting: Setting, name: str, **more
-) -> Path:
-    factor, unit = _cost_unit(measured, setting)
+def curve_picture(
+    measured: Sequence[Measured], labels: Mapping[str, str], setting: Setting, name: str, **more: Any
+) -> Picture:
+    """AP with its interval over the mean cost of the nets found, a line for each variant."""
+    factor, unit = cost_unit(setting, max(measured[0]["budgets"]))
     series = {}
     for variant in in_all(measured, "curves", list(labels)):
         cost = stacked(measured, "curves", variant, "cost").T / factor  # (budgets, S)
         accuracy = stacked(measured, "curves", variant, "AP").T
         both = [(over_seeds(at).mean, *triple(over_seeds(ap))) for at, ap in zip(cost, accuracy, strict=True)]
         series[labels[variant]] = [point for point in both if math.isfinite(point[1])]
-    path = setting.folder / f"{name}.png"
-    return figures.accuracy_against_cost(series, path, cost_label=f"{setting.cost_name} ({unit})", **more)
+    return Picture(name, "accuracy_against_cost", {"series": series, "cost_label": cost_label(setting, unit), **more})
 
 
-def _cost_unit(measured: Sequence[Measured], setting: Setting) -> tuple[float, str]:
-    return setting.cost_scale(max(measured[0]["budgets"]))
-
-
-def _budget_columns(measured: Sequence[Measured], setting: Setting) -> list[str]:
-    factor, unit = _cost_unit(measured, setting)
+def budget_columns(measured: Sequence[Measured], setting: Setting) -> list[str]:
+    """Heads of the columns of AP by budget."""
+    factor, unit = cost_unit(setting, max(measured[0]["budgets"]))
     return [f"≤ {budget / factor:.3g} {unit}" for budget in stacked(measured, "budgets").mean(axis=0)]
 
 
 _FOUND = "AP in points of the net found for each budget, batch norm re-estimated, on the validation images. "
 
 
-def figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    names = ("ours", "ofa", "ofa-shrinking", "compofa", "random")
-    labels = {name: LABELS[name] for name in (*names, "ofa-scratch")}
-    rows = _curve_rows(measured, labels, "ours")
-    budgets = _budget_columns(measured, setting)
-    factor, unit = _cost_unit(measured, setting)
+# ------------------------------------------------------------------------------------------------------------------
+# Figure 5: the best architecture at each budget
+# ------------------------------------------------------------------------------------------------------------------
+
+CURVES5 = ("ours", "ofa", "ofa-shrinking", "compofa", "random", "ofa-scratch")
+
+
+def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    labels = {name: LABELS[name] for name in CURVES5}
+    rows = curve_rows(measured, labels, "ours")
+    budgets = budget_columns(measured, setting)
+    factor, unit = cost_unit(setting, max(measured[0]["budgets"]))
     references, notes = {}, []
     if all("full" in numbers for numbers in measured):
         cost, accuracy = over_seeds(stacked(measured, "full", "cost") / factor), stacked(measured, "full", "AP")
@@ -202,69 +247,120 @@ def figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
             f"{cost.mean:.3g} {unit}, and the last column compares the best net of ours with it."
         )
     notes.append("No transfer (Section 4.2) starts from random weights; it is not drawn.")
-    drawn = {name: labels[name] for name in names}
-    picture = _curve_picture(measured, drawn, setting, "figure5", references=references, order=ORDER)
+    del labels["ofa-scratch"]
+    picture = curve_picture(measured, labels, setting, "figure5", references=references, order=ORDER)
     caption = f"{_FOUND}Random search takes the sampled path of least loss in the supernet of ours."
     table = Table(["Method", *budgets, "Mean", "Ours minus it"], rows)
     return Drawn(table, caption, notes, {"Mean": "AP points", "Ours minus it": "AP points"}, [picture])
 
 
-def _panels(name: str, caption: str, panels: Mapping[str, tuple[Mapping[str, str], str]]):
-    """A figure of several panels: panel -> (variant -> label, the variant that the others are compared with)."""
-
-    def draw(measured: Sequence[Measured], setting: Setting) -> Drawn:
-        rows, pictures = [], []
-        for panel, (labels, reference) in panels.items():
-            rows += [[panel, *row] for row in _curve_rows(measured, labels, reference)]
-            pictures.append(_curve_picture(measured, labels, setting, f"{name}-{panel.lower()}"))
-        compared = ", ".join(f"{labels[reference]} ({panel.lower()})" for panel, (labels, reference) in panels.items())
-        columns = ["Panel", "Method", *_budget_columns(measured, setting), "Mean", "Reference minus it"]
-        units = {"Mean": "AP points", "Reference minus it": "AP points"}
-        notes = [f"Reference: {compared}."]
-        return Drawn(Table(columns, rows), _FOUND + caption, notes, units, pictures)
-
-    return draw
-
-
-_STRATEGIES = {
-    "operations-all": LABELS["operations-all"],
-    "operations-bucket": LABELS["operations-bucket"],
-    "operations-flops": LABELS["operations-flops"],
-    "ofa": "none",
-}
-figure8 = _panels(
-    "figure8",
-    "Only operations or only paths are pruned.",
-    {
-        "Operations": (_STRATEGIES, "operations-all"),
-        "Paths": ({"paths-score": "score-based", "ofa": "uniform"}, "paths-score"),
-    },
-)
-figure9 = _panels(
-    "figure9",
-    "r_op is the share of each cost bucket's operations that is removed (after 10 % of all, but for r_op = 0), r_path "
-    "that of its paths.",
-    {
-        "Operations": ({"paths-score": "r_op 0", "ours": "r_op 0.3", "operations-ratio-40": "r_op 0.4"}, "ours"),
-        "Paths": ({"operations-all": "r_path 0", "ours": "r_path 0.25", "paths-ratio-40": "r_path 0.4"}, "ours"),
-    },
+FIGURE5 = Exhibit(
+    "figure5",
+    "The best architecture at each budget",
+    "AP of the nets found, by method and budget",
+    partial(measure_curves, ("ours", "ofa", "ofa-shrinking", "compofa", "ofa-scratch", "fullnet")),
+    draw_figure5,
+    (
+        Claim(
+            "DO-1",
+            "Figure 5",
+            "better AP than OFA without shrinking at every budget",
+            (Condition("AP of ours minus OFA (w/o PS), averaged over the budgets,", minus("ours", "ofa"), **AP),),
+            paper_value="+0.85 VOC, +0.45 COCO",
+        ),
+        Claim(
+            "DO-8",
+            "Section 4.2",
+            "transfer from classification helps",
+            (
+                Condition(
+                    "AP of OFA (w/o PS) pre-trained on classification minus the same from scratch, averaged over the "
+                    "budgets,",
+                    minus("ofa", "ofa-scratch"),
+                    **AP,
+                ),
+            ),
+            paper_value="+6.55, +1.85",
+        ),
+        Claim(
+            "DO-9",
+            "Section 4.2",
+            "best paths come within 0.5 / 1.0 AP of the full net",
+            (
+                Condition(
+                    "AP of the full net minus the best found path's",
+                    lambda evidence: evidence["full"] - evidence["ours"].max(axis=1),
+                    "below",
+                    1.0,
+                    **AP,
+                ),
+            ),
+            paper_value="0.50, 1.00",
+        ),
+        Claim(
+            "DO-10",
+            "Figure 5",
+            "CompOFA* is good at large budgets and weak at small ones",
+            (
+                Condition(
+                    "AP of CompOFA* minus OFA (w/o PS) at the largest budget", minus("compofa", "ofa", LARGEST), **AP
+                ),
+                Condition(
+                    "AP of CompOFA* minus OFA (w/o PS) at the smallest budget",
+                    minus("compofa", "ofa", SMALLEST),
+                    "below",
+                    **AP,
+                ),
+            ),
+        ),
+    ),
 )
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# Figures 6 and 7
+# Figure 6: uniformly sampled paths
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def bucket_means(sampled: Mapping[str, Sequence], buckets: int) -> list[float]:
+    """Mean AP of the paths of each bucket; NaN for a bucket without any."""
+    accuracy = np.array(sampled["AP"], dtype=float)
+    bucket = np.array([-1 if value is None else value for value in sampled["bucket"]])
+    inside = [accuracy[(bucket == which) & np.isfinite(accuracy)] for which in range(buckets)]
+    return [float(values.mean()) if len(values) else NAN for values in inside]
+
+
+def measure_figure6(study: "DetOFAStudy") -> Measured:
+    """AP and cost of uniformly sampled paths, and their mean AP in each bucket."""
+    results, missing = results_of(study, ("ours", "ofa"))
+    constraint = study.constraint
+
+    def numbers(name: str) -> dict[str, list]:
+        records = study.sampled(name)
+        return {"AP": points(records), "cost": costs(records), "bucket": [each.get("bucket") for each in records]}
+
+    return {
+        "sampled": {name: numbers(name) for name in results},
+        "edges": np.linspace(constraint.lowest, constraint.highest, constraint.buckets + 1).tolist(),
+        "missing": missing,
+        "evidence": {
+            f"sampled:{name}": lambda name=name: bucket_means(numbers(name), constraint.buckets) for name in results
+        },
+    }
+
+
+def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     names = in_all(measured, "sampled", ["ours", "ofa"])
     edges = stacked(measured, "edges").mean(axis=0)
-    factor, unit = setting.cost_scale(edges[-1])
+    factor, unit = cost_unit(setting, edges[-1])
     dots = {}
     for name in names:
-        pairs = [(s["cost"], s["AP"]) for s in (numbers["sampled"][name] for numbers in measured)]
+        pairs = [(numbers["sampled"][name]["cost"], numbers["sampled"][name]["AP"]) for numbers in measured]
         dots[LABELS[name]] = [
-            (c / factor, ap) for cost, accuracy in pairs for c, ap in zip(cost, accuracy, strict=True) if ap == ap
+            (at / factor, ap)
+            for cost, accuracy in pairs
+            for at, ap in zip(cost, accuracy, strict=True)
+            if ap is not None and ap == ap
         ]
     means = {name: stacked(measured, "evidence", f"sampled:{name}") for name in names}  # (S, buckets)
     rows = []
@@ -274,26 +370,96 @@ def figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
         span = f"{edges[bucket] / factor:.3g} to {edges[bucket + 1] / factor:.3g} {unit}"
         rows.append([f"{bucket + 1}: {span}", *cells, both])
     columns = ["Bucket", *(LABELS[name] for name in names), "Ours minus OFA (w/o PS)"]
-    path, cost_label = setting.folder / "figure6.png", f"{setting.cost_name} ({unit})"
-    picture = figures.scatter_by_bucket(dots, edges / factor, path, cost_label=cost_label, order=ORDER)
+    picture = Picture(
+        "figure6",
+        "scatter_by_bucket",
+        {
+            "points": dots,
+            "edges": (edges / factor).tolist(),
+            "cost_label": cost_label(setting, unit),
+            "order": ORDER,
+        },
+    )
     caption = (
-        f"AP in points of {setting.preset.figure6_paths} uniformly sampled paths in each of {len(edges) - 1} cost "
+        f"AP in points of {setting.preset['figure6_paths']} uniformly sampled paths in each of {len(edges) - 1} cost "
         "buckets and for each seed, from the pruned space for ours and the whole space for OFA. Bars: a bucket's mean."
     )
     notes = ["A bucket that hardly any path of a space falls into has fewer paths, or none."]
     return Drawn(Table(columns, rows), caption, notes, pictures=[picture])
 
 
-def figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    titles = {"classification": "Classification (pre-training)", "detection": "Detection (warm-up)"}
-    taus = {name: stacked(measured, "supernets", name, "tau") for name in titles}  # (S, blocks)
-    both = {titles[name]: tau for name, tau in taus.items()}
+FIGURE6 = Exhibit(
+    "figure6",
+    "Uniformly sampled paths in cost buckets",
+    "AP of sampled paths, ours and OFA",
+    measure_figure6,
+    draw_figure6,
+    (
+        Claim(
+            "DO-3",
+            "Figure 6",
+            "sampled paths are better across all budgets",
+            (
+                Condition(
+                    "mean AP of paths of the pruned space minus that of paths of OFA (w/o PS), averaged over the "
+                    "buckets,",
+                    minus("sampled:ours", "sampled:ofa"),
+                    **AP,
+                ),
+            ),
+        ),
+    ),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Figure 7: operation scores
+# ------------------------------------------------------------------------------------------------------------------
+
+SUPERNETS = {"classification": "filter", "detection": "warm-up"}  # the run whose path filter scores
+SUPERNET_TITLES = {"classification": "Classification (pre-training)", "detection": "Detection (warm-up)"}
+
+
+def tau_within_blocks(index: np.ndarray, score: np.ndarray, cost: np.ndarray, layer_block: np.ndarray) -> list[float]:
+    """(blocks,) Kendall's tau-b of operation score with operation cost, among the operations of each block.
+
+    index: (O, 4) operations, the layer first; score, cost: (O,). Scores that are all tied follow nothing: tau 0.
+    """
+    from scipy.stats import kendalltau  # takes a second, and only measuring needs it
+
+    block = layer_block[index[:, 0]]
+    taus = (kendalltau(score[block == which], cost[block == which])[0] for which in np.unique(block))
+    return [0.0 if math.isnan(tau) else float(tau) for tau in taus]
+
+
+def measure_figure7(study: "DetOFAStudy") -> Measured:
+    """Operation scores after pre-training on classification, and after the warm-up on detection."""
+    scores = {name: study.operation_scores(what) for name, what in SUPERNETS.items()}
+    taus = {
+        name: tau_within_blocks(each.index, each.score, each.cost, study.space.layer_stage)
+        for name, each in scores.items()
+    }
+
+    def mean_tau(name: str) -> float:
+        study.shared(SUPERNETS[name])  # what it rests on
+        return float(np.mean(taus[name]))
+
+    return {
+        "supernets": {name: {"score": scores[name].score.tolist(), "tau": taus[name]} for name in SUPERNETS},
+        "index": scores["detection"].index.tolist(),
+        "evidence": {f"tau:{name}": partial(mean_tau, name) for name in SUPERNETS},
+    }
+
+
+def draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    taus = {name: stacked(measured, "supernets", name, "tau") for name in SUPERNETS}  # (S, blocks)
+    both = {SUPERNET_TITLES[name]: tau for name, tau in taus.items()}
     both["Detection minus classification"] = taus["detection"] - taus["classification"]
     rows = [[name, over_seeds(tau), *map(over_seeds, tau.T)] for name, tau in both.items()]
     blocks = [f"Block {block + 1}" for block in range(taus["detection"].shape[1])]
-    pictures = [_score_map(measured, name, setting) for name in titles]
+    pictures = [score_map(measured, name, setting) for name in SUPERNETS]
     caption = (
-        f"Operation scores, the mean score of {setting.preset.operation_samples} paths with the operation inserted, "
+        f"Operation scores, the mean score of {setting.preset['operation_samples']} paths with the operation inserted, "
         "mean over seeds. The table: Kendall's tau of score with cost of the operations of a block."
     )
     notes = [
@@ -303,106 +469,374 @@ def figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return Drawn(Table(["Supernet", "Mean over blocks", *blocks], rows), caption, notes, pictures=pictures)
 
 
-def _score_map(measured: Sequence[Measured], supernet: str, setting: Setting) -> Path:
-    space = setting.preset.space
-    layers, depths, widths, expands = len(space.layer_stage), len(space.depths), len(space.widths), len(space.expands)
-    values = np.full((layers, depths, widths, expands), math.nan)
+def score_map(measured: Sequence[Measured], supernet: str, setting: Setting) -> Picture:
+    """Scores of operations (rows) by layer (columns)."""
+    space = from_json(OFAResNetSpace, setting.preset["space"])
+    values = np.full((len(space.layer_stage), len(space.depths), len(space.widths), len(space.expands)), NAN)
     values[tuple(np.array(measured[0]["index"]).T)] = stacked(measured, "supernets", supernet, "score").mean(axis=0)
-    rows = [f"D{d} W{w:g} E{e:g}" for d in space.depths for w in space.widths for e in space.expands]
     places = zip(space.layer_stage, space.layer_index_in_stage, strict=True)
-    return figures.heat_map(
-        values.reshape(layers, -1).T,
-        setting.folder / f"figure7-{supernet}.png",
-        row_labels=rows,
-        column_labels=[f"{stage + 1}.{layer + 1}" for stage, layer in places],
-        value_label="Operation score",
-        row_label="Operation",
-        column_label="Layer",
+    return Picture(
+        f"figure7-{supernet}",
+        "heat_map",
+        {
+            "values": values.reshape(len(values), -1).T.tolist(),
+            "row_labels": [f"D{d} W{w:g} E{e:g}" for d in space.depths for w in space.widths for e in space.expands],
+            "column_labels": [f"{stage + 1}.{layer + 1}" for stage, layer in places],
+            "value_label": "Operation score",
+            "row_label": "Operation",
+            "column_label": "Layer",
+        },
     )
+
+
+FIGURE7 = Exhibit(
+    "figure7",
+    "Operation scores for classification and detection",
+    "how far scores follow operation size",
+    measure_figure7,
+    draw_figure7,
+    (
+        Claim(
+            "DO-5",
+            "Figure 7",
+            "for detection, operation score follows operation size more than for classification",
+            (
+                Condition(
+                    "Kendall's tau of operation score with cost, within blocks, of detection minus classification,",
+                    scalar_minus("tau:detection", "tau:classification"),
+                    unit="tau",
+                    effect=0.1,
+                ),
+            ),
+        ),
+    ),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 2: ablation of the path filter
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def weakest_quarter(badness: np.ndarray, buckets: np.ndarray) -> np.ndarray:
+    """(P,) bool: the quarter of each bucket's paths with the highest badness; ties by position."""
+    weak = np.zeros(len(badness), dtype=bool)
+    for bucket in np.unique(buckets):
+        members = np.flatnonzero(buckets == bucket)
+        worst_first = members[np.argsort(-badness[members], kind="stable")]
+        weak[worst_first[: round(len(members) / 4)]] = True
+    return weak
+
+
+def detection_of_weak(scores: np.ndarray, losses: np.ndarray, buckets: np.ndarray) -> dict[str, float]:
+    """Table 2's numbers for scores (P,) of paths with losses (P,) in cost buckets (P,).
+
+    accuracy, precision, recall (found weak / weak), found (found weak / all paths) of finding the weakest quarter of
+    each bucket, and Kendall's tau of the ranking inside buckets.
+    """
+    flagged, weak = weakest_quarter(-scores, buckets), weakest_quarter(losses, buckets)
+    found = np.count_nonzero(flagged & weak)
+    return {
+        "accuracy": float((flagged == weak).mean()),
+        "precision": found / max(1, np.count_nonzero(flagged)),
+        "recall": found / max(1, np.count_nonzero(weak)),
+        "found": found / len(scores),
+        "tau": kendall_tau(scores, -losses, groups=buckets, replicates=1).mean,
+    }
+
+
+def measure_table2(study: "DetOFAStudy") -> Measured:
+    """How well each filter of the ablation finds the weakest quarter of the warm-up's paths."""
+
+    def numbers(name: str) -> dict[str, float]:
+        scored = study.cross_validated(name)
+        return detection_of_weak(*(np.asarray(scored[key]) for key in ("scores", "losses", "buckets")))
+
+    return {
+        "numbers": {name: numbers(name) for name in ABLATIONS},
+        "evidence": {f"precision:{name}": lambda name=name: numbers(name)["precision"] for name in ABLATIONS},
+    }
+
+
+TABLE2_NUMBERS = {
+    "Accuracy": "accuracy",
+    "Precision": "precision",
+    "Recall": "recall",
+    "Found / all": "found",
+    "Tau": "tau",
+}
+TABLE2_BARS = ("Without bounded loss", "Without budget", "Without block position", "Whole filter")
+
+
+def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    theirs = _paper_table("table2")
+    rows, bars = [], {}
+    for name, title, (*switches, _, precision, _) in zip(ABLATIONS, TABLE2_BARS, theirs.rows, strict=True):
+        numbers = {key: over_seeds(stacked(measured, "numbers", name, key)) for key in TABLE2_NUMBERS.values()}
+        gain = stacked(measured, "numbers", "ours", "precision") - stacked(measured, "numbers", name, "precision")
+        rows.append([*switches, *numbers.values(), None if name == "ours" else over_seeds(gain)])
+        bars[title] = {"Ours": triple(numbers["precision"]), "Paper": (precision, NAN, NAN)}
+    columns = [*theirs.columns[:3], *TABLE2_NUMBERS, "Precision, whole filter minus it"]
+    picture = Picture("table2", "bars", {"groups": bars, "value_label": "Precision for the weakest quarter"})
+    caption = (
+        "The path filter's finding of the weakest quarter of each cost bucket's paths, "
+        f"{setting.preset['filter_folds']}-fold cross-validation on the warm-up's paths: lowest quarter of scores "
+        "against highest quarter of losses. Tau: Kendall's tau of score with loss, inside buckets."
+    )
+    notes = [
+        "As many paths are flagged as are weak, so our recall (found / weak) equals our precision. The paper's recall "
+        "agrees with its accuracy and precision only if it is found / all paths: compare it with Found / all.",
+        "Chance gives precision 0.25, accuracy 0.625 and found / all 0.0625.",
+    ]
+    return Drawn(Table(columns, rows), caption, notes, pictures=[picture])
+
+
+TABLE2 = Exhibit(
+    "table2",
+    "Ablation of the path filter",
+    "precision for the weakest quarter of paths",
+    measure_table2,
+    draw_table2,
+    (
+        Claim(
+            "DO-4",
+            "Table 2",
+            "FLOPs-bounded loss, budget and block position each raise the precision of finding the weakest quarter",
+            tuple(
+                Condition(
+                    f"precision of the whole filter minus that of the filter without {part}",
+                    scalar_minus("precision:ours", f"precision:{name}"),
+                    effect=0.05,
+                )
+                for name, part in {
+                    "unbounded": "the bounded loss",
+                    "no-budget": "the budget",
+                    "no-block": "the block position",
+                }.items()
+            ),
+            paper_value=".590 -> .870, .830 -> .870, .850 -> .870",
+        ),
+    ),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 3: computation cost
+# ------------------------------------------------------------------------------------------------------------------
+
+METHODS = {"ofa-shrinking": "OFA (w/ PS)", "ofa": "OFA (w/o PS)", "compofa": "CompOFA*", "ours": "Ours"}
+
+
+def total_seconds(parts: Mapping[str, Mapping[str, float]], kind: str = "cpu_seconds") -> float:
+    """Seconds to the finished supernet; what the search samples afterwards is not part of the paper's Table 3."""
+    return sum(part[kind] for name, part in parts.items() if name != "search sampling")
+
+
+def measure_table3(study: "DetOFAStudy") -> Measured:
+    """Seconds to the finished supernet."""
+    results, missing = results_of(study, list(METHODS))
+    spent = {}
+    for name, result in results.items():
+        parts = result["costs"]
+        spent[name] = {
+            "cpu": total_seconds(parts),
+            "wall": total_seconds(parts, "seconds"),
+            "sampling": parts["sampling"]["cpu_seconds"] if "sampling" in parts else None,
+        }
+    evidence = {f"cost:{name}": lambda name=name: total_seconds(study.result(name)["costs"]) for name in results}
+    return {"spent": spent, "missing": missing, "evidence": evidence}
+
+
+def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    theirs = {row[0]: row[1:] for row in _paper_table("table3").rows}  # VOC, of which sampling, COCO, of which sampling
+    base = "ofa-shrinking"
+    names = in_all(measured, "spent", list(METHODS))
+    rows, bars = [], {}
+    for name in names:
+        cpu, wall, sampling = (stacked(measured, "spent", name, kind) for kind in ("cpu", "wall", "sampling"))
+        ratio = over_seeds(cpu / stacked(measured, "spent", base, "cpu")) if base in names else None
+        voc, coco = (theirs[METHODS[name]][place] / theirs[METHODS[base]][place] for place in (0, 2))
+        sampled = over_seeds(sampling) if np.isfinite(sampling).any() else None
+        rows.append([METHODS[name], over_seeds(cpu), sampled, over_seeds(wall), ratio, voc, coco])
+        if ratio is not None:
+            printed_bars = {"Paper, Pascal VOC": (voc, NAN, NAN), "Paper, COCO": (coco, NAN, NAN)}
+            bars[METHODS[name]] = {"Ours": triple(ratio)} | printed_bars
+    columns = ["Method", "Cost", "of which path sampling", "Wall clock"]
+    columns += [f"{whose} ratio to OFA (w/ PS)" for whose in ("Our", "Paper's VOC", "Paper's COCO")]
+    units = {"Cost": "s of CPU", "of which path sampling": "s of CPU", "Wall clock": "s"}
+    picture = Picture("table3", "bars", {"groups": bars, "value_label": "Cost over that of OFA (w/ PS)"})
+    caption = (
+        "Computation to the finished supernet: warm-up, path sampling, fine-tuning of the filter, training; the "
+        "hardware is that of the runs. Seconds of CPU count all threads."
+    )
+    notes = [
+        "Not counted, as in the paper: pre-training on classification, and the paths sampled for the search.",
+        "The warm-up that several methods share is counted for each of them.",
+    ]
+    return Drawn(Table(columns, rows), caption, notes, units, [picture] if bars else [])
+
+
+TABLE3 = Exhibit(
+    "table3",
+    "Computation cost of training the supernet",
+    "seconds to the finished supernet",
+    measure_table3,
+    draw_table3,
+    (
+        Claim(
+            "DO-2",
+            "Table 3, Figure 5",
+            "better than OFA with shrinking at 30 % / 63 % less cost",
+            (
+                Condition(
+                    "AP of ours minus OFA (w/ PS), averaged over the budgets,", minus("ours", "ofa-shrinking"), **AP
+                ),
+                Condition(
+                    "ratio of CPU seconds",
+                    lambda evidence: evidence["cost:ours"] / evidence["cost:ofa-shrinking"],
+                    "below",
+                    0.70,
+                    effect=0.5,
+                ),
+            ),
+            paper_value="0.800 vs 1.150, 5.260 vs 14.41 GPU-days",
+            exhibits=("figure5",),
+        ),
+    ),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Figures 8 and 9: strategies and ratios of pruning
+# ------------------------------------------------------------------------------------------------------------------
+
+Panels = Mapping[str, tuple[Mapping[str, str], str]]
+"""Panel -> (variant -> label, the variant that the others are compared with)."""
+
+
+def draw_panels(name: str, caption: str, panels: Panels, measured: Sequence[Measured], setting: Setting) -> Drawn:
+    rows, pictures = [], []
+    for panel, (labels, reference) in panels.items():
+        rows += [[panel, *row] for row in curve_rows(measured, labels, reference)]
+        pictures.append(curve_picture(measured, labels, setting, f"{name}-{panel.lower()}"))
+    compared = ", ".join(f"{labels[reference]} ({panel.lower()})" for panel, (labels, reference) in panels.items())
+    columns = ["Panel", "Method", *budget_columns(measured, setting), "Mean", "Reference minus it"]
+    units = {"Mean": "AP points", "Reference minus it": "AP points"}
+    return Drawn(Table(columns, rows), _FOUND + caption, [f"Reference: {compared}."], units, pictures)
+
+
+PANELS8: Panels = {
+    "Operations": (
+        {name: LABELS[name] for name in ("operations-all", "operations-bucket", "operations-flops")} | {"ofa": "none"},
+        "operations-all",
+    ),
+    "Paths": ({"paths-score": "score-based", "ofa": "uniform"}, "paths-score"),
+}
+FIGURE8 = Exhibit(
+    "figure8",
+    "Methods of operation pruning and path pruning",
+    "AP of the nets found, by pruning strategy",
+    partial(measure_curves, ("operations-all", "operations-bucket", "operations-flops", "paths-score", "ofa")),
+    partial(draw_panels, "figure8", "Only operations or only paths are pruned.", PANELS8),
+    (
+        Claim(
+            "DO-6",
+            "Figure 8",
+            "FLOPs & score (all) is the best operation pruning; scored path pruning beats uniform sampling",
+            (
+                Condition(
+                    "AP of FLOPs & score (all) minus FLOPs, averaged over the budgets,",
+                    minus("operations-all", "operations-flops"),
+                    **AP,
+                ),
+                Condition(
+                    "AP of FLOPs & score (all) minus FLOPs & score (per bucket), averaged over the budgets,",
+                    minus("operations-all", "operations-bucket"),
+                    **AP,
+                ),
+                Condition(
+                    "AP of scored path pruning minus uniform sampling, averaged over the budgets,",
+                    minus("paths-score", "ofa"),
+                    **AP,
+                ),
+            ),
+        ),
+    ),
+)
+
+PANELS9: Panels = {
+    "Operations": ({"paths-score": "r_op 0", "ours": "r_op 0.3", "operations-ratio-40": "r_op 0.4"}, "ours"),
+    "Paths": ({"operations-all": "r_path 0", "ours": "r_path 0.25", "paths-ratio-40": "r_path 0.4"}, "ours"),
+}
+FIGURE9 = Exhibit(
+    "figure9",
+    "Pruning ratios for operations and paths",
+    "AP of the nets found, by pruning ratio",
+    partial(measure_curves, ("ours", "operations-ratio-40", "paths-ratio-40", "paths-score", "operations-all")),
+    partial(
+        draw_panels,
+        "figure9",
+        "r_op is the share of each cost bucket's operations that is removed (after 10 % of all, but for r_op = 0), "
+        "r_path that of its paths.",
+        PANELS9,
+    ),
+    (
+        Claim(
+            "DO-7",
+            "Figure 9",
+            "some path pruning beats none; operation pruning matters for small paths; 40 % is too much",
+            (
+                Condition(
+                    "AP of ours minus r_path = 0, averaged over the budgets,", minus("ours", "operations-all"), **AP
+                ),
+                Condition(
+                    "AP of ours minus r_op = 0 at the smallest budget", minus("ours", "paths-score", SMALLEST), **AP
+                ),
+                Condition(
+                    "AP of ours minus the mean of the two 40 % settings, averaged over the budgets,",
+                    lambda evidence: (
+                        evidence["ours"] - (evidence["operations-ratio-40"] + evidence["paths-ratio-40"]) / 2
+                    ),
+                    **AP,
+                ),
+            ),
+        ),
+    ),
+)
 
 
 # ------------------------------------------------------------------------------------------------------------------
 
-_FIGURE5 = ("ours", "ofa", "ofa-shrinking", "compofa", "ofa-scratch", "fullnet")
-_FIGURE8 = ("operations-all", "operations-bucket", "operations-flops", "paths-score", "ofa")
-_FIGURE9 = ("ours", "operations-ratio-40", "paths-ratio-40", "paths-score", "operations-all")
-_BEFORE = ("classification", "filter", "warm-up")  # what variants start from
+EXHIBITS = (TABLE1, FIGURE5, FIGURE6, FIGURE7, TABLE2, TABLE3, FIGURE8, FIGURE9)
 
 
-def _trained(*variants: str) -> tuple[str, ...]:
-    """The runs behind some variants."""
-    first = ("fullnet",) if "ofa-shrinking" in variants else ()  # progressive shrinking starts from it
-    return tuple(dict.fromkeys((*_BEFORE, *variants, *first)))
+def make_study(options: Options, seed: int, command: str) -> "DetOFAStudy":
+    """The runs of one seed."""
+    from detofa.study import DetOFAStudy
+
+    return DetOFAStudy(options, seed, command)
 
 
-EXHIBITS = {
-    exhibit.name: exhibit
-    for exhibit in (
-        Exhibit(
-            "table1", "Table 1", "The search spaces", "exact sizes, and the printed formulas", measure_sizes, table1
-        ),
-        Exhibit(
-            "table2",
-            "Table 2",
-            "Ablation of the path filter",
-            "precision for the weakest quarter of paths",
-            measure_ablations,
-            table2,
-            runs=(*_BEFORE, *(f"filter-ablation-{name}" for name in ABLATIONS)),
-        ),
-        Exhibit(
-            "table3",
-            "Table 3",
-            "Computation cost of training the supernet",
-            "seconds to the finished supernet",
-            measure_costs(*METHODS),
-            table3,
-            runs=_trained(*METHODS),
-        ),
-        Exhibit(
-            "figure5",
-            "Figure 5",
-            "The best architecture at each budget",
-            "AP of the nets found, by method and budget",
-            measure_curves(*_FIGURE5),
-            figure5,
-            runs=_trained(*_FIGURE5),
-        ),
-        Exhibit(
-            "figure6",
-            "Figure 6",
-            "Uniformly sampled paths in cost buckets",
-            "AP of sampled paths, ours and OFA",
-            measure_sampled("ours", "ofa"),
-            figure6,
-            runs=_trained("ours", "ofa"),
-        ),
-        Exhibit(
-            "figure7",
-            "Figure 7",
-            "Operation scores for classification and detection",
-            "how far scores follow operation size",
-            measure_operation_scores,
-            figure7,
-            runs=_BEFORE,
-        ),
-        Exhibit(
-            "figure8",
-            "Figure 8",
-            "Methods of operation pruning and path pruning",
-            "AP of the nets found, by pruning strategy",
-            measure_curves(*_FIGURE8),
-            figure8,
-            runs=_trained(*_FIGURE8),
-        ),
-        Exhibit(
-            "figure9",
-            "Figure 9",
-            "Pruning ratios for operations and paths",
-            "AP of the nets found, by pruning ratio",
-            measure_curves(*_FIGURE9),
-            figure9,
-            runs=_trained(*_FIGURE9),
-        ),
+def describe(study: "DetOFAStudy") -> str:
+    """Its data and its supernet, in a phrase."""
+    parameters = sum(parameter.numel() for parameter in study.detector().parameters())
+    constraint, validation = study.constraint, study.sets["validation"]
+    return (
+        f"{len(study.training_set)} training and {len(validation)} validation images; supernet {parameters:,} "
+        f"parameters, paths of {constraint.lowest:.4g} to {constraint.highest:.4g} {constraint.unit}"
     )
-}
+
+
+def same_buckets(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of sampled paths, buckets that a space leaves empty in some seed are dropped for all methods alike.
+
+    values: of all seeds, those named sampled:... (seeds, buckets) with NaN for an empty bucket.
+    """
+    sampled = [name for name in values if name.startswith("sampled:")]
+    if not sampled:
+        return dict(values)
+    filled = np.isfinite(np.stack([values[name] for name in sampled])).all(axis=(0, 1))
+    return {**values, **{name: values[name][:, filled] for name in sampled}}
+
+
+PAPER = Paper("detofa", "DetOFA", FOLDER, EXHIBITS, make_study, describe, same_buckets)

@@ -3,16 +3,17 @@
 Sakuma, Ishii, Narihira; ICCV Workshops 2023. The whole method in the paper's order:
 
     Table 1        the search space A, and CompOFA*'s coupling of it          Operations
-    Section 3.1.1  the path filter g(a; theta_p)                              tokenise, PathFilter
-    Section 3.1.2  its FLOPs-bounded loss and its training                    flops_bounded_loss, train_filter
+    Section 3.1.1  the path filter g(a; theta_p), Equation 3                  tokenise, positional_encoding, PathFilter
+    Section 3.1.2  its FLOPs-bounded loss (Equations 4, 5) and its training   flops_bounded_loss, train_filter
     Section 3.2    operation pruning and path pruning                         prune_operations, PathSampler
-    Algorithm 1    supernet training with search space pruning                warm_up, fine_tune
-    Section 3.3    the best path for a budget                                 search
+    Algorithm 1    supernet training with search space pruning (Equation 1)   algorithm_1
+    Section 3.3    the best path for a budget (Equation 2)                    search
+    Section 4.2    OFA with progressive shrinking, to compare with            progressive_shrinking
 
-Words: a *path* a is one sub-network, a row of choice indices (common.models.ofa_resnet); a *layer* is a bottleneck, a
-*block* is what the paper calls a block, a run of layers of one stride; an *operation* is what one layer may be: the
-(D, W) of its block and its own E. *FLOPs* in the paper is any cost here, a `Constraint`; the tables use
-multiply-accumulates of the backbone. What the paper leaves open is a setting, listed in detofa/README.md.
+Words: a *path* a is one sub-network, a row of choice indices (detofa.space); a *layer* is a bottleneck, a *block* is
+what the paper calls a block, a run of layers of one stride; an *operation* is what one layer may be: the (D, W) of its
+block and its own E. *FLOPs* in the paper is any cost here, a `Constraint`; the tables use multiply-accumulates of the
+backbone. What the paper leaves open is a setting, listed in detofa/README.md.
 
 Command:  python -m detofa.train --help
 """
@@ -20,21 +21,28 @@ Command:  python -m detofa.train --help
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.evaluate.subnetworks import Evaluator
-from common.models.ofa_resnet import OFAResNetSpace
+from common.models.centernet import CenterNet
 from common.plain import InputError
-from common.search.evolution import EvolutionResult, EvolutionSettings, evolve
 from common.search.executors import evaluate_all
-from common.settings import Optimisation, Precision
-from common.train.loop import FitReport, Step, Training, fit
+from common.train.loop import FitReport, Step, StepLosses, Training, fit
 from common.train.run_folder import Run
+from common.train.shrinking import shrink
+from detofa.presets import Elastic, FilterSettings, OperationPruning, Phase, PruningSettings, ShrinkingSettings
+from detofa.space import EvolutionResult, EvolutionSettings, NoPath, OFAResNetSpace, evolve
+
+if TYPE_CHECKING:
+    from detofa.study import DetOFAStudy
+
+Costs = dict[str, dict[str, float]]
+"""What each part of a training took: part -> "seconds" of wall clock and "cpu_seconds"."""
 
 # ------------------------------------------------------------------------------------------------------------------
 # The search space: Table 1
@@ -124,7 +132,8 @@ class Constraint:
     """A resource that a path costs: FLOPs in the paper; latency, parameters or anything additive by the same face.
 
     cost(paths (P, C)) -> (P,) float64. lowest, highest: the range over the search space A; `buckets` intervals of
-    equal width cut it (Section 3.1.1: five).
+    equal width cut it (Section 3.1.1: five). buckets_of: the constraint whose buckets paths fall into, where a path
+    filter was trained with another than the one that limits a search; None means this one.
     """
 
     name: str
@@ -133,9 +142,12 @@ class Constraint:
     lowest: float
     highest: float
     buckets: int = 5
+    buckets_of: "Constraint | None" = None
 
     def bucket(self, paths: np.ndarray) -> np.ndarray:
         """(P,) int64: the interval of each path's cost."""
+        if self.buckets_of is not None:
+            return self.buckets_of.bucket(paths)
         share = (self.cost(paths) - self.lowest) / (self.highest - self.lowest)
         return np.clip((share * self.buckets).astype(np.int64), 0, self.buckets - 1)
 
@@ -231,30 +243,6 @@ def positional_encoding(positions: Iterable[int], dimensions: int) -> Tensor:
     frequency = 10000.0 ** (-torch.arange(0, dimensions, 2, dtype=torch.float32) / dimensions)
     angle = position * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
-
-
-@dataclass(frozen=True)
-class FilterSettings:
-    """The path filter and its training; Section 4.1 gives the sizes, the rest is unstated."""
-
-    dimensions: int = 128
-    """Embedding size, and width of the feed-forward and final layers."""
-    layers: int = 3
-    """Transformer encoder layers."""
-    heads: int = 4
-    """Attention heads."""
-    budget_condition: bool = True
-    """Feed the FLOPs bucket to the filter (Table 2, second row without)."""
-    block_position: bool = True
-    """Add the block's positional encoding (Table 2, third row without)."""
-    bounded_loss: bool = True
-    """Compare only paths of one bucket (Table 2, first row without)."""
-    batch_size: int = 128
-    """Paths a training step; pairs are formed inside it."""
-    pretraining: Optimisation = field(default_factory=lambda: Optimisation(epochs=60, learning_rate=1e-3))
-    """Training on paths of the classification supernet."""
-    fine_tuning: Optimisation = field(default_factory=lambda: Optimisation(epochs=60, learning_rate=3e-4))
-    """Training on paths of the detection supernet, from the pre-trained filter."""
 
 
 class PathFilter(nn.Module):
@@ -380,14 +368,12 @@ def train_filter(
     data: PathLosses,
     space: OFAResNetSpace,
     constraint: Constraint,
-    optimisation: Optimisation,
-    seed: int,
-    device: torch.device | str = "cpu",
+    training: Training,
 ) -> FitReport:
     """Train `path_filter` in place on 80 % of `data`; it ends with the weights of least loss on the other 20 %."""
-    settings = path_filter.settings
-    training, validation = data.split(0.8, np.random.default_rng([seed, 80]))
-    batches = _FilterBatches(training, space, constraint, settings.batch_size, seed, device)
+    settings, seed, device = path_filter.settings, training.seed, training.device
+    learnt_from, validation = data.split(0.8, np.random.default_rng([seed, 80]))
+    batches = _FilterBatches(learnt_from, space, constraint, settings.batch_size, seed, device)
     held_out = _FilterBatches(validation, space, constraint, settings.batch_size, seed, device).whole()
     best = f"{stage}-best"
 
@@ -409,7 +395,7 @@ def train_filter(
         path_filter,
         batches,
         lambda batch, step: [{"loss": losses_of(batch)}],
-        Training(optimisation, seed=seed, device=device),
+        training,
         after_epoch=keep_best,
     )
     path_filter.load_state_dict(run.load_weights(best)[0])
@@ -453,9 +439,6 @@ def score_operations(
     scores = scorer(paths).reshape(shape).mean(axis=1)
     costs = scorer.constraint.cost(paths).reshape(shape).mean(axis=1)
     return OperationScores(index, scores, costs)
-
-
-OperationPruning = Literal["none", "flops", "score_bucket", "score_all"]
 
 
 def prune_operations(
@@ -544,20 +527,6 @@ class PathSampler:
 # ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class PruningSettings:
-    """How the search space is pruned; the defaults are the paper's (Section 4.2)."""
-
-    operations: OperationPruning = "score_all"
-    """Operation pruning strategy."""
-    ratio_all: float = 0.10
-    """Worst share of all operations to remove (score_all)."""
-    ratio_bucket: float = 0.30
-    """Share of each cost bucket's operations to remove."""
-    ratio_path: float = 0.25
-    """Worst share of each bucket's paths to leave out of training."""
-
-
 @dataclass(frozen=True, eq=False)
 class Task:
     """What a supernet is trained on: data, loss, and the images that its paths are validated on.
@@ -570,31 +539,28 @@ class Task:
     evaluator: Evaluator
 
 
-def train_supernet(
-    run: Run,
-    stage: str,
-    supernet: nn.Module,
-    task: Task,
-    sampler: Callable[[int, np.random.Generator], np.ndarray],
-    optimisation: Optimisation,
-    seed: int,
-    device: torch.device | str = "cpu",
-    precision: Precision = "float32",
-) -> FitReport:
+Sampler = Callable[[int, np.random.Generator], np.ndarray]
+"""(count, generator) -> (count, C) paths to train."""
+
+
+def only(path: np.ndarray) -> Sampler:
+    """The sampler of one path (C,) alone."""
+    return lambda count, generator: np.repeat(path[None], count, axis=0)
+
+
+def train(run: Run, stage: str, supernet: nn.Module, task: Task, sampler: Sampler, training: Training) -> FitReport:
     """Equation 1: one sampled path a step (Algorithm 1, lines 7 to 16). `supernet.activate(path)` selects it."""
 
-    def step_losses(batch, step: Step) -> Iterator[dict[str, Tensor]]:
+    def step_losses(batch: Any, step: Step) -> Iterator[dict[str, Tensor]]:
         supernet.activate(sampler(1, step.generator("path"))[0])
         yield task.losses(supernet(batch.images), batch)
 
-    return fit(
-        run,
-        stage,
-        supernet,
-        task.batches,
-        step_losses,
-        Training(optimisation, seed=seed, device=device, precision=precision),
-    )
+    return fit(run, stage, supernet, task.batches, step_losses, training)
+
+
+def spent(*reports: FitReport) -> dict[str, float]:
+    """Wall clock and processor time of some trainings."""
+    return {name: sum(getattr(report, name) for report in reports) for name in ("seconds", "cpu_seconds")}
 
 
 def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evaluator, paths: np.ndarray) -> PathLosses:
@@ -603,6 +569,7 @@ def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evalu
     Every result is recorded as a candidate of `run` at once, so an interrupted sampling goes on with the next path; a
     path that cannot be evaluated is recorded with the reason and left out.
     """
+    space = supernet.backbone.space
 
     def validate(path: np.ndarray) -> dict[str, float]:
         began = time.process_time()
@@ -612,11 +579,40 @@ def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evalu
         return {"loss": loss, "cpu_seconds": time.process_time() - began}
 
     def key(path: np.ndarray) -> list[str]:
-        return [purpose, supernet.backbone.space.key(path)]
+        return [purpose, space.key(path)]
 
     records = list(evaluate_all(validate, paths, run, key, score=None, label=f"{purpose} paths"))
     done = np.array([record["status"] == "done" for record in records], dtype=bool)
     return PathLosses(paths[done], np.array([record["loss"] for record in records if record["status"] == "done"]))
+
+
+def validated_paths(run: Run, purpose: str, space: OFAResNetSpace) -> PathLosses:
+    """The paths that a finished run validated for one purpose, with their losses; `InputError` when there are none."""
+    records = [record for record in run.candidates(status="done") if record["key"][0] == purpose]
+    if not records:
+        raise InputError(
+            f"{run.path} holds no validated path, for its candidates.jsonl is damaged or missing: delete the folder to "
+            "make the run anew"
+        )
+    paths = np.array([space.from_key(record["key"][1]) for record in records])
+    return PathLosses(paths, np.array([record["loss"] for record in records]))
+
+
+def sample_paths(
+    study: "DetOFAStudy",
+    run: Run,
+    purpose: str,
+    supernet: nn.Module,
+    task: Task,
+    operations: Operations,
+    per_bucket: int,
+) -> tuple[PathLosses, dict[str, float]]:
+    """Algorithm 1, line 3: paths of every cost bucket with their losses, and the seconds that validating them took."""
+    generator = np.random.default_rng([study.seed, 3])
+    paths = sample_per_bucket(operations, study.constraint, per_bucket, generator)
+    losses = validate_paths(run, purpose, supernet, task.evaluator, paths)
+    records = [record for record in run.candidates() if record["key"][0] == purpose]
+    return losses, {name: sum(record.get(name, 0.0) for record in records) for name in ("seconds", "cpu_seconds")}
 
 
 def prune(
@@ -638,6 +634,74 @@ def prune(
     return PathSampler(left, scorer, thresholds), scores
 
 
+def pretrain_supernet(study: "DetOFAStudy", run: Run) -> dict[str, Any]:
+    """Section 4.1: the supernet as a classifier, its largest path first, then uniform paths; some paths validated."""
+    supernet, task, preset = study.classifier(), study.classification_task, study.preset
+    everything, training = Operations.all(study.space), study.training(preset.classification)
+    costs = {
+        "full": spent(train(run, "full", supernet, task, only(study.space.largest()), training)),
+        "uniform": spent(train(run, "uniform", supernet, task, everything.sample, training)),
+    }
+    losses, costs["sampling"] = sample_paths(
+        study, run, "classification", supernet, task, everything, preset.pretraining_paths
+    )
+    return {"costs": costs, "paths": len(losses.paths)}
+
+
+def pretrain_filter(study: "DetOFAStudy", run: Run) -> dict[str, Any]:
+    """Section 3.1.2: the path filter, trained on paths of the classification supernet."""
+    losses, training = study.validated("classification"), study.training(study.preset.path_filter.pretraining)
+    report = train_filter(run, "filter", study.new_filter(), losses, study.space, study.constraint, training)
+    return {"costs": {"filter": spent(report)}}
+
+
+def warm_up(study: "DetOFAStudy", run: Run) -> dict[str, Any]:
+    """Algorithm 1, lines 2 to 4."""
+    supernet, task, preset = study.transferred(study.detector()), study.detection_task, study.preset
+    everything = Operations.all(study.space)
+    # Line 2: supernet warm-up training, on uniform paths.
+    costs = {"warm-up": spent(train(run, "warm-up", supernet, task, everything.sample, study.training(preset.warm_up)))}
+    # Line 3: uniformly sample m paths for each FLOPs bucket and validate.
+    losses, costs["sampling"] = sample_paths(
+        study, run, "warm-up", supernet, task, everything, preset.fine_tuning_paths
+    )
+    # Line 4: fine-tune the path filter, which starts from the pre-trained one.
+    path_filter, training = study.filter_of("filter"), study.training(preset.path_filter.fine_tuning)
+    report = train_filter(run, "filter", path_filter, losses, study.space, study.constraint, training)
+    return {"costs": costs | {"filter": spent(report)}, "paths": len(losses.paths)}
+
+
+SHARED = {"classification": pretrain_supernet, "filter": pretrain_filter, "warm-up": warm_up}
+"""The runs that all supernets of a seed build on: what -> make(study, run)."""
+
+
+def algorithm_1(study: "DetOFAStudy", run: Run, pruning: PruningSettings | None) -> tuple[CenterNet, Costs]:
+    """Algorithm 1 with all that leads to its input: the supernet trained with search space pruning, and what it cost.
+
+    study: networks, data and runs of one seed; `study.shared(what)` makes one of `SHARED` where it is not there yet.
+    run: where this supernet is trained. pruning: None leaves out lines 5, 6 and 11 to 13, which is OFA without
+    progressive shrinking.
+    """
+    preset, space = study.preset, Operations.all(study.space)
+    # Input: supernet weights and path filter, both pre-trained on classification.
+    study.shared("classification")
+    study.shared("filter")
+    # Line 1: the space that is searched begins as the whole of A.
+    sampler: Sampler = space.sample
+    # Lines 2 to 4: warm-up on detection from the transferred weights, sampled paths, fine-tuning of the filter.
+    warmed_up = study.shared("warm-up")["costs"]
+    supernet, costs = study.restore(study.detector(), "warm-up", "warm-up"), {"warm-up": warmed_up["warm-up"]}
+    if pruning is not None:
+        # Line 5: prune operations via the path filter. Line 6: a threshold of path scores for each FLOPs bucket.
+        sampler, _ = prune(
+            space, study.scorer(study.filter_of("warm-up")), pruning, preset.operation_samples, study.seed
+        )
+        costs |= {part: warmed_up[part] for part in ("sampling", "filter")}
+    # Lines 7 to 16: gradient descent on one path a step; the sampler does lines 10 to 13.
+    report = train(run, "fine-tuning", supernet, study.detection_task, sampler, study.training(preset.fine_tuning))
+    return supernet, costs | {"fine-tuning": spent(report)}
+
+
 # ------------------------------------------------------------------------------------------------------------------
 # 3.3 Resource-constraint search
 # ------------------------------------------------------------------------------------------------------------------
@@ -651,11 +715,11 @@ def search(
     Scores are comparable within a bucket only, and a dearer bucket holds the better paths: so the search is for the
     best path of the dearest bucket that the budget reaches, or of the next one down where that has no such path.
 
-    Raises `InputError` where no path of the space costs so little.
+    Raises `NoPath` when no path of the space costs so little.
     """
     constraint, space = scorer.constraint, operations.space
     if budget < constraint.lowest:
-        raise InputError(
+        raise NoPath(
             f"no path has {constraint.name} <= {budget:.4g} {constraint.unit}: give a budget between "
             f"{constraint.lowest:.4g} (the cheapest path) and {constraint.highest:.4g} (the dearest)"
         )
@@ -670,3 +734,78 @@ def search(
 
     radices = np.array([max(choice) + 1 for choice in space.choices])
     return evolve(operations.draw, space.canonical, feasible, rank, radices, settings, generator)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# 4.2 What it is compared with
+# ------------------------------------------------------------------------------------------------------------------
+#
+# OFA without shrinking is uniform sampling of the whole space, CompOFA* uniform sampling of the coupled space, the full
+# net its largest path alone: `train` with another sampler. OFA's progressive shrinking (Cai et al., ICLR 2020) starts
+# from the full net; depth, then expand ratio, then width become elastic, each phase distilling from the full net.
+
+
+def phase_operations(space: OFAResNetSpace, elastic: tuple[Elastic, ...]) -> Operations:
+    """The part of the space that a phase samples: choices outside `elastic` only at their largest."""
+    allowed = Operations.all(space).allowed
+    for axis, name in enumerate(("depth", "width", "expand"), start=1):
+        if name not in elastic:
+            largest = np.arange(allowed.shape[axis]) == allowed.shape[axis] - 1
+            allowed &= np.expand_dims(largest, tuple(other for other in range(4) if other != axis))
+    return Operations(space, allowed)
+
+
+def centernet_distillation(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Loss of a CenterNet's maps against a teacher's, float32 scalars.
+
+    heatmap: binary cross-entropy with the teacher's probabilities as soft targets, summed over the map and divided by
+    the teacher's mass, as the focal loss is divided by the number of objects. size, offset: L1 weighted by the
+    teacher's strongest class probability at the cell. OFA distils a classifier; the form for maps is ours.
+    """
+    probability = teacher["heatmap"].float().sigmoid()
+    mass = probability.sum().clamp(min=1.0)
+    entropy = nn.functional.binary_cross_entropy_with_logits(student["heatmap"].float(), probability, reduction="none")
+    # The teacher's own entropy is a constant; without it the loss is 0 where the student agrees.
+    constant = nn.functional.binary_cross_entropy(probability, probability, reduction="none")
+    objectness = probability.amax(dim=1, keepdim=True)  # (B, 1, H/4, W/4)
+
+    def distance(name: str) -> Tensor:
+        return ((student[name].float() - teacher[name].float()).abs() * objectness).sum() / (2 * objectness.sum())
+
+    losses = {"heatmap": (entropy - constant).sum() / mass, "size": distance("size"), "offset": distance("offset")}
+    return {"loss": losses["heatmap"] + 0.1 * losses["size"] + losses["offset"], **losses}
+
+
+def progressive_shrinking(
+    run: Run,
+    supernet: CenterNet,
+    full_net: nn.Module,
+    task: Task,
+    settings: ShrinkingSettings,
+    training: Training,
+) -> list[FitReport]:
+    """Train `supernet`, which holds the weights of the trained `full_net`, through all phases; a report for each.
+
+    full_net: the static teacher, in evaluation mode, its batch-norm statistics its own. Channels are sorted by
+    importance before each phase.
+    """
+
+    def step_losses_of(phase: Phase) -> StepLosses:
+        operations = phase_operations(supernet.backbone.space, phase.elastic)
+
+        def step_losses(batch: Any, step: Step) -> Iterator[dict[str, Tensor]]:
+            with torch.no_grad():
+                soft = full_net(batch.images)
+            for path in operations.sample(settings.networks_a_step, step.generator("path")):
+                supernet.activate(path)
+                outputs = supernet(batch.images)
+                losses = task.losses(outputs, batch)
+                taught = centernet_distillation(outputs, soft)["loss"]
+                total = (losses["loss"] + settings.distillation_weight * taught) / settings.networks_a_step
+                yield {**losses, "loss": total, "distillation": taught}
+
+        return step_losses
+
+    return shrink(
+        run, supernet, task.batches, settings.phases, step_losses_of, training, lambda phase: supernet.sort_channels()
+    )

@@ -1,55 +1,108 @@
-"""The four scales of DetOFA's reproduction, as named settings. A scale is a preset, never a branch in the code."""
+"""DetOFA's settings and flags: the four scales, and the ways to train a supernet. Importable without torch.
 
+A scale is a preset, never a branch in the code.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
-from common.models.ofa_resnet import OFAResNetSpace
-from common.plain import InputError
-from common.search.evolution import EvolutionSettings
-from common.settings import Augmentation, Optimisation
-from detofa.baselines import Phase, ShrinkingSettings
-from detofa.method import FilterSettings
+from common.cli import StudyOptions
+from common.settings import Augmentation, Optimisation, ShrinkingPhase, StudyPreset
+from detofa.space import EvolutionSettings, OFAResNetSpace
+
+# ------------------------------------------------------------------------------------------------------------------
+# Settings
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Preset:
-    """Everything that a run of DetOFA needs to know besides its data and seed."""
+class FilterSettings:
+    """The path filter and its training; Section 4.1 gives the sizes, the rest is unstated."""
 
-    name: str
-    """Scale: smoke, nano, mini or paper."""
+    dimensions: int = 128
+    """Embedding size, and width of the feed-forward and final layers."""
+    layers: int = 3
+    """Transformer encoder layers."""
+    heads: int = 4
+    """Attention heads."""
+    budget_condition: bool = True
+    """Feed the FLOPs bucket to the filter (Table 2, second row without)."""
+    block_position: bool = True
+    """Add the block's positional encoding (Table 2, third row without)."""
+    bounded_loss: bool = True
+    """Compare only paths of one bucket (Table 2, first row without)."""
+    batch_size: int = 128
+    """Paths in a training step; pairs are formed inside it."""
+    pretraining: Optimisation = field(default_factory=lambda: Optimisation(epochs=60, learning_rate=1e-3))
+    """Training on paths of the classification supernet."""
+    fine_tuning: Optimisation = field(default_factory=lambda: Optimisation(epochs=60, learning_rate=3e-4))
+    """Training on paths of the detection supernet, from the pre-trained filter."""
+
+
+OperationPruning = Literal["none", "flops", "score_bucket", "score_all"]
+
+
+@dataclass(frozen=True)
+class PruningSettings:
+    """How the search space is pruned; the defaults are the paper's (Section 4.2)."""
+
+    operations: OperationPruning = "score_all"
+    """Strategy of operation pruning."""
+    ratio_all: float = 0.10
+    """Worst share of all operations to remove (score_all)."""
+    ratio_bucket: float = 0.30
+    """Share of each cost bucket's operations to remove."""
+    ratio_path: float = 0.25
+    """Worst share of each bucket's paths to leave out of training."""
+
+
+Elastic = Literal["depth", "expand", "width"]
+
+
+@dataclass(frozen=True)
+class Phase(ShrinkingPhase):
+    """One phase of OFA's progressive shrinking."""
+
+    elastic: tuple[Elastic, ...] = ()
+    """The choices that vary in this phase; the others stay at their largest."""
+
+
+@dataclass(frozen=True)
+class ShrinkingSettings:
+    """OFA's progressive shrinking after the full net."""
+
+    phases: tuple[Phase, ...]
+    """In order; each starts from the weights that the one before left."""
+    optimisation: Optimisation
+    """Training of every phase, with the phase's own epochs; milestones are shares of the phase."""
+    networks_a_step: int = 1
+    """Sub-networks whose gradients add up in a step. DetOFA's Table 3 has shrinking cost exactly 3 x for 3 x the
+    epochs, so one; OFA's release takes two, then four."""
+    distillation_weight: float = 1.0
+    """Weight of the distillation loss against the full net beside the task's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(StudyPreset):
+    """Everything that a run of DetOFA depends on besides its data and seed."""
+
     space: OFAResNetSpace
     """The search space A."""
-    neck_widths: tuple[int, int, int]
-    """Channels of CenterNet's three transposed convolutions."""
+    neck_widths: tuple[int, ...]
+    """Channels of CenterNet's transposed convolutions."""
     head_width: int
     """Channels inside each of CenterNet's heads."""
     image_size: int
     """Side of the square that images are fitted into, pixels."""
-    train_images: int | None
-    """Images of an epoch: of a larger set so many are drawn once, a smaller one is repeated (none: the whole set)."""
-    validation_images: int | None
-    """Images that AP is reported on at the most (none: all)."""
-    proxy_images: int
-    """Training images held out as D_val: path losses for the filter come from them, never the reported AP."""
     calibration_images: int
     """Training images that re-estimate batch-norm statistics before AP is measured."""
     proxy_calibration_images: int
     """The same before a path's loss is measured, where a rough estimate ranks as well."""
     batch_size: int
-    """Images a training step."""
-    evaluation_batch_size: int
-    """Images a forward pass of an evaluation."""
-    augmentation: Augmentation
-    """Of the detection images."""
+    """Images in a training step."""
     zero_init_last: bool
     """Start every block as its shortcut (last norm weight 0), as OFA's release can."""
-    crop_size: int
-    """Side of the classification images, pixels."""
-    crop_batch_size: int
-    """Crops a training step."""
-    crops: int | None
-    """Object crops of an epoch of pre-training, in ImageNet's place; fewer are repeated (none: all there are)."""
-    classification: Optimisation
-    """Pre-training of the classification supernet."""
     warm_up: Optimisation
     """Algorithm 1, line 2."""
     fine_tuning: Optimisation
@@ -59,39 +112,45 @@ class Preset:
     path_filter: FilterSettings
     """The path filter and its training."""
     pretraining_paths: int
-    """Paths a bucket from the classification supernet (paper: 2000)."""
+    """Paths of each bucket that are sampled from the classification supernet (paper: 2000)."""
     fine_tuning_paths: int
-    """Paths a bucket from the detection supernet, m (paper: 100)."""
+    """Paths of each bucket that are sampled from the detection supernet, m (paper: 100)."""
     search_paths: int
-    """Paths a bucket from the finished supernet: the search's filter and the random search learn from the same."""
+    """Paths of each bucket that are sampled from the finished supernet: the search's filter and the random search learn
+    from the same."""
     operation_samples: int = 100
-    """Paths an operation is inserted into to score it (n, unstated in the paper)."""
+    """Paths that an operation is inserted into to score it (n, unstated in the paper)."""
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
     """The search for a budget."""
     budget_shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
     """Budgets of figures 5, 8 and 9: shares of the way from the cheapest path to the dearest (the buckets' ends)."""
     figure6_paths: int = 15
-    """Uniform paths a bucket that figure 6 shows."""
+    """Uniform paths of each bucket that figure 6 shows."""
     filter_folds: int = 5
     """Folds of table 2's cross-validation."""
 
 
-def _adam(epochs: int, learning_rate: float, milestones: tuple[float, ...] = (), **more) -> Optimisation:
+# ------------------------------------------------------------------------------------------------------------------
+# The four scales
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def _adam(epochs: int, learning_rate: float, milestones: tuple[float, ...] = ()) -> Optimisation:
     policy = "multistep" if milestones else "constant"
     return Optimisation(
-        epochs=epochs, optimiser="adam", learning_rate=learning_rate, policy=policy, milestones=milestones, **more
+        epochs=epochs, optimiser="adam", learning_rate=learning_rate, policy=policy, milestones=milestones
     )
 
 
-def _cosine(epochs: int, learning_rate: float, **more) -> Optimisation:
-    return Optimisation(epochs=epochs, optimiser="adam", learning_rate=learning_rate, policy="cosine", **more)
+def _cosine(epochs: int, learning_rate: float) -> Optimisation:
+    return Optimisation(epochs=epochs, optimiser="adam", learning_rate=learning_rate, policy="cosine")
 
 
 def _shrinking(epochs: tuple[int, ...], optimisation: Optimisation) -> ShrinkingSettings:
     """Depth, then expand ratio, then width; with the full net's own epochs before, three times one method's."""
     elastic = (("depth",), ("depth", "expand"), ("depth", "expand", "width"))
-    phases = tuple(Phase(names[-1], count, names) for names, count in zip(elastic, epochs, strict=True))
-    return ShrinkingSettings(phases, optimisation)
+    phases = (Phase(names[-1], count, elastic=names) for names, count in zip(elastic, epochs, strict=True))
+    return ShrinkingSettings(tuple(phases), optimisation)
 
 
 SMOKE = Preset(
@@ -108,7 +167,7 @@ SMOKE = Preset(
     image_size=64,
     train_images=48,
     validation_images=24,
-    proxy_images=16,
+    search_images=16,
     calibration_images=16,
     proxy_calibration_images=16,
     batch_size=8,
@@ -137,7 +196,7 @@ SMOKE = Preset(
 """Every code path in seconds; its numbers mean nothing.
 
 Command: python -m detofa.reproduce --scale smoke
-Time: about 2 minutes on 2 CPU cores.
+Time: about a minute on 2 CPU cores.
 """
 
 NANO = Preset(
@@ -156,7 +215,7 @@ NANO = Preset(
     image_size=96,
     train_images=2000,
     validation_images=1000,
-    proxy_images=128,
+    search_images=128,
     calibration_images=192,
     proxy_calibration_images=64,
     batch_size=16,
@@ -190,7 +249,7 @@ PAPER = Preset(
     image_size=384,
     train_images=None,
     validation_images=None,
-    proxy_images=2000,
+    search_images=2000,
     calibration_images=2000,
     proxy_calibration_images=512,
     batch_size=32,
@@ -219,7 +278,7 @@ MINI = replace(
     PAPER,
     name="mini",
     image_size=256,
-    proxy_images=256,
+    search_images=256,
     calibration_images=1000,
     proxy_calibration_images=256,
     crop_size=96,
@@ -239,8 +298,74 @@ Time: hours; not measured yet.
 PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
 
 
-def preset(name: str) -> Preset:
-    """The preset of a scale; `InputError` for an unknown name."""
-    if name not in PRESETS:
-        raise InputError(f"unknown scale {name!r}: give one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+# ------------------------------------------------------------------------------------------------------------------
+# Ways to train a supernet
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train the detection supernet."""
+
+    title: str
+    """As figures name it."""
+    pruning: PruningSettings | None = None
+    """Search space pruning after the warm-up; None means uniform sampling."""
+    coupled: bool = False
+    """CompOFA*: depth and width coupled from the start."""
+    transfer: bool = True
+    """Start from the classification supernet."""
+    shared_warm_up: bool = True
+    """Start from the shared warm-up run rather than with a warm-up of its own."""
+    shrinking: bool = False
+    """Progressive shrinking from the full net, three times the epochs."""
+    full_net: bool = False
+    """The largest path alone."""
+
+
+_PATHS_ONLY = PruningSettings(operations="none")
+_OPERATIONS_ONLY = PruningSettings(ratio_path=0.0)
+VARIANTS = {
+    "ours": Variant("DetOFA (ours)", PruningSettings()),
+    "ofa": Variant("OFA (w/o PS)"),
+    "ofa-shrinking": Variant("OFA (w/ PS)", shrinking=True, shared_warm_up=False),
+    "compofa": Variant("CompOFA*", coupled=True, shared_warm_up=False),
+    "fullnet": Variant("Fullnet", full_net=True, shared_warm_up=False),
+    "ofa-scratch": Variant("OFA (w/o PS), no transfer", transfer=False, shared_warm_up=False),
+    "operations-flops": Variant("FLOPs", replace(_OPERATIONS_ONLY, operations="flops")),
+    "operations-bucket": Variant("FLOPs & score (per bucket)", replace(_OPERATIONS_ONLY, operations="score_bucket")),
+    "operations-all": Variant("FLOPs & score (all)", _OPERATIONS_ONLY),
+    "paths-score": Variant("score-based", _PATHS_ONLY),
+    "operations-ratio-40": Variant("operations 40 %", PruningSettings(ratio_bucket=0.40)),
+    "paths-ratio-40": Variant("paths 40 %", PruningSettings(ratio_path=0.40)),
+}
+
+ABLATIONS = {
+    "unbounded": {"bounded_loss": False},
+    "no-budget": {"budget_condition": False},
+    "no-block": {"block_position": False},
+    "ours": {},
+}
+"""Changes to the path filter, in the order of Table 2's rows."""
+
+# ------------------------------------------------------------------------------------------------------------------
+# Flags
+# ------------------------------------------------------------------------------------------------------------------
+
+UNITS = {"macs": "MAC", "params": "parameters", "latency": "ms"}
+"""What a path may cost, and in what unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StudyOptions):
+    """Flags that all of DetOFA's commands share."""
+
+    PRESETS: ClassVar[Mapping[str, Preset]] = PRESETS
+
+    scale: Literal[tuple(PRESETS)] = "smoke"
+    """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), mini (a GPU) or paper (as published);
+    --preset.FIELD changes any field of it."""
+    constraint: Literal[tuple(UNITS)] = "macs"
+    """What budgets and buckets limit: macs, params (both of the backbone) or latency (ms on the device)."""
+    preset: Preset = SMOKE
+    """The settings of the scale."""

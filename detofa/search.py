@@ -5,97 +5,83 @@ and each network written as a detector that `common.models.detector.load_detecto
 """
 
 import json
-import shlex
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import tyro
 
-from common.cli import run
-from common.cost import count
-from common.evaluate.subnetworks import average_precision
-from common.models.centernet import CenterNet
-from common.models.detector import save_detector
+from common.cli import Switch, run, show, typed_command
 from common.plain import InputError, to_json
-from common.train import distributed
-from common.train.run_folder import describe_environment
-from detofa.method import Constraint, Operations, PathScorer, search
-from detofa.presets import PRESETS, Preset, preset
-from detofa.restore import FinishedStudy
-from detofa.study import UNITS, Study
+from detofa.exhibits import printed_sizes
+from detofa.presets import PRESETS, UNITS, Preset
+from detofa.space import CostTable
+from detofa.train import points
+
+if TYPE_CHECKING:
+    from common.models.centernet import CenterNet
+    from detofa.method import Constraint
+    from detofa.study import FinishedStudy
 
 
 @dataclass(frozen=True)
-class SearchCommand:
+class Options:
     """Find the best networks of a finished supernet for given budgets, and write them as detectors."""
 
     run: Path | None = None
     """Run folder of the supernet, as python -m detofa.train names it at its end."""
     budget: tuple[float, ...] = ()
-    """Largest costs, one network each: multiply-accumulates, parameters or ms (none: the run's own budgets)."""
+    """Largest costs, one network each: multiply-accumulates, parameters or ms (default: the run's own budgets)."""
     constraint: Literal[tuple(UNITS)] | None = None
-    """Resource that the budgets limit: macs, params (both of the backbone) or latency (none: the run's own)."""
+    """What the budgets limit: macs, params (both of the backbone) or latency (default: the run's own)."""
     out: Path | None = None
-    """Folder for the detectors (none: RUN/detectors)."""
+    """Folder for the detectors (default: RUN/detectors)."""
     evaluate: bool = True
     """Measure AP, of a random search's networks too."""
     device: str | None = None
-    """Where networks run: cpu, cuda or cuda:N (none: a GPU where there is one)."""
-    describe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Where networks run: cpu, cuda or cuda:N (default: GPU if available)."""
+    describe: Switch = False
     """Print the search space of --scale (sizes, costs, encoding) and search nothing."""
     scale: Literal[tuple(PRESETS)] = "paper"
     """Scale that --describe describes; a run knows its own."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Switch = False
     """Print one JSON object instead of a table."""
 
 
-def main(config: SearchCommand) -> None:
+def main(options: Options) -> None:
     """Describe, or search and write."""
-    if config.describe:
-        description = describe(preset(config.scale))
-        print(json.dumps(description) if config.json else _description_text(description))
+    if options.describe:
+        show(describe(PRESETS[options.scale]), options.json, description_text)
         return
-    if config.run is None:
+    if options.run is None:
         raise InputError("say which supernet to search in with --run RUN, or ask for the space with --describe")
-    command = shlex.join(["python", "-m", "detofa.search", *sys.argv[1:]])
-    study = FinishedStudy(config.run, str(distributed.start(config.device)))
-    report = find_all(study, config.budget, config.constraint, config.out, config.evaluate, command)
-    print(json.dumps(report) if config.json else _report_text(report))
+    from detofa.study import FinishedStudy
+
+    study = FinishedStudy(options.run, options.device)
+    report = find_all(study, options.budget, options.constraint, options.out, options.evaluate, typed_command())
+    show(report, options.json, report_text)
 
 
 # ---- searching
 
 
-@dataclass(frozen=True)
-class Limit(Constraint):
-    """A budget's resource where it is another than the one that the path filter was conditioned on.
+def limit_of(study: "FinishedStudy", name: str | None) -> "Constraint":
+    """The constraint that budgets are about: the run's own unless another is named.
 
-    It decides which paths are affordable; buckets stay those of `of_filter`, in which alone scores are comparable.
+    Another decides which paths are affordable; buckets, in which alone scores are comparable, stay the path filter's.
     """
+    from detofa.study import DetOFAStudy
 
-    of_filter: Constraint | None = None
-
-    def bucket(self, paths: np.ndarray) -> np.ndarray:
-        """(P,) int64: the interval of each path's cost in the filter's own resource."""
-        return self.of_filter.bucket(paths)
-
-
-def limit_of(study: FinishedStudy, name: str | None) -> Constraint:
-    """The constraint that budgets are about: the run's own unless another is named."""
-    if name is None or name == study.constraint_name:
+    if name is None or name == study.constraint.name:
         return study.constraint
-    other = Study(study.preset, study.data, study.seed, device=study.device, constraint=name).constraint
-    parts = {field.name: getattr(other, field.name) for field in fields(Constraint)}
-    return Limit(**parts, of_filter=study.constraint)
+    other = DetOFAStudy(replace(study.options, constraint=name, device=study.device), study.seed)
+    return replace(other.constraint, buckets_of=study.constraint)
 
 
 def find_all(
-    study: FinishedStudy,
+    study: "FinishedStudy",
     budgets: Sequence[float] = (),
     constraint: str | None = None,
     out: Path | None = None,
@@ -106,8 +92,11 @@ def find_all(
 
     Raises `InputError` for a budget below the cheapest path before anything is searched.
     """
+    from common.models.detector import save_detector
+    from common.train.run_folder import describe_environment
+
     limit = limit_of(study, constraint)
-    budgets = tuple(budgets) or _own_budgets(study, limit)
+    budgets = tuple(budgets) or [limit.budget(share) for share in study.preset.budget_shares]
     for budget in budgets:
         if not budget >= limit.lowest:
             raise InputError(
@@ -131,7 +120,7 @@ def find_all(
             out / f"{limit.name}-{budget:.4g}".replace("+", ""),
             network,
             {
-                "categories": list(study.training_set.categories),
+                "categories": list(study.categories),
                 "input_size": study.preset.image_size,
                 "cost": record["cost"],
                 "AP": record.get("AP"),
@@ -157,64 +146,56 @@ def find_all(
     )
 
 
-def _own_budgets(study: FinishedStudy, limit: Constraint) -> tuple[float, ...]:
-    if limit is study.constraint:
-        return tuple(study.run.result["budgets"])
-    return tuple(limit.budget(share) for share in study.preset.budget_shares)
-
-
 def find_one(
-    study: FinishedStudy, limit: Constraint, budget: float, evaluate: bool
-) -> tuple[dict[str, Any], CenterNet]:
+    study: "FinishedStudy", limit: "Constraint", budget: float, evaluate: bool
+) -> tuple[dict[str, Any], "CenterNet"]:
     """The network found for one budget, its batch norm re-estimated, and its record.
 
     Beside it in the record, under "random": the affordable one of least validated loss among the uniform paths that
     the predictor learnt from; None where none of them is affordable.
     """
-    space, scorer = study.space_left, PathScorer(study.predictor, study.space, limit)
+    from detofa.method import PathScorer, search
+    from detofa.study import best_affordable
+
+    scorer = PathScorer(study.predictor, study.space, limit)
     began = time.perf_counter()
-    result = search(space, scorer, budget, study.preset.evolution, study.seed)
+    result = search(study.space_left, scorer, budget, study.preset.evolution, study.seed)
     seconds = time.perf_counter() - began
-    record, network = _measured(study, limit, result.best, evaluate)
-    affordable = np.flatnonzero(limit.cost(study.validated.paths) <= budget)
-    chance = None
-    if len(affordable):
-        best = affordable[study.validated.losses[affordable].argmin()]
-        chance, _ = _measured(study, limit, study.validated.paths[best], evaluate)
+    record, network = measured(study, limit, result.best, evaluate)
+    by_chance = best_affordable(study.candidates, limit, budget)
+    chance = None if by_chance is None else measured(study, limit, by_chance, evaluate)[0]
     return {"budget": budget, "score": result.score, **record, "random": chance, "seconds": seconds}, network
 
 
-def _measured(
-    study: FinishedStudy, limit: Constraint, path: np.ndarray, evaluate: bool
-) -> tuple[dict[str, Any], CenterNet]:
+def measured(
+    study: "FinishedStudy", limit: "Constraint", path: np.ndarray, evaluate: bool
+) -> tuple[dict[str, Any], "CenterNet"]:
     """Name, cost and (with `evaluate`) the 12 COCO numbers of a path's network, and the network."""
-    network = study.final_evaluator.recalibrate(study.supernet.extract(path))
-    size = study.preset.image_size
-    whole = count(network, (size, size))
-    cost = {
-        "limited": float(limit.cost(path[None])[0]),
-        "input_size": size,
-        "macs_backbone": whole.parts["backbone"]["macs"],
-        "params_backbone": whole.parts["backbone"]["params"],
-        "macs": whole.macs,
-        "params": whole.params,
-    }
+    from common.cost import count
+
+    network = study.final_evaluator.recalibrate(study.trained.extract(path))
+    whole = count(network, study.size)
     record = {
         "path": study.space.key(path),
         "choices": path.tolist(),
         "architecture": study.space.describe(path),
         "bucket": int(limit.bucket(path[None])[0]),
-        "cost": cost,
+        "cost": {
+            "limited": float(limit.cost(path[None])[0]),
+            "input_size": study.preset.image_size,
+            "macs_backbone": whole.parts["backbone"]["macs"],
+            "params_backbone": whole.parts["backbone"]["params"],
+            "macs": whole.macs,
+            "params": whole.params,
+        },
     }
     if evaluate:
-        record |= average_precision(network, study._validation_batches, study._truth)
+        record |= study.precision_at(network, study.size, "validation")
     return record, network
 
 
-def _report_text(report: dict[str, Any]) -> str:
-    def points(record: dict[str, Any] | None) -> str:
-        return f"{100 * record['AP']:.1f}" if record and "AP" in record else "-"
-
+def report_text(report: Mapping[str, Any]) -> str:
+    """A line for each budget."""
     lines = [f"{report['space']['size']:,} paths left; {report['constraint']} of the backbone in {report['unit']}"]
     if report["note"]:
         lines.append(report["note"])
@@ -232,71 +213,61 @@ def _report_text(report: dict[str, Any]) -> str:
 # ---- the search space
 
 
-def printed_formula() -> dict[str, Any]:
-    """The sizes that Table 1 prints, beside what its formulas evaluate to."""
-    return {
-        "ofa": {
-            "formula": "((3^2 + 3^2) x (3^3 + 3^3) x (3^4 + 3^4))^4",
-            "value": ((3**2 + 3**2) * (3**3 + 3**3) * (3**4 + 3**4)) ** 4,
-            "printed": "about 10^20",
-        },
-        "compofa": {
-            "formula": "(3^2 + 3^3 + 3^4), one factor a stage: to the fourth power",
-            "value": (3**2 + 3**3 + 3**4) ** 4,
-            "printed": "about 10^8",
-        },
-    }
-
-
-def describe(settings: Preset) -> dict[str, Any]:
+def describe(preset: Preset) -> dict[str, Any]:
     """The search space of a scale as plain JSON: exact sizes, cost ranges, and how a path is written as a row."""
-    space, size = settings.space, settings.image_size
-    with_stem = replace(space, elastic_stem=True)
-    study = Study(settings, "scenes", seed=0)
-    path = space.sample(1, np.random.default_rng(0))[0]
-    values = {
-        "depth": list(space.depths),
-        "width": list(space.widths),
-        "expand": list(space.expands),
-    }
+    space, size = preset.space, preset.image_size
+    with_stem, macs = replace(space, elastic_stem=True), CostTable.macs(space, size)
+    path, printed = space.sample(1, np.random.default_rng(0))[0], printed_sizes()
+
+    def cost(table: CostTable, unit: str) -> dict[str, Any]:
+        lowest, highest = table.range()
+        return {"lowest": lowest, "highest": highest, "unit": unit, "of": "backbone"}
+
     return to_json(
         {
             "paper": "detofa",
-            "scale": settings.name,
+            "scale": preset.name,
             "space": asdict(space),
             "input_size": size,
             "size": {
-                "ofa": Operations.all(space).size(),
+                "ofa": space.size(),
                 "ofa_with_stem_choices": with_stem.size(),
-                "compofa": Operations.compound(space).size(),
-                "printed_in_table_1": printed_formula(),
+                "compofa": space.size(coupled=True),
+                "printed_in_table_1": {
+                    "ofa": {
+                        "formula": "((3^2 + 3^2) x (3^3 + 3^3) x (3^4 + 3^4))^4",
+                        "value": printed["OFA"],
+                        "printed": "about 10^20",
+                    },
+                    "compofa": {
+                        "formula": "(3^2 + 3^3 + 3^4), one factor a stage: to the fourth power",
+                        "value": printed["CompOFA*"],
+                        "printed": "about 10^8",
+                    },
+                },
             },
             "cost": {
-                "macs": _cost_range(study),
-                "macs_with_stem_choices": _cost_range(Study(replace(settings, space=with_stem), "scenes", seed=0)),
-                "params": _cost_range(Study(settings, "scenes", seed=0, constraint="params")),
+                "macs": cost(macs, UNITS["macs"]),
+                "macs_with_stem_choices": cost(CostTable.macs(with_stem, size), UNITS["macs"]),
+                "params": cost(CostTable.params(space), UNITS["params"]),
             },
             "encoding": {
                 "columns": list(space.columns),
-                "values": values,
+                "values": {"depth": list(space.depths), "width": list(space.widths), "expand": list(space.expands)},
                 "meaning": "each number is an index into the values of its kind; layers that depth drops hold 0",
                 "example": {
                     "choices": path.tolist(),
                     "name": space.key(path),
                     "description": space.describe(path),
-                    "macs": float(study.constraint.cost(path[None])[0]),
+                    "macs": float(macs(path[None])[0]),
                 },
             },
         }
     )
 
 
-def _cost_range(study: Study) -> dict[str, Any]:
-    constraint = study.constraint
-    return {"lowest": constraint.lowest, "highest": constraint.highest, "unit": constraint.unit, "of": "backbone"}
-
-
-def _description_text(description: dict[str, Any]) -> str:
+def description_text(description: Mapping[str, Any]) -> str:
+    """The space in a few lines."""
     size, cost, encoding = description["size"], description["cost"], description["encoding"]
     printed, example = size["printed_in_table_1"], encoding["example"]
     ranges = [
@@ -320,4 +291,4 @@ def _description_text(description: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(main, SearchCommand)
+    run(main, Options)

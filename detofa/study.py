@@ -1,202 +1,83 @@
-"""One seed of the reproduction on one data set: every trained thing, made when first asked for, kept in a run folder.
+"""One seed of DetOFA on one data set: every trained thing, made when first asked for, kept in a run folder.
 
-The exhibits ask for what they draw; runs that several exhibits need are trained once. All methods share, for a seed,
-the pre-trained weights, the data order, the held-out images and, but for CompOFA* and the full net, the warm-up.
+All methods share, for a seed, the pre-trained weights, the data order, the held-out images and, but for CompOFA* and
+the full net, the warm-up. What a run is made of stands in detofa/method.py.
 
-    classification   the supernet pre-trained on object crops, and its path losses
-    filter           the path filter pre-trained on those (Section 3.1.2)
-    warm-up          Algorithm 1, lines 2 to 4: detection supernet, its path losses, the fine-tuned filter
-    VARIANT          one supernet of `VARIANTS`, trained to the end, with the nets found in it for every budget
+    classification, filter, warm-up    what the supernets of a seed build on (`method.SHARED`)
+    VARIANT                            one supernet of `presets.VARIANTS`, with the nets found in it for every budget
+    sampled-VARIANT                    AP of uniform paths of it (Figure 6)
+    filter-ablation-NAME               the path filter, cross-validated (Table 2)
+    latency                            milliseconds of the space's blocks, for all seeds
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from common.batch import Batch
-from common.cli import check_seed, short_name
-from common.cost_table import CostTable
-from common.data.batches import ClassificationBatches, DetectionBatches
-from common.data.crops import object_crops
-from common.data.detection_set import DetectionSet
-from common.data.source import load
-from common.data.splits import epoch_of, training_and_held_out
-from common.evaluate.average_precision import GroundTruth
+from common.data.batches import ClassificationBatches
 from common.evaluate.latency import measure_latency
-from common.evaluate.subnetworks import Evaluator, average_precision
+from common.evaluate.subnetworks import Evaluator
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.classifier import Classifier, classification_losses
-from common.models.ofa_resnet import OFAResNet
-from common.plain import InputError
-from common.search.evolution import EvolutionResult
+from common.models.ofa_resnet import PLAIN, Bottleneck, OFAResNet, Stem
+from common.plain import InputError, from_json
 from common.search.executors import evaluate_all
-from common.settings import CROP_AUGMENTATION, Optimisation, Precision
+from common.settings import CROP_AUGMENTATION
+from common.study import Study
 from common.train.run_folder import Run
-from detofa.baselines import centernet_distillation, progressive_shrinking
-from detofa.method import (
-    Constraint,
-    Operations,
-    OperationScores,
-    PathFilter,
-    PathLosses,
-    PathSampler,
-    PathScorer,
-    PruningSettings,
-    Task,
-    prune,
-    sample_per_bucket,
-    search,
-    train_filter,
-    train_supernet,
-    validate_paths,
-)
-from detofa.presets import Preset
-
-UNITS = {"macs": "MAC", "params": "parameters", "latency": "ms"}
+from detofa import method
+from detofa.method import Constraint, Costs, Operations, OperationScores, PathFilter, PathLosses, PathScorer, Task
+from detofa.presets import ABLATIONS, UNITS, VARIANTS, FilterSettings, Options, Preset, PruningSettings, Variant
+from detofa.space import BlockShape, CostTable, OFAResNetSpace, StemShape
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One way to train the detection supernet."""
+class DetOFAStudy(Study):
+    """All runs of one seed. Supernets are trained in the study's precision, and evaluated in float32."""
 
-    title: str
-    """As figures name it."""
-    pruning: PruningSettings | None = None
-    """Search space pruning after the warm-up; none is uniform sampling."""
-    coupled: bool = False
-    """CompOFA*: depth and width coupled from the start."""
-    transfer: bool = True
-    """Start from the classification supernet."""
-    shared_warm_up: bool = True
-    """Start from the shared warm-up run rather than with a warm-up of its own."""
-    shrinking: bool = False
-    """Progressive shrinking from the full net, three times the epochs."""
-    full_net: bool = False
-    """The largest path alone."""
+    paper = "detofa"
+    preset: Preset
+    options: Options
 
+    def identity(self) -> dict[str, Any]:
+        return {"constraint": self.options.constraint}
 
-_PATHS_ONLY = PruningSettings(operations="none")
-_OPERATIONS_ONLY = PruningSettings(ratio_path=0.0)
-VARIANTS = {
-    "ours": Variant("DetOFA (ours)", PruningSettings()),
-    "ofa": Variant("OFA (w/o PS)"),
-    "ofa-shrinking": Variant("OFA (w/ PS)", shrinking=True, shared_warm_up=False),
-    "compofa": Variant("CompOFA*", coupled=True, shared_warm_up=False),
-    "fullnet": Variant("Fullnet", full_net=True, shared_warm_up=False),
-    "ofa-scratch": Variant("OFA (w/o PS), no transfer", transfer=False, shared_warm_up=False),
-    "operations-flops": Variant("FLOPs", replace(_OPERATIONS_ONLY, operations="flops")),
-    "operations-bucket": Variant("FLOPs & score (per bucket)", replace(_OPERATIONS_ONLY, operations="score_bucket")),
-    "operations-all": Variant("FLOPs & score (all)", _OPERATIONS_ONLY),
-    "paths-score": Variant("score-based", _PATHS_ONLY),
-    "operations-ratio-40": Variant("operations 40 %", PruningSettings(ratio_bucket=0.40)),
-    "paths-ratio-40": Variant("paths 40 %", PruningSettings(ratio_path=0.40)),
-}
+    @property
+    def space(self) -> OFAResNetSpace:
+        """The search space A."""
+        return self.preset.space
 
-
-class Study:
-    """All runs of one seed.
-
-    preset: the scale. data: as `--data` (common.data.source). seed: of weights, data order and sampling. out: the
-    folder of all runs. device: where networks live. constraint: macs, params or latency. command: kept in the records.
-    precision: of the forward passes of supernet training; everything that is evaluated is evaluated in float32.
-    """
-
-    def __init__(
-        self,
-        preset: Preset,
-        data: str,
-        seed: int,
-        out: Path | str = "runs",
-        device: str = "cpu",
-        constraint: str = "macs",
-        command: str | None = None,
-        precision: Precision = "float32",
-    ):
-        check_seed(seed)
-        self.preset, self.data, self.seed, self.device, self.command = preset, data, seed, device, command
-        self.precision = precision
-        self.constraint_name = constraint
-        self.folder = Path(out) / "detofa" / f"{short_name(data)}-{preset.name}"
-        self.space = preset.space
-
-    # ---- runs
-
-    def open(self, what: str, **settings) -> Run:
-        """The run folder of `what`, its config everything that its numbers depend on."""
-        config = {
-            "paper": "detofa",
-            "what": what,
-            "data": self.data,
-            "training_set": self.training_set.fingerprint(),
-            "seed": self.seed,
-            "constraint": self.constraint_name,
-            "precision": self.precision,
-            "preset": asdict(self.preset),
-            **settings,
-        }
-        return Run.open(self.folder / f"{what}-s{self.seed}", config, self.command)
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the detection images."""
+        return self.preset.image_size, self.preset.image_size
 
     # ---- data
 
     @cached_property
-    def _training_and_proxy(self) -> tuple[DetectionSet, DetectionSet]:
-        preset = self.preset
-        return training_and_held_out(self.data, preset.train_images, preset.proxy_images, preset.name)
-
-    @property
-    def training_set(self) -> DetectionSet:
-        """Images that supernets are trained on."""
-        return self._training_and_proxy[0]
-
-    @cached_property
-    def validation_set(self) -> DetectionSet:
-        """Images that AP is reported on; nothing is chosen by them."""
-        return load(self.data, "val", limit=self.preset.validation_images)
-
-    def _batches(self, dataset: DetectionSet, batch_size: int, augment=None) -> DetectionBatches:
-        return DetectionBatches(
-            dataset, self.preset.image_size, batch_size, device=self.device, augment=augment, seed=self.seed
-        )
-
-    @cached_property
-    def _validation_batches(self) -> list[Batch]:
-        return list(self._batches(self.validation_set, self.preset.evaluation_batch_size).in_order())
-
-    @cached_property
-    def _truth(self) -> GroundTruth:
-        return GroundTruth(self.validation_set)
-
-    def _first(self, dataset: DetectionSet, images: int) -> list[Batch]:
-        chosen = dataset.subset(np.arange(min(images, len(dataset))))
-        return list(self._batches(chosen, self.preset.evaluation_batch_size).in_order())
-
-    @cached_property
     def detection_task(self) -> Task:
         """CenterNet's loss on the training images; paths are compared on the held-out ones."""
-        preset = self.preset
-        batches = self._batches(
-            epoch_of(self.training_set, preset.train_images), preset.batch_size, preset.augmentation
-        )
-        proxy = self._first(self._training_and_proxy[1], preset.proxy_images)
-        calibration = self._first(self.training_set, preset.proxy_calibration_images)
-        return Task(batches, centernet_losses, Evaluator(calibration, proxy, centernet_losses))
+        batches = self.training_batches(self.size, self.preset.batch_size)
+        return Task(batches, centernet_losses, self._evaluator(self.preset.proxy_calibration_images))
 
     @cached_property
     def final_evaluator(self) -> Evaluator:
         """For networks whose AP is reported: more images to re-estimate batch norm."""
-        calibration = self._first(self.training_set, self.preset.calibration_images)
-        return Evaluator(calibration, self.detection_task.evaluator.validation, centernet_losses)
+        return self._evaluator(self.preset.calibration_images)
+
+    def _evaluator(self, calibration_images: int) -> Evaluator:
+        calibration = list(self.training_images(self.size, calibration_images).in_order())
+        return Evaluator(calibration, self._held_out, centernet_losses)
 
     @cached_property
-    def crops(self):
-        """Object crops of the training images: the classification set."""
-        return object_crops(self.training_set, self.preset.crop_size, self.preset.crops, seed=0)
+    def _held_out(self) -> list[Batch]:
+        return list(self.measuring_batches("search", self.size).in_order())
 
     @cached_property
     def classification_task(self) -> Task:
@@ -204,157 +85,120 @@ class Study:
         preset, crops = self.preset, self.crops
         held_out = max(1, len(crops.labels) // 10)
         training, proxy = crops.split(len(crops.labels) - held_out)
-        size = preset.crop_batch_size
         epoch = training.repeated((preset.crops or 0) - held_out)
-        batches = ClassificationBatches(epoch, size, self.device, CROP_AUGMENTATION, self.seed)
-        size = preset.evaluation_batch_size
-        calibration = training.split(min(len(training.labels), preset.proxy_calibration_images))[0]
-        in_order = [list(ClassificationBatches(c, size, self.device).in_order()) for c in (calibration, proxy)]
+        batches = ClassificationBatches(epoch, preset.crop_batch_size, self.device, CROP_AUGMENTATION, self.seed)
+        calibration, _ = training.split(min(len(training.labels), preset.proxy_calibration_images))
+        in_order = [
+            list(ClassificationBatches(part, preset.evaluation_batch_size, self.device).in_order())
+            for part in (calibration, proxy)
+        ]
         return Task(batches, classification_losses, Evaluator(*in_order, classification_losses))
 
-    # ---- space, networks
+    # ---- costs
 
-    @cached_property
+    @property
     def constraint(self) -> Constraint:
         """What a path costs, at the size of the detection images."""
-        preset, name = self.preset, self.constraint_name
-        if name == "macs":
-            table = CostTable.macs(self.space, preset.image_size)
-        elif name == "params":
-            table = CostTable.params(self.space)
-        elif name == "latency":
-            table = self._latency_table()
+        if self.options.constraint == "latency":
+            self.once("latency", self._time_blocks, shared=True)
+        return self._constraint
+
+    @cached_property
+    def _constraint(self) -> Constraint:
+        name, size = self.options.constraint, self.preset.image_size
+        if name == "latency":
+            known = self.once("latency", self._time_blocks, shared=True)["blocks"]
+            table = CostTable(self.space, lambda shape: known[str(shape)], size)
         else:
-            raise InputError(f"unknown constraint {name!r}: give one of {', '.join(UNITS)}")
-        ends = table(np.stack([self.space.smallest(), self.space.largest()]))
-        return Constraint(name, UNITS[name], lambda paths: np.asarray(table(paths), dtype=float), *map(float, ends))
+            table = CostTable.macs(self.space, size) if name == "macs" else CostTable.params(self.space)
+        return Constraint(name, UNITS[name], lambda paths: table(paths).astype(float), *table.range())
 
-    def _latency_table(self) -> CostTable:
-        """Measured once for all seeds and kept: every process then has the same buckets and budgets."""
-        config = {"space": self.space.to_dict(), "image_size": self.preset.image_size, "device": self.device}
-        run = Run.open(self.folder / "latency", config, self.command)
-        known = run.read_json("blocks") or {}
+    def _time_blocks(self, run: Run) -> dict[str, Any]:
+        """Measured once for all seeds: every process then has the same buckets and budgets."""
+        known: dict[str, float] = {}
 
-        def measure(module: nn.Module, shape: tuple[int, ...]) -> float:
-            block = f"{shape} {module}"
-            if block not in known:
-                known[block] = self._latency(module, shape)
-            return known[block]
+        def timed(shape: StemShape | BlockShape) -> float:
+            known[str(shape)] = self._latency(shape)
+            return known[str(shape)]
 
-        table = CostTable.measured(self.space, measure, self.preset.image_size)
-        run.write_json("blocks", known)
-        return table
+        CostTable(self.space, timed, self.preset.image_size)
+        return {"blocks": known}
 
-    def _latency(self, module: nn.Module, shape: tuple[int, ...]) -> float:
-        return measure_latency(module, shape, device=self.device).median_ms
+    def _latency(self, shape: StemShape | BlockShape) -> float:
+        """Median milliseconds of a stem or block."""
+        if isinstance(shape, StemShape):
+            channels, module = 3, Stem(PLAIN, shape.middle, shape.out_channels, shape.residual)
+        else:
+            channels, widths = shape.in_channels, (shape.in_channels, shape.middle, shape.out_channels)
+            module = Bottleneck(PLAIN, *widths, stride=shape.stride, project=shape.first)
+        return measure_latency(module, (channels, *shape.size), device=self.device).median_ms
 
-    def _classifier(self) -> Classifier:
+    @property
+    def budgets(self) -> list[float]:
+        """The budgets of figures 5, 8 and 9."""
+        return [self.constraint.budget(share) for share in self.preset.budget_shares]
+
+    # ---- networks
+
+    def classifier(self) -> Classifier:
+        """A fresh classification supernet."""
         torch.manual_seed(self.seed)
-        return self._placed(Classifier(self._backbone(), len(self.crops.categories)))
+        return self.placed(Classifier(self._backbone(), len(self.crops.categories)))
 
     def detector(self) -> CenterNet:
         """A fresh detection supernet."""
         torch.manual_seed(self.seed)
         preset = self.preset
-        categories = len(self.training_set.categories)
-        network = CenterNet(self._backbone(), categories, preset.neck_widths, preset.head_width, elastic=True)
-        return self._placed(network)
+        network = CenterNet(self._backbone(), len(self.categories), preset.neck_widths, preset.head_width, elastic=True)
+        return self.placed(network)
 
     def _backbone(self) -> OFAResNet:
         return OFAResNet(self.space, zero_init_last=self.preset.zero_init_last)
 
-    def _placed(self, network: nn.Module) -> nn.Module:
-        # Thin convolutions run 1.4 to 1.7 times faster with the channels last, on CPUs and on GPUs.
-        return network.to(self.device, memory_format=torch.channels_last)
+    def transferred(self, supernet: CenterNet) -> CenterNet:
+        """With the backbone of the classification supernet; neck and heads stay fresh (Section 4.1)."""
+        self.shared("classification")
+        backbone = self.restore(self.classifier(), "classification", "uniform").backbone
+        supernet.backbone.load_state_dict(backbone.state_dict())
+        return supernet
 
-    def new_filter(self, settings=None) -> PathFilter:
+    def new_filter(self, settings: FilterSettings | None = None) -> PathFilter:
+        """A fresh path filter. settings: the preset's, unless given."""
         torch.manual_seed(self.seed)
         return PathFilter(self.space, self.constraint.buckets, settings or self.preset.path_filter).to(self.device)
+
+    def filter_of(self, what: str, stage: str = "filter") -> PathFilter:
+        """The path filter that a run trained."""
+        (self.shared if what in method.SHARED else self.result)(what)
+        return self.restore(self.new_filter(), what, f"{stage}-best").eval()
 
     def scorer(self, path_filter: PathFilter) -> PathScorer:
         """The filter with this study's space and constraint."""
         return PathScorer(path_filter, self.space, self.constraint)
 
-    # ---- training
+    def supernet(self, name: str) -> CenterNet:
+        """The trained supernet of `VARIANTS[name]`."""
+        self.result(name)
+        return self.restore(self.detector(), name, self._last_stage(VARIANTS[name]))
 
-    def _fit(self, run: Run, stage: str, supernet: nn.Module, task: Task, sampler, optimisation: Optimisation) -> dict:
-        """One stage of supernet training; its seconds, wall clock and processor."""
-        report = train_supernet(
-            run, stage, supernet, task, sampler, optimisation, self.seed, self.device, self.precision
-        )
-        return {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
+    def _last_stage(self, variant: Variant) -> str:
+        return self.preset.shrinking.phases[-1].name if variant.shrinking else "fine-tuning"
 
-    def _path_losses(
-        self, run: Run, purpose: str, supernet: nn.Module, task: Task, operations: Operations, per_bucket: int
-    ) -> tuple[PathLosses, dict]:
-        """Sampled paths with their losses, and the seconds that validating them took."""
-        generator = np.random.default_rng([self.seed, 3])
-        paths = sample_per_bucket(operations, self.constraint, per_bucket, generator)
-        losses = validate_paths(run, purpose, supernet, task.evaluator, paths)
-        records = [record for record in run.candidates() if record["key"][0] == purpose]
-        spent = {name: sum(record.get(name, 0.0) for record in records) for name in ("seconds", "cpu_seconds")}
-        return losses, spent
+    # ---- runs
 
-    def _train_filter(
-        self, run: Run, stage: str, path_filter: PathFilter, data: PathLosses, optimisation: Optimisation
-    ) -> dict:
-        report = train_filter(
-            run, stage, path_filter, data, self.space, self.constraint, optimisation, self.seed, self.device
-        )
-        return {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
+    def shared(self, what: str) -> dict[str, Any]:
+        """The result of one of `method.SHARED`."""
+        return self.once(what, partial(method.SHARED[what], self))
 
-    @cached_property
-    def classification(self) -> tuple[Classifier, PathLosses, Run]:
-        """The classification supernet (the full net first, then uniform paths), and sampled paths with their losses."""
-        run, supernet, task = self.open("classification"), self._classifier(), self.classification_task
-        everything, largest = Operations.all(self.space), self.space.largest()[None]
-        costs = {
-            "full": self._fit(run, "full", supernet, task, lambda count, _: largest, self.preset.classification),
-            "uniform": self._fit(run, "uniform", supernet, task, everything.sample, self.preset.classification),
-        }
-        losses, costs["sampling"] = self._path_losses(
-            run, "classification", supernet, task, everything, self.preset.pretraining_paths
-        )
-        if run.result is None:
-            run.finish({"costs": costs, "paths": len(losses.paths)})
-        return supernet, losses, run
+    def validated(self, what: str) -> PathLosses:
+        """The paths that a shared run validated, with their losses."""
+        self.shared(what)
+        return method.validated_paths(Run.read(self.run_path(what)), what, self.space)
 
-    @cached_property
-    def pretrained_filter(self) -> tuple[PathFilter, Run]:
-        """The path filter trained on paths of the classification supernet."""
-        _, losses, _ = self.classification
-        run, path_filter = self.open("filter"), self.new_filter()
-        costs = {"filter": self._train_filter(run, "filter", path_filter, losses, self.preset.path_filter.pretraining)}
-        if run.result is None:
-            run.finish({"costs": costs})
-        return path_filter, run
-
-    @cached_property
-    def warm_up(self) -> tuple[dict, PathFilter, PathLosses, Run]:
-        """Algorithm 1, lines 2 to 4: the supernet's weights, the fine-tuned filter, the paths it was tuned on."""
-        run, supernet, task = self.open("warm-up"), self._transferred(self.detector()), self.detection_task
-        everything = Operations.all(self.space)
-        costs = {"warm-up": self._fit(run, "warm-up", supernet, task, everything.sample, self.preset.warm_up)}
-        losses, costs["sampling"] = self._path_losses(
-            run, "warm-up", supernet, task, everything, self.preset.fine_tuning_paths
-        )
-        path_filter = self.new_filter()
-        path_filter.load_state_dict(self.pretrained_filter[0].state_dict())
-        fine_tuning = self.preset.path_filter.fine_tuning
-        costs["filter"] = self._train_filter(run, "filter", path_filter, losses, fine_tuning)
-        if run.result is None:
-            run.finish({"costs": costs, "paths": len(losses.paths)})
-        return supernet.state_dict(), path_filter, losses, run
-
-    def _transferred(self, supernet: CenterNet) -> CenterNet:
-        """The backbone of the classification supernet; neck and heads stay fresh (Section 4.1)."""
-        supernet.backbone.load_state_dict(self.classification[0].backbone.state_dict())
-        return supernet
-
-    def pruned(self, pruning: PruningSettings) -> tuple[PathSampler, OperationScores]:
+    def pruned(self, pruning: PruningSettings) -> tuple[method.PathSampler, OperationScores]:
         """Algorithm 1, lines 5 and 6, after the shared warm-up."""
-        scorer = self.scorer(self.warm_up[1])
-        return prune(Operations.all(self.space), scorer, pruning, self.preset.operation_samples, self.seed)
+        scorer = self.scorer(self.filter_of("warm-up"))
+        return method.prune(Operations.all(self.space), scorer, pruning, self.preset.operation_samples, self.seed)
 
     def operations(self, variant: Variant) -> Operations:
         """The space that a variant's nets are searched in."""
@@ -364,114 +208,84 @@ class Study:
             return self.pruned(variant.pruning)[0].operations
         return Operations.all(self.space)
 
-    def trained(self, name: str) -> tuple[CenterNet, Run, dict]:
-        """The supernet of `VARIANTS[name]` after training, its run, and the seconds that each part took."""
-        variant, preset = VARIANTS[name], self.preset
-        run, supernet = self.open(name, variant=asdict(variant)), self.detector()
-        task, largest = self.detection_task, self.space.largest()[None]
-        if variant.shrinking:
-            full, _, costs = self.trained("fullnet")
-            supernet.load_state_dict(full.state_dict())
-            teacher = self.final_evaluator.recalibrate(full.extract(self.space.largest()))
-            reports = progressive_shrinking(
-                run,
-                supernet,
-                teacher,
-                task,
-                centernet_distillation,
-                preset.shrinking,
-                self.seed,
-                self.device,
-                self.precision,
-            )
-            for phase, report in zip(preset.shrinking.phases, reports, strict=True):
-                costs[phase.name] = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
-            return supernet, run, costs
-        sampler = self.operations(variant).sample
+    def is_finished(self, name: str) -> bool:
+        """Whether the supernet of `VARIANTS[name]` is trained and searched."""
+        return (self.run_path(name) / "result.json").is_file()
+
+    def prepare(self, name: str) -> None:
+        """Make the shared runs that `VARIANTS[name]` builds on: a fault in them is every variant's."""
+        variant = VARIANTS[name]
+        if variant.shared_warm_up or variant.transfer:
+            self.shared("warm-up" if variant.shared_warm_up else "classification")
+
+    def result(self, name: str) -> dict[str, Any]:
+        """The supernet of `VARIANTS[name]`: what it cost, and for every budget the net found, a random search's, and
+        their AP.
+        """
+        return self.once(name, partial(self._make, VARIANTS[name]), variant=asdict(VARIANTS[name]))
+
+    def _make(self, variant: Variant, run: Run) -> dict[str, Any]:
+        supernet, costs = self._train(variant, run)
         if variant.full_net:
-            sampler = lambda count, _: largest  # noqa: E731
+            return {"costs": costs, "full": self.measured(run, supernet, [self.space.largest()])[0]}
+        operations, preset = self.operations(variant), self.preset
+        losses, costs["search sampling"] = method.sample_paths(
+            self, run, "search", supernet, self.detection_task, operations, preset.search_paths
+        )
+        # Section 3.3: before the search the filter is trained again, on paths of the finished supernet.
+        path_filter, training = self.filter_of("filter"), self.training(preset.path_filter.fine_tuning)
+        method.train_filter(run, "search-filter", path_filter, losses, self.space, self.constraint, training)
+        scorer, began = self.scorer(path_filter), time.perf_counter()
+        found = [method.search(operations, scorer, each, preset.evolution, self.seed).best for each in self.budgets]
+        return {
+            "costs": costs,
+            "search_seconds": time.perf_counter() - began,
+            "space": str(operations.size()),
+            "budgets": self.budgets,
+            "found": self.measured(run, supernet, found),
+            "random": self.measured(
+                run, supernet, [best_affordable(losses, self.constraint, budget) for budget in self.budgets]
+            ),
+        }
+
+    def _train(self, variant: Variant, run: Run) -> tuple[CenterNet, Costs]:
+        """The variant's supernet, and what each part of its training took."""
         if variant.shared_warm_up:
-            weights, _, _, warm_up = self.warm_up
-            supernet.load_state_dict(weights)
-            costs = {"warm-up": warm_up.result["costs"]["warm-up"]}
-            if variant.pruning is not None:
-                costs |= {part: warm_up.result["costs"][part] for part in ("sampling", "filter")}
-                sampler = self.pruned(variant.pruning)[0]
-        else:
-            if variant.transfer:
-                self._transferred(supernet)
-            costs = {"warm-up": self._fit(run, "warm-up", supernet, task, sampler, preset.warm_up)}
-        costs["fine-tuning"] = self._fit(run, "fine-tuning", supernet, task, sampler, preset.fine_tuning)
-        return supernet, run, costs
+            return method.algorithm_1(self, run, variant.pruning)
+        preset, task, supernet, largest = self.preset, self.detection_task, self.detector(), self.space.largest()
+        if variant.shrinking:
+            costs = dict(self.result("fullnet")["costs"])
+            self.restore(supernet, "fullnet", "fine-tuning")
+            full_net = self.final_evaluator.recalibrate(supernet.extract(largest))
+            settings, training = preset.shrinking, self.training(preset.shrinking.optimisation)
+            reports = method.progressive_shrinking(run, supernet, full_net, task, settings, training)
+            phases = zip(settings.phases, reports, strict=True)
+            return supernet, costs | {phase.name: method.spent(report) for phase, report in phases}
+        if variant.transfer:
+            self.transferred(supernet)
+        sampler = method.only(largest) if variant.full_net else self.operations(variant).sample
+        stages = {"warm-up": preset.warm_up, "fine-tuning": preset.fine_tuning}
+        return supernet, {
+            stage: method.spent(method.train(run, stage, supernet, task, sampler, self.training(optimisation)))
+            for stage, optimisation in stages.items()
+        }
 
-    # ---- results
-
-    def result(self, name: str) -> dict:
-        """The finished variant: what it cost, and for every budget the net found, a random search's, and their AP."""
-        run = self.open(name, variant=asdict(VARIANTS[name]))
-        if run.result is not None:
-            return run.result
-        supernet, _, costs = self.trained(name)
-        if VARIANTS[name].full_net:
-            largest = self.space.largest()
-            run.finish({"costs": costs, "full": self.measured(run, supernet, [largest])[0]})
-            return run.result
-        operations = self.operations(VARIANTS[name])
-        losses, costs["search sampling"] = self._path_losses(
-            run, "search", supernet, self.detection_task, operations, self.preset.search_paths
-        )
-        path_filter = self.search_filter(run, losses)
-        found, by_chance = [], []
-        began = time.perf_counter()
-        for share in self.preset.budget_shares:
-            budget = self.constraint.budget(share)
-            found.append(self.find(operations, path_filter, budget).best)
-            affordable = self.constraint.cost(losses.paths) <= budget
-            best = np.where(affordable, losses.losses, np.inf).argmin()
-            by_chance.append(losses.paths[best] if affordable.any() else None)
-        seconds = time.perf_counter() - began
-        run.finish(
-            {
-                "costs": costs,
-                "search_seconds": seconds,
-                "space": str(operations.size()),
-                "budgets": [self.constraint.budget(share) for share in self.preset.budget_shares],
-                "found": self.measured(run, supernet, found),
-                "random": self.measured(run, supernet, by_chance),
-            }
-        )
-        return run.result
-
-    def search_filter(self, run: Run, losses: PathLosses) -> PathFilter:
-        """Section 3.3: the filter trained again on paths of the finished supernet, as predictor of the search."""
-        path_filter = self.new_filter()
-        path_filter.load_state_dict(self.pretrained_filter[0].state_dict())
-        self._train_filter(run, "search-filter", path_filter, losses, self.preset.path_filter.fine_tuning)
-        return path_filter
-
-    def find(self, operations: Operations, path_filter: PathFilter, budget: float) -> EvolutionResult:
-        """The best path for one budget."""
-        return search(operations, self.scorer(path_filter), budget, self.preset.evolution, self.seed)
-
-    def sampled(self, name: str) -> list[dict]:
-        """Figure 6: uniform paths of every bucket from a variant's space, with AP and cost."""
-        operations = self.operations(VARIANTS[name])
-        generator = np.random.default_rng([self.seed, 6])
-        paths = sample_per_bucket(operations, self.constraint, self.preset.figure6_paths, generator)
-        supernet, run, _ = self.trained(name)
-        return self.measured(run, supernet, paths)
-
-    def measured(self, run: Run, supernet: CenterNet, paths: Sequence[np.ndarray | None]) -> list[dict | None]:
+    def measured(
+        self, run: Run, supernet: CenterNet, paths: Sequence[np.ndarray | None]
+    ) -> list[dict[str, Any] | None]:
         """For each path of a trained supernet: its name, costs and the 12 COCO numbers on the validation images.
 
         None stays None: a random search that was offered no path within the budget.
         """
 
-        def measure(path: np.ndarray) -> dict:
+        def measure(path: np.ndarray) -> dict[str, Any]:
             network = self.final_evaluator.recalibrate(supernet.extract(path))
-            numbers = average_precision(network, self._validation_batches, self._truth)
-            cost = float(self.constraint.cost(path[None])[0])
-            return {"cost": cost, "bucket": int(self.constraint.bucket(path[None])[0]), **numbers}
+            cost, bucket = self.constraint.cost(path[None]), self.constraint.bucket(path[None])
+            return {
+                "cost": float(cost[0]),
+                "bucket": int(bucket[0]),
+                **self.precision_at(network, self.size, "validation"),
+            }
 
         def key(path: np.ndarray) -> list[str]:
             return ["AP", self.space.key(path)]
@@ -481,3 +295,133 @@ class Study:
             None if path is None else {"path": self.space.key(path), "choices": path.tolist(), **next(records)}
             for path in paths
         ]
+
+    # ---- what exhibits measure besides
+
+    def sampled(self, name: str) -> list[dict[str, Any]]:
+        """Figure 6: uniform paths of every bucket from a variant's space, with AP and cost."""
+
+        def make(run: Run) -> dict[str, Any]:
+            supernet, generator = self.supernet(name), np.random.default_rng([self.seed, 6])
+            operations, each = self.operations(VARIANTS[name]), self.preset.figure6_paths
+            paths = method.sample_per_bucket(operations, self.constraint, each, generator)
+            return {"paths": self.measured(run, supernet, paths)}
+
+        return self.once(f"sampled-{name}", make)["paths"]
+
+    def cross_validated(self, name: str) -> dict[str, Any]:
+        """Table 2: scores of the warm-up's paths, each by a filter that was fine-tuned on the other folds.
+
+        All folds start from one filter, pre-trained with the same ablation on paths of the classification supernet.
+        """
+        settings = replace(self.preset.path_filter, **ABLATIONS[name])
+
+        def make(run: Run) -> dict[str, Any]:
+            constraint, pretrained, data = self.constraint, self.new_filter(settings), self.validated("warm-up")
+
+            def train(stage: str, path_filter: PathFilter, losses: PathLosses, training: method.Training) -> None:
+                method.train_filter(run, stage, path_filter, losses, self.space, constraint, training)
+
+            train("pretraining", pretrained, self.validated("classification"), self.training(settings.pretraining))
+            buckets = constraint.bucket(data.paths)
+            fold = folds_of(buckets, self.preset.filter_folds, np.random.default_rng([self.seed, 2]))
+            scores = np.empty(len(fold))
+            for held_out in range(self.preset.filter_folds):
+                path_filter, inside = self.new_filter(settings), fold != held_out
+                path_filter.load_state_dict(pretrained.state_dict())
+                chosen = PathLosses(data.paths[inside], data.losses[inside])
+                train(f"fold-{held_out}", path_filter, chosen, self.training(settings.fine_tuning))
+                scores[~inside] = self.scorer(path_filter)(data.paths[~inside])
+            return {"scores": scores, "losses": data.losses, "buckets": buckets, "fold": fold}
+
+        return self.once(f"filter-ablation-{name}", make, filter=asdict(settings))
+
+    def operation_scores(self, what: str) -> OperationScores:
+        """Figure 7: scores of all operations by the filter of a shared run; every filter scores the same paths."""
+        generator, scorer = np.random.default_rng([self.seed, 7]), self.scorer(self.filter_of(what))
+        return method.score_operations(Operations.all(self.space), scorer, self.preset.operation_samples, generator)
+
+
+def best_affordable(losses: PathLosses, constraint: Constraint, budget: float) -> np.ndarray | None:
+    """A random search: of the validated paths that cost at most `budget` the one of least loss; None without any."""
+    affordable = np.flatnonzero(constraint.cost(losses.paths) <= budget)
+    return losses.paths[affordable[losses.losses[affordable].argmin()]] if len(affordable) else None
+
+
+def folds_of(buckets: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:
+    """(P,) int64: the fold of each path, every bucket spread evenly over the folds."""
+    order = generator.permutation(len(buckets))
+    order = order[np.argsort(buckets[order], kind="stable")]
+    fold = np.empty(len(buckets), dtype=np.int64)
+    fold[order] = np.arange(len(buckets)) % folds
+    return fold
+
+
+class FinishedStudy(DetOFAStudy):
+    """The study that a finished supernet belongs to, wherever its folder lies: runs are read and never made.
+
+    path: the run folder of one of `VARIANTS`. device: where networks go, whatever they were trained on. Nothing is
+    written to the run, and it is not locked: searches may run beside a reproduction.
+
+    Raises `InputError` when the folder is missing, holds something else, is not finished, or its data are not there.
+    """
+
+    def __init__(self, path: Path | str, device: str | None = None) -> None:
+        self.run = _finished(Path(path))
+        config = self.run.config
+        fields = {name: config.get(name) for name in ("data", "precision", "constraint", "preset")}
+        options = from_json(Options, {**fields, "scale": config["preset"].get("name")}, f"config.json of {path}")
+        super().__init__(replace(options, device=device), config["seed"])
+        self.name = config["what"]
+        self.folder = self.run.path.resolve().parent  # wherever the runs were moved to
+        if self.training_set.fingerprint() != config["training_set"]:
+            raise InputError(
+                f"{path} was trained on other images than {self.data} now holds: put the data back as they were, or "
+                "train again into another folder with --out"
+            )
+
+    def once(
+        self, what: str, make: Callable[[Run], Mapping[str, Any]], *, shared: bool = False, **settings: Any
+    ) -> dict[str, Any]:
+        path = self.folder / (what if shared else self.run_name(what))
+        result = Run.read(path).result
+        if result is None:
+            raise InputError(f"{path} is not finished: give its detofa.train command again, it goes on")
+        return result
+
+    @cached_property
+    def trained(self) -> CenterNet:
+        """The supernet with its final weights."""
+        return self.supernet(self.name)
+
+    @cached_property
+    def space_left(self) -> Operations:
+        """The space that the supernet was trained for, pruned or whole."""
+        return self.operations(VARIANTS[self.name])
+
+    @cached_property
+    def predictor(self) -> PathFilter:
+        """The filter trained on paths of the finished supernet (Section 3.3)."""
+        return self.filter_of(self.name, "search-filter")
+
+    @cached_property
+    def candidates(self) -> PathLosses:
+        """The uniform paths that the predictor learnt from, with their losses: a random search picks among them."""
+        return method.validated_paths(self.run, "search", self.space)
+
+
+def _finished(path: Path) -> Run:
+    """The run at `path`, which must be a finished supernet of this paper."""
+    if not path.is_dir():
+        raise InputError(f"there is no folder {path}: train a supernet with python -m detofa.train, or check the path")
+    run = Run.read(path)
+    config = run.config
+    if not isinstance(config, Mapping) or config.get("paper") != "detofa" or not isinstance(config.get("preset"), dict):
+        raise InputError(f"{path} is not a run of detofa: give the folder that python -m detofa.train names at its end")
+    what = config.get("what")
+    if what not in VARIANTS or VARIANTS[what].full_net:
+        searchable = ", ".join(name for name, variant in VARIANTS.items() if not variant.full_net)
+        raise InputError(f"{path} is the run {what!r}, which is no supernet to search in: give one of {searchable}")
+    if run.result is None:
+        raise InputError(f"the supernet in {path} is not finished: give its detofa.train command again, it goes on")
+    return run

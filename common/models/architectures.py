@@ -53,6 +53,24 @@ ARCHITECTURES = {
 """The ResNets and ResNeXts, by torchvision's names."""
 
 
+@dataclass(frozen=True)
+class OFAResNetArchitecture:
+    """One network of Once-for-All's ResNet space, in channels (common.models.ofa_resnet)."""
+
+    stem_residual: bool
+    """Whether the stem has its residual convolution."""
+    stem_middle: int
+    """Channels inside the stem."""
+    stem_width: int
+    """Channels after the stem."""
+    stage_widths: tuple[int, ...]
+    """Channels after each stage."""
+    stage_strides: tuple[int, ...]
+    """Stride of each stage, after the stem's stride of 4."""
+    middle_widths: tuple[tuple[int, ...], ...]
+    """Channels inside each block, stage by stage; their number is the stage's depth."""
+
+
 def round_channels(value: float, multiple: int = 8) -> int:
     """The multiple nearest to `value`: at least `multiple`, and one up where it fell under 90 % of `value`."""
     rounded = max(multiple, int(value + multiple / 2) // multiple * multiple)

@@ -25,7 +25,6 @@ from common.batch import IMAGE_MEAN, IMAGE_STD, Batch, Detections
 from common.letterbox import Size, letterbox, letterbox_scale
 from common.models.centernet import SIDE_MULTIPLE, CenterNet
 from common.models.mobilenet import MobileNetV2
-from common.models.ofa_resnet import OFAResNetSpace
 from common.models.ofa_resnet import ResNet as OFAPlainResNet
 from common.models.outline import outline
 from common.models.resnet import ARCHITECTURES, ResNet
@@ -83,10 +82,7 @@ def _build(registry: dict[str, Builder], part: str, description: dict[str, Any])
         raise InputError(f"the description of the {part} of kind {kind!r} cannot be built: {reason}") from error
 
 
-register_backbone(
-    "ofa_resnet",
-    lambda description: OFAPlainResNet(OFAResNetSpace.from_dict(description["space"]), description["path"]),
-)
+register_backbone("ofa_resnet", OFAPlainResNet.from_dict)
 for _name in ARCHITECTURES:
     register_backbone(_name, ResNet.from_dict)
 register_backbone("mobilenet_v2", MobileNetV2.from_dict)

@@ -13,7 +13,8 @@ from common.evaluate.recalibrate import reestimate_batch_norm
 from common.evaluate.subnetworks import Evaluator, average_precision, folded
 from common.models.centernet import CenterNet
 from common.models.classifier import Classifier, classification_losses
-from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.models.ofa_resnet import OFAResNet
+from detofa.space import OFAResNetSpace
 
 SPACE = OFAResNetSpace((1, 1, 1, 1), stage_widths=(8, 8, 16, 16), stem_width=8, channel_multiple=4)
 

@@ -16,8 +16,9 @@ from common.models.centernet import (
     gaussian_radius,
     heatmap_targets,
 )
-from common.models.ofa_resnet import OFAResNet, OFAResNetSpace, ResNet
+from common.models.ofa_resnet import OFAResNet, ResNet
 from common.plain import InputError
+from detofa.space import OFAResNetSpace
 
 CLASSES = 5
 STRIDE = 4

@@ -21,8 +21,9 @@ from common.models.detector import (
     register_backbone,
     save_detector,
 )
-from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.models.ofa_resnet import OFAResNet
 from common.plain import InputError
+from detofa.space import OFAResNetSpace
 
 SPACE = OFAResNetSpace(base_depths=(1, 1, 1, 1), depths=(0, 1), stage_widths=(16, 16, 24, 32), stem_width=8)
 DESCRIPTION = {
@@ -65,7 +66,8 @@ def test_saved_detector_comes_back_equal(tmp_path, path):
     assert loaded.categories == ("bolt", "nut", "washer")
     assert loaded.description["cost"] == {"macs": 1}
     assert loaded.description["provenance"] == {"seed": 3}
-    assert loaded.description["architecture"]["backbone"]["path"] == path.tolist()
+    middle_widths = SPACE.architecture(path).middle_widths
+    assert loaded.description["architecture"]["backbone"]["middle_widths"] == [list(each) for each in middle_widths]
     assert not loaded.model.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.model.state_dict()[name]), name

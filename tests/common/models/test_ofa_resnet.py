@@ -1,4 +1,4 @@
-"""The OFA-ResNet space, its super-network and the networks taken out of it."""
+"""Once-for-All's ResNet: the super-network and the networks taken out of it."""
 
 import dataclasses
 import json
@@ -9,14 +9,11 @@ import torch
 
 from common.models.classifier import Classifier, soft_target_loss
 from common.models.elastic import ElasticConvTranspose2d
-from common.models.ofa_resnet import OFAResNet, OFAResNetSpace, ResNet, sort_channels
-from common.plain import InputError
+from common.models.ofa_resnet import OFAResNet, ResNet, sort_channels
+from detofa.space import OFAResNetSpace
 
 PAPER = OFAResNetSpace()
 TINY = OFAResNetSpace((1, 1, 2, 1), stage_widths=(16, 24, 32, 48), stem_width=16, channel_multiple=4, elastic_stem=True)
-MINIMAL = OFAResNetSpace(
-    (1, 1, 1, 1), (0, 1), (0.5, 1.0), (0.25, 0.5), stage_widths=(8, 8, 16, 16), stem_width=8, channel_multiple=4
-)
 
 
 def _randomise_statistics(net):
@@ -27,90 +24,9 @@ def _randomise_statistics(net):
             tensor.uniform_(0.5, 1.5)
 
 
-def test_widths_of_the_paper_space():
-    widths = [[PAPER.stage_width(stage, width) for width in range(3)] for stage in range(4)]
-    assert widths == [[168, 208, 256], [336, 408, 512], [664, 816, 1024], [1328, 1640, 2048]]
-    assert [PAPER.stem_middle(width) for width in range(3)] == [24, 24, 32]
-    assert [PAPER.stem_out(width) for width in range(3)] == [40, 48, 64]
-    assert PAPER.middle_width(0, 2, 2) == 88
-    assert len(PAPER.layer_stage) == 18
-
-
-def test_size():
-    assert PAPER.size() == 351**3 * 3159 == 136_606_377_609
-    assert OFAResNetSpace(elastic_stem=True).size() == 18 * 351**3 * 3159
-
-
-@pytest.mark.parametrize("elastic_stem", [False, True])
-def test_enumerate_gives_every_network_once(elastic_stem):
-    space = OFAResNetSpace(
-        (1, 1, 1, 1),
-        (0, 1),
-        (1.0,),
-        (0.25, 0.5),
-        stage_widths=(8, 8, 16, 16),
-        stem_width=8,
-        channel_multiple=4,
-        elastic_stem=elastic_stem,
-    )
-    paths = np.stack(list(space.enumerate()))
-    assert len(paths) == space.size() == len(np.unique(paths, axis=0))
-    assert (space.canonical(paths) == paths).all()
-
-
-@pytest.mark.parametrize("space", [PAPER, TINY, MINIMAL])
-def test_sample_is_canonical_legal_and_covers_every_choice(space):
-    paths = space.sample(2000, np.random.default_rng(0))
-    assert paths.dtype == np.int8
-    assert paths.shape == (2000, len(space.columns))
-    assert (space.canonical(paths) == paths).all()
-    for column, allowed in zip(paths.T, space.choices, strict=True):
-        assert set(column.tolist()) == set(allowed)
-    assert (space.sample(5, np.random.default_rng(1)) == space.sample(5, np.random.default_rng(1))).all()
-
-
-def test_depth_drops_the_last_layers():
-    path = PAPER.largest()
-    path[PAPER.depth_columns] = [0, 1, 2, 0]
-    active = PAPER.active_layers(path)
-    assert active.astype(int).tolist() == [1, 1, 0, 0, *[1, 1, 1, 0], *[1] * 6, *[1, 1, 0, 0]]
-    assert PAPER.canonical(path)[PAPER.expand_columns].tolist() == [2 * int(kept) for kept in active]
-    assert PAPER.active_layers(path[None]).shape == (1, 18)
-
-
-@pytest.mark.parametrize("space", [PAPER, TINY, MINIMAL])
-def test_descriptions_and_keys(space):
-    paths = space.sample(200, np.random.default_rng(2))
-    for path in paths:
-        assert (space.parse(json.loads(json.dumps(space.describe(path)))) == path).all()
-    keys = {space.key(path) for path in paths}
-    assert len(keys) == len(np.unique(paths, axis=0))
-    assert OFAResNetSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
-
-
-def test_illegal_descriptions_are_refused_in_a_sentence():
-    good = PAPER.describe(PAPER.smallest())
-    for change, word in [
-        ({"depth": [0, 1, 2, 3]}, "depth has 3"),
-        ({"width": [1.0, 1.0]}, "list of 4"),
-        ({"expand": [[0.2]] * 4}, "list of 2"),
-        ({"stem": {"residual": False, "middle": 1.0, "width": 1.0}}, "fixed stem"),
-        ({"expand": None}, "4 lists"),
-    ]:
-        with pytest.raises(InputError, match=word):
-            PAPER.parse(good | change)
-    with pytest.raises(InputError, match="depth, width and expand"):
-        PAPER.parse({"depth": [0, 0, 0, 0]})
-    with pytest.raises(InputError, match="depth_1"):
-        ResNet(PAPER, [0, 2, 2, 7, *[0] * 25])
-    with pytest.raises(InputError, match="increasing"):
-        OFAResNetSpace(widths=(1.0, 0.5))
-
-
 @pytest.mark.parametrize("strides", [(1, 2, 1, 1), (2, 2, 1, 2), (1, 1, 1, 1)])
 def test_stage_strides_choose_where_the_resolution_is_halved(strides):
-    space = dataclasses.replace(TINY, stage_strides=list(strides))
-    assert OFAResNetSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space != TINY
+    space = dataclasses.replace(TINY, stage_strides=strides)
     net, side, shapes = OFAResNet(space).eval(), 64 // 4, []
     assert net.stride == 4 * np.prod(strides)
     path = space.sample(1, np.random.default_rng(6))[0]
@@ -123,15 +39,9 @@ def test_stage_strides_choose_where_the_resolution_is_halved(strides):
     plain = net.extract()
     assert plain.stride == net.stride
     assert all(map(torch.equal, plain(images), net(images)))
-    again = ResNet(OFAResNetSpace.from_dict(plain.description["space"]), plain.description["path"])
+    again = ResNet.from_dict(plain.description)
     again.load_state_dict(plain.state_dict())
     assert all(map(torch.equal, again.eval()(images), net(images)))
-
-
-@pytest.mark.parametrize("strides", [(1, 2, 2), (1, 2, 2, 3), (0, 2, 2, 2)])
-def test_illegal_stage_strides_are_refused(strides):
-    with pytest.raises(InputError, match="stage_strides must give 4 numbers, each 1 or 2"):
-        OFAResNetSpace(stage_strides=strides)
 
 
 def test_forward_gives_strides_4_to_32():
@@ -197,7 +107,7 @@ def test_unused_weights_get_no_gradient():
 
 
 def test_largest_static_net_and_supernet_share_weights():
-    net, plain = OFAResNet(TINY), ResNet(TINY, TINY.largest())
+    net, plain = OFAResNet(TINY), ResNet(TINY.architecture(TINY.largest()))
     net.load_state_dict(plain.state_dict())
     images = torch.randn(1, 3, 32, 32)
     assert all(map(torch.equal, net.eval()(images), plain.eval()(images)))
@@ -209,12 +119,12 @@ def test_description_builds_the_same_network():
     plain = OFAResNet(TINY).extract(path)
     description = json.loads(json.dumps(plain.description))
     assert description["kind"] == "ofa_resnet"
-    again = ResNet(OFAResNetSpace.from_dict(description["space"]), description["path"])
+    again = ResNet.from_dict(description)
     again.load_state_dict(plain.state_dict())
 
 
 def test_zero_init_last_makes_later_blocks_the_identity():
-    net = ResNet(TINY, TINY.largest(), zero_init_last=True)
+    net = ResNet(TINY.architecture(TINY.largest()), zero_init_last=True)
     x = torch.rand(2, 16, 8, 8)
     assert torch.equal(net.stages[0][1](x), x)
 

@@ -3,14 +3,15 @@
 import torch
 
 from common.models.centernet import CenterNet
-from common.models.ofa_resnet import OFAResNetSpace, ResNet
+from common.models.ofa_resnet import ResNet
 from common.models.outline import outline
+from detofa.space import OFAResNetSpace
 
 SPACE = OFAResNetSpace(stage_widths=(16, 16, 16, 16), stem_width=8, channel_multiple=4)
 
 
 def _detector() -> CenterNet:
-    return CenterNet(ResNet(SPACE, SPACE.smallest(), zero_init_last=True), 3, (8, 8, 8), 8)
+    return CenterNet(ResNet(SPACE.architecture(SPACE.smallest()), zero_init_last=True), 3, (8, 8, 8), 8)
 
 
 def test_an_outline_has_the_names_and_shapes_and_no_values():

@@ -1,0 +1,680 @@
+"""Once-for-All's ResNet space, which DetOFA searches: its paths, what they cost, and the evolutionary search of it.
+
+    paths     `OFAResNetSpace`: depth, width and bottleneck ratio of a ResNet-D-like network, and their encoding
+    costs     `CostTable`: multiply-accumulates, parameters or measured milliseconds of millions of paths a second
+    search    `evolve`: Once-for-All's evolutionary search, a whole generation at a time
+
+The space is that of Once-for-All's ResNet50 (github.com/mit-han-lab/once-for-all); common.models.ofa_resnet builds its
+networks. Importable without torch.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import prod
+
+import numpy as np
+
+from common.models.architectures import OFAResNetArchitecture, round_channels
+from common.plain import InputError
+
+STAGES = 4
+STEM_COLUMNS = 3
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class NoPath(InputError):
+    """A budget that no path meets, in the whole space or in what is left of it."""
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Paths
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OFAResNetSpace:
+    """The choices of the super-network, and paths through it as rows of int8 choice indices.
+
+    A path is a row of C columns: stem_skip, stem_mid, stem_out, then depth and width of the four stages, then the
+    expand ratio of every layer of every stage at maximal depth (L layers; 18 for ResNet50). Each entry is an index into
+    the list of choices. Two rows may differ only in layers that their depth drops; `canonical` makes such rows equal.
+    """
+
+    base_depths: tuple[int, ...] = (2, 2, 4, 2)
+    """Layers of each stage before `depths` is added."""
+    depths: tuple[int, ...] = (0, 1, 2)
+    """Extra layers of a stage."""
+    widths: tuple[float, ...] = (0.65, 0.8, 1.0)
+    """Multipliers of `stage_widths`, and of `stem_width`."""
+    expands: tuple[float, ...] = (0.2, 0.25, 0.35)
+    """Middle width of a bottleneck over its output width."""
+    stage_widths: tuple[int, ...] = (256, 512, 1024, 2048)
+    """Channels of each stage at full width."""
+    stem_width: int = 64
+    """Channels of the stem at full width."""
+    stage_strides: tuple[int, ...] = (1, 2, 2, 2)
+    """1 or 2 for each stage, after the stem's stride of 4."""
+    channel_multiple: int = 8
+    """Every width is rounded to a multiple of this."""
+    elastic_stem: bool = False
+    """Let the skip and the widths of the stem be chosen too."""
+
+    def __post_init__(self) -> None:
+        if len(self.base_depths) != STAGES or len(self.stage_widths) != STAGES:
+            raise InputError(f"base_depths and stage_widths must each give {STAGES} numbers, one for each stage")
+        if len(self.stage_strides) != STAGES or not set(self.stage_strides) <= {1, 2}:
+            raise InputError(f"stage_strides must give {STAGES} numbers, each 1 or 2, got {self.stage_strides}")
+        for name in ("depths", "widths", "expands"):
+            values = getattr(self, name)
+            if not values or len(values) > len(_DIGITS) or any(a >= b for a, b in itertools.pairwise(values)):
+                raise InputError(f"{name} must be 1 to {len(_DIGITS)} increasing choices, got {values}")
+        if min(self.base_depths) + self.depths[0] < 1:
+            raise InputError("every stage needs at least one layer: raise base_depths or the smallest of depths")
+        if min(self.widths[0], self.expands[0]) <= 0:
+            raise InputError("widths and expands must be positive")
+
+    # ---- columns of the encoding
+
+    @cached_property
+    def max_depths(self) -> tuple[int, ...]:
+        """Layers of each stage at maximal depth."""
+        return tuple(base + self.depths[-1] for base in self.base_depths)
+
+    @cached_property
+    def layer_stage(self) -> np.ndarray:
+        """(L,) int64: the stage 0..3 of each layer."""
+        return np.repeat(np.arange(STAGES), self.max_depths)
+
+    @cached_property
+    def layer_index_in_stage(self) -> np.ndarray:
+        """(L,) int64: the position of each layer in its stage, from 0."""
+        return np.concatenate([np.arange(depth) for depth in self.max_depths])
+
+    @property
+    def stem_columns(self) -> slice:
+        """Where a path holds stem_skip, stem_mid and stem_out."""
+        return slice(0, STEM_COLUMNS)
+
+    @property
+    def depth_columns(self) -> slice:
+        """Where a path holds the depth choices of the four stages."""
+        return slice(STEM_COLUMNS, STEM_COLUMNS + STAGES)
+
+    @property
+    def width_columns(self) -> slice:
+        """Where a path holds the width choices of the four stages."""
+        return slice(STEM_COLUMNS + STAGES, STEM_COLUMNS + 2 * STAGES)
+
+    @property
+    def expand_columns(self) -> slice:
+        """Where a path holds the expand choices of the L layers."""
+        return slice(STEM_COLUMNS + 2 * STAGES, len(self.columns))
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The name of each column."""
+        stages = range(1, STAGES + 1)
+        layers = zip(self.layer_stage, self.layer_index_in_stage, strict=True)
+        return (
+            *("stem_skip", "stem_mid", "stem_out"),
+            *(f"depth_{stage}" for stage in stages),
+            *(f"width_{stage}" for stage in stages),
+            *(f"expand_{stage + 1}_{index + 1}" for stage, index in layers),
+        )
+
+    @cached_property
+    def choices(self) -> tuple[tuple[int, ...], ...]:
+        """The indices allowed in each column."""
+        width = tuple(range(len(self.widths)))
+        stem = ((0, 1), width, width) if self.elastic_stem else ((0,), width[-1:], width[-1:])
+        depth, expand = tuple(range(len(self.depths))), tuple(range(len(self.expands)))
+        return (*stem, *[depth] * STAGES, *[width] * STAGES, *[expand] * len(self.layer_stage))
+
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest index allowed, and one past the largest, of each column: two (C,) arrays."""
+        low = np.array([allowed[0] for allowed in self.choices])
+        return low, np.array([allowed[-1] + 1 for allowed in self.choices])
+
+    # ---- paths
+
+    def active_layers(self, paths: np.ndarray) -> np.ndarray:
+        """(P, L) bool: which layers the paths (P, C) keep. Depth drops the last layers of a stage."""
+        kept = (np.array(self.base_depths)[:, None] + np.array(self.depths)).astype(np.int64)  # (stage, depth choice)
+        stage_depths = kept[np.arange(STAGES), np.asarray(paths)[..., self.depth_columns]]  # (P, stages)
+        return self.layer_index_in_stage < stage_depths[..., self.layer_stage]
+
+    def canonical(self, paths: np.ndarray) -> np.ndarray:
+        """The same paths with 0 as the expand index of every dropped layer, so that equal nets are equal rows."""
+        paths = np.array(paths, dtype=np.int8)
+        paths[..., self.expand_columns] *= self.active_layers(paths)
+        return paths
+
+    def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """(count, C) int8 canonical paths, every choice drawn independently and uniformly."""
+        low, high = self._bounds
+        return self.canonical(generator.integers(low, high, size=(count, len(low)), dtype=np.int8))
+
+    def largest(self) -> np.ndarray:
+        """(C,) int8: every choice at its largest, the stem's residual kept."""
+        path = np.array([allowed[-1] for allowed in self.choices], dtype=np.int8)
+        path[0] = 0
+        return path
+
+    def smallest(self) -> np.ndarray:
+        """(C,) int8: every choice at its smallest, the stem's residual skipped where that is a choice."""
+        path = np.array([allowed[0] for allowed in self.choices], dtype=np.int8)
+        path[0] = self.choices[0][-1]
+        return path
+
+    def size(self, coupled: bool = False) -> int:
+        """The exact number of different paths. coupled: of those whose depth and width rise together in each stage, as
+        in CompOFA*.
+        """
+        size = prod(len(allowed) for allowed in self.choices[self.stem_columns])
+        for base in self.base_depths:
+            size *= (1 if coupled else len(self.widths)) * sum(len(self.expands) ** (base + d) for d in self.depths)
+        return size
+
+    # ---- channels
+
+    def stage_width(self, stage: int, width: int) -> int:
+        """Output channels of stage 0..3 at the width choice of index `width`."""
+        return round_channels(self.stage_widths[stage] * self.widths[width], self.channel_multiple)
+
+    def middle_width(self, stage: int, width: int, expand: int) -> int:
+        """Bottleneck channels of a block of stage 0..3 at the given choice indices."""
+        return round_channels(self.stage_width(stage, width) * self.expands[expand], self.channel_multiple)
+
+    def stem_out(self, width: int) -> int:
+        """Channels after the stem at the width choice of index `width`."""
+        return round_channels(self.stem_width * self.widths[width], self.channel_multiple)
+
+    def stem_middle(self, width: int) -> int:
+        """Channels inside the stem (half its output, rounded) at the width choice of index `width`."""
+        return round_channels(self.stem_out(width) // 2, self.channel_multiple)
+
+    def architecture(self, path: Sequence[int]) -> OFAResNetArchitecture:
+        """The path (C,) in channels."""
+        path = np.asarray(path)
+        skip, stem_mid, stem_out = (int(index) for index in path[self.stem_columns])
+        widths = [int(index) for index in path[self.width_columns]]
+        middles: list[list[int]] = [[] for _ in range(STAGES)]
+        active = self.active_layers(path)
+        for stage, keep, expand in zip(self.layer_stage, active, path[self.expand_columns], strict=True):
+            if keep:
+                middles[stage].append(self.middle_width(int(stage), widths[stage], int(expand)))
+        return OFAResNetArchitecture(
+            stem_residual=not skip,
+            stem_middle=self.stem_middle(stem_mid),
+            stem_width=self.stem_out(stem_out),
+            stage_widths=tuple(self.stage_width(stage, width) for stage, width in enumerate(widths)),
+            stage_strides=self.stage_strides,
+            middle_widths=tuple(map(tuple, middles)),
+        )
+
+    # ---- names and descriptions
+
+    def describe(self, path: Sequence[int]) -> dict:
+        """The path (C,) as readable JSON: multipliers and ratios instead of indices, dropped layers left out."""
+        path = np.asarray(path)
+        skip, stem_mid, stem_out = (int(index) for index in path[self.stem_columns])
+        active, expands = self.active_layers(path), path[self.expand_columns]
+        return {
+            "stem": {"residual": not skip, "middle": self.widths[stem_mid], "width": self.widths[stem_out]},
+            "depth": [self.depths[index] for index in path[self.depth_columns]],
+            "width": [self.widths[index] for index in path[self.width_columns]],
+            "expand": [
+                [self.expands[index] for index in expands[active & (self.layer_stage == stage)]]
+                for stage in range(STAGES)
+            ],
+        }
+
+    def key(self, path: Sequence[int]) -> str:
+        """A short stable name of the path (C,), the same for equal networks: indices by kind, expand stage by stage."""
+
+        def digits(indices: np.ndarray) -> str:
+            return "".join(_DIGITS[index] for index in indices)
+
+        path = np.asarray(path)
+        active, expands = self.active_layers(path), path[self.expand_columns]
+        stem = f"s{digits(path[self.stem_columns])}-" if self.elastic_stem else ""
+        expand = ".".join(digits(expands[active & (self.layer_stage == stage)]) for stage in range(STAGES))
+        return f"{stem}d{digits(path[self.depth_columns])}-w{digits(path[self.width_columns])}-e{expand}"
+
+    def from_key(self, key: str) -> np.ndarray:
+        """The path (C,) int8 that `key` named; `InputError` when it names none of this space."""
+        found = re.fullmatch(r"(?:s(\w{3})-)?d(\w{4})-w(\w{4})-e(\w+)\.(\w+)\.(\w+)\.(\w+)", key)
+        path, first = self.largest(), self.expand_columns.start
+        path[first:] = 0
+        try:
+            stem, depth, width, *expands = ([_DIGITS.index(digit) for digit in part or ""] for part in found.groups())
+            path[: len(stem)] = stem
+            path[self.depth_columns], path[self.width_columns] = depth, width
+            for most, chosen in zip(self.max_depths, expands, strict=True):
+                path[first : first + len(chosen)] = chosen
+                first += most
+            legal = all(index in allowed for index, allowed in zip(path.tolist(), self.choices, strict=True))
+        except (AttributeError, ValueError):
+            legal = False
+        if not legal or self.key(path) != key:
+            raise InputError(f"{key!r} is not the name of a path of this space")
+        return path
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Costs
+# ------------------------------------------------------------------------------------------------------------------
+
+# Up to this many entries a stage is one look-up; beyond it, one look-up a layer. Tables that leave the cache are slow.
+LARGEST_TABLE = 1 << 18
+PATHS_AT_ONCE = 1 << 14
+
+Size = tuple[int, int]  # height and width of an image or feature
+
+
+def _halved(size: Size) -> Size:
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+@dataclass(frozen=True)
+class StemShape:
+    """The stem of a network, by which its cost is known: a 3x3 convolution of stride 2, a residual 3x3, a 3x3, a pool.
+
+    size: of the image.
+    """
+
+    middle: int
+    out_channels: int
+    residual: bool
+    size: Size
+
+    @property
+    def _weights(self) -> int:
+        return 9 * (3 * self.middle + self.residual * self.middle**2 + self.middle * self.out_channels)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, without biases."""
+        return self._weights * prod(_halved(self.size))
+
+    @property
+    def params(self) -> int:
+        """Weights, those of the normalisations included."""
+        return self._weights + 2 * ((1 + self.residual) * self.middle + self.out_channels)
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """A bottleneck block, by which its cost is known. size: of what comes in. first: it opens a stage, so its shortcut
+    has a convolution.
+    """
+
+    in_channels: int
+    middle: int
+    out_channels: int
+    stride: int
+    first: bool
+    size: Size
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, without biases."""
+        shortcut = self.first * self.in_channels * self.out_channels
+        after_stride = 9 * self.middle**2 + self.middle * self.out_channels + shortcut
+        out_size = _halved(self.size) if self.stride == 2 else self.size
+        return self.in_channels * self.middle * prod(self.size) + after_stride * prod(out_size)
+
+    @property
+    def params(self) -> int:
+        """Weights, those of the normalisations included."""
+        shortcut = self.first * (self.in_channels + 2) * self.out_channels
+        return (
+            (self.in_channels + 9 * self.middle + self.out_channels + 4) * self.middle
+            + 2 * self.out_channels
+            + shortcut
+        )
+
+
+Cost = Callable[[StemShape | BlockShape], float]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the cost: `columns` of a path, each with so many choices, and the cost for every combination."""
+
+    columns: tuple[int, ...]
+    counts: tuple[int, ...]
+    costs: np.ndarray  # (prod(counts),), the last column varying fastest
+
+
+class CostTable:
+    """The cost of paths by look-up: `table(paths)`, exact.
+
+    The cost of a network is a sum over its layers, and what a layer costs depends only on a few choices: its stage's
+    width and expand ratio, and the width of what comes in. So all costs of a stage are laid out in one array, indexed
+    by the stage's code: the choices (width of the stage before, width, depth, expand ratios) read as digits of a
+    mixed-radix number. One small matrix product turns a block of paths into the codes of all parts at once, and the
+    cost is one look-up a part and a sum.
+
+    cost: of a stem or block, asked once for each that differs: whole numbers (int64) or such as milliseconds (float64).
+    input_size: of the image, its side or (height, width). head: the cost of whatever reads the last feature, by its
+    number of channels.
+    """
+
+    def __init__(
+        self,
+        space: OFAResNetSpace,
+        cost: Cost,
+        input_size: int | Size,
+        head: Callable[[int], float] | None = None,
+    ) -> None:
+        self.space = space
+        size = (input_size, input_size) if isinstance(input_size, int) else input_size
+        cost = cache(cost)
+        parts = [_stem_part(space, cost, size)]
+        size = _halved(_halved(size))
+        for stage in range(STAGES):
+            parts += _stage_parts(space, stage, _BlockCosts(space, stage, cost, size))
+            size = _halved(size) if space.stage_strides[stage] == 2 else size
+        if head is not None:
+            costs = np.array([head(space.stage_width(STAGES - 1, width)) for width in range(len(space.widths))])
+            parts.append(_Part((space.width_columns.stop - 1,), costs.shape, costs))
+        self._costs = np.concatenate([part.costs for part in parts])
+        # Codes of the joined table are whole numbers below its length: float32 holds those under 2^24 exactly.
+        number = np.float32 if len(self._costs) < 1 << 24 else np.float64
+        starts = np.cumsum([0, *(len(part.costs) for part in parts[:-1])])
+        self._starts = starts.astype(number)[:, None]
+        self._radix = np.zeros((len(parts), len(space.columns)), dtype=number)
+        for row, part in zip(self._radix, parts, strict=True):
+            for position, column in enumerate(part.columns):
+                row[column] = prod(part.counts[position + 1 :])
+
+    def __call__(self, paths: np.ndarray) -> np.ndarray:
+        """paths (P, C) int8, canonical or not -> costs (P,)."""
+        costs = np.empty(len(paths), dtype=self._costs.dtype)
+        for start in range(0, len(paths), PATHS_AT_ONCE):  # blocks that stay in the processor's cache
+            block = paths[start : start + PATHS_AT_ONCE]
+            codes = self._radix @ block.T.astype(self._radix.dtype) + self._starts  # (parts, P)
+            self._costs.take(codes.astype(np.int64)).sum(axis=0, out=costs[start : start + PATHS_AT_ONCE])
+        return costs
+
+    def range(self) -> tuple[float, float]:
+        """The costs of the smallest and of the largest path."""
+        lowest, highest = self(np.stack([self.space.smallest(), self.space.largest()])).tolist()
+        return float(lowest), float(highest)
+
+    @staticmethod
+    def macs(space: OFAResNetSpace, input_size: int | Size, head: Callable[[int], float] | None = None) -> "CostTable":
+        """Multiply-accumulates of the backbone for one image, without biases."""
+        return CostTable(space, lambda shape: shape.macs, input_size, head)
+
+    @staticmethod
+    def params(space: OFAResNetSpace) -> "CostTable":
+        """Number of weights of the backbone."""
+        return CostTable(space, lambda shape: shape.params, input_size=64)
+
+
+def _stem_part(space: OFAResNetSpace, cost: Cost, size: Size) -> _Part:
+    widths = len(space.widths)
+    known = {
+        (skip, middle, width): cost(StemShape(space.stem_middle(middle), space.stem_out(width), not skip, size))
+        for skip, middle, width in itertools.product(*space.choices[space.stem_columns])
+    }
+    costs = np.zeros((2, widths, widths), dtype=np.array([*known.values()]).dtype)
+    for place, value in known.items():
+        costs[place] = value
+    return _Part((0, 1, 2), costs.shape, costs.ravel())
+
+
+class _BlockCosts:
+    """Costs of the blocks of one stage."""
+
+    def __init__(self, space: OFAResNetSpace, stage: int, cost: Cost, size: Size) -> None:
+        self.space, self.stage, self.cost, self.size = space, stage, cost, size
+        self.stride = space.stage_strides[stage]
+
+    def first(self, before: int, width: int, expand: int) -> float:
+        """The block that opens the stage; `before`: index of the width choice of what comes in."""
+        space = self.space
+        channels = space.stage_width(self.stage - 1, before) if self.stage else space.stem_out(before)
+        return self._ask(channels, width, expand, self.stride, True, self.size)
+
+    def later(self, width: int, expand: int) -> float:
+        """Any further block of the stage."""
+        size = _halved(self.size) if self.stride == 2 else self.size
+        return self._ask(self.space.stage_width(self.stage, width), width, expand, 1, False, size)
+
+    def _ask(self, channels: int, width: int, expand: int, stride: int, first: bool, size: Size) -> float:
+        middle, out = self.space.middle_width(self.stage, width, expand), self.space.stage_width(self.stage, width)
+        return self.cost(BlockShape(channels, middle, out, stride, first, size))
+
+
+def _stage_parts(space: OFAResNetSpace, stage: int, blocks: _BlockCosts) -> Iterator[_Part]:
+    """The whole stage as one part where its table is small enough, else a part a layer."""
+    widths, depths, expands = len(space.widths), len(space.depths), len(space.expands)
+    before = space.width_columns.start + stage - 1 if stage else 2  # the column of the width that comes in
+    depth_column, width_column = space.depth_columns.start + stage, space.width_columns.start + stage
+    layers = np.flatnonzero(space.layer_stage == stage) + space.expand_columns.start
+    opening = np.array(
+        [[[blocks.first(b, w, e) for e in range(expands)] for w in range(widths)] for b in range(widths)]
+    )  # (width before, width, expand)
+    further = np.array([[blocks.later(w, e) for e in range(expands)] for w in range(widths)])
+    # (layer, depth choice): whether the depth keeps the layer
+    kept = np.arange(len(layers))[:, None] < space.base_depths[stage] + np.array(space.depths)
+
+    counts = (widths, widths, depths, *[expands] * len(layers))
+    if prod(counts) <= LARGEST_TABLE:
+        axes = len(counts)
+        costs = np.zeros(counts, dtype=opening.dtype)
+        costs += opening.reshape(widths, widths, 1, expands, *[1] * (axes - 4))
+        for index in range(1, len(layers)):
+            term = further[:, None, :] * kept[index][None, :, None]  # (width, depth, expand)
+            costs += term.reshape(1, widths, depths, *[expands if i == index else 1 for i in range(len(layers))])
+        yield _Part((before, width_column, depth_column, *layers.tolist()), counts, costs.ravel())
+        return
+    yield _Part((before, width_column, int(layers[0])), opening.shape, opening.ravel())
+    for index in range(1, len(layers)):
+        term = further[:, None, :] * kept[index][None, :, None]
+        yield _Part((width_column, depth_column, int(layers[index])), term.shape, term.ravel())
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Search
+# ------------------------------------------------------------------------------------------------------------------
+
+Score = Callable[[np.ndarray], np.ndarray]
+Feasible = Callable[[np.ndarray], np.ndarray]
+Sample = Callable[[int, np.random.Generator], np.ndarray]
+Breed = Callable[[np.ndarray, int], np.ndarray]
+
+SURPLUS = 4  # candidates made for a child that is wanted: near the budget about one in three is feasible
+SAMPLES_AHEAD = 8192  # rows
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """How long and how boldly to search."""
+
+    population: int = 100
+    """Individuals kept in a generation."""
+    generations: int = 500
+    """Generations after the first population."""
+    mutation_probability: float = 0.1
+    """Chance that a mutated child changes any one of its choices."""
+    parent_share: float = 0.25
+    """Share of the population, best first, that becomes parents and survives."""
+    mutation_share: float = 0.5
+    """Share of the children made by mutation; the others by crossover."""
+
+
+@dataclass(frozen=True)
+class EvolutionResult:
+    """What a search found.
+
+    best: (C,) int8. score: its score. history: (generations + 1,) best score so far. scored: how many different
+    individuals were scored.
+    """
+
+    best: np.ndarray
+    score: float
+    history: np.ndarray
+    scored: int
+
+
+class _Scores:
+    """Scores of rows already seen. A row's key is its mixed-radix number, exact in 64 bits."""
+
+    def __init__(self, score: Score, canonical: Callable[[np.ndarray], np.ndarray], radices: np.ndarray):
+        if np.prod(radices.astype(float)) >= 2.0**63:
+            raise InputError("this search space has 2^63 encodings or more; the search keys them by 64-bit numbers")
+        self._score, self._canonical = score, canonical
+        self._weights = np.concatenate([[1], np.cumprod(radices[:-1].astype(np.int64))])
+        self._known: dict[int, float] = {}
+
+    def keys(self, rows: np.ndarray) -> np.ndarray:
+        """(P,) int64: a number for each row, the same for equal networks."""
+        return self._canonical(rows).astype(np.int64) @ self._weights
+
+    def new(self, keys: np.ndarray) -> np.ndarray:
+        """(P,) bool: whether a key has no score yet, and is the first of its kind here."""
+        new = np.zeros(len(keys), dtype=bool)
+        first = np.unique(keys, return_index=True)[1]
+        new[first] = [key not in self._known for key in keys[first].tolist()]
+        return new
+
+    def __call__(self, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """(P,) scores of rows (P, C) with these keys."""
+        new = self.new(keys)
+        if new.any():
+            fresh = self._score(self._canonical(rows[new]))
+            self._known.update(zip(keys[new].tolist(), np.asarray(fresh, dtype=float).tolist(), strict=True))
+        return np.array([self._known[key] for key in keys.tolist()])
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+class _Samples:
+    """Rows of `sample` in the order drawn, however many are taken at a time."""
+
+    def __init__(self, sample: Sample, generator: np.random.Generator) -> None:
+        self._sample, self._generator = sample, generator
+        self._left = sample(0, generator)
+
+    def take(self, count: int) -> np.ndarray:
+        """(count, C) rows that nobody has had yet."""
+        if len(self._left) < count:
+            self._left = np.concatenate([self._left, self._sample(max(count, SAMPLES_AHEAD), self._generator)])
+        taken, self._left = self._left[:count], self._left[count:]
+        return taken
+
+
+def evolve(
+    sample: Sample,
+    canonical: Callable[[np.ndarray], np.ndarray],
+    feasible: Feasible,
+    score: Score,
+    radices: np.ndarray,
+    settings: EvolutionSettings,
+    generator: np.random.Generator,
+) -> EvolutionResult:
+    """Search for the feasible encoding of highest score, as Once-for-All does: a population, the best quarter as
+    parents, half of the children by mutation and half by crossover.
+
+    Here a generation is a few array operations instead of a loop over individuals, and nothing is scored twice. At a
+    hundred individuals an array operation costs the same however many rows it has, so children are made in surplus for
+    one check of the constraint, and random samples are drawn for generations ahead. The surplus serves the search as
+    well: of the feasible children those come first that nobody has scored yet, where Once-for-All takes any and so
+    meets the same ones again and again once its parents resemble one another.
+
+    sample(count, generator) draws (count, C) encodings; canonical maps encodings of equal networks to one row (scores
+    are kept by it, while choices without an effect live on: another choice may give them one);
+    feasible and score take (P, C) rows and return (P,). radices: (C,) number of values a column can take; a mutated
+    column takes the value that a fresh sample has there, so illegal values never appear.
+
+    Raises `NoPath` when no feasible encoding turns up among many samples.
+    """
+    scores = _Scores(score, canonical, np.asarray(radices))
+    population = _feasible_samples(sample, feasible, settings.population, generator)
+    samples = _Samples(sample, generator)
+    keys = scores.keys(population)
+    values = scores(population, keys)
+    parents_kept = max(1, round(settings.parent_share * settings.population))
+    mutants = round(settings.mutation_share * settings.population)
+
+    def mutate(parents: np.ndarray, count: int) -> np.ndarray:
+        children = parents[generator.integers(len(parents), size=count)]
+        changed = generator.random(children.shape) < settings.mutation_probability
+        return np.where(changed, samples.take(count), children)
+
+    def cross(parents: np.ndarray, count: int) -> np.ndarray:
+        mothers, fathers = parents[generator.integers(len(parents), size=(2, count))]
+        return np.where(generator.random(mothers.shape) < 0.5, mothers, fathers)
+
+    breeds, wanted = (mutate, cross), np.array([mutants, settings.population - mutants])
+    history = [values.max()]
+    for _ in range(settings.generations):
+        # Parents are different: a population of copies of one early winner would stop searching.
+        distinct = np.sort(np.unique(keys, return_index=True)[1])
+        order = distinct[np.argsort(-values[distinct], kind="stable")][:parents_kept]
+        parents = population[order]
+        children, child_keys = _children(breeds, wanted, parents, keys[order], feasible, scores)
+        population = np.concatenate([parents, children])
+        values = np.concatenate([values[order], scores(children, child_keys)])
+        keys = np.concatenate([keys[order], child_keys])
+        history.append(values.max())
+    winner = int(values.argmax())
+    return EvolutionResult(
+        canonical(population[winner : winner + 1])[0], float(values[winner]), np.array(history), len(scores)
+    )
+
+
+def _children(
+    breeds: Sequence[Breed],
+    wanted: np.ndarray,
+    parents: np.ndarray,
+    parent_keys: np.ndarray,
+    feasible: Feasible,
+    scores: _Scores,
+    rounds: int = 3,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Feasible children, as many of each way to breed as are wanted, new ones first; and their keys.
+
+    What is still missing after a few rounds is filled with parents.
+    """
+    rows, keys = [], []
+    for _ in range(rounds):
+        made = np.concatenate([breed(parents, count) for breed, count in zip(breeds, SURPLUS * wanted, strict=True)])
+        fitting = np.flatnonzero(feasible(made))
+        made, way = made[fitting], np.repeat(np.arange(len(breeds)), SURPLUS * wanted)[fitting]
+        made_keys = scores.keys(made)
+        new_first = np.argsort(~scores.new(made_keys), kind="stable")
+        for which, count in enumerate(wanted):
+            taken = new_first[way[new_first] == which][:count]
+            rows.append(made[taken])
+            keys.append(made_keys[taken])
+        wanted = wanted - [len(part) for part in rows[-len(breeds) :]]
+        if not wanted.any():
+            break
+    filling = np.arange(wanted.sum()) % len(parents)
+    return np.concatenate([*rows, parents[filling]]), np.concatenate([*keys, parent_keys[filling]])
+
+
+def _feasible_samples(sample: Sample, feasible: Feasible, count: int, generator, draws: int = 200) -> np.ndarray:
+    kept: list[np.ndarray] = []
+    for _ in range(draws):
+        candidates = sample(max(count, 1000), generator)
+        kept.append(candidates[feasible(candidates)])
+        if sum(map(len, kept)) >= count:
+            break
+    found = np.concatenate(kept)[:count]
+    if len(found) == 0:
+        raise NoPath(
+            "no candidate meets the constraint among many random ones: give a budget farther from the cheapest"
+        )
+    # A tight budget leaves few: the population then starts with repetitions and mutation spreads it.
+    return found[np.arange(count) % len(found)]
