@@ -166,6 +166,16 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def _sync_entries(folder: Path) -> None:
+    """Put a folder's list of names on disk: a file that was synced is lost all the same where its name is not."""
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path` whole or not at all: what was there before stays until the new file is safe on disk.
 
@@ -179,8 +189,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+    _sync_entries(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -199,6 +211,8 @@ def append_line(path: Path, line: str) -> None:
                 raise
     except OSError as error:
         raise cannot_write(path, error) from error
+    if length == 0:
+        _sync_entries(path.parent)
 
 
 def json_text(value: Any) -> str:
@@ -228,30 +242,3 @@ def read_json(path: Path) -> Any:
 def read_json_if_there(path: Path) -> Any | None:
     """The JSON at `path`, or None where there is no file."""
     return read_json(path) if path.is_file() else None
-
-
-def read_lines(path: Path, **where: Any) -> Iterator[dict[str, Any]]:
-    """The records of a .jsonl file whose fields equal those of `where`.
-
-    A last line without its end is still being written, or was cut off by a kill: it is skipped.
-    """
-    wanted = to_json(where)
-    text = path.read_text() if path.exists() else ""
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}, is not valid JSON ({error}): delete that line") from error
-        if all(record.get(key, _ABSENT) == value for key, value in wanted.items()):
-            yield record
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut what follows the last line end: a killed process had no time to finish it."""
-    if not path.exists():
-        return
-    with open(path, "r+b") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)

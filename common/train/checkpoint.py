@@ -1,42 +1,104 @@
-"""Files that survive a crash: written whole or not at all, weights without pickle, and strict loading into a model.
+"""Weights and training states as bytes that know whether they are whole, and strict loading into a model.
 
-Weights are safetensors with their facts (a JSON object) in the header of the same file, so the two never disagree.
+Weights are safetensors with their facts (a JSON object) in the header of the same file, so the two never disagree. Both
+kinds hold the SHA-256 of their own content, so that a changed byte is noticed; no code in a file is ever run.
 """
 
+import hashlib
+import io
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from common.plain import InputError, write_atomically
 
+_DIGEST = "content_sha256"  # the fact that holds the digest of a file of weights, computed with _NO_DIGEST in its place
+_NO_DIGEST = b"0" * 64
+_STATE = b"sha256 "  # how a state begins: this, the digest of the rest, a line end
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write a state dict and a JSON object of facts about it as one safetensors file, atomically.
+
+def pack_tensors(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
+    """A state dict and a JSON object of facts about it as the content of one safetensors file.
 
     Tensors that share storage are written once a name: each gets its own copy when loaded.
     """
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(copies, {"meta": json.dumps(meta)}))
+    facts = json.dumps({_DIGEST: _NO_DIGEST.decode(), **meta})
+    content = safetensors.torch.save(copies, {"meta": facts})
+    at = content.index(_NO_DIGEST)  # the first of the facts, which the header begins with
+    return b"".join([content[:at], hashlib.sha256(content).hexdigest().encode(), content[at + len(_NO_DIGEST) :]])
+
+
+def unpack_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and the facts of a safetensors file; ValueError, with the reason, when it is damaged.
+
+    Files that others wrote hold no digest and no facts.
+    """
+    try:
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = json.loads(header.get("__metadata__", {}).get("meta", "{}"))
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(_first_line(error)) from None
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are no object")
+    if (digest := facts.pop(_DIGEST, None)) is not None:
+        at = content.find(str(digest).encode())
+        seen = hashlib.sha256(content[:at])
+        seen.update(_NO_DIGEST)
+        seen.update(memoryview(content)[at + len(_NO_DIGEST) :])
+        if seen.hexdigest() != digest:
+            raise ValueError("its content is not what was written")
+    return tensors, facts
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write `pack_tensors` to a file, atomically."""
+    write_atomically(path, pack_tensors(tensors, meta))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the facts of a file from `save_tensors`. No code in the file is ever run."""
+    """The tensors (on the CPU) and the facts of a file from `save_tensors`; InputError when missing or damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 (not a dict)
+        return unpack_tensors(Path(path).read_bytes())
     except FileNotFoundError:
         raise InputError(f"there are no weights at {path}: check the path, or train them first") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(
-            f"{path} is not a readable safetensors file ({error}): it is damaged or cut short; delete it and "
-            "make it anew"
+            f"{path} is not a readable safetensors file ({_first_line(error)}): it is damaged or cut short; delete it "
+            "and make it anew"
         ) from error
+
+
+def pack_state(state: Mapping[str, Any]) -> bytes:
+    """Tensors, numbers, strings and containers of them as the content of one file."""
+    buffer = io.BytesIO()  # to memory: torch hides the system's reason when writing to a file fails
+    torch.save(dict(state), buffer)
+    content = buffer.getvalue()
+    return b"".join([_STATE, hashlib.sha256(content).hexdigest().encode(), b"\n", content])
+
+
+def unpack_state(content: bytes) -> dict[str, Any]:
+    """What `pack_state` was given, on the CPU; ValueError, with the reason, when the content is damaged."""
+    begin = len(_STATE) + len(_NO_DIGEST) + 1
+    said, rest = content[len(_STATE) : begin - 1], memoryview(content)[begin:]
+    if not content.startswith(_STATE) or hashlib.sha256(rest).hexdigest().encode() != said:
+        raise ValueError("its content is not what was written" if content else "it is empty")
+    try:
+        return torch.load(io.BytesIO(rest), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(_first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -6,15 +6,23 @@ without passing through the hooks that DistributedDataParallel relies on.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import Any
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor, autograd, nn
+from torch.nn import functional
 
 from common.plain import InputError
+
+Value = TypeVar("Value")
+
+PATIENCE = timedelta(days=1)  # the others wait while the first evaluates or waits for a run folder
 
 
 def start(device: str | None = None) -> torch.device:
@@ -45,7 +53,7 @@ def start(device: str | None = None) -> torch.device:
         torch.cuda.set_device(local)
         kind = f"cuda:{local}"
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=PATIENCE)
     return torch.device(kind)
 
 
@@ -87,13 +95,29 @@ def average(values: Tensor) -> Tensor:
     return total / size()
 
 
-def first_says(flag: bool) -> bool:
-    """The flag of process 0, in every process: what decides on a collective may rest on no file that it writes."""
+def by_first(make: Callable[[], Value]) -> Value:
+    """What `make` returns in process 0, in every process; an InputError that it raises there is raised in all.
+
+    Whatever decides on a later exchange comes through here rather than from a file: another process may find the file
+    written a moment later or earlier.
+    """
     if size() == 1:
-        return flag
-    answers = [flag]
-    dist.broadcast_object_list(answers, src=0)
-    return answers[0]
+        return make()
+    answer: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = make()
+        except InputError as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer, src=0)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def first_says(flag: bool) -> bool:
+    """The flag of process 0, in every process."""
+    return by_first(lambda: flag)
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
@@ -122,6 +146,80 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         flat /= size()
         parts = flat.split([gradient.numel() for gradient in gradients])
         torch._foreach_copy_(gradients, [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)])
+
+
+@contextmanager
+def synchronised_batch_norm() -> Iterator[None]:
+    """In here, batch norm in training normalises by the statistics of all processes' batches together.
+
+    It is torch's function that is exchanged, not the layers: elastic ones call it, too, with a part of their weights,
+    and nn.SyncBatchNorm works on GPUs only. Every process must call the same layers in the same order.
+    """
+    if size() == 1:
+        yield
+        return
+    plain = functional.batch_norm
+    functional.batch_norm = partial(_batch_norm, plain)
+    try:
+        yield
+    finally:
+        functional.batch_norm = plain
+
+
+def _batch_norm(
+    plain: Callable[..., Tensor],
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not training:
+        return plain(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    normal, mean, variance, count = _Normalised.apply(x, eps)
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * (count / (count - 1)), momentum)
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    scaled = normal if weight is None else normal * weight.view(shape)
+    return (scaled if bias is None else scaled + bias.view(shape)).to(x.dtype)
+
+
+class _Normalised(autograd.Function):
+    """x (B, C, ...) less its mean over all processes, over its deviation; with mean, biased variance (C,) and count."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        C = x.shape[1]
+        dims, shape = [0, *range(2, x.dim())], (1, C, *[1] * (x.dim() - 2))
+        values = x.float()
+        variance, mean = torch.var_mean(values, dims, correction=0)
+        mine = torch.cat([mean, variance, mean.new_tensor([x.numel() // C])])
+        every = [torch.empty_like(mine) for _ in range(size())]
+        dist.all_gather(every, mine)
+        means, variances, counts = torch.stack(every).double().split([C, C, 1], dim=1)
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count
+        mean, variance, count = mean.float(), variance.float(), count.float()
+        scale = (variance + eps).rsqrt().view(shape)
+        normal = (values - mean.view(shape)) * scale
+        context.save_for_backward(normal, scale, count)
+        context.dims = dims
+        context.mark_non_differentiable(mean, variance, count)
+        return normal, mean, variance, count
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        normal, scale, count = context.saved_tensors
+        sums = torch.stack([gradient.sum(context.dims), (gradient * normal).sum(context.dims)])
+        dist.all_reduce(sums)  # each process's statistics depend on the others' images
+        of_mean, of_deviation = (each.view(scale.shape) / count for each in sums)
+        return scale * (gradient - of_mean - normal * of_deviation), None
 
 
 def batch_size(batch: Any) -> int:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.plain import InputError
+from common.plain import InputError, from_json
 from common.settings import Optimisation, Precision
 from common.train import distributed
 from common.train.checkpoint import load_strictly
@@ -101,8 +101,9 @@ class FitReport:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "FitReport":
-        """The report in a stage's record on disk."""
-        return cls(**{field.name: record[field.name] for field in fields(cls)})
+        """The report in a stage's record on disk; InputError when it is not one."""
+        names = {field.name for field in fields(cls)}
+        return from_json(cls, {name: value for name, value in record.items() if name in names}, "the record")
 
 
 StepLosses = Callable[[Any, Step], Iterable[dict[str, Tensor]]]
@@ -155,19 +156,13 @@ def fit(
     device = torch.device(training.device)
     keep = keep or {}
     model.to(device)
-    finished = run.stage_done(stage)
+    finished = distributed.by_first(lambda: _finished(run, stage, keep))
     if finished is not None:
-        weights, _ = run.load_weights(stage)
+        report, weights, kept = finished
         load_strictly(model, weights, str(run.path / f"{stage}.safetensors"))
-        kept = (run.load_state(f"{stage}-kept") or {}) if keep else {}
         for name, thing in keep.items():
-            if name not in kept:
-                raise InputError(
-                    f"stage {stage} in {run.path} was finished without the state of its {name}: delete "
-                    f"{run.path / 'stages' / stage}.json to train it again"
-                )
             thing.load_state_dict(kept[name])
-        return FitReport.from_record(finished)
+        return report
     if not run.writes and distributed.rank() == 0:
         raise RuntimeError(f"{run.path} was opened for reading (or closed): nothing can be trained in it")
     gpus = [device] if device.type == "cuda" else []
@@ -176,6 +171,26 @@ def fit(
     with torch.random.fork_rng(gpus), _Interruption() as interruption:  # what follows draws as if fit never ran
         stage_of_training = _Stage(run, stage, model, batches, step_losses, training, device, keep)
         return stage_of_training.train(before_epoch, after_epoch, interruption)
+
+
+def _finished(
+    run: Run, stage: str, keep: Mapping[str, Stateful]
+) -> tuple[FitReport, dict[str, Tensor], dict[str, Any]] | None:
+    """The report, the weights and the kept states of a finished stage; None where it is to be trained (again)."""
+    record = run.stage_done(stage)
+    if record is None:
+        return None
+    try:
+        report = FitReport.from_record(record)
+    except InputError as error:
+        raise run.damaged(run.stage_file(stage), f"is damaged: {error}") from None
+    kept = run.load_state(f"{stage}-kept") if keep else {}
+    if kept is None or not run.has_weights(stage):
+        print(f"{stage}: finished before, but its weights are gone: it is trained again", file=sys.stderr)
+        return None
+    if missing := [name for name in keep if name not in kept]:
+        raise run.damaged(run.stage_file(stage), f"belongs to a training without the state of its {missing[0]}")
+    return report, run.load_weights(stage)[0], kept
 
 
 class _Stage:
@@ -277,7 +292,7 @@ class _Stage:
         values: dict[str, list[Tensor]] = {}
         losses = None
         while True:
-            with torch.autocast(**self.autocast):  # the forward pass only
+            with torch.autocast(**self.autocast), distributed.synchronised_batch_norm():  # the forward pass only
                 if losses is None:
                     losses = iter(self.step_losses(distributed.part_of(batch), step))
                 part = next(losses, None)
@@ -322,12 +337,13 @@ class _Stage:
     # ---- the folder
 
     def _begin(self) -> None:
-        state = self.run.load_state(self.stage)
+        state = distributed.by_first(lambda: self.run.load_state(self.stage))
         if state is not None:
             self._restore(state)
+        self.run.cut_log(self.stage, self.epoch)
         distributed.broadcast_model(self.model)
         if state is None:
-            self._save()  # from here on the log can be taken back to what it was
+            self._save()  # a disk that cannot take a checkpoint is noticed before the training, not minutes later
         if distributed.rank() == 0:
             environment = self.run.environment
             commit = (environment.get("git_commit") or "unknown")[:10] + "+changes" * bool(environment.get("git_dirty"))
@@ -358,7 +374,6 @@ class _Stage:
         self.losses = _Losses(dict(state["loss_sums"]), dict(state["loss_counts"]))
         for name, thing in self.keep.items():
             thing.load_state_dict(state["keep"][name])
-        self.run.cut_log(state["log_length"])
 
     def _checkpoint(self, after_s: float) -> None:
         """Save when the last checkpoint is older than `after_s` seconds. Only the first process ever writes."""
@@ -383,7 +398,6 @@ class _Stage:
                 "clock": self.clock.read(),
                 "loss_sums": self.losses.sums,
                 "loss_counts": self.losses.counts,
-                "log_length": self.run.log_length(),
                 "keep": {name: thing.state_dict() for name, thing in self.keep.items()},
             },
         )

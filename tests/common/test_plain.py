@@ -15,13 +15,10 @@ from hypothesis import strategies as st
 
 from common.plain import (
     InputError,
-    append_line,
-    drop_torn_line,
     first_difference,
     from_json,
     read_json,
     read_json_if_there,
-    read_lines,
     to_json,
     write_atomically,
     write_json,
@@ -124,20 +121,3 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_lines_grow_whole_and_a_torn_one_is_dropped(tmp_path):
-    path = tmp_path / "x.jsonl"
-    for number in range(3):
-        append_line(path, f'{{"n": {number}, "odd": {str(number % 2 == 1).lower()}}}')
-    with open(path, "ab") as file:
-        file.write(b'{"n": 9')
-    assert [record["n"] for record in read_lines(path)] == [0, 1, 2]
-    assert list(read_lines(path, odd=True)) == [{"n": 1, "odd": True}]
-    drop_torn_line(path)
-    assert path.read_bytes().endswith(b"}\n")
-    path.write_text("x\n")
-    with pytest.raises(InputError, match="line 1, is not valid JSON"):
-        list(read_lines(path))
-    assert list(read_lines(tmp_path / "none.jsonl")) == []
-    drop_torn_line(tmp_path / "none.jsonl")

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from common.plain import InputError, to_json
-from common.train import distributed
+from common.train import distributed, run_folder
 from common.train.run_folder import Run, describe_environment
 
 
@@ -119,11 +121,40 @@ def test_a_torn_last_line_is_dropped_on_opening(tmp_path, name, torn):
     assert [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] == [{"a": 1}, {"a": 4}]
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path):
+def test_what_others_append_is_read_and_a_retried_candidate_counts_once(tmp_path):
+    run, reader = Run.open(tmp_path, {}), Run.read(tmp_path)
+    run.candidate(key=[1], AP=None)
+    run.candidate(key=[2], AP=0.5)
+    assert [record["AP"] for record in reader.candidates()] == [None, 0.5]
+    run.candidate(key=[1], AP=0.25)
+    assert [record["AP"] for record in reader.candidates()] == [0.25, 0.5]
+    assert reader.candidate_named((1,)) == {"key": [1], "AP": 0.25}
+    assert reader.candidate_named([3]) is None
+    reader.candidates()[0]["AP"] = 9  # a copy
+    assert run.candidates(key=[1]) == [{"key": [1], "AP": 0.25}]
+    (tmp_path / "candidates.jsonl").write_text("")
+    assert run.candidates() == []
+
+
+def test_records_are_parsed_once(tmp_path, monkeypatch):
+    """Else a search of n candidates would take n * n steps."""
+    run, parsed = Run.open(tmp_path, {}), []
+    parse = run_folder._Records._parse
+    monkeypatch.setattr(run_folder._Records, "_parse", lambda *given: parsed.append(given) or parse(*given))
+    for number in range(20):
+        run.candidate(key=number)
+        assert len(run.candidates()) == number + 1
+        assert run.candidate_named(number) is not None
+    assert len(parsed) == 20
+
+
+def test_a_stage_logs_an_epoch_once_however_often_it_is_trained(tmp_path):
     run = Run.open(tmp_path, {})
-    (tmp_path / "candidates.jsonl").write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
-    with pytest.raises(InputError, match="line 2, is not valid JSON"):
-        run.candidates()
+    for stage in "a", "b":
+        for epoch in range(3):
+            run.log(stage=stage, epoch=epoch)
+    run.cut_log("b", 1)
+    assert [(record["stage"], record["epoch"]) for record in run.logged()] == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
 
 
 def test_weights_come_back_with_their_meta_even_when_shared_or_strided(tmp_path):
@@ -139,35 +170,29 @@ def test_weights_come_back_with_their_meta_even_when_shared_or_strided(tmp_path)
     assert not run.has_weights("other")
 
 
-def test_damaged_files_are_named(tmp_path):
-    run = Run.open(tmp_path, {})
-    run.save_weights("net", {"a": torch.ones(100)})
-    whole = (tmp_path / "net.safetensors").read_bytes()
-    (tmp_path / "net.safetensors").write_bytes(whole[:-10])
-    with pytest.raises(InputError, match="not a readable safetensors"):
-        run.load_weights("net")
-    with pytest.raises(InputError, match="there are no weights at"):
-        run.load_weights("none")
-    run.save_state("net", {"a": torch.ones(100)})
-    whole = (tmp_path / "net.state").read_bytes()
-    (tmp_path / "net.state").write_bytes(whole[:-50])
-    with pytest.raises(InputError, match="not a readable checkpoint"):
-        run.load_state("net")
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"config\.json is not valid JSON"):
-        Run.open(tmp_path, {})
-
-
 def test_a_state_that_would_run_code_is_refused(tmp_path):
     class Malice:
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "harm"),))
 
     run = Run.open(tmp_path, {})
-    torch.save({"a": Malice()}, tmp_path / "net.state")
+    run.save_state("net", {"a": Malice()})
     with pytest.raises(InputError, match="not a readable checkpoint"):
         run.load_state("net")
     assert not (tmp_path / "harm").exists()
+
+
+def test_names_in_a_folder_are_on_disk_before_anything_rests_on_them(tmp_path, monkeypatch):
+    """A synced file whose folder is not may be gone after a power cut."""
+    run, synced = Run.open(tmp_path, {}), []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")) or fsync(file))
+    run.save_state("net", {"a": 1})
+    assert [Path(path).name for path in synced] == [f".net.state.{os.getpid()}.partial", tmp_path.name]
+    synced.clear()
+    run.candidate(key=1)
+    run.candidate(key=2)
+    assert [Path(path).name for path in synced] == ["candidates.jsonl", tmp_path.name, "candidates.jsonl"]
 
 
 @pytest.mark.parametrize("where", ["replace", "fsync"])
@@ -233,41 +258,124 @@ def test_the_leftovers_of_a_kill_are_cleared(tmp_path):
     assert not (tmp_path / ".net.safetensors.partial").exists()
 
 
-def open_in_a_child(folder: Path) -> str:
-    """What another process hears that opens the run: nothing, or a sentence."""
-    reading, writing = os.pipe()
+def in_a_child(work) -> int:
+    """The number of a process that does `work`; its exit status says whether that went through."""
     child = os.fork()
     if child == 0:
+        status = 1
         try:
-            Run.open(folder, {})
-        except InputError as error:
-            os.write(writing, str(error).encode())
+            work()
+            status = 0
         finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writing)
-    with os.fdopen(reading) as said:
-        return said.read()
+            os._exit(status)
+    return child
 
 
-def test_a_second_process_is_turned_away_until_the_first_is_done(tmp_path):
+def wait_until(true) -> None:
+    limit = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def hold(folder: Path, release: Path, last=lambda run: None) -> None:
+    with Run.open(folder, {}) as run:
+        wait_until(release.exists)
+        last(run)
+
+
+def test_a_second_process_waits_until_the_first_is_done_and_finds_its_result(tmp_path, capfd):
+    folder, release = tmp_path / "run", tmp_path / "release"
+    holder = in_a_child(lambda: hold(folder, release, lambda run: run.finish({"AP": 0.5})))
+    wait_until((folder / "environment.json").exists)
+    seen = []
+    waiting = in_a_child(lambda: Run.open(folder, {}).write_json("seen", Run.read(folder).result))
+    wait_until(lambda: seen.append(capfd.readouterr().err) or "".join(seen))
+    assert "".join(seen) == (
+        f"{folder} is in use by another process (number {holder}): waiting until it is done; Ctrl-C to give up\n"
+    )
+    release.touch()
+    assert [os.waitpid(child, 0)[1] for child in (holder, waiting)] == [0, 0]
+    assert Run.read(folder).read_json("seen") == {"AP": 0.5}
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_ends_the_wait(tmp_path):
+    folder = tmp_path / "run"
+    holder = in_a_child(lambda: hold(folder, tmp_path / "never"))
+    wait_until((folder / "environment.json").exists)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Run.open(folder, {})
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+    Run.open(folder, {}).close()  # a dead process holds nothing
+
+
+def test_a_folder_that_was_removed_while_it_was_waited_for_is_made_anew(tmp_path, capfd):
+    folder, release = tmp_path / "run", tmp_path / "release"
+    holder = in_a_child(lambda: hold(folder, release, lambda run: shutil.rmtree(folder)))
+    wait_until((folder / "environment.json").exists)
+    waiting = in_a_child(lambda: Run.open(folder, {}).finish({"AP": 0.5}))
+    wait_until(lambda: "waiting" in capfd.readouterr().err)
+    release.touch()
+    assert [os.waitpid(child, 0)[1] for child in (holder, waiting)] == [0, 0]
+    assert Run.read(folder).result == {"AP": 0.5}
+
+
+def test_a_process_that_holds_a_run_may_open_it_again_but_its_child_would_wait_for_ever(tmp_path):
     run = Run.open(tmp_path, {})
-    again = Run.open(tmp_path, {})  # the same process may
-    again.close()
-    assert f"in use by another process (number {os.getpid()})" in open_in_a_child(tmp_path)
+    Run.open(tmp_path, {}).close()
+
+    def refused() -> None:
+        with pytest.raises(RuntimeError, match=f"held by process {os.getppid()}, which waits for this one"):
+            Run.open(tmp_path, {})
+
+    assert os.waitpid(in_a_child(refused), 0)[1] == 0
     run.close()
-    assert open_in_a_child(tmp_path) == ""
+    assert os.waitpid(in_a_child(lambda: Run.open(tmp_path, {})), 0)[1] == 0
 
 
 def test_a_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path):
     run = Run.open(tmp_path, {})
-    child = os.fork()
-    if child == 0:
-        time.sleep(60)
-        os._exit(0)
+    child = in_a_child(lambda: time.sleep(60))
     try:
         run.close()
-        assert open_in_a_child(tmp_path) == ""
+        assert os.waitpid(in_a_child(lambda: Run.open(tmp_path, {})), 0)[1] == 0
     finally:
-        os.kill(child, 9)
+        os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_finished_run_is_read_without_a_write(tmp_path, monkeypatch):
+    with Run.open(tmp_path, {"a": 1}) as run:
+        run.save_weights("net", {"a": torch.ones(2)})
+        run.log(stage="net", epoch=0)
+        run.candidate(key=1)
+        run.finish({"AP": 0.5})
+    before = {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
+    reader = Run.read(tmp_path, {"a": 1})
+    assert reader.result == {"AP": 0.5}
+    assert len(reader.candidates()) == len(reader.logged()) == len(reader.load_weights("net")[0]) == 1
+    assert {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]} == before
+
+
+def test_what_a_run_keeps_ends_when_it_is_closed(tmp_path):
+    ended = []
+    with Run.open(tmp_path, {}) as run:
+        run.at_close(lambda: ended.append(True))
+        assert ended == []
+    run.close()
+    assert ended == [True]
+
+
+def test_another_number_of_threads_is_told(tmp_path, capsys):
+    Run.open(tmp_path, {}).close()
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    (tmp_path / "environment.json").write_text(json.dumps(environment | {"threads": 7}))
+    Run.open(tmp_path, {}).close()
+    assert f"was begun with threads = 7 and goes on with {torch.get_num_threads()}" in capsys.readouterr().err
