@@ -95,7 +95,7 @@ class Study:
                         result = make(run)
                     run.write_json("uses", list(used))
                     run.finish(result)
-                self._results[name] = {"result": run.result, "uses": run.read_json("uses") or []}
+                self._results[name] = {"result": run.result, "uses": run.read_json("uses", list)}
         for recorder in self._recorders:
             recorder |= dict.fromkeys([*self._results[name]["uses"], f"{self.folder.name}/{name}"])
         return self._results[name]["result"]
@@ -142,7 +142,7 @@ class Study:
             }
         )
         path = self.folder / name
-        if distributed.size() == 1 and (path / "result.json").is_file():
+        if distributed.size() == 1 and all((path / each).exists() for each in ("result.json", "config.json")):
             return Run.read(path, config)  # finished: others may read it at the same time
         return Run.open(path, config, self.command)
 
