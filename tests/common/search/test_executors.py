@@ -117,7 +117,7 @@ def test_ray_is_asked_for_by_a_sentence_when_missing(tmp_path, monkeypatch):
 
 
 def test_negative_workers_are_refused(tmp_path):
-    with pytest.raises(InputError, match="workers = -1"):
+    with pytest.raises(InputError, match="workers must be at least 0 .*got -1"):
         evaluate(Run.open(tmp_path, {}), [(0, 1)], workers=-1)
 
 
