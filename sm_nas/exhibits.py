@@ -20,7 +20,7 @@ from common.report.reproduce import Paper
 from common.report.statistics import Difference, kendall_tau
 from common.report.tables import Table
 from common.search.pareto import attainment, hypervolume
-from sm_nas.encoding import STANDARD_BACKBONES, BackboneCode, Structure
+from sm_nas.encoding import BackboneCode, Structure
 from sm_nas.method import FLOPS, LATENCY, Evaluated, History
 from sm_nas.presets import PAPER as PAPER_PRESET
 from sm_nas.presets import Options, Preset
@@ -552,9 +552,8 @@ def measure_table2(study: "SMNAS") -> Measured:
     for name, record in models.items():
         record["of_standard"] = of_standard(record, STANDARD_OF[name])
     for place, each in enumerate(study.picks):
-        if each.structure.backbone in STANDARD_BACKBONES:
-            record = found[f"F{place}"]
-            record["of_standard"] = of_standard(record, each.structure.backbone)
+        record = found[f"F{place}"]
+        record["of_standard"] = of_standard(record, each.structure.backbone)
     counted = {}
     for name, structure in PAPER_PRESET.models:
         ours = describe(structure, COCO_CLASSES, PAPER_PRESET.detector)

@@ -1,6 +1,7 @@
 """SMOKE a few times smaller, and latencies that come out the same again, for all tests that train.
 
-Scripts that tests start in processes of their own, to be killed there, import this file, too.
+Scripts that tests start in processes of their own, to be killed there, import this file, too. Nothing here loads torch
+before a test asks for it.
 """
 
 from dataclasses import replace
@@ -8,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.evaluate.latency import Latency
-from common.train import laboratory
-from sm_nas import trial
-from sm_nas.presets import SMOKE, Preset
+from sm_nas.presets import SMOKE, Preset, SearchOptions
 
 DATA = "scenes:train=40,val=8,size=32"
 TINY = replace(
@@ -29,16 +27,25 @@ TINY = replace(
 )
 
 
-def steady_latency(network, input_shape, device="cpu", **_) -> Latency:
-    """A made-up latency that hangs on network and image alone."""
+def tiny_options(out: Path, data: str = DATA, preset: Preset = TINY, workers: int = 0) -> SearchOptions:
+    """Options of a study at the scale of the tests."""
+    return SearchOptions(scale="smoke", preset=preset, data=data, out=out, device="cpu", workers=workers)
+
+
+def steady_latency(network, input_shape, device="cpu", **_):
+    """A made-up latency that depends on network and image alone."""
+    from common.evaluate.latency import Latency
+
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Latency(parameters * 1e-5 + input_shape[-1], 0.0, str(device), "float32", "none", 1)
 
 
 def checkpoint_at_every_step(patch: pytest.MonkeyPatch) -> None:
     """Otherwise a kill within the first minute is one before the first step."""
-    fit = trial.fit
-    patch.setattr(trial, "fit", lambda *args: fit(*args[:-1], replace(args[-1], checkpoint_every_s=0.0)))
+    from sm_nas import study
+
+    fit = study.fit
+    patch.setattr(study, "fit", lambda *args: fit(*args[:-1], replace(args[-1], checkpoint_every_s=0.0)))
 
 
 @pytest.fixture
@@ -48,15 +55,11 @@ def tiny() -> Preset:
 
 
 @pytest.fixture
-def data() -> str:
-    """As `--data`: the fewest scenes of which TINY holds out as many as it says."""
-    return DATA
-
-
-@pytest.fixture
 def steady(monkeypatch):
     """Latencies are made up."""
-    monkeypatch.setattr(laboratory, "measure_latency", steady_latency)
+    from common import study
+
+    monkeypatch.setattr(study, "measure_latency", steady_latency)
 
 
 @pytest.fixture(scope="session")
