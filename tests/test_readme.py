@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.report import scoreboard
+from common.report import readme
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted(ROOT.glob("*/README.md")))
@@ -25,15 +25,13 @@ NAMED = {tuple(words) for page in PAGES for words in commands(page.read_text())}
 MODULES = sorted({words[2] for words in NAMED if words[0] == "python"})
 
 
-def test_scoreboard_is_up_to_date():
-    scoreboard.main(scoreboard.Options(check=True, results=ROOT / "results", readme=ROOT / "README.md"))
+def test_results_on_the_pages_are_up_to_date():
+    readme.main(readme.Options(check=True, root=ROOT))
 
 
-def test_readme_names_commands():
-    commands_of_papers = {
-        f"{paper}.{name}" for paper in ("detofa", "sm_nas", "joint_detnas") for name in ("train", "search", "reproduce")
-    }
-    assert commands_of_papers <= set(MODULES)
+def test_pages_name_the_commands():
+    for paper in readme.papers(ROOT):
+        assert {f"{paper.name}.{command}" for command in ("train", "search", "reproduce")} <= set(MODULES)
     assert ("make", "reproduce") in NAMED
     assert ("make", "test") in NAMED
 

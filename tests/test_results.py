@@ -1,0 +1,105 @@
+"""Published results: drawn and judged again from their numbers, they come out as committed, and name no folder."""
+
+import importlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.plain import from_json, read_json, to_json
+from common.report.claims import read_claims
+from common.report.exhibit import ExhibitResult, Setting
+from common.report.readme import papers as papers_of
+from common.report.readme import published_folders
+from common.report.reproduce import draw, judge_measured
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = [
+    pytest.param(folder, paper.name, id=folder.relative_to(ROOT).as_posix())
+    for paper in papers_of(ROOT)
+    for folder in published_folders(ROOT, paper.name)
+]
+DRAWN = (
+    "title",
+    "caption",
+    "data",
+    "scale",
+    "seeds",
+    "table",
+    "paper_table",
+    "units",
+    "paper_units",
+    "pictures",
+    "runs",
+)
+JUDGED = ("verdict", "reason", "difference", "interval", "n", "seeds", "seeds_needed", "rule", "conditions", "runs")
+
+
+def differences(here: Any, there: Any, where: str = "") -> list[str]:
+    """Places in which two JSON values differ, numbers by more than another machine's rounding."""
+    if isinstance(here, dict) and isinstance(there, dict) and here.keys() == there.keys():
+        return [found for key in here for found in differences(here[key], there[key], f"{where}.{key}")]
+    if isinstance(here, list) and isinstance(there, list) and len(here) == len(there):
+        return [
+            found
+            for at, pair in enumerate(zip(here, there, strict=True))
+            for found in differences(*pair, f"{where}.{at}")
+        ]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (here, there))
+    same = math.isclose(here, there, rel_tol=1e-9, abs_tol=1e-12) if numbers else here == there
+    return [] if same else [f"{where}: {here!r} is not {there!r}"]
+
+
+@pytest.mark.parametrize(("folder", "paper"), FOLDERS)
+def test_exhibits_are_those_that_their_numbers_give(folder, paper):
+    paper = importlib.import_module(f"{paper}.exhibits").PAPER
+    measured = read_json(folder / "measured.json")
+    assert {path.stem for path in folder.glob("*.json")} == {*measured, "measured", "claims", "runs"}
+    known = read_json(folder / "runs.json").keys()
+    for name, record in measured.items():
+        seeds = {int(seed): numbers for seed, numbers in record["seeds"].items()}
+        committed = ExhibitResult.load(folder / f"{name}.json")
+        again = draw(paper, paper.by_name[name], seeds, from_json(Setting, record["setting"]), committed.command)
+        for field in DRAWN:
+            here, there = to_json(getattr(again, field)), to_json(getattr(committed, field))
+            assert not differences(here, there, f"{name}.{field}")
+        assert set(again.notes) <= set(committed.notes)
+        assert set(committed.runs) <= known  # what it rests on is recorded
+        for numbers in seeds.values():
+            assert numbers["rests_on"].keys() == numbers["evidence"].keys()
+            assert {run for runs in numbers["rests_on"].values() for run in runs} <= set(numbers["runs"])
+
+
+@pytest.mark.parametrize(("folder", "paper"), FOLDERS)
+def test_claims_are_judged_as_committed(folder, paper):
+    options_class = importlib.import_module(f"{paper}.reproduce").Options
+    paper = importlib.import_module(f"{paper}.exhibits").PAPER
+    records = read_json(folder / "measured.json")
+    measured = {
+        name: {int(seed): numbers for seed, numbers in record["seeds"].items()} for name, record in records.items()
+    }
+    setting = next(iter(records.values()))["setting"]
+    committed = read_claims(folder / "claims.json")
+    data = "scenes" if setting["data"] == "scenes" else f"coco:DIR/{setting['data']}"
+    preset = options_class.PRESETS[setting["scale"]]
+    seeds = len(next(iter(committed.values()))["seeds"])
+    again = judge_measured(
+        paper, options_class(scale=setting["scale"], preset=preset, data=data, seeds=seeds), measured
+    )
+    assert list(again) == list(committed)
+    for name, record in again.items():
+        for field in JUDGED:
+            assert not differences(to_json(record[field]), committed[name][field], f"{name}.{field}")
+
+
+def test_no_result_names_a_folder_of_a_machine():
+    absolute = re.compile(r'"(?:[a-z]+:)?(?:/|~/|[A-Z]:\\)[^"]*"')
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "results").rglob("*.json")}
+    assert texts
+    assert {name: absolute.findall(text)[:1] for name, text in texts.items() if absolute.search(text)} == {}
+
+
+def test_pictures_are_small():
+    assert {path: path.stat().st_size for path in ROOT.glob("results/**/*.png") if path.stat().st_size >= 200_000} == {}
