@@ -1,10 +1,9 @@
 """Notebooks from their percent scripts: python -m notebooks.build [NAME ...]
 
-NAME.py (the source, which is edited) is made into NAME.ipynb and executed; its outputs are kept. Cell ids are fixed and
-no time is recorded, so that doing it again gives no difference where the results are the same.
+NAME.py is the source, which is edited; NAME.ipynb is made of it and executed, with its outputs kept. Cell ids are fixed
+and no time is recorded, so that building again gives no difference where the results are the same.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from nbformat import NotebookNode
 from tyro.conf import Positional
 
 from common.cli import run
-from common.plain import InputError
+from common.plain import InputError, write_atomically
 
 FOLDER = Path(__file__).resolve().parent
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -29,16 +28,13 @@ class Options:
     """Make the notebooks from their scripts and execute them."""
 
     names: Positional[tuple[str, ...]] = ()
-    """Names of notebooks, such as detofa (none: all)."""
+    """Names of notebooks, such as detofa (default: all)."""
 
 
 def main(options: Options) -> None:
     for name in options.names or names():
-        target = FOLDER / f"{name}.ipynb"
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
-        unfinished.write_text(text(executed(unexecuted(name))))
-        os.replace(unfinished, target)
-        print(f"wrote {target.name}", file=sys.stderr)
+        write_atomically(FOLDER / f"{name}.ipynb", text(executed(unexecuted(name))).encode())
+        print(f"wrote {name}.ipynb", file=sys.stderr)
 
 
 def names() -> tuple[str, ...]:
@@ -50,7 +46,7 @@ def unexecuted(name: str) -> NotebookNode:
     """The notebook that NAME.py describes, without outputs."""
     script = FOLDER / f"{name}.py"
     if not script.is_file():
-        raise InputError(f"there is no notebook {name!r}: give some of {', '.join(names())}")
+        raise InputError(f"unknown notebook {name!r}: give some of {', '.join(names())}")
     notebook = jupytext.read(script, fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"{name}-{number:02d}", NotebookNode()

@@ -1,3 +1,5 @@
+"""Notebooks: made of their scripts, executed, thin, and the same again."""
+
 import json
 import statistics
 
@@ -5,13 +7,14 @@ import nbformat
 import pytest
 
 from common.plain import InputError
+from common.report.readme import papers
 from notebooks import build
 
 NAMES = build.names()
 
 
-def test_there_are_notebooks():
-    assert "detofa" in NAMES
+def test_every_paper_has_a_notebook():
+    assert {paper.name for paper in papers(build.FOLDER.parent)} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,11 +58,11 @@ def test_a_failing_cell_is_said():
 
 
 def test_unknown_notebook():
-    with pytest.raises(InputError, match="detofa"):
+    with pytest.raises(InputError, match="unknown notebook 'nothing': give some of "):
         build.unexecuted("nothing")
 
 
 def test_same_script_same_text():
-    first, second = (build.text(build.unexecuted("detofa")) for _ in range(2))
+    first, second = (build.text(build.unexecuted(NAMES[0])) for _ in range(2))
     assert first == second
-    assert json.loads(first)["cells"][0]["id"] == "detofa-00"
+    assert json.loads(first)["cells"][0]["id"] == f"{NAMES[0]}-00"
