@@ -227,7 +227,10 @@ class Run:
 
     def stage_done(self, name: str) -> dict[str, Any] | None:
         """The record of a finished stage (never empty: it holds at least its name), or None."""
-        return self._json(self.stage_file(name), dict)
+        record = self._json(self.stage_file(name), dict)
+        if record is not None and record.get("stage") != name:
+            raise self.damaged(self.stage_file(name), "is damaged: it is no record of that stage")
+        return record
 
     # ---- lines
 

@@ -1,9 +1,14 @@
 """Candidates are evaluated once, recorded at once, and a failed one does not stop the others."""
 
+import errno
 import os
+import re
 import signal
+import subprocess
 import sys
+import time
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,16 +103,163 @@ def test_an_early_stop_leaves_the_rest_for_later(tmp_path):
     assert len(evaluate(run, [(0, 1), (0, 2), (0, 3)])) == len(run.candidates()) == 3
 
 
-def test_several_processes_even_when_one_is_killed(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "own"),
+    [
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("could not create a primitive descriptor for a convolution"), False),
+        (RuntimeError("could not create a memory object"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: not enough memory"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"), False),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOENT, "No such file or directory"), False),
+        (FloatingPointError("the network gives boxes that are not finite"), True),
+        (InputError("cannot write: the disk is full"), False),
+    ],
+)
+def test_what_counts_as_a_candidates_own_failure(tmp_path, error, own):
+    def fail(_):
+        raise error
+
     run = Run.open(tmp_path, {})
-    items = [(0, 3), (1, 0), (7, 0), (0, 2)]
-    records = evaluate(run, items, workers=2)
-    assert [record["key"] for record in records] == [list(item) for item in items]
-    assert [record.get("AP") for record in records] == [0.3, None, None, 0.2]
-    assert "memory" in records[1]["reason"]
-    assert "its process was killed" in records[2]["reason"]
-    assert os.getpid() not in {record.get("process") for record in records}
-    assert len(run.candidates()) == 4
+    if own:
+        assert str(error) in evaluate(run, [1], fail)[0]["reason"]
+    else:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            evaluate(run, [1], fail)
+    assert not (tmp_path / "attempt.json").exists()
+
+
+def test_failed_ones_are_tried_again_when_asked(tmp_path):
+    run, memory = Run.open(tmp_path, {}), []
+
+    def fits_later(item):
+        memory.append(item)
+        if len(memory) == 1:
+            raise MemoryError
+        return {"AP": 0.5}
+
+    assert evaluate(run, [1, 2], fits_later)[0]["status"] == "failed"
+    assert evaluate(run, [1, 2], fits_later)[0]["status"] == "failed"
+    assert [record["AP"] for record in evaluate(run, [1, 2], fits_later, retry_failed=True)] == [0.5, 0.5]
+    assert memory == [1, 2, 1]
+    assert [(record["key"], record["status"]) for record in run.candidates()] == [(1, "done"), (2, "done")]
+
+
+def test_a_finished_run_that_lacks_a_candidate_says_how_to_complete_it(tmp_path):
+    with Run.open(tmp_path, {}) as run:
+        evaluate(run, [(0, 1)])
+        run.finish({"AP": 0.1})
+    with pytest.raises(InputError, match=r"lacks 1 of the candidates .*delete .*candidates\.jsonl and .*result\.json"):
+        evaluate(Run.read(tmp_path), [(0, 1), (0, 2)])
+    assert evaluate(Run.read(tmp_path), [(0, 1)])[0]["AP"] == 0.1
+
+
+def killed_in_a_child(folder: Path, function) -> int:
+    """The signal that ended a child process in which `function` is evaluated."""
+    child = os.fork()
+    if child == 0:
+        try:
+            evaluate(Run.open(folder, {}), [(0, 1), (7, 0), (0, 2)], function)
+        finally:
+            os._exit(0)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+def test_a_candidate_that_kills_the_search_is_tried_once_more_in_a_process_of_its_own(tmp_path):
+    assert killed_in_a_child(tmp_path, measure) == signal.SIGKILL
+    run = Run.open(tmp_path, {})
+    assert [record["key"] for record in run.candidates()] == [[0, 1]]
+    records = evaluate(run, [(0, 1), (7, 0), (0, 2)])
+    assert [record["status"] for record in records] == ["done", "failed", "done"]
+    assert "its process was killed" in records[1]["reason"]
+    assert records[2]["process"] == os.getpid()
+
+
+def test_or_here_where_it_cannot_be_sent(tmp_path):
+    def local(item):
+        return measure(item)
+
+    assert killed_in_a_child(tmp_path, local) == signal.SIGKILL
+    assert killed_in_a_child(tmp_path, local) == signal.SIGKILL
+    assert [record["status"] for record in evaluate(Run.open(tmp_path, {}), [(0, 1), (7, 0), (0, 2)], local)] == [
+        "done",
+        "failed",
+        "done",
+    ]
+
+
+@pytest.mark.parametrize("mark", ["", "[]", "{}", '{"name": "[7, 0]", "times": "x"}', "\0\0"])
+def test_a_damaged_note_of_an_attempt_says_nothing(tmp_path, mark):
+    run = Run.open(tmp_path, {})
+    (tmp_path / "attempt.json").write_text(mark)
+    assert evaluate(run, [(0, 1)])[0]["AP"] == 0.1
+
+
+def test_several_processes_are_kept_and_go_on_when_one_is_killed(tmp_path):
+    with Run.open(tmp_path, {}) as run:
+        items = [(0, 3), (1, 0), (0, 2), (0, 4)]
+        records = evaluate(run, items, workers=2)
+        assert [record["key"] for record in records] == [list(item) for item in items]
+        assert [record.get("AP") for record in records] == [0.3, None, 0.2, 0.4]
+        assert "memory" in records[1]["reason"]
+        first = {record["process"] for record in records if "process" in record}
+        again = {record["process"] for record in evaluate(run, [(0, number) for number in range(5, 9)], workers=2)}
+        assert again | first == again
+        assert len(again) == 2
+        assert os.getpid() not in again
+        records = evaluate(run, [(7, 0), (0, 9), (0, 10)], workers=2)
+        assert [record.get("AP") for record in records] == [None, 0.9, 1.0]
+        assert "its process was killed twice" in records[0]["reason"]
+        with pytest.raises(ValueError, match="a fault in the code") as raised:
+            evaluate(run, [(6, 0)], workers=2)
+        assert "in measure" in raised.value.__notes__[0]
+        left = evaluate(run, [(0, 11)], workers=2)[0]["process"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(left, 0)  # ended with the run
+
+
+SEARCH = """
+import sys, time
+from common.search.executors import evaluate_all
+from common.train.run_folder import Run
+from slow_candidate import measure
+if __name__ == "__main__":
+    list(evaluate_all(measure, [1, 2], Run.open(sys.argv[1], {}), key=lambda item: item, workers=2))
+"""
+CANDIDATE = """
+import os, sys, time
+from pathlib import Path
+def measure(item):
+    Path(sys.argv[1], f"process{item}").write_text(str(os.getpid()))
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_workers_end_with_their_parent(tmp_path, number):
+    (tmp_path / "search.py").write_text(SEARCH)
+    (tmp_path / "slow_candidate.py").write_text(CANDIDATE)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    arguments = [sys.executable, str(tmp_path / "search.py"), str(tmp_path)]
+    parent = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    files = [tmp_path / f"process{item}" for item in (1, 2)]
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+    parent.send_signal(number)
+    parent.wait(60)
+    for file in files:
+        wait_until(lambda file=file: not Path(f"/proc/{file.read_text()}").exists())
+
+
+def wait_until(true) -> None:
+    limit = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
 
 
 def test_ray_is_asked_for_by_a_sentence_when_missing(tmp_path, monkeypatch):
@@ -117,7 +269,7 @@ def test_ray_is_asked_for_by_a_sentence_when_missing(tmp_path, monkeypatch):
 
 
 def test_negative_workers_are_refused(tmp_path):
-    with pytest.raises(InputError, match="workers must be at least 0 .*got -1"):
+    with pytest.raises(InputError, match=r"workers must be at least 0 .*got -1"):
         evaluate(Run.open(tmp_path, {}), [(0, 1)], workers=-1)
 
 
