@@ -6,32 +6,30 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision.models.mobilenetv2 import InvertedResidual
 
-from common.models.outline import outline
 from common.plain import InputError
 from common.search.pareto import hypervolume
+from sm_nas.encoding import BLOCK_OF, STANDARD_STAGES, BackboneCode, Structure
 from sm_nas.method import (
-    BLOCK_OF,
-    BLOCKS,
-    STANDARD_STAGES,
-    BackboneCode,
+    FLOPS,
+    LATENCY,
     Evaluated,
     Group,
     History,
     ModularSpace,
     SearchSettings,
     StructuralSpace,
-    Structure,
     evolve,
+    hand_on,
     not_larger,
     pick,
     random_search,
     speaks_against,
+    structural_to_modular,
 )
+from sm_nas.presets import NANO
 
 MIXED = StructuralSpace(
     backbones=("resnet18", "resnext50_32x4d", "mobilenet_v2"),
@@ -69,57 +67,6 @@ def test_samples_of_a_small_space_are_all_that_it_counts():
     assert len(sampled) == MIXED.count() == 3 * 2 * len(necks) * len(heads)
 
 
-def test_a_structure_comes_back_from_its_text():
-    generator = np.random.default_rng(1)
-    one = [StructuralSpace().sample(generator) for _ in range(300)]
-    two = [GROUP.sample(generator) for _ in range(100)]
-    extra = Structure("Xbottleneck_56_21-21-111-2111", (1333, 800), (1, 5), 256, "ga-rpn", 3, pooled=False)
-    assert str(extra) == "Xbottleneck_56_21-21-111-2111 1333x800 P1-P5 c256+conv ga-rpn cascade3"
-    texts = [str(structure) for structure in (*one, *two, extra)]
-    assert [Structure.parse(text) for text in texts] == [*one, *two, extra]
-    assert len(set(texts)) == len({*one, *two, extra})
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "is no structure: write it as"),
-        ("resnet50 800x600 P2-P5 c256 rpn", "is no structure: write it as"),
-        ("resnet50 800x600 P2-P5 c256 rpn cascade5", "is no structure: write it as"),
-        ("resnet50 800x600 no-fpn+conv rpn 2fc", "is no structure: write it as"),
-        ("resnet50 800x600 P2-P5 rpn 2fc", "is no structure: write it as"),
-        ("resnet51 800x600 P2-P5 c256 rpn 2fc", "the backbone 'resnet51' is neither a standard one nor a code"),
-        ("basicblock_64_1-1-1-1 800x600 P2-P5 c256 rpn 2fc", "must double 3 times"),
-        ("resnet50 0x600 P2-P5 c256 rpn 2fc", "the size 0x600 has no pixels"),
-        ("resnet50 800x600 P2-P5 c0 rpn 2fc", "an FPN of 0 channels is none"),
-        ("resnet50 800x600 P5-P6 c256 rpn 2fc", r"FPN\(P5-P6\) is none of P1..P4 to a later level up to P6"),
-        ("resnet50 800x600 P3-P3 c256 rpn 2fc", r"FPN\(P3-P3\) is none of"),
-        ("resnet50 800x600 P3-P7 c256 rpn 2fc", r"FPN\(P3-P7\) is none of"),
-        ("resnet50 800x600 P2-P5 c256 2fc", "a one-stage detector .* has no RPN, all others have one"),
-        ("resnet50 800x600 P2-P5 c256 rpn retinanet", "a one-stage detector .* has no RPN"),
-    ],
-)
-def test_an_illegal_structure_is_one_sentence(text, said):
-    with pytest.raises(InputError, match=said) as raised:
-        Structure.parse(text)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("parts", "said"),
-    [
-        ({"levels": None}, "a width of the FPN goes with its levels"),
-        ({"neck_width": None}, "a width of the FPN goes with its levels"),
-        ({"levels": None, "neck_width": None, "pooled": False}, "without an FPN there are no levels"),
-        ({"rpn": "spn"}, "there is no RPN 'spn'"),
-        ({"heads": 5}, "heads are 0 to 4, not 5"),
-    ],
-)
-def test_parts_that_do_not_go_together(parts, said):
-    with pytest.raises(InputError, match=said):
-        Structure(**{**vars(DETECTOR), **parts})
-
-
 def test_a_mutation_of_stage_one_exchanges_one_module():
     generator = np.random.default_rng(2)
     structure, changed = MIXED.sample(generator), Counter()
@@ -145,65 +92,6 @@ def test_a_mutation_of_stage_one_exchanges_one_module():
 # ---- stage two: codes
 
 
-@st.composite
-def codes(draw) -> BackboneCode:
-    blocks = draw(st.integers(5, 35))
-    doubled = draw(st.sets(st.integers(0, blocks - 1), min_size=3, max_size=3))
-    cuts = sorted(draw(st.sets(st.integers(1, blocks - 1), min_size=3, max_size=3)))
-    digits = "".join("2" if place in doubled else "1" for place in range(blocks))
-    stages = tuple(digits[a:b] for a, b in itertools.pairwise([0, *cuts, blocks]))
-    return BackboneCode(draw(st.sampled_from(BLOCKS)), 2 * draw(st.integers(1, 64)), stages)
-
-
-@settings(max_examples=200, deadline=None)
-@given(code=codes())
-def test_a_code_comes_back_from_its_text_and_says_its_widths(code):
-    assert BackboneCode.parse(str(code)) == code
-    width, widths, doublings = code.base, [], []
-    for digit in str(code).rpartition("_")[2].replace("-", ""):
-        if digit == "2":
-            width *= 2
-            doublings.append(len(widths))
-        widths.append(width)
-    assert code.widths == tuple(widths)
-    assert code.doublings == tuple(doublings)
-    assert code.blocks == len(widths)
-
-
-def test_the_papers_own_example():
-    code = BackboneCode.parse("basicblock_54_1211-211-1111-12111")
-    assert code.block == "basicblock"
-    assert code.stages == ("1211", "211", "1111", "12111")
-    assert code.widths == (54, *[108] * 3, *[216] * 3, *[216] * 4, 216, *[432] * 4)
-    assert code.doublings == (1, 4, 12)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("basicblock_64", "write block, base channels and stages with _ between them"),
-        ("basicblock_x_11-21-21-21", "write block, base channels and stages with _ between them"),
-        ("basicblock_64_11_21-21-21", "write block, base channels and stages with _ between them"),
-        ("ghostblock_64_11-21-21-21", "there is no block 'ghostblock'; give one of basicblock, bottleneck"),
-        ("basicblock_63_11-21-21-21", "the base channels must be an even number, and are 63"),
-        ("basicblock_0_11-21-21-21", "the base channels must be an even number, and are 0"),
-        ("basicblock_64_11-21-31-21", "a block is written as 1 or 2"),
-        ("basicblock_64_11-21-2121", "there must be 4 stages, none empty"),
-        ("basicblock_64_11-21-21-21-1", "there must be 4 stages, none empty"),
-        ("basicblock_64_1121--21-21", "there must be 4 stages, none empty"),
-        ("basicblock_64_11-21-21-11", "must double 3 times, and '11-21-21-11' has 2 digits 2"),
-        ("basicblock_64_12-21-21-21", "must double 3 times, and '12-21-21-21' has 4 digits 2"),
-        ("basicblock_64_1-2-2-2", "5 to 35 blocks, and '1-2-2-2' has 4"),
-        (f"basicblock_64_{'1' * 30}-21-21-21", "5 to 35 blocks, and '1+-21-21-21' has 36"),
-    ],
-)
-def test_an_illegal_code_is_one_sentence(text, said):
-    with pytest.raises(InputError, match=said) as raised:
-        BackboneCode.parse(text)
-    assert text in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
 def test_stage_two_has_as_many_codes_as_brute_force_finds():
     space = ModularSpace(bases=(12,), neck_widths=(16,), fewest_blocks=5, most_blocks=6)
     found = set()
@@ -224,30 +112,6 @@ def test_stage_two_has_as_many_codes_as_brute_force_finds():
 
 def test_the_count_of_the_papers_stage_two():
     assert ModularSpace().count() == 2_489_008_848
-
-
-@pytest.mark.parametrize("backbone", [name for name in STANDARD_STAGES if name != "mobilenet_v2"])
-def test_standard_resnets_in_the_codes_own_words(backbone):
-    code = BackboneCode.standard(backbone, 64)
-    with outline():
-        network = torchvision.models.get_model(backbone.replace("101_32x4d", "101_32x8d"))  # as deep
-    stages = [network.layer1, network.layer2, network.layer3, network.layer4]
-    assert [len(stage) for stage in code.stages] == [len(stage) for stage in stages]
-    kinds = {"basicblock": "BasicBlock", "bottleneck": "Bottleneck", "Xbottleneck": "Bottleneck"}
-    assert type(stages[0][0]).__name__ == kinds[code.block]
-    assert (stages[0][0].conv2.groups > 1) == (code.block == "Xbottleneck")
-    assert all(stage.startswith("2") for stage in code.stages[1:])
-
-
-def test_mobilenet_in_the_codes_own_words():
-    code, stride, depth = BackboneCode.standard("mobilenet_v2", 64), 2, Counter()
-    with outline():
-        network = torchvision.models.mobilenet_v2()
-    for layer in network.features:
-        if isinstance(layer, InvertedResidual):
-            stride *= layer.stride
-            depth[stride] += 1
-    assert [len(stage) for stage in code.stages] == [depth[stride] for stride in (4, 8, 16, 32)]
 
 
 def test_stage_two_starts_from_the_standard_backbone():
@@ -577,3 +441,46 @@ def test_picks_keep_the_best_and_leave_the_cheapest(accuracies, count):
     assert all(each in front for each in picked)
     assert picked[-1] == front[-1]
     assert (picked[0] == front[0]) is (len(front) <= count)
+
+
+# ---- the pipeline
+
+
+def test_what_stage_two_hands_on():
+    small, medium, large = (coded(stages) for stages in ("1-2-2-21", "11-21-21-21", "11-21-21-2111"))
+    history = History([Evaluated(small, 2.0, 0.2, 0), Evaluated(medium, 4.0, 0.3, 0), Evaluated(large, 6.0, 0.4, 0)])
+    assert [hand_on(history, budget) for budget in (9.0, 6.0, 5.9, 4.0, 2.0)] == [large, large, medium, medium, small]
+    assert hand_on(history, 1.0) == small, "the cheapest where none is cheap enough"
+    failed = History([Evaluated(large, math.nan, math.nan, 0), Evaluated(small, math.nan, math.nan, 0)])
+    assert hand_on(failed, 9.0) == large, "what the group began with"
+
+
+def test_the_pipeline_from_structures_to_networks():
+    """On a made-up landscape; every step is done again here by hand."""
+    asked = []
+
+    def search(stage):
+        asked.append(stage)
+        score = landscape if stage.cost == FLOPS else lambda structure: 0.1 + structure.size[0] / 1e3
+        known = cost_of if stage.cost == FLOPS else None
+        cost = cost_of if known else lambda structure: structure.size[0] + structure.heads + len(structure.backbone)
+
+        def evaluate(structures):
+            return ({"cost": cost(each), "AP": score(each)} for each in structures)
+
+        return evolve(stage.space, stage.search, evaluate, 0, known, stage.start)
+
+    finished = structural_to_modular(NANO, search, lambda _: 5e4, lambda name, structure: (name, structure))
+    one, *groups = asked
+    assert (one.name, one.space, one.search, one.strategy, one.cost, one.start) == (
+        *("stage-one", NANO.structural, NANO.stage_one, NANO.stage_one_training, LATENCY),
+        (),
+    )
+    picks = pick(search(one).front(), NANO.groups)
+    assert len(groups) == len(picks) == len(finished) > 1
+    for place, (stage, picked) in enumerate(zip(groups, picks, strict=True)):
+        assert (stage.name, stage.cost) == (f"stage-two-c{place}", FLOPS)
+        assert (stage.search, stage.strategy) == (NANO.stage_two, NANO.stage_two_training)
+        assert stage.space == Group(NANO.modular, picked.structure)
+        assert stage.start == (NANO.modular.start(picked.structure),)
+        assert finished[f"F{place}"] == (f"F{place}", hand_on(search(stage), 5e4))

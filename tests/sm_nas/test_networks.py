@@ -18,18 +18,9 @@ from common.models.norm import Norm, StandardisedConv2d
 from common.models.outline import outline
 from common.models.resnet import ARCHITECTURES, ResNet
 from common.models.retinanet import RetinaNet
-from sm_nas.method import BLOCKS, BackboneCode, Structure
-from sm_nas.networks import (
-    OUTPUT_OF,
-    DetectorSettings,
-    EncodedBackbone,
-    build_backbone,
-    build_detector,
-    input_size,
-    losses_of,
-)
-from sm_nas.presets import PAPER, SMOKE
-from sm_nas.trial import describe, describe_backbone
+from sm_nas.encoding import BLOCKS, OUTPUT_OF, BackboneCode, Structure
+from sm_nas.networks import EncodedBackbone, build_backbone, build_detector, describe, describe_backbone, losses_of
+from sm_nas.presets import PAPER, PRESETS, SMOKE, DetectorSettings
 
 CLASSES = 5
 
@@ -55,34 +46,34 @@ TABLE_2 = {
 @pytest.mark.parametrize(("name", "structure"), PAPER.models)
 def test_published_backbones_cost_what_table_2_prints(name, structure):
     ours, printed, _ = TABLE_2[name]
-    cost = describe_backbone(structure, PAPER)["backbone_macs_mmdet"] / 1e9
+    cost = describe_backbone(structure, PAPER.detector)["backbone_macs_mmdet"] / 1e9
     assert cost == pytest.approx(ours, rel=0.001)
     assert cost == pytest.approx(printed, rel=0.015)
 
 
 @pytest.mark.parametrize("name", ["E0", "E1", "E2", "E3", "E4"])
 def test_published_detectors_have_their_parameters(name):
-    structure, (_, _, millions) = dict(PAPER.models)[name], TABLE_2[name]
-    with outline():
-        network = build_detector(structure, 80, PAPER.detector)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    assert parameters / 1e6 == pytest.approx(millions, abs=0.01)
+    millions = TABLE_2[name][2]
+    assert describe(dict(PAPER.models)[name], 80, PAPER.detector)["params"] / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_named_detector_can_be_built(preset):
+    for _, structure in (*preset.models, *preset.classics, ("strategies", preset.strategy_model)):
+        with outline():
+            assert build_detector(structure, 3, preset.detector).categories == 3
 
 
 def test_a_description_counts_the_whole_detector_and_its_backbone():
     structure = dict(SMOKE.models)["E3"]
-    said = describe(structure, CLASSES, SMOKE)
+    said = describe(structure, CLASSES, SMOKE.detector)
     network = build_detector(structure, CLASSES, SMOKE.detector)
     assert said["params"] == sum(parameter.numel() for parameter in network.parameters())
     assert said["backbone_params"] == sum(parameter.numel() for parameter in network.backbone.parameters())
     assert said["input_size"] == [32, 32]
+    assert said["backbone_channels"] == list(network.backbone.out_channels)
     assert 0 < said["backbone_macs"] < said["backbone_macs_mmdet"] < said["macs_mmdet"]
-    assert describe(structure, CLASSES + 1, SMOKE)["params"] > said["params"]
-
-
-def test_the_canvas_is_the_size_in_whole_strides():
-    assert input_size(dict(PAPER.models)["E3"]) == (800, 608)
-    assert input_size(dict(PAPER.models)["E5"]) == (1344, 800)
+    assert describe(structure, CLASSES + 1, SMOKE.detector)["params"] > said["params"]
 
 
 # ---- backbones
@@ -177,7 +168,7 @@ def test_taking_the_last_stage_leaves_the_rest(block, device):
 
 
 def random_batch(structure: Structure, device: torch.device, seed: int = 0) -> Batch:
-    width, height = input_size(structure)
+    width, height = structure.input_size
     generator = torch.Generator().manual_seed(seed)
     extent = torch.rand(2, 4, 2, generator=generator) * 16 + 8
     corner = torch.rand(2, 4, 2, generator=generator) * (torch.tensor([width, height]) - extent)
@@ -231,7 +222,7 @@ def test_every_structure_learns_and_detects(structure, device):
     assert any(not torch.equal(one, other) for one, other in zip(before, network.parameters(), strict=True))
 
     found = network.eval().detect(batch.images)
-    width, height = input_size(structure)
+    width, height = structure.input_size
     boxes = found.boxes[found.valid]
     assert torch.isfinite(boxes).all()
     assert (boxes >= 0).all()
@@ -309,10 +300,10 @@ def test_an_encoded_detector_comes_back_from_disk(text, norm, tmp_path, device):
     for _ in range(3):  # statistics of the batch norms
         network.train()(batch.images)
     names = list("abcde")
-    save_detector(tmp_path / "one", network, {"categories": names, "input_size": input_size(structure)})
+    save_detector(tmp_path / "one", network, {"categories": names, "input_size": structure.input_size})
     detector = load_detector(tmp_path / "one", device)
     assert detector.categories == tuple(names)
-    sides = input_size(structure)
+    sides = structure.input_size
     assert detector.input_size == (sides[0] if sides[0] == sides[1] else sides)
     here, there = network.eval().detect(batch.images), detector.model.detect(batch.images)
     for name, value in vars(here).items():

@@ -1,45 +1,164 @@
-"""The scales: what the paper prints stands in `paper`, and every detector of every scale can be built."""
+"""The scales: what the paper prints stands in `paper`, number by number; the small ones keep its proportions."""
+
+from dataclasses import asdict
 
 import pytest
 
-from common.models.outline import outline
-from common.plain import InputError
-from sm_nas.method import BackboneCode, ModularSpace
-from sm_nas.networks import build_detector, input_size
-from sm_nas.presets import PAPER, PRESETS, preset
+from common.cli import parse
+from common.plain import InputError, from_json, to_json
+from sm_nas.encoding import BackboneCode
+from sm_nas.method import ModularSpace, StructuralSpace
+from sm_nas.presets import NANO, PAPER, PRESETS, SMOKE, Options, Preset, SearchOptions
+
+SGD = {"optimiser": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "clip_norm": 35.0, "decay": 0.1}
 
 
-def test_unknown_scale():
-    with pytest.raises(InputError, match="smoke, nano, mini, paper"):
-        preset("huge")
+def settings_of(optimisation) -> dict:
+    """Its fields, but for those that Optimisation leaves at their defaults for all of them."""
+    kept = (*SGD, "epochs", "learning_rate", "policy", "milestones", "final_share", "warmup_epochs")
+    return {name: value for name, value in asdict(optimisation).items() if name in kept}
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_named_detector_can_be_built(name):
-    settings = preset(name)
-    assert settings.name == name
-    assert [model for model, _ in settings.models] == [f"E{number}" for number in range(6)]
-    for _, structure in (*settings.models, *settings.classics, ("strategies", settings.strategy_model)):
-        with outline():
-            network = build_detector(structure, 3, settings.detector)
-        assert all(side % 32 == 0 for side in input_size(structure))
-        assert network.categories == 3
+def cosine(epochs: int, learning_rate: float) -> dict:
+    """From the learning rate down to .0001, as both searches are trained."""
+    rest = {"policy": "cosine", "milestones": (), "final_share": pytest.approx(1e-4 / learning_rate)}
+    return SGD | rest | {"epochs": epochs, "learning_rate": learning_rate, "warmup_epochs": 0.3}
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_searched_models_lie_in_the_spaces_of_their_scale(name):
-    settings = preset(name)
-    for _, structure in settings.models:
+def steps(epochs: int, learning_rate: float, milestones: tuple[float, ...]) -> dict:
+    """A tenth of the learning rate twice, as He, Girshick and Dollar train."""
+    rest = {"policy": "multistep", "milestones": milestones, "final_share": 0.0, "warmup_epochs": 0.3}
+    return SGD | rest | {"epochs": epochs, "learning_rate": pytest.approx(learning_rate)}
+
+
+def test_the_papers_spaces():
+    assert PAPER.structural == StructuralSpace(
+        backbones=(
+            *("resnet18", "resnet34", "resnet50", "resnet101"),
+            *("resnext50_32x4d", "resnext101_32x4d", "mobilenet_v2"),
+        ),
+        sizes=((512, 512), (800, 600), (1080, 720), (1333, 800)),
+        first_levels=(1, 2, 3, 4),
+        last_level=6,
+        neck_widths=(128, 256, 512),
+        cascades=(1, 2, 3, 4),
+    )
+    assert PAPER.modular == ModularSpace(
+        bases=(48, 56, 64, 72),
+        standard_base=64,
+        neck_widths=(128, 256, 512),
+        fewest_blocks=5,
+        most_blocks=35,
+        base_probability=0.5,
+        neck_probability=0.25,
+        operations=3,
+    )
+    assert (PAPER.structural.count(), PAPER.modular.count()) == (10_836, 2_489_008_848)
+
+
+def test_the_papers_searches():
+    one, two = PAPER.stage_one, PAPER.stage_two
+    assert (one.budget, one.first, one.generation, one.fresh, one.pruning) == (500, 60, 16, 0.0, True)
+    assert (two.budget, two.first, two.generation, two.fresh, two.pruning) == (300, 40, 16, 0.2, True)
+    assert (PAPER.groups, PAPER.longer_candidates) == (6, 30)
+
+
+def test_the_papers_trainings():
+    one, two, final = PAPER.stage_one_training, PAPER.stage_two_training, PAPER.final_training
+    strategies = [(each.norm, each.pretrained, each.images_a_device, each.devices) for each in (one, two, final)]
+    assert strategies == [("batch", True, 4, 8), ("group-ws", False, 8, 8), ("batch", True, 4, 8)]
+    assert settings_of(one.optimisation) == cosine(5, 0.04)
+    assert settings_of(two.optimisation) == cosine(9, 0.24)
+    assert settings_of(final.optimisation) == steps(24, 0.04, (16.0, 22.0))
+    classification = settings_of(PAPER.classification)
+    expected = {"final_share": 0.0, "clip_norm": None}
+    assert classification == cosine(90, 0.1) | expected
+
+
+def test_the_papers_table_3():
+    rows = [(row.norm, row.pretrained, row.images_a_device, row.devices, row.batch_size) for row in PAPER.strategies]
+    assert rows == [
+        ("batch", True, 2, 8, 16),
+        ("batch", True, 2, 8, 16),
+        ("batch", False, 2, 8, 16),
+        ("batch", False, 8, 8, 64),
+        ("group", False, 2, 8, 16),
+        ("group-ws", False, 2, 8, 16),
+        ("group-ws", False, 2, 8, 16),
+        ("group-ws", False, 4, 8, 32),
+    ]
+    half = (8.0, 11.0)
+    assert [settings_of(row.optimisation) for row in PAPER.strategies] == [
+        steps(12, 0.02, half),
+        steps(24, 0.02, (16.0, 22.0)),
+        steps(12, 0.02, half),
+        steps(12, 0.20, half),
+        steps(12, 0.02, half),
+        steps(12, 0.02, half),
+        steps(12, 0.10, half),
+        steps(16, 0.16, (10.67, 14.67)),
+    ]
+    assert str(PAPER.strategy_model) == "resnet50 1333x800 P1-P5 c256 rpn 2fc"
+
+
+def test_the_papers_detectors():
+    assert {name: str(structure) for name, structure in (*PAPER.models, *PAPER.classics)} == {
+        "E0": "basicblock_64_1-21-21-12 512x512 P2-P5 c128 rpn 2fc",
+        "E1": "basicblock_48_12-21-11111-211111 800x600 P2-P5 c256+conv rpn 2fc",
+        "E2": "basicblock_56_12-11111-211-1112 800x600 P1-P5 c128 rpn cascade3",
+        "E3": "bottleneck_56_211-111111111-2111111-11112111 800x600 P1-P5 c128 rpn cascade3",
+        "E4": "Xbottleneck_56_21-21-111111111111111-2111111 800x600 P1-P5 c256+conv ga-rpn cascade3",
+        "E5": "Xbottleneck_56_21-21-111111111111111-2111111 1333x800 P1-P5 c256+conv ga-rpn cascade3",
+        "FPN R50": "resnet50 800x600 P1-P5 c256 rpn 2fc",
+        "RetinaNet R50": "resnet50 800x600 P2-P6 c256 retinanet",
+        "Cascade R50": "resnet50 800x600 P1-P5 c256 rpn cascade3",
+        "FPN R101": "resnet101 1333x800 P1-P5 c256 rpn 2fc",
+        "RetinaNet R101": "resnet101 1333x800 P2-P6 c256 retinanet",
+        "Cascade R101": "resnet101 1333x800 P1-P5 c256 rpn cascade3",
+        "GA-FPN R50": "resnet50 1333x800 P1-P5 c256 ga-rpn 2fc",
+    }
+    assert asdict(PAPER.detector) == {
+        "width": 64,
+        "anchor_scale": 8.0,
+        "hidden": 1024,
+        "canonical_side": 224.0,
+        "rpn_samples": 256,
+        "region_samples": 512,
+        "candidates": (2000, 1000),
+        "proposals": (2000, 1000),
+        "region_candidates": 2000,
+        "retinanet_depth": 4,
+        "norm_groups": 32,
+        "guided_proposals": 300,
+    }
+
+
+def test_the_papers_data():
+    assert (PAPER.train_images, PAPER.validation_images, PAPER.search_images, PAPER.crops) == (None, None, 2000, None)
+    assert (PAPER.imagenet, PAPER.crop_size, PAPER.crop_batch_size, PAPER.evaluation_batch_size) == (True, 128, 256, 8)
+    assert (PAPER.latency_images, PAPER.latency_warmup, PAPER.latency_pause) == (200, 20, 0.01)
+    assert asdict(PAPER.augmentation) == {
+        "flip": 0.5,
+        "scale_min": 0.8,
+        "scale_max": 1.25,
+        "shift": 0.1,
+        "jitter": 0.0,
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_searched_models_lie_in_the_spaces_of_their_scale(preset):
+    assert [model for model, _ in preset.models] == [f"E{number}" for number in range(6)]
+    for _, structure in preset.models:
         code = BackboneCode.parse(structure.backbone)
-        assert code.base in settings.modular.bases
-        assert structure.neck_width in settings.modular.neck_widths
-    assert settings.modular.standard_base in settings.modular.bases
-    assert ModularSpace(settings.modular.bases).count() >= settings.modular.count()
+        assert code.base in preset.modular.bases
+        assert structure.neck_width in preset.modular.neck_widths
+    assert preset.modular.standard_base in preset.modular.bases
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_table_3_keeps_the_papers_ratios(name):
-    rows = preset(name).strategies
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_table_3_keeps_the_papers_ratios(preset):
+    rows = preset.strategies
     assert [row.norm for row in rows] == ["batch"] * 4 + ["group"] + ["group-ws"] * 3
     assert [row.pretrained for row in rows] == [True, True] + [False] * 6
     rates = [row.optimisation.learning_rate / rows[0].optimisation.learning_rate for row in rows]
@@ -48,19 +167,32 @@ def test_table_3_keeps_the_papers_ratios(name):
     assert rows[1].optimisation.epochs == 2 * rows[0].optimisation.epochs
 
 
-def test_the_paper_scale_is_the_papers():
-    rows = PAPER.strategies
-    assert [row.optimisation.epochs for row in rows] == [12, 24, 12, 12, 12, 12, 12, 16]
-    assert [row.optimisation.learning_rate for row in rows] == pytest.approx(
-        [0.02, 0.02, 0.02, 0.20, 0.02, 0.02, 0.10, 0.16]
-    )
-    assert [row.batch_size for row in rows] == [16, 16, 16, 64, 16, 16, 16, 32]
-    one, two, final = PAPER.stage_one_training, PAPER.stage_two_training, PAPER.final_training
-    assert (one.optimisation.epochs, one.optimisation.learning_rate) == (5, 0.04)
-    assert (two.optimisation.epochs, two.optimisation.learning_rate, two.images_a_device) == (9, 0.24, 8)
-    for strategy in (one, two):  # a cosine down to .0001
-        assert strategy.optimisation.final_share * strategy.optimisation.learning_rate == pytest.approx(1e-4)
-    assert (final.optimisation.epochs, final.optimisation.learning_rate, final.batch_size) == (24, 0.04, 32)
-    assert final.optimisation.milestones == (16, 22)
-    assert (PAPER.structural.count(), PAPER.modular.count()) == (10_836, 2_489_008_848)
-    assert (PAPER.stage_one.budget, PAPER.stage_two.budget, PAPER.groups) == (500, 300, 6)
+def test_nano_is_the_scale_that_was_published():
+    assert (NANO.train_images, NANO.search_images, NANO.validation_images, NANO.crops) == (640, 250, 500, 3000)
+    searches = [(each.budget, each.first, each.generation) for each in (NANO.stage_one, NANO.stage_two)]
+    assert searches == [(16, 6, 5), (7, 3, 2)]
+    trainings = (NANO.stage_one_training, NANO.stage_two_training, NANO.final_training)
+    assert [(each.optimisation.epochs, each.optimisation.learning_rate, each.batch_size) for each in trainings] == [
+        (3, 3e-3, 8),
+        (4, 4e-3, 8),
+        (6, 3e-3, 8),
+    ]
+    assert (NANO.groups, NANO.longer_candidates, NANO.structural.count()) == (2, 5, 8_127)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_a_preset_comes_back_from_a_run_s_config(preset):
+    assert from_json(Preset, to_json(preset)) == preset
+
+
+def test_every_setting_is_a_flag():
+    words = "--scale nano --preset.groups 3 --preset.models.0.1.heads 2 --preset.strategies.7.optimisation.epochs 9"
+    options = parse(Options, words.split())
+    changed = {"groups": 3, "models.0.1.heads": 2, "strategies.7.optimisation.epochs": 9}
+    assert options.changed == changed
+    assert options.preset.stage_one == NANO.stage_one
+    with pytest.raises(InputError, match="groups must be at least 1"):
+        parse(Options, ["--preset.groups", "0"])
+    with pytest.raises(InputError, match="--workers must be at least 0, got -1"):
+        parse(SearchOptions, ["--workers", "-1"])
+    assert parse(SearchOptions, []).preset == SMOKE
