@@ -83,14 +83,14 @@ def main(options: Options) -> None:
 
 def verdict(results: list[dict[str, Any]]) -> dict[str, Any]:
     """AP by width, the paired difference at every step up, and whether `RULE` is met."""
-    from common.report.statistics import paired_difference  # slow to import
+    from common.report.statistics import mean_interval  # slow to import
 
     scores: dict[float, list[float]] = {}
     for result in sorted(results, key=lambda result: (result["width"], result["seed"])):
         scores.setdefault(result["width"], []).append(result["AP"])
     steps = []
     for narrow, wide in pairwise(scores):
-        found = paired_difference(scores[wide], scores[narrow])
+        found = mean_interval([ours - theirs for ours, theirs in zip(scores[wide], scores[narrow], strict=True)])
         interval = {"difference": found.mean, "low": found.low, "high": found.high, "seeds": found.n}
         steps.append({"from": narrow, "to": wide, **interval})
     return {

@@ -237,24 +237,6 @@ def heat_map(
     return figure
 
 
-def precision_recall(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    *,
-    chance: float | None = None,
-    order: Sequence[str] | None = None,
-) -> Figure:
-    """Precision over recall. curves: label -> (recall (P,), precision (P,)), 0..1; chance: the share of positives."""
-    figure, axes = canvas(5.0, 4.0)
-    for label, (recall, precision) in curves.items():
-        look = look_of(label, order or list(curves))
-        axes.plot(np.asarray(recall), np.asarray(precision), label=label, linewidth=1.6, **(look | {"marker": ""}))
-    if chance is not None:
-        axes.axhline(chance, color="0.4", linewidth=1, linestyle=":", label="Share of positives")
-    axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.03))
-    legend(figure, axes)
-    return figure
-
-
 def correlations(
     values: Mapping[str, Mapping[str, tuple[float, float, float]]],
     *,
@@ -434,7 +416,6 @@ KINDS: dict[str, Callable[..., Figure]] = {
         scatter_by_bucket,
         bars,
         heat_map,
-        precision_recall,
         correlations,
         fronts,
         attainment_bands,

@@ -138,6 +138,13 @@ def test_several_conditions_are_led_by_the_one_that_decides(conditions, expected
     assert [part["name"] for part in record["conditions"]] == [each.quantity for each in conditions]
 
 
+@pytest.mark.parametrize(
+    ("threshold", "expected"), [(5.0, "reproduced"), (1.1, "inconclusive"), (0.5, "not reproduced")]
+)
+def test_a_quantity_may_have_to_lie_below(threshold, expected):
+    assert judge(claim(condition("low", threshold, "below")), evidence(), "toynas")["verdict"] == expected
+
+
 def test_reasons_of_an_open_verdict():
     assert judge(claim(OPEN), evidence(), "t")["reason"] == "the interval covers the threshold 0.25"
     one, none = "1 seed: at least 2 are needed for an interval", "0 seeds: at least 2 are needed for an interval"

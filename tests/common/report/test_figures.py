@@ -46,7 +46,6 @@ DRAWN = {
             "value_label": "Score",
         },
     ),
-    "precision": ("precision_recall", {"curves": {"Ours": (GAIN, GAIN[::-1])}, "chance": 0.25}),
     "correlations": (
         "correlations",
         {
@@ -178,12 +177,6 @@ def test_a_heat_map_has_its_first_row_on_top_and_its_numbers_in_their_cells():
         [[0.2]], row_labels=["1"], column_labels=["a"], value_label="Score", limits=(0.0, 0.5)
     ).axes[0]
     assert limited.collections[0].get_clim() == (0.0, 0.5)
-
-
-def test_precision_is_drawn_over_recall():
-    (axes,) = axes_of("precision")
-    assert axes.lines[0].get_xydata().tolist() == [list(pair) for pair in zip(GAIN, GAIN[::-1], strict=True)]
-    assert set(axes.lines[1].get_ydata()) == {0.25}
 
 
 def test_correlations_share_their_factors_and_scale():

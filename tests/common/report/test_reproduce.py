@@ -109,7 +109,7 @@ def replace_notes(toy, measured, setting):
 
 
 def test_a_claim_is_judged_by_all_seeds_and_names_the_runs_of_its_evidence(toy):
-    measured = {"figure1": {seed: measured_by(toy, seed) for seed in (0, 1)}, "table2": {0: measured_by(toy, 0, 1)}}
+    measured = {"table2": {0: measured_by(toy, 0, 1)}, "figure1": {seed: measured_by(toy, seed) for seed in (0, 1)}}
     options = toy.options(seeds=2, only=("figure1",), claim=("T-2",), data="coco:/some/reef")
     claims = judge_measured(toy.paper, options, measured, lambda runs: {"runs": len(runs)})
     assert list(claims) == ["T-2", "T-3", "T-10"]  # by number
@@ -331,7 +331,10 @@ def test_list_gives_the_recorded_time_with_the_machine(toy, folder, capsys):
     assert recorded_times(toy, capsys)[0] == "6.0 min a seed, here (H100, H200)"
     for name in ("ours-s0", "ours-s1", "theirs-s0", "theirs-s1", "extra-s0", "extra-s1"):
         write_json(folder / name / "environment.json", {})
-    assert recorded_times(toy, capsys)[0] == "6.0 min a seed, here (? cores of ?)"
+        write_json(folder / name / "result.json", {"AP": 1.0})  # timed by nobody
+    assert recorded_times(toy, capsys)[0] == "1.5 min a seed, here (? cores of ?)"
+    (folder / "ours-s0" / "candidates.jsonl").write_text('{"seconds": 2}\n')
+    assert recorded_times(toy, capsys)[0] == "1.0 s a seed, here (? cores of ?)"
 
 
 def test_list_gives_published_times_where_the_settings_are_the_scales_own(toy, capsys):
@@ -385,6 +388,8 @@ def test_published_runs_say_what_they_took_and_where(toy, folder):
     }
     for name, seeds in (("figure1", 2), ("table2", 1)):  # each exhibit with its own seeds
         assert f"--seeds {seeds} --only {name}" in read_json(target / f"{name}.json")["command"]
+    every = "python -m toynas.reproduce --scale smoke --data scenes --seeds 2"
+    assert {claim["command"] for claim in read_json(target / "claims.json").values()} == {every}
     runs = read_json(target / "runs.json")
     assert sorted(runs) == [f"scenes-smoke/{net}-s{seed}" for net in ("extra", "ours", "theirs") for seed in (0, 1)]
     kept = {key: value for key, value in machine.items() if key != "command"}
