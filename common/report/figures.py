@@ -554,16 +554,16 @@ def _write_names(
 
     found = []
     ascending = np.arange(len(texts))
-    for turns in (
-        ascending,
-        ascending[::-1],
-        np.roll(ascending, len(texts) // 2),
-    ):  # each start may get stuck elsewhere
+    for turns in (ascending, ascending[::-1], np.roll(ascending, len(texts) // 2)):  # each may get stuck elsewhere
         placed[:] = False
-        for one in np.tile(turns, 4):
-            choices = [shift + corner * halves[one] for shift, corner in places]
-            offsets[one] = min(choices, key=lambda offset: burden(one, offset))
-            placed[one] = True
+        for _ in range(4):
+            before = offsets.copy() if placed.all() else None
+            for one in turns:
+                choices = [shift + corner * halves[one] for shift, corner in places]
+                offsets[one] = min(choices, key=lambda offset: burden(one, offset))
+                placed[one] = True
+            if before is not None and (offsets == before).all():
+                break  # nobody wants to move
         found.append((sum(burden(one, offsets[one]) for one in ascending), offsets.copy()))
     _, offsets = min(found, key=lambda item: item[0])
     for text, mark, half, offset in zip(texts, marks, halves, offsets, strict=True):
