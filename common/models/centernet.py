@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.batch import Batch, Detections
+from common.models.divisor import divisor
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
 from common.models.ofa_resnet import sort_channels
 from common.models.outline import outline
@@ -270,11 +271,14 @@ def centernet_losses(
     offset = _distance_at_centres(outputs["offset"], batch.offset, batch)
     objects = batch.present.sum(dim=1).float()
     if reduction == "batch":
-        focal, centres, size, offset, objects = (part.sum() for part in (focal, centres, size, offset, objects))
+        focal, size, offset = focal.sum(), size.sum(), offset.sum()
+        centres, objects = divisor(centres.sum()), divisor(objects.sum())
+    else:
+        centres, objects = centres.clamp(min=1), objects.clamp(min=1)
     losses = {
-        "heatmap": focal / centres.clamp(min=1),
-        "size": size / (2 * objects).clamp(min=1),
-        "offset": offset / (2 * objects).clamp(min=1),
+        "heatmap": focal / centres,
+        "size": size / (2 * objects),
+        "offset": offset / (2 * objects),
     }
     return {"loss": losses["heatmap"] + size_weight * losses["size"] + offset_weight * losses["offset"], **losses}
 

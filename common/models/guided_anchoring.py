@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from common.models.anchors import Anchors
 from common.models.boxes import constant, decode, encode
 from common.models.deformable import OffsetConv2d
+from common.models.divisor import divisor
 from common.models.matching import Matches, MatchSettings, match, pick, sample
 from common.models.rpn import Proposals, ProposalSettings, sampled_losses, select_proposals
 
@@ -121,14 +122,14 @@ def guided_rpn_losses(
     settings = rpn.settings
     location, weight = location_targets(maps, rpn.strides, boxes, valid, settings)
     focal = torchvision.ops.sigmoid_focal_loss(outputs["location"].float(), location.float())
-    losses = {"rpn_location": (focal * weight).sum() / location.sum().clamp(min=1)}
+    losses = {"rpn_location": (focal * weight).sum() / divisor(location.sum())}
 
     cells = match_cells(rpn.fixed, maps, rpn.strides, boxes, valid, settings.match)
     drawn = sample(cells.state, settings.samples, settings.positive_share, generator)
     anchors = shaped(pick(outputs["shape"].float(), drawn.index), outputs["squares"][drawn.index])
     target = pick(boxes, cells.target.gather(1, drawn.index))
     distance = bounded_iou_loss(anchors, target, settings.shape_beta)
-    losses["rpn_shape"] = (distance * drawn.positive).sum() / drawn.valid.sum().clamp(min=1)
+    losses["rpn_shape"] = (distance * drawn.positive).sum() / divisor(drawn.valid.sum())
 
     matches = match(outputs["anchors"], boxes, valid, settings.match)
     drawn = sample(matches.state, settings.samples, settings.positive_share, generator)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from common.batch import Batch, Detections
 from common.models.anchors import Anchors
 from common.models.boxes import clip, decode, encode
+from common.models.divisor import divisor
 from common.models.fpn import FPN, NoPyramid
 from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, pick, visible_objects
 from common.models.norm import Norm
@@ -178,7 +179,7 @@ def retinanet_losses(outputs: RetinaNetOutputs, batch: Batch) -> dict[str, Tenso
     distance = ((outputs.codes.float() - target).abs().sum(dim=-1) * positive).sum(dim=1)
     count = positive.sum(dim=1).clamp(min=1)
     if settings.divide_by == "batch":
-        focal, distance, count = focal.sum(), distance.sum(), positive.sum().clamp(min=1)
+        focal, distance, count = focal.sum(), distance.sum(), divisor(positive.sum())
     losses = {"class": (focal / count).mean(), "box": (distance / count).mean()}
     return {"loss": losses["class"] + losses["box"], **losses}
 

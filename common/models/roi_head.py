@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.batch import Detections
 from common.models.boxes import clip, decode, encode
+from common.models.divisor import divisor
 from common.models.matching import IGNORED, MatchSettings, match, pick, sample
 from common.models.roi_align import CANONICAL_SIDE, roi_align
 from common.models.rpn import Proposals
@@ -239,7 +240,7 @@ def region_losses(logits: Tensor, codes: Tensor, regions: Regions, stage: Stage,
 
     roi_class: mean cross-entropy. roi_box: smooth L1 of the positive regions' codes, over the number of all regions.
     """
-    count = regions.valid.sum().clamp(min=1)
+    count = divisor(regions.valid.sum())
     entropy = F.cross_entropy(logits.float().flatten(0, 1), regions.labels.flatten(), reduction="none")
     of_class = regions.labels.clamp(max=codes.shape[2] - 1)[..., None, None].expand(-1, -1, 1, 4)
     codes = codes.float().gather(2, of_class).squeeze(2)  # (B, S, 4)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from common.models.anchors import Anchors
 from common.models.boxes import clip, constant, decode, encode
+from common.models.divisor import divisor
 from common.models.elastic import active_weights
 from common.models.matching import MatchSettings, Sample, match, pick, sample
 from common.models.norm import Norm
@@ -216,7 +217,7 @@ def rpn_losses(
 
 def sampled_losses(logits: Tensor, codes: Tensor, target: Tensor, drawn: Sample, beta: float) -> dict[str, Tensor]:
     """The two losses of sampled anchors: logits (B, S), codes and their targets (B, S, 4)."""
-    count = drawn.valid.sum().clamp(min=1)
+    count = divisor(drawn.valid.sum())
     objectness = F.binary_cross_entropy_with_logits(logits.float(), drawn.positive.float(), reduction="none")
     distance = F.smooth_l1_loss(codes.float(), target, beta=beta, reduction="none").sum(dim=-1)
     return {

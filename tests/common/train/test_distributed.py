@@ -3,18 +3,23 @@
 Run as a script with a folder and a port, this file is the two processes (forked, so that torch is imported once).
 """
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from operator import sub
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from common.batch import ClassificationBatch
+from common.batch import Batch, ClassificationBatch
+from common.models.centernet import CenterNet, centernet_losses
+from common.models.resnet import ResNet
 from common.plain import InputError
 from common.settings import Optimisation
 from common.train import distributed
@@ -64,15 +69,55 @@ def train(folder: Path) -> float:
     return report.losses["loss"]
 
 
+class Scenes:
+    """Ten batches of noise with objects spread unevenly: 0 to 7 an image, most in the second half of a batch."""
+
+    steps_per_epoch = 10
+
+    def epoch(self, epoch: int, start: int = 0):
+        for index in range(start, self.steps_per_epoch):
+            generator = torch.Generator().manual_seed(100 * epoch + index)
+            corners = torch.rand(4, 7, 2, generator=generator) * 40
+            boxes = torch.cat([corners, corners + 8 + torch.rand(4, 7, 2, generator=generator) * 16], dim=-1)
+            labels = torch.randint(0, 3, (4, 7), generator=generator)
+            valid = torch.arange(7) < torch.randint(0, 8, (4, 1), generator=generator) * torch.tensor(
+                [[0], [0], [1], [1]]
+            )
+            images = torch.randn(4, 3, 64, 64, generator=generator) * torch.tensor([0.5, 1.0, 2.0, 3.0]).view(
+                4, 1, 1, 1
+            )
+            yield Batch(images, boxes, labels, valid, torch.arange(4), torch.ones(4))
+
+
+def train_detector(folder: Path) -> list[float]:
+    """The losses of this process's part at each of 20 steps."""
+    torch.manual_seed(7)
+    backbone = ResNet("resnet18", width=8)
+    network = CenterNet(backbone, 3, neck_widths=(16, 8, 8), head_width=8, elastic=True)
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()) == 23
+    losses = []
+
+    def step_losses(batch: Batch, step):
+        found = centernet_losses(network(batch.images), batch)
+        losses.append(found["loss"].item())
+        yield found
+
+    settings = Optimisation(epochs=2, optimiser="sgd", learning_rate=0.02, clip_norm=35.0)
+    fit(Run.open(folder, {}), "detector", network, Scenes(), step_losses, Training(settings))
+    return losses
+
+
 def test_two_halves_train_as_one_whole(tmp_path):
     train(tmp_path / "whole")
+    losses = train_detector(tmp_path / "whole-detector")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
-    arguments = [sys.executable, __file__, str(tmp_path / "halves"), str(port)]
+    arguments = [sys.executable, __file__, str(tmp_path), str(port)]
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
+
     whole, halves = Run.read(tmp_path / "whole"), Run.read(tmp_path / "halves")
     ours, theirs = halves.load_weights("net")[0], whole.load_weights("net")[0]
     assert not torch.equal(ours["direct"], torch.eye(5))
@@ -81,7 +126,49 @@ def test_two_halves_train_as_one_whole(tmp_path):
     assert halves.result == pytest.approx(whole.result, rel=1e-5)
     assert len(halves.logged()) == 2  # one process writes
     assert halves.environment["processes"] == 2
-    assert len(set(done.stdout.split())) == 1  # both processes report the same loss
+    reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert reports[0]["loss"] == reports[1]["loss"]
+
+    # batch norm and the number of objects that losses are divided by are those of the whole batch
+    assert losses[-1] < losses[0]
+    assert max(map(abs, map(sub, *(report["detector"] for report in reports)))) > 0.1  # the halves do differ
+    assert [mean(pair) for pair in zip(*(report["detector"] for report in reports), strict=True)] == pytest.approx(
+        losses, abs=1e-4
+    )
+    ours, theirs = (
+        Run.read(tmp_path / name).load_weights("detector")[0] for name in ("halves-detector", "whole-detector")
+    )
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)
+
+    # what process 0 found is what both say, errors included
+    assert [report["finished again"] for report in reports] == [[], []]
+    assert reports[0]["refused"] == reports[1]["refused"]
+    assert "holds a run with kind = nothing, and this command asks for 1" in reports[0]["refused"]
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (4, 5, 3), (4, 5, 3, 2)])
+@pytest.mark.parametrize("momentum", [0.1, 1.0])
+def test_synchronised_batch_norm_of_one_process_is_torchs(monkeypatch, shape, momentum):
+    monkeypatch.setattr(distributed, "size", lambda: 1)
+    monkeypatch.setattr(distributed.dist, "all_gather", lambda every, mine: every[0].copy_(mine))
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda values: None)
+    torch.manual_seed(0)
+    x = torch.randn(shape) * 3 + 1
+    results = []
+    for synchronised in (False, True):
+        inputs, weight, bias = (each.clone().requires_grad_() for each in (x, torch.rand(5), torch.rand(5)))
+        with torch.no_grad():
+            weight.copy_(torch.arange(1.0, 6))
+            bias.copy_(torch.arange(5.0))
+        mean, variance = torch.zeros(5), torch.ones(5)
+        arguments = (inputs, mean, variance, weight, bias, True, momentum, 1e-3)
+        plain = functional.batch_norm
+        outputs = distributed._batch_norm(plain, *arguments) if synchronised else plain(*arguments)
+        (outputs * torch.linspace(-1, 1, outputs.numel()).view(shape)).sum().backward()
+        results.append([outputs, inputs.grad, weight.grad, bias.grad, mean, variance])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_alone_nothing_is_exchanged(monkeypatch):
@@ -121,7 +208,12 @@ def two_processes(folder: Path, port: str) -> bool:
             status = 1
             try:
                 distributed.start("cpu")
-                os.write(1, f"{train(folder)}\n".encode())
+                report = {"loss": train(folder / "halves"), "detector": train_detector(folder / "halves-detector")}
+                report["finished again"] = train_detector(folder / "halves-detector")
+                with pytest.raises(InputError) as refused:
+                    Run.open(folder / "halves", {"kind": 1})
+                report["refused"] = str(refused.value)
+                (folder / f"rank{rank}.json").write_text(json.dumps(report))
                 distributed.stop()
                 status = 0
             except BaseException as error:
