@@ -15,7 +15,7 @@ from common.report.claims import read_claims
 from common.report.exhibit import ExhibitResult, Picture, display_name, printed
 from common.report.runs import find_exhibits
 from common.report.scoreboard import Record, by_paper, counts, find_claims, measured, natural, scoreboard
-from common.report.tables import markdown_table, side_by_side
+from common.report.tables import markdown_table, plain_markdown, side_by_side
 
 SCOREBOARD, RESULTS = "scoreboard", "results"
 """Names of the two pairs of markers: <!-- scoreboard:begin --> to <!-- scoreboard:end -->."""
@@ -139,10 +139,11 @@ def _claims(records: list[Record]) -> str:
     for record in records:
         parts = record["conditions"] or [record]
         verdict = f"{record['verdict']}: {record['reason']}" if record["reason"] else record["verdict"]
-        rule = "<br>".join(record["rule"].split("; and "))
+        rules = [f"{part['name']} {part['direction']} {part['threshold']:g}" for part in record["conditions"]]
+        rule = "\n".join(rules) or record["rule"]
         claim = f"{record['id']}: {record['statement']} ({record['where']})"
         paper = "–" if record["paper"] is None else str(record["paper"])
-        rows.append((claim, rule, paper, "<br>".join(map(measured, parts)), str(len(record["seeds"])), verdict))
+        rows.append((claim, rule, paper, "\n".join(map(measured, parts)), str(len(record["seeds"])), verdict))
     heads = ("Claim", "Rule", "Paper", "Ours (95 % interval)", "Seeds", "Verdict")
     return f"#### Claims\n\n{counts(records)}\n\n{markdown_table(heads, rows)}\n\n`{records[0]['command']}`"
 
@@ -154,10 +155,10 @@ def _exhibit(result: ExhibitResult, link: str) -> str:
     return "\n\n".join(
         [
             f"#### {title}",
-            result.caption,
+            plain_markdown(result.caption),
             *(f"![{title}]({link}/{picture.name}.png)" for picture in result.pictures),
             *(f"**{name}**\n\n{markdown_table(heads, rows)}" for name, heads, rows in tables),
-            *(["\n".join(f"- {note}" for note in result.notes)] if result.notes else []),
+            *(["\n".join(f"- {plain_markdown(note)}" for note in result.notes)] if result.notes else []),
             f"{seeds} `{result.command}`",
         ]
     )

@@ -154,12 +154,18 @@ def side_by_side(
     return parts
 
 
+def plain_markdown(text: str) -> str:
+    """Text that markdown shows as it stands."""
+    return text.replace("*", "\\*").replace("<", "&lt;")
+
+
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in markdown; bars and line ends in cells do not break it."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in line)} |" for line in lines
-    )
+    """A table in markdown, of cells as text; a line end in a cell stays one."""
+    lines = [
+        [plain_markdown(cell).replace("|", "\\|").replace("\n", "<br>") for cell in line] for line in (heads, *rows)
+    ]
+    lines.insert(1, ["---"] * len(heads))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:

@@ -87,8 +87,9 @@ def test_a_page_shows_every_published_exhibit_and_claim(published):
 def test_several_conditions_stand_under_one_another(published):
     path = published / "results/smoke/toynas/claims.json"
     claims = read_json(path)
-    claims["T-2"]["rule"] += "; and loss below 1"
-    claims["T-2"]["conditions"].append(claims["T-2"]["conditions"][0] | {"difference": 9.0, "interval": [8.0, 10.0]})
+    (first,) = claims["T-2"]["conditions"]
+    second = {"name": "loss", "direction": "below", "threshold": 1.0, "difference": 9.0, "interval": [8.0, 10.0]}
+    claims["T-2"]["conditions"] = [first, first | second]
     write_json(path, claims)
     main(Options(root=published))
     assert "| gain above 3<br>loss below 1 | +2 | 2.05 ± 0.64 AP<br>9.0 ± 1.0 AP |" in pages(published)[1]

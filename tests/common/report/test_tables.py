@@ -97,8 +97,8 @@ def test_each_side_has_its_own_unit():
 
 
 def test_markdown_is_not_broken_by_what_a_cell_holds():
-    text = markdown_table(["a", "b"], [["x | y", "two\nlines"], ["1", "2"]])
-    assert text == "| a | b |\n| --- | --- |\n| x \\| y | two lines |\n| 1 | 2 |"
+    text = markdown_table(["a", "b*"], [["x | y", "two\nlines"], ["1 < 2", "2"]])
+    assert text == "| a | b\\* |\n| --- | --- |\n| x \\| y | two<br>lines |\n| 1 &lt; 2 | 2 |"
 
 
 def test_html_escapes_heads():
