@@ -169,7 +169,7 @@ def measure_curves(names: Sequence[str], study: "DetOFAStudy") -> Measured:
 
 def cost_unit(setting: Setting, highest: float) -> tuple[float, str]:
     """What to divide costs by, and the unit that leaves."""
-    constraint, billions = setting.options["constraint"], highest >= 1e9
+    constraint, billions = setting.options["constraint"], bool(highest >= 1e9)
     if constraint == "latency":
         return 1.0, "ms"
     units = {"macs": ("MMACs", "GMACs"), "params": ("million parameters", "billion parameters")}
@@ -541,7 +541,7 @@ def detection_of_weak(scores: np.ndarray, losses: np.ndarray, buckets: np.ndarra
         "precision": found / max(1, np.count_nonzero(flagged)),
         "recall": found / max(1, np.count_nonzero(weak)),
         "found": found / len(scores),
-        "tau": kendall_tau(scores, -losses, groups=buckets, replicates=1).mean,
+        "tau": kendall_tau(scores, -losses, buckets),
     }
 
 

@@ -416,7 +416,7 @@ def _finished(path: Path) -> Run:
         raise InputError(f"there is no folder {path}: train a supernet with python -m detofa.train, or check the path")
     run = Run.read(path)
     config = run.config
-    if not isinstance(config, Mapping) or config.get("paper") != "detofa" or not isinstance(config.get("preset"), dict):
+    if config.get("paper") != "detofa" or not isinstance(config.get("preset"), dict):
         raise InputError(f"{path} is not a run of detofa: give the folder that python -m detofa.train names at its end")
     what = config.get("what")
     if what not in VARIANTS or VARIANTS[what].full_net:

@@ -1,9 +1,12 @@
-"""DetOFA's method against plain loops written from the paper: space, filter, pruning, sampling, search."""
+"""DetOFA's method against plain loops written from the paper: space, filter, pruning, sampling, search, shrinking."""
 
 import dataclasses
+import inspect
 import itertools
 import math
+import re
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,46 +15,60 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from common.batch import ClassificationBatch
-from common.cost_table import CostTable
+from common.batch import Batch, ClassificationBatch
+from common.models.centernet import CenterNet, centernet_losses
 from common.models.classifier import Classifier, classification_losses
-from common.models.ofa_resnet import OFAResNet, OFAResNetSpace
+from common.models.ofa_resnet import OFAResNet
 from common.plain import InputError
-from common.search.evolution import EvolutionSettings
 from common.settings import Optimisation
+from common.train.loop import Training
 from common.train.run_folder import Run
 from detofa import method
 from detofa.method import (
     Constraint,
-    FilterSettings,
     Operations,
     OperationScores,
     PathFilter,
     PathLosses,
     PathSampler,
     PathScorer,
-    PruningSettings,
     Task,
+    centernet_distillation,
     flops_bounded_loss,
+    only,
     path_thresholds,
+    phase_operations,
     positional_encoding,
+    progressive_shrinking,
     prune,
     prune_operations,
     sample_per_bucket,
     score_operations,
     search,
     tokenise,
+    train,
     train_filter,
-    train_supernet,
     validate_paths,
+    validated_paths,
 )
+from detofa.presets import FilterSettings, Phase, PruningSettings, ShrinkingSettings
+from detofa.space import CostTable, EvolutionSettings, NoPath, OFAResNetSpace
+from tests.detofa.tiny_space import EVERY_PATH, TINY
 
 PAPER = OFAResNetSpace()
-TINY = OFAResNetSpace(
-    (1, 1, 1, 1), (0, 1), (0.5, 1.0), (0.25, 0.5), stage_widths=(8, 8, 16, 16), stem_width=8, channel_multiple=4
-)
 THIN = dataclasses.replace(PAPER, base_depths=(1, 1, 1, 1), stage_widths=(32, 64, 96, 128), channel_multiple=2)
-EVERY_PATH = np.stack(list(TINY.enumerate()))  # 20,736
+
+
+def test_all_that_the_header_names_is_there_in_the_papers_order():
+    """Every section, equation, table and algorithm of the header has its function, and these follow one another."""
+    rows = re.findall(r"^    (?:Table|Section|Algorithm) .*  (\S.*)$", method.__doc__, re.MULTILINE)
+    names = [name.strip() for row in rows for name in row.split(",")]
+    lines = [inspect.getsourcelines(getattr(method, name))[1] for name in names]
+    assert len(rows) == 7
+    assert lines == sorted(lines)
+    algorithm = inspect.getsource(method.algorithm_1) + inspect.getsource(method.warm_up)
+    spoken_of = {int(line) for line in re.findall(r"[Ll]ines? (\d+)", algorithm)}
+    assert {1, 2, 3, 4, 5, 6, 7} <= spoken_of
 
 
 def _constraint(space, table=None, buckets=5, name="macs") -> Constraint:
@@ -187,6 +204,14 @@ def test_any_additive_cost_makes_buckets_of_equal_width(kind):
     assert constraint.budget(0.0) == constraint.lowest
     assert constraint.budget(1.0) == constraint.highest
     assert constraint.budget(0.25) == pytest.approx(constraint.lowest + 1.25 * width)
+
+
+def test_a_limit_may_have_another_constraints_buckets():
+    macs, latency = _constraint(TINY), _constraint(TINY, _latency(TINY), name="latency")
+    limit = dataclasses.replace(latency, buckets_of=macs)
+    assert (limit.bucket(EVERY_PATH) == macs.bucket(EVERY_PATH)).all()
+    assert not (limit.bucket(EVERY_PATH) == latency.bucket(EVERY_PATH)).all()
+    assert (limit.cost(EVERY_PATH) == latency.cost(EVERY_PATH)).all()
 
 
 def test_paths_a_bucket_are_different_and_in_their_bucket():
@@ -392,7 +417,7 @@ def test_the_filter_learns_to_rank_within_buckets(run, device):
     path_filter = _filter(device)
     untrained = _tau_within_buckets(PathScorer(path_filter, TINY, constraint), fresh)
     optimisation = Optimisation(epochs=50, optimiser="adam", learning_rate=3e-3, policy="cosine")
-    report = train_filter(run, "filter", path_filter, data, TINY, constraint, optimisation, seed=0, device=device)
+    report = train_filter(run, "filter", path_filter, data, TINY, constraint, Training(optimisation, device=device))
     assert _tau_within_buckets(PathScorer(path_filter, TINY, constraint), fresh) > max(0.5, untrained + 0.3)
     assert not path_filter.training
     assert report.samples == 50 * (round(0.8 * len(data.paths)) // 64) * 64
@@ -410,7 +435,7 @@ def test_the_filter_ends_with_the_weights_of_least_validation_loss(run, monkeypa
     monkeypatch.setattr(method, "flops_bounded_loss", recorded)
     data = _ranking(constraint, 20)
     steep = Optimisation(epochs=12, optimiser="adam", learning_rate=0.03, policy="constant")
-    train_filter(run, "filter", path_filter, data, TINY, constraint, steep, seed=0)
+    train_filter(run, "filter", path_filter, data, TINY, constraint, Training(steep))
     weights, meta = run.load_weights("filter-best")
     losses = [loss for loss, _ in seen]
     assert {count for _, count in seen} == {len(data.paths) - round(0.8 * len(data.paths))}
@@ -422,7 +447,7 @@ def test_the_filter_ends_with_the_weights_of_least_validation_loss(run, monkeypa
     last, _ = run.load_weights("filter")
     assert any(not torch.equal(last[name], tensor) for name, tensor in weights.items())
     again = _filter()
-    train_filter(run, "filter", again, data, TINY, constraint, steep, seed=0)
+    train_filter(run, "filter", again, data, TINY, constraint, Training(steep))
     assert len(seen) == 12, "a finished filter is loaded, not trained again"
     assert all(torch.equal(weights[name], tensor) for name, tensor in again.state_dict().items())
 
@@ -438,7 +463,7 @@ def test_the_settings_choose_whether_the_loss_is_bounded(run, monkeypatch, bound
     monkeypatch.setattr(method, "flops_bounded_loss", recorded)
     constraint = _constraint(TINY)
     path_filter = _filter(bounded_loss=bounded)
-    train_filter(run, "f", path_filter, _ranking(constraint, 3), TINY, constraint, Optimisation(epochs=1), seed=0)
+    train_filter(run, "f", path_filter, _ranking(constraint, 3), TINY, constraint, Training(Optimisation(epochs=1)))
     assert asked == {bounded}
 
 
@@ -643,8 +668,7 @@ def test_each_step_trains_one_sampled_path(run, monkeypatch):
     operations.allowed[:, :, 1] = False  # width 0 only
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     task = Task(Noise(), classification_losses, None)
-    optimisation = Optimisation(epochs=2, learning_rate=1e-2)
-    train_supernet(run, "s", supernet, task, operations.sample, optimisation, seed=0)
+    train(run, "s", supernet, task, operations.sample, Training(Optimisation(epochs=2, learning_rate=1e-2)))
     assert len(activated) == 8
     assert operations.contains(np.stack(activated)).all()
     assert len(np.unique(np.stack(activated), axis=0)) > 4
@@ -655,47 +679,59 @@ def test_each_step_trains_one_sampled_path(run, monkeypatch):
 
 
 class Judge:
-    """An evaluator whose loss is made up by the path's key; some paths are beyond its means."""
+    """An evaluator whose loss counts its calls; some paths are beyond its means. A path is its own network here."""
 
-    def __init__(self, space, trouble=None):
-        self.space, self.trouble, self.asked = space, trouble or {}, []
+    def __init__(self, trouble=None):
+        self.trouble, self.asked = trouble or {}, []
 
-    def recalibrate(self, network):
-        return network
+    def recalibrate(self, path):
+        return path
 
-    def loss(self, network):
-        key = self.space.key(np.array(network.backbone.description["path"]))
-        self.asked.append(key)
-        trouble = self.trouble.get(key)
+    def loss(self, path):
+        self.asked.append(TINY.key(path))
+        trouble = self.trouble.get(self.asked[-1])
         if isinstance(trouble, Exception):
             raise trouble
         return trouble if trouble is not None else float(len(self.asked))
 
 
+SUPERNET = SimpleNamespace(extract=lambda path: path, backbone=SimpleNamespace(space=TINY))
+
+
 def test_path_losses_are_recorded_and_never_measured_twice(run):
-    paths, judge = TINY.sample(5, np.random.default_rng(0)), Judge(TINY)
-    first = validate_paths(run, "warm-up", _supernet(), judge, paths[:3])
+    paths, judge = TINY.sample(5, np.random.default_rng(0)), Judge()
+    first = validate_paths(run, "warm-up", SUPERNET, judge, paths[:3])
     assert first.losses.tolist() == [1.0, 2.0, 3.0]
-    both = validate_paths(run, "warm-up", _supernet(), judge, paths)
+    both = validate_paths(run, "warm-up", SUPERNET, judge, paths)
     assert both.losses.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert (both.paths == paths).all()
     assert len(judge.asked) == 5
     assert len(run.candidates()) == 5
-    validate_paths(run, "search", _supernet(), judge, paths[:2])
+    validate_paths(run, "search", SUPERNET, judge, paths[:2])
     assert len(judge.asked) == 7, "another purpose is another supernet"
+    again = validated_paths(run, "warm-up", TINY)
+    assert (again.paths == paths).all()
+    assert (again.losses == both.losses).all()
+    with pytest.raises(InputError, match="holds no validated path"):
+        validated_paths(run, "classification", TINY)
 
 
 def test_a_path_that_cannot_be_evaluated_is_recorded_and_left_out(run):
     paths = EVERY_PATH[::5000]
     keys = [TINY.key(path) for path in paths]
     trouble = {keys[0]: float("nan"), keys[2]: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")}
-    found = validate_paths(run, "warm-up", _supernet(), Judge(TINY, trouble), paths)
+    found = validate_paths(run, "warm-up", SUPERNET, Judge(trouble), paths)
     assert (found.paths == paths[[1, 3, 4]]).all()
     assert np.isfinite(found.losses).all()
+    assert (validated_paths(run, "warm-up", TINY).paths == found.paths).all()
     failed = {record["key"][1]: record["reason"] for record in run.candidates(status="failed")}
     assert set(failed) == {keys[0], keys[2]}
     assert "not finite" in failed[keys[0]]
     assert "does not fit in memory" in failed[keys[2]]
+
+
+def test_the_sampler_of_one_path_gives_it_alone():
+    assert (only(TINY.largest())(3, None) == np.stack([TINY.largest()] * 3)).all()
 
 
 # --- 3.3 search -------------------------------------------------------------------------------------------------------
@@ -735,9 +771,7 @@ def test_the_search_is_the_same_for_a_seed():
 def test_a_budget_below_the_cheapest_path_is_refused_in_a_sentence():
     scorer = Scorer(TINY, _constraint(TINY))
     for budget in (0.0, scorer.constraint.lowest * 0.999):
-        with pytest.raises(
-            InputError, match=r"no path has macs <= .* MAC: give a budget between .*\(the cheapest"
-        ) as e:
+        with pytest.raises(NoPath, match=r"no path has macs <= .* MAC: give a budget between .*\(the cheapest") as e:
             search(Operations.all(TINY), scorer, budget, EvolutionSettings(10, 2), seed=0)
         assert "\n" not in str(e.value)
 
@@ -745,5 +779,178 @@ def test_a_budget_below_the_cheapest_path_is_refused_in_a_sentence():
 def test_a_budget_that_the_pruned_space_cannot_meet_is_refused_too():
     scorer, operations = Scorer(TINY, _constraint(TINY)), Operations.all(TINY)
     operations.allowed[:, :, 0] = False  # only full width is left
-    with pytest.raises(InputError, match="no candidate meets the constraint"):
+    with pytest.raises(NoPath, match="no candidate meets the constraint"):
         search(operations, scorer, scorer.constraint.lowest * 1.01, EvolutionSettings(10, 2), seed=0)
+
+
+# --- 4.2 progressive shrinking ---------------------------------------------------------------------------------------
+
+SPACE = OFAResNetSpace(
+    (1, 1, 1, 1),
+    (0, 1),
+    (0.5, 1.0),
+    (0.25, 0.5),
+    stage_widths=(16, 16, 32, 32),
+    stem_width=8,
+    channel_multiple=4,
+    stage_strides=(1, 2, 1, 1),
+)
+CLASSES = 3
+
+
+@pytest.mark.parametrize(
+    "elastic", [c for size in range(4) for c in itertools.combinations(("depth", "expand", "width"), size)]
+)
+def test_a_phase_varies_its_choices_only(elastic):
+    operations = phase_operations(SPACE, elastic)
+    paths = operations.sample(400, np.random.default_rng(0))
+    active = SPACE.active_layers(paths)
+    values = {
+        "depth": set(paths[:, SPACE.depth_columns].ravel().tolist()),
+        "width": set(paths[:, SPACE.width_columns].ravel().tolist()),
+        "expand": set(paths[:, SPACE.expand_columns][active].tolist()),
+    }
+    for name, found in values.items():
+        assert found == ({0, 1} if name in elastic else {1}), name
+    assert phase_operations(TINY, elastic).size() == phase_operations(TINY, elastic).contains(EVERY_PATH).sum()
+    assert phase_operations(SPACE, ()).size() == 1
+    assert phase_operations(SPACE, ("depth", "expand", "width")).size() == Operations.all(SPACE).size()
+
+
+def _maps(seed: int, device, scale: float = 3.0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    channels = {"heatmap": CLASSES, "size": 2, "offset": 2}
+    return {
+        name: (scale * torch.randn(2, count, 6, 5, generator=generator)).to(device) for name, count in channels.items()
+    }
+
+
+def test_distillation_is_nothing_where_student_and_teacher_agree(device):
+    maps = _maps(0, device)
+    losses = centernet_distillation(maps, maps)
+    assert set(losses) == {"loss", "heatmap", "size", "offset"}
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(0.0, abs=1e-5), name
+        assert value.dtype == torch.float32
+
+
+def test_distillation_equals_a_loop_over_cells(device):
+    student, teacher = _maps(1, device), _maps(2, device)
+    losses = centernet_distillation(student, teacher)
+    p = 1 / (1 + np.exp(-teacher["heatmap"].double().cpu().numpy()))
+    q = 1 / (1 + np.exp(-student["heatmap"].double().cpu().numpy()))
+    divergence = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))  # of two coins, cell by cell
+    expected = {"heatmap": divergence.sum() / p.sum()}
+    best = p.max(axis=1)
+    for name in ("size", "offset"):
+        apart = np.abs((student[name] - teacher[name]).double().cpu().numpy()).mean(axis=1)
+        expected[name] = (apart * best).sum() / best.sum()
+    expected["loss"] = expected["heatmap"] + 0.1 * expected["size"] + expected["offset"]
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, rel=1e-4)
+    assert min(expected.values()) > 0
+
+
+@pytest.mark.parametrize("scale", [3.0, 60.0])
+def test_the_gradient_of_distillation_is_finite_and_leads_to_the_teacher(scale, device):
+    teacher = _maps(3, device, scale)
+    student = {name: value.requires_grad_() for name, value in _maps(4, device, scale).items()}
+    before = centernet_distillation(student, teacher)["loss"]
+    before.backward()
+    assert before.isfinite()
+    assert all(value.grad.isfinite().all() for value in student.values())
+    assert all(value.grad.abs().sum() > 0 for value in student.values())
+    with torch.no_grad():
+        stepped = {name: value - 0.1 * value.grad for name, value in student.items()}
+        assert centernet_distillation(stepped, teacher)["loss"] < before
+
+
+def _batch(seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(4, 3, 2, generator=generator) * 20
+    boxes = torch.cat([corner, corner + 6 + 5 * torch.rand(4, 3, 2, generator=generator)], dim=-1)
+    labels = torch.randint(CLASSES, (4, 3), generator=generator)
+    return Batch(
+        torch.randn(4, 3, 32, 32, generator=generator), boxes, labels, labels >= 0, torch.arange(4), torch.ones(4)
+    )
+
+
+class Pictures:
+    steps_per_epoch = 3
+
+    def epoch(self, epoch, start=0):
+        for step in range(start, 3):
+            yield _batch(10 * epoch + step)
+
+
+def _detector() -> CenterNet:
+    torch.manual_seed(0)
+    return CenterNet(OFAResNet(SPACE), CLASSES, (8,), 8, elastic=True)
+
+
+SHRINKING = ShrinkingSettings(
+    phases=(Phase("depth", 1, elastic=("depth",)), Phase("width", 2, elastic=("depth", "expand", "width"))),
+    optimisation=Optimisation(epochs=1, optimiser="adam", learning_rate=1e-3, policy="multistep", milestones=(0.5,)),
+)
+
+
+def _shrink(folder, supernet, settings=SHRINKING):
+    full = _detector()
+    teacher = full.extract(SPACE.largest()).eval()
+    task = Task(Pictures(), centernet_losses, None)
+    with Run.open(folder, {}) as run:
+        reports = progressive_shrinking(run, supernet, teacher, task, settings, Training(settings.optimisation))
+        return reports, run
+
+
+def test_two_phases_of_shrinking(tmp_path, monkeypatch):
+    supernet, activated, sorted_at = _detector(), [], []
+    activate, sort = supernet.activate, supernet.sort_channels
+
+    def sort_and_look():
+        images = _batch(99).images
+        supernet.eval()
+        with torch.no_grad():
+            activate(SPACE.largest())
+            before = supernet(images)["heatmap"]
+            sort()
+            after = supernet(images)["heatmap"]
+        supernet.train()
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+        for blocks in supernet.backbone.stages:
+            for block in blocks:
+                importance = block.expand.conv.weight.detach().abs().sum((0, 2, 3))
+                assert (importance.diff() <= 1e-5).all()
+        sorted_at.append(len(activated))
+
+    monkeypatch.setattr(supernet, "activate", lambda path: (activated.append(np.array(path)), activate(path)))
+    monkeypatch.setattr(supernet, "sort_channels", sort_and_look)
+    reports, run = _shrink(tmp_path / "run", supernet)
+    assert sorted_at == [0, 3], "sorted once before each phase"
+    assert [report.steps for report in reports] == [3, 6]
+    assert len(activated) == 9
+    assert phase_operations(SPACE, ("depth",)).contains(np.stack(activated[:3])).all()
+    assert len(np.unique(np.stack(activated[3:]), axis=0)) > 3
+    assert all(tensor.isfinite().all() for tensor in supernet.state_dict().values())
+    assert {"distillation", "loss", "heatmap"} <= set(reports[0].losses)
+    learning_rates = [record["learning_rate"] for record in run.logged(stage="width")]
+    assert learning_rates == pytest.approx([1e-4, 1e-4]), "milestones are shares of the phase"
+
+
+def test_finished_phases_are_loaded_and_not_sorted_again(tmp_path, monkeypatch):
+    first = _detector()
+    _shrink(tmp_path / "run", first)
+    again = _detector()
+    monkeypatch.setattr(again, "sort_channels", lambda: pytest.fail("a finished phase was sorted again"))
+    _shrink(tmp_path / "run", again)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_several_networks_a_step_share_its_gradient(tmp_path):
+    settings = ShrinkingSettings(SHRINKING.phases[:1], SHRINKING.optimisation, networks_a_step=2)
+    supernet, activated = _detector(), []
+    activate = supernet.activate
+    supernet.activate = lambda path: (activated.append(path), activate(path))
+    reports, _ = _shrink(tmp_path / "two", supernet, settings)
+    assert len(activated) == 6
+    assert reports[0].steps == 3

@@ -1,71 +1,40 @@
+"""`python -m detofa.search`: a finished run back from its folder, detectors for budgets, the search space."""
+
 import json
 import shutil
-from dataclasses import asdict, replace
-from itertools import product
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import tyro
 
 from common.cli import run
 from common.evaluate.average_precision import GroundTruth
 from common.models.detector import load_detector
-from common.models.ofa_resnet import OFAResNetSpace
 from common.plain import InputError
-from common.search.evolution import EvolutionSettings
 from detofa.method import PathScorer
-from detofa.presets import PRESETS, preset
-from detofa.restore import FinishedStudy, path_of_key, preset_from_dict
-from detofa.search import SearchCommand, describe, find_all, limit_of, main
-
-pytestmark = pytest.mark.usefixtures("remembered")
+from detofa.presets import PRESETS, SMOKE
+from detofa.search import Options, describe, find_all, limit_of, main
+from detofa.space import EvolutionSettings
+from detofa.study import FinishedStudy
+from tests.detofa.tiny_space import EVERY_PATH, TINY
 
 # ---- from a run folder back to a study
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_preset_comes_back_from_json(name):
-    assert preset_from_dict(json.loads(json.dumps(asdict(PRESETS[name])))) == PRESETS[name]
-
-
-def test_preset_of_another_version_is_refused_by_name():
-    fields = json.loads(json.dumps(asdict(PRESETS["smoke"])))
-    fields["path_filter"]["wings"] = 2
-    with pytest.raises(InputError, match="has a setting wings"):
-        preset_from_dict(fields)
-    del fields["path_filter"]["wings"], fields["neck_widths"]
-    with pytest.raises(InputError, match="neck_widths"):
-        preset_from_dict(fields)
-    with pytest.raises(InputError, match=r"preset\.space is 3"):
-        preset_from_dict({**fields, "space": 3})
-
-
-@pytest.mark.parametrize("name", ["nano", "paper"])
-def test_path_comes_back_from_its_name(name):
-    space = PRESETS[name].space
-    for path in space.sample(50, np.random.default_rng(0)):
-        np.testing.assert_array_equal(path_of_key(space, space.key(path)), path)
-
-
-@pytest.mark.parametrize("key", ["", "d0000-w0000", "d9000-w0000-e0.0.0.0", "d0000-w0000-e00.0.0.0", "d0-w?000-e0"])
-def test_damaged_name_is_refused(key):
-    with pytest.raises(InputError):
-        path_of_key(PRESETS["smoke"].space, key)
-
-
 @pytest.fixture(scope="module")
 def study(trained) -> FinishedStudy:
-    return FinishedStudy(trained.run)
+    return FinishedStudy(trained.run, "cpu")
 
 
 def test_finished_study_holds_what_training_left(trained, study):
     candidates = [json.loads(line) for line in (trained.run / "candidates.jsonl").read_text().splitlines()]
     losses = {record["key"][1]: record["loss"] for record in candidates if record["key"][0] == "search"}
-    again = {study.space.key(p): loss for p, loss in zip(study.validated.paths, study.validated.losses, strict=True)}
-    assert again == losses
+    found = zip(study.candidates.paths, study.candidates.losses, strict=True)
+    assert {study.space.key(path): loss for path, loss in found} == losses
     assert study.space_left.size() == int(trained.report["space"])
-    assert study.space_left.contains(study.validated.paths).all()
+    assert study.space_left.contains(study.candidates.paths).all()
+    assert study.preset == SMOKE
 
 
 def test_the_runs_own_budgets_give_what_training_reported(trained, study):
@@ -86,7 +55,7 @@ def test_nothing_of_the_run_is_changed(trained, study, tmp_path):
         return {path: path.stat().st_mtime_ns for path in trained.run.parent.rglob("*") if path.is_file()}
 
     before = state()
-    find_all(FinishedStudy(trained.run), (study.constraint.highest,), out=tmp_path, evaluate=False)
+    find_all(FinishedStudy(trained.run, "cpu"), (study.constraint.highest,), out=tmp_path, evaluate=False)
     assert state() == before
 
 
@@ -95,22 +64,23 @@ def test_detector_on_disk_is_the_network_that_was_measured(study, tmp_path):
     report = find_all(study, (budget,), out=tmp_path, command="python -m detofa.search")
     found = report["found"][0]
     detector = load_detector(found["file"])
-    network = study.final_evaluator.recalibrate(study.supernet.extract(found["choices"]))
-    images = study._validation_batches[0].images
+    network = study.final_evaluator.recalibrate(study.trained.extract(found["choices"]))
+    images = next(study.measuring_batches("validation", study.size).in_order()).images
     with torch.no_grad():
         there, here = detector.model(images), network(images)
     for name in here:
         torch.testing.assert_close(there[name], here[name])
 
-    pictures = [study.validation_set.load_image(index) for index in range(len(study.validation_set))]
+    validation = study.sets["validation"]
+    pictures = [validation.load_image(index) for index in range(len(validation))]
     detections = detector.detect(pictures)
-    numbers = GroundTruth(study.validation_set).evaluate(detections, np.arange(len(pictures)))
+    numbers = GroundTruth(validation).evaluate(detections, np.arange(len(pictures)))
     assert numbers["AR100"] == pytest.approx(found["AR100"], abs=0.02)  # boxes are clipped to the picture here
     height, width = pictures[0].shape[:2]
     boxes = detector.detect([pictures[0]]).boxes[0]
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor([width, height, width, height])).all()
-    assert detector.categories == study.training_set.categories
+    assert detector.categories == study.categories
 
     said = detector.description
     parameters = sum(p.numel() for p in detector.model.parameters())
@@ -124,7 +94,7 @@ def test_detector_on_disk_is_the_network_that_was_measured(study, tmp_path):
 
 
 def test_no_affordable_path_of_the_space_ranks_above_what_is_found(trained, tmp_path):
-    study = FinishedStudy(trained.run)
+    study = FinishedStudy(trained.run, "cpu")
     study.preset = replace(study.preset, evolution=EvolutionSettings(population=60, generations=60))
     budget = study.constraint.budget(0.5)
     found = find_all(study, (budget,), out=tmp_path, evaluate=False)["found"][0]
@@ -157,7 +127,7 @@ def test_no_evaluate_measures_no_ap(study, tmp_path):
 def test_random_search_is_the_best_validated_path_that_is_affordable(study, tmp_path):
     budget = study.constraint.budget(0.5)
     chance = find_all(study, (budget,), out=tmp_path, evaluate=False)["found"][0]["random"]
-    pairs = zip(study.validated.paths, study.validated.losses, strict=True)
+    pairs = zip(study.candidates.paths, study.candidates.losses, strict=True)
     affordable = [(loss, study.space.key(p)) for p, loss in pairs if study.constraint.cost(p[None])[0] <= budget]
     assert chance["path"] == min(affordable)[1]
 
@@ -167,7 +137,7 @@ def test_random_search_is_the_best_validated_path_that_is_affordable(study, tmp_
 
 def failure(capsys, *flags: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        run(main, SearchCommand, [*flags, "--device", "cpu"])
+        run(main, Options, [*flags, "--device", "cpu"])
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert printed.out == ""
@@ -194,15 +164,30 @@ def test_what_is_no_finished_supernet(trained, capsys, tmp_path):
     shutil.copytree(trained.run, stopped)
     (stopped / "result.json").unlink()
     assert "not finished" in failure(capsys, "--run", str(stopped))
-    (stopped / "config.json").write_text("[]")
-    assert "no run of detofa" in failure(capsys, "--run", str(stopped))
+    (stopped / "config.json").write_text('{"paper": "sm_nas"}')
+    assert "not a run of detofa" in failure(capsys, "--run", str(stopped))
+
+
+def test_settings_of_another_version_are_refused_by_name(trained, capsys, tmp_path):
+    moved = tmp_path / "ours-s0"
+    shutil.copytree(trained.run, moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["preset"]["path_filter"]["wings"] = 2
+    (moved / "config.json").write_text(json.dumps(config))
+    assert "preset.path_filter has a field wings" in failure(capsys, "--run", str(moved))
+
+
+def test_what_it_was_built_on_must_be_there(trained, capsys, tmp_path):
+    moved = tmp_path / "runs" / "ours-s0"
+    shutil.copytree(trained.run, moved)
+    assert "warm-up-s0" in failure(capsys, "--run", str(moved))
 
 
 def test_other_images_than_it_was_trained_on(trained, capsys, tmp_path):
     moved = tmp_path / "ours-s0"
     shutil.copytree(trained.run, moved)
     config = json.loads((moved / "config.json").read_text())
-    (moved / "config.json").write_text(json.dumps({**config, "data": "scenes:train=64,seed=5"}))
+    (moved / "config.json").write_text(json.dumps({**config, "data": "scenes:train=80,seed=5"}))
     assert "other images" in failure(capsys, "--run", str(moved))
 
 
@@ -210,22 +195,22 @@ def test_runs_may_be_moved_together(trained, tmp_path, capsys):
     moved = tmp_path / "elsewhere"
     shutil.copytree(trained.run.parent, moved)
     command = ["--run", str(moved / "ours-s0"), "--budget", "3e6", "--no-evaluate", "--json", "--device", "cpu"]
-    run(main, SearchCommand, command)
+    run(main, Options, command)
     report = json.loads(capsys.readouterr().out)
     assert report["found"][0]["file"] == str(moved / "ours-s0" / "detectors" / "macs-3e06.json")
 
 
 def test_table_shows_each_budget(trained, capsys, tmp_path):
-    run(main, SearchCommand, ["--run", str(trained.run), "--out", str(tmp_path), "--device", "cpu"])
+    run(main, Options, ["--run", str(trained.run), "--out", str(tmp_path), "--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + len(preset("smoke").budget_shares)
+    assert len(lines) == 2 + len(SMOKE.budget_shares)
     for budget, line in zip(trained.report["budgets"], lines[2:], strict=True):
         assert line.split()[0] == f"{budget:.4g}"
 
 
 def test_help_fits_a_screen_and_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as ended:
-        tyro.cli(SearchCommand, args=["--help"])
+        run(main, Options, ["--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0
     assert len(text.splitlines()) <= 40
@@ -237,9 +222,10 @@ def test_help_fits_a_screen_and_explains_every_flag(capsys):
 
 
 def test_space_of_the_paper():
-    description = describe(preset("paper"))
+    description = describe(PRESETS["paper"])
     size, cost = description["size"], description["cost"]
     assert size["ofa"] == 136_606_377_609  # 1.366e11
+    assert size["compofa"] == 1_686_498_489
     assert f"{size['ofa_with_stem_choices']:.3e}" == "2.459e+12"
     assert f"{size['printed_in_table_1']['ofa']['value']:.2e}" == "6.15e+20"
     assert size["printed_in_table_1"]["compofa"]["value"] == 117**4
@@ -247,32 +233,19 @@ def test_space_of_the_paper():
     assert f"{cost['macs_with_stem_choices']['lowest'] / 1e9:.1f}" == "2.8"
     example = description["encoding"]["example"]
     assert len(description["encoding"]["columns"]) == len(example["choices"]) == 29
-    np.testing.assert_array_equal(preset("paper").space.parse(example["description"]), example["choices"])
+    assert PRESETS["paper"].space.from_key(example["name"]).tolist() == example["choices"]
 
 
 def test_sizes_by_listing_every_network():
-    space = OFAResNetSpace(
-        base_depths=(1, 1, 1, 1),
-        depths=(0, 1),
-        widths=(0.5, 1.0),
-        expands=(0.25, 0.5),
-        stage_widths=(8, 8, 8, 8),
-        stem_width=8,
-        channel_multiple=2,
-    )
-    size = describe(replace(preset("smoke"), space=space))["size"]
-
-    def blocks(coupled: bool) -> set:
-        pairs = [(d, w) for d, w in product((0, 1), (0, 1)) if not coupled or d == w]
-        return {(d, w, e) for d, w in pairs for e in product((0, 1), repeat=1 + d)}
-
-    assert size["ofa"] == len(blocks(False)) ** 4
-    assert size["compofa"] == len(blocks(True)) ** 4
-    assert size["ofa_with_stem_choices"] == len(blocks(False)) ** 4 * 2 * 2 * 2
+    size = describe(replace(SMOKE, space=TINY))["size"]
+    depths, widths = EVERY_PATH[:, TINY.depth_columns], EVERY_PATH[:, TINY.width_columns]
+    assert size["ofa"] == len(EVERY_PATH)
+    assert size["compofa"] == (depths == widths).all(axis=1).sum()
+    assert size["ofa_with_stem_choices"] == 2 * 2 * 2 * len(EVERY_PATH)
 
 
 def test_describe_prints_one_object(capsys):
-    run(main, SearchCommand, ["--describe", "--json", "--scale", "smoke"])
+    run(main, Options, ["--describe", "--json", "--scale", "smoke"])
     assert json.loads(capsys.readouterr().out)["scale"] == "smoke"
-    run(main, SearchCommand, ["--describe", "--scale", "smoke"])
+    run(main, Options, ["--describe", "--scale", "smoke"])
     assert "187,388,721 paths" in capsys.readouterr().out

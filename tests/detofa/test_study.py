@@ -1,17 +1,16 @@
-"""A whole study at a tiny scale: what is shared, what is remembered, and that a kill changes no number."""
+"""A whole study at a tiny scale: what is shared, what is remembered and used, and that a kill changes no number."""
 
 import json
 import math
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,31 +18,33 @@ import torch
 from safetensors.torch import load_file
 
 from common.plain import InputError
+from common.report.reproduce import measure_exhibit
 from common.train import loop
 from common.train.run_folder import Run
 from detofa import method
-from detofa import study as module
-from detofa.presets import SMOKE, Preset
-from detofa.study import VARIANTS, Study
+from detofa.exhibits import PAPER
+from detofa.method import Constraint, PathLosses
+from detofa.presets import SMOKE, VARIANTS, Options
+from detofa.space import BlockShape, StemShape
+from detofa.study import DetOFAStudy, best_affordable, folds_of
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = "scenes:train=30,val=8,size=32"
+DATA = "scenes:train=40,val=8,size=32"
 TIMES = {"seconds", "cpu_seconds", "search_seconds", "callback_seconds", "samples_per_second", "peak_memory"}
 
 
-def tiny(**changes) -> Preset:
+def tiny(out, data: str = DATA, constraint: str = "macs", precision: str = "float32", **changes) -> Options:
     """SMOKE, a few times smaller."""
     space = replace(SMOKE.space, depths=(0, 1), widths=(0.5, 1.0), expands=(0.25, 0.5), stage_widths=(8, 8, 16, 16))
-    return replace(
+    preset = replace(
         SMOKE,
-        name="tiny",
         space=space,
         neck_widths=(8,),
         head_width=8,
         image_size=32,
         train_images=16,
         validation_images=8,
-        proxy_images=8,
+        search_images=8,
         calibration_images=8,
         proxy_calibration_images=8,
         crop_size=32,
@@ -56,6 +57,11 @@ def tiny(**changes) -> Preset:
         figure6_paths=1,
         **changes,
     )
+    return Options(data=data, out=Path(out), device="cpu", constraint=constraint, precision=precision, preset=preset)
+
+
+def _study(out, seed: int = 0, **options) -> DetOFAStudy:
+    return DetOFAStudy(tiny(out, **options), seed)
 
 
 def _without_times(value):
@@ -96,7 +102,7 @@ def _assert_equal_records(found: dict, expected: dict) -> None:
 def _hurry() -> pytest.MonkeyPatch:
     """A few draws for each bucket: an empty bucket of so small a space would be looked for 40 times."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(module, "sample_per_bucket", partial(method.sample_per_bucket, draws=1))
+    patch.setattr(method, "sample_per_bucket", partial(method.sample_per_bucket, draws=1))
     return patch
 
 
@@ -112,38 +118,38 @@ def unbroken(tmp_path_factory) -> tuple[Path, dict, float]:
     """A study of seed 0 whose only variant so far is "ours": its folder, all its records, and the seconds it took."""
     out = tmp_path_factory.mktemp("study")
     began = time.perf_counter()
-    Study(tiny(), DATA, seed=0, out=out).result("ours")
+    _study(out).result("ours")
     return out, _records(out), time.perf_counter() - began
 
 
 @pytest.fixture(scope="module")
 def finished(unbroken) -> tuple[Path, dict[str, dict]]:
     """The folder of that study with four variants trained, and their results."""
-    study = Study(tiny(), DATA, seed=0, out=unbroken[0])
+    study = _study(unbroken[0])
     return unbroken[0], {name: study.result(name) for name in ("ours", "ofa", "fullnet", "compofa")}
 
 
-def test_precision_is_part_of_a_run_and_changes_its_weights(tmp_path, remembered, unbroken):
-    study = Study(tiny(), DATA, seed=0, out=tmp_path, precision="bfloat16")
-    supernet, _, run = study.classification
-    assert run.config["precision"] == "bfloat16"
+def test_precision_is_part_of_a_run_and_changes_its_weights(tmp_path, unbroken):
+    study = _study(tmp_path, precision="bfloat16")
+    study.shared("classification")
+    assert Run.read(study.run_path("classification")).config["precision"] == "bfloat16"
     exact = load_file(next(unbroken[0].rglob("classification-s0/full.safetensors")))
-    rounded = load_file(run.path / "full.safetensors")
-    assert {weight.dtype for weight in supernet.state_dict().values()} <= {torch.float32, torch.int64}
+    rounded = study.weights("classification", "full")
+    assert {weight.dtype for weight in rounded.values()} <= {torch.float32, torch.int64}
     assert any(not torch.equal(exact[name], rounded[name]) for name in exact)
 
 
 def test_a_result_says_all_that_the_exhibits_need(finished):
     _, results = finished
-    study = Study(tiny(), DATA, seed=0, out="nowhere")
+    study = _study("nowhere")
     for name in ("ours", "ofa", "compofa"):
         result = results[name]
-        assert result["budgets"] == [study.constraint.budget(share) for share in (0.4, 0.8)]
+        assert result["budgets"] == study.budgets == [study.constraint.budget(share) for share in (0.4, 0.8)]
         for kind in ("found", "random"):
             assert len(result[kind]) == 2
             for record, budget in zip(result[kind], result["budgets"], strict=True):
-                path = study.space.check(record["choices"])
-                assert study.space.key(path) == record["path"]
+                path = study.space.from_key(record["path"])
+                assert path.tolist() == record["choices"]
                 assert record["cost"] == study.constraint.cost(path[None])[0] <= budget
                 assert 0.0 <= record["AP"] <= 1.0
                 assert study.operations(VARIANTS["compofa" if name == "compofa" else "ofa"]).contains(path[None])[0]
@@ -152,6 +158,7 @@ def test_a_result_says_all_that_the_exhibits_need(finished):
     assert int(results["ofa"]["space"]) == study.space.size()
     assert int(results["ours"]["space"]) < study.space.size()
     assert int(results["compofa"]["space"]) == method.Operations.compound(study.space).size()
+    assert study.space.size(coupled=True) == int(results["compofa"]["space"])
 
 
 def test_what_a_variant_pays_for(finished):
@@ -164,90 +171,116 @@ def test_what_a_variant_pays_for(finished):
     assert results["compofa"]["costs"]["warm-up"] != results["ofa"]["costs"]["warm-up"]
 
 
-def test_variants_share_the_warm_up(finished):
+def test_variants_share_what_they_build_on_and_say_so(finished):
     out, _ = finished
-    folder = out / "detofa" / "scenes-tiny"
-    assert {run.name for run in folder.iterdir()} == {
-        f"{what}-s0" for what in ("classification", "filter", "warm-up", "ours", "ofa", "fullnet", "compofa")
-    }
+    folder = _study(out).folder
+    names = {"classification", "filter", "warm-up", "ours", "ofa", "fullnet", "compofa"}
+    assert {run.name for run in folder.iterdir()} == {f"{what}-s0" for what in names}
     stages = {run.name: sorted(f.stem for f in (run / "stages").glob("*.json")) for run in folder.iterdir()}
     assert stages["warm-up-s0"] == ["filter", "warm-up"]
     assert stages["ours-s0"] == stages["ofa-s0"] == ["fine-tuning", "search-filter"]
     assert stages["compofa-s0"] == ["fine-tuning", "search-filter", "warm-up"]
     assert stages["fullnet-s0"] == ["fine-tuning", "warm-up"]
+    uses = {
+        what: {Path(used).name[:-3] for used in Run.read(folder / f"{what}-s0").read_json("uses")} for what in names
+    }
+    assert uses["classification"] == set()
+    assert uses["filter"] == uses["fullnet"] == {"classification"}
+    assert uses["warm-up"] == uses["compofa"] == {"classification", "filter"}
+    assert uses["ours"] == uses["ofa"] == {"classification", "filter", "warm-up"}
     for run in folder.iterdir():
         logged = [(record["stage"], record["epoch"]) for record in Run.read(run).logged()]
         assert len(logged) == len(set(logged)), f"{run.name}: an epoch was trained twice"
         assert Run.read(run).result is not None
 
 
+@pytest.mark.parametrize("name", ["figure6", "figure7", "table2"])
+def test_an_exhibits_runs_are_the_folders_that_measuring_it_touched(name, tmp_path, finished):
+    study = _study(tmp_path)
+    first = measure_exhibit(PAPER.by_name[name], study)
+    assert {f"{study.folder.name}/{run.name}" for run in study.folder.iterdir()} == set(first["runs"])
+    again = measure_exhibit(PAPER.by_name[name], _study(tmp_path))
+    assert set(again["runs"]) == set(first["runs"])
+    assert again["rests_on"] == first["rests_on"]
+    assert {key: again[key] for key in ("evidence", "missing") if key in again} == {
+        key: first[key] for key in ("evidence", "missing") if key in first
+    }
+
+
+def test_evidence_rests_on_its_own_runs_alone(finished):
+    out, _ = finished
+    study = _study(out)
+    rests_on = measure_exhibit(PAPER.by_name["figure7"], study)["rests_on"]
+    folder = study.folder.name
+    assert rests_on["tau:classification"] == [f"{folder}/classification-s0", f"{folder}/filter-s0"]
+    assert set(rests_on["tau:detection"]) == {f"{folder}/{what}-s0" for what in ("classification", "filter", "warm-up")}
+
+
 def test_a_second_study_trains_nothing(finished, monkeypatch):
     out, results = finished
-    monkeypatch.setattr(loop._Training, "train", lambda *_: pytest.fail("something was trained again"))
+    monkeypatch.setattr(loop._Stage, "train", lambda *_: pytest.fail("something was trained again"))
     monkeypatch.setattr(method.Evaluator, "loss", lambda *_: pytest.fail("a path was validated again"))
-    study = Study(tiny(), DATA, seed=0, out=out)
+    study = _study(out)
     assert {name: study.result(name) for name in results} == results
-    supernet, _, costs = study.trained("ours")
-    weights = load_file(out / "detofa" / "scenes-tiny" / "ours-s0" / "fine-tuning.safetensors")
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in supernet.state_dict().items())
-    assert costs == {part: cost for part, cost in results["ours"]["costs"].items() if part != "search sampling"}
+    weights = load_file(study.run_path("ours") / "fine-tuning.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in study.supernet("ours").state_dict().items())
 
 
 def test_sampled_paths_of_the_pruned_space(finished):
     out, _ = finished
-    study = Study(tiny(), DATA, seed=0, out=out)
+    study = _study(out)
     records = study.sampled("ours")
     paths = np.array([record["choices"] for record in records])
     assert study.operations(VARIANTS["ours"]).contains(paths).all()
     assert [record["bucket"] for record in records] == study.constraint.bucket(paths).tolist()
-    assert study.sampled("ours") == records
+    assert study.sampled("ours") == _study(out).sampled("ours") == records
 
 
 def test_the_same_seed_gives_the_same_numbers_elsewhere_and_another_seed_others(finished, tmp_path):
     out, results = finished
-    again = Study(tiny(), DATA, seed=0, out=tmp_path).result("ofa")
+    again = _study(tmp_path).result("ofa")
     assert _without_times(again) == _without_times(results["ofa"])
-    other = Study(tiny(), DATA, seed=1, out=tmp_path)
+    other = _study(tmp_path, seed=1)
     assert _without_times(other.result("ofa")) != _without_times(results["ofa"])
-    one, two = (
-        load_file(folder / "detofa" / "scenes-tiny" / f"warm-up-s{seed}" / "warm-up.safetensors")
-        for folder, seed in ((out, 0), (tmp_path, 1))
-    )
+    one, two = _study(out).weights("warm-up", "warm-up"), other.weights("warm-up", "warm-up")
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
 def test_seeds_share_the_held_out_images_and_the_validation_images():
-    studies = [Study(tiny(), DATA, seed=seed, out="nowhere") for seed in (0, 1)]
-    held_out = [study._training_and_proxy[1].fingerprint() for study in studies]
-    assert held_out[0] == held_out[1]
-    assert studies[0].validation_set.fingerprint() == studies[1].validation_set.fingerprint()
-    training = set(studies[0].training_set.image_ids.tolist())
-    assert not training & set(studies[0]._training_and_proxy[1].image_ids.tolist())
+    first, second = (_study("nowhere", seed=seed).sets for seed in (0, 1))
+    for name in ("search", "validation"):
+        assert first[name].fingerprint() == second[name].fingerprint()
+    training = set(_study("nowhere").training_set.image_ids.tolist())
+    assert not training & set(first["search"].image_ids.tolist())
 
 
 def test_transfer_takes_the_backbone_and_leaves_the_heads(finished):
-    out, _ = finished
-    study = Study(tiny(), DATA, seed=0, out=out)
-    fresh, transferred = study.detector(), study._transferred(study.detector())
-    backbone = study.classification[0].backbone.state_dict()
+    study = _study(finished[0])
+    fresh, transferred = study.detector(), study.transferred(study.detector())
+    weights = study.weights("classification", "uniform")
     for name, tensor in transferred.state_dict().items():
-        part, _, rest = name.partition(".")
-        assert torch.equal(tensor, backbone[rest] if part == "backbone" else fresh.state_dict()[name]), name
+        assert torch.equal(tensor, weights[name] if name.startswith("backbone.") else fresh.state_dict()[name]), name
 
 
 def test_shrinking_starts_from_the_full_net(finished):
     out, results = finished
-    result = Study(tiny(), DATA, seed=0, out=out).result("ofa-shrinking")
+    result = _study(out).result("ofa-shrinking")
     assert set(result["costs"]) == {"warm-up", "fine-tuning", "depth", "expand", "width", "search sampling"}
     assert result["costs"]["fine-tuning"] == results["fullnet"]["costs"]["fine-tuning"]
     assert all(math.isfinite(record["AP"]) for record in result["found"])
+
+
+def test_folds_spread_every_bucket_evenly():
+    buckets = np.repeat(np.arange(3), 10)
+    fold = folds_of(buckets, 5, np.random.default_rng(0))
+    assert all((np.bincount(fold[buckets == bucket]) == 2).all() for bucket in range(3))
 
 
 # --- constraints, bad input -------------------------------------------------------------------------------------------
 
 
 def test_parameters_as_the_constraint(tmp_path):
-    study = Study(tiny(), DATA, seed=0, out=tmp_path, constraint="params")
+    study = _study(tmp_path, constraint="params")
     result = study.result("ofa")
     assert study.constraint.unit == "parameters"
     largest = study.detector().backbone.extract(study.space.largest())
@@ -255,49 +288,57 @@ def test_parameters_as_the_constraint(tmp_path):
     assert all(r["cost"] <= budget for r, budget in zip(result["found"], result["budgets"], strict=True))
 
 
-def test_latency_is_measured_once_for_all_processes(tmp_path, monkeypatch):
+def test_latency_is_measured_once_for_all_processes_and_counts_as_used(tmp_path, monkeypatch):
     clock = iter(range(1, 10_000))
-    monkeypatch.setattr(Study, "_latency", lambda *_: float(next(clock)))
-    path = tiny().space.largest()[None]
-    first, second = (Study(tiny(), DATA, seed=0, out=tmp_path, constraint="latency") for _ in range(2))
+    monkeypatch.setattr(DetOFAStudy, "_latency", lambda *_: float(next(clock)))
+    path = tiny(tmp_path).preset.space.largest()[None]
+    first, second = (_study(tmp_path, seed=seed, constraint="latency") for seed in (0, 1))
     assert first.constraint.cost(path) == second.constraint.cost(path)
+    assert first.constraint.unit == "ms"
+    with second.recording() as used:
+        _ = second.constraint
+    assert list(used) == [f"{second.folder.name}/latency"]
 
 
-def test_unknown_constraint_and_too_little_data_are_said():
-    with pytest.raises(InputError, match=r"unknown constraint 'energy': give one of macs, params, latency"):
-        _ = Study(tiny(), DATA, seed=0, out="nowhere", constraint="energy").constraint
-    few = Study(tiny(), "scenes:train=12,val=4,size=32", seed=0, out="nowhere")
-    with pytest.raises(InputError, match=r"has 12 training images, and scale tiny holds 8 out .* at least twice"):
-        _ = few.training_set
+@pytest.mark.parametrize("shape", [StemShape(4, 8, True, (32, 32)), BlockShape(8, 4, 16, 2, True, (8, 8))])
+def test_the_latency_of_a_block_is_that_of_its_module(shape, monkeypatch):
+    asked = []
+
+    def measure(module, input_shape, device):
+        asked.append((sum(parameter.numel() for parameter in module.parameters()), tuple(input_shape)))
+        return SimpleNamespace(median_ms=7.5)
+
+    monkeypatch.setattr("detofa.study.measure_latency", measure)
+    assert _study("nowhere")._latency(shape) == 7.5
+    assert asked == [(shape.params, (3 if isinstance(shape, StemShape) else 8, *shape.size))]
 
 
-def test_a_folder_of_other_settings_is_not_mixed_with(finished):
+def test_too_little_data_is_said():
+    with pytest.raises(InputError, match="training images"):
+        _ = _study("nowhere", data="scenes:train=4,val=4,size=32").training_set
+
+
+def test_other_settings_have_a_folder_of_their_own_and_another_constraint_is_refused(finished):
     out, _ = finished
-    with pytest.raises(InputError, match=r"holds a run with preset\.batch_size = 8, and this command asks for 4"):
-        Study(tiny(batch_size=4), DATA, seed=0, out=out).result("ours")
+    assert _study(out, batch_size=4).folder != _study(out).folder
+    with pytest.raises(
+        InputError, match=r"holds a run with constraint = \"macs\", and this command asks for \"params\""
+    ):
+        _study(out, constraint="params").result("ours")
 
 
-def test_a_budget_that_no_sampled_path_meets(finished, tmp_path, monkeypatch):
-    """Nothing affordable for one budget: recorded as such, or said in a sentence; never a traceback."""
-    out, _ = finished
-    shutil.copytree(out, tmp_path / "copy")
-    shutil.rmtree(tmp_path / "copy" / "detofa" / "scenes-tiny" / "compofa-s0")
-    study = Study(tiny(), DATA, seed=0, out=tmp_path / "copy")
-    path_losses = Study._path_losses
-
-    def dear_ones_only(self, run, purpose, supernet, task, operations, per_bucket):
-        losses, spent = path_losses(self, run, purpose, supernet, task, operations, per_bucket)
-        dear = np.flatnonzero(self.constraint.cost(losses.paths) > self.constraint.budget(0.4))
-        return losses._take(dear), spent
-
-    monkeypatch.setattr(Study, "_path_losses", dear_ones_only)
-    with suppress(InputError):
-        study.result("compofa")
+def test_a_random_search_without_an_affordable_path_finds_nothing(tmp_path):
+    losses = PathLosses(np.arange(3, dtype=np.int8)[:, None], np.array([3.0, 1.0, 2.0]))
+    constraint = Constraint("made up", "", lambda paths: 10.0 - paths[:, 0], 8.0, 10.0)
+    assert best_affordable(losses, constraint, 9.5).tolist() == [1]
+    assert best_affordable(losses, constraint, 8.5).tolist() == [2]
+    assert best_affordable(losses, constraint, 7.5) is None
+    with Run.open(tmp_path / "run", {}) as run:
+        assert _study("nowhere").measured(run, None, [None, None]) == [None, None]
 
 
 def test_a_diverged_candidate_is_recorded_as_failed(finished, tmp_path):
-    out, _ = finished
-    study = Study(tiny(), DATA, seed=0, out=out)
+    study = _study(finished[0])
     supernet = study.detector()
     with torch.no_grad():
         supernet.size[-1].bias.fill_(float("nan"))
@@ -343,7 +384,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(unbroken, tmp_path):
     assert killed >= 2
     final = subprocess.run(_command(tmp_path), cwd=ROOT, env=_environment(), capture_output=True, text=True)
     assert final.returncode == 0, final.stderr
-    assert "detofa/scenes-tiny/ours-s0/result.json" in whole
+    assert f"detofa/{_study('nowhere').folder.name}/ours-s0/result.json" in whole
     assert not [name for name in whole if name.endswith(".state")], "nothing to resume is left of a finished run"
     _assert_equal_records(_records(tmp_path), whole)
 
@@ -353,11 +394,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(unbroken, tmp_path):
 
 def test_other_data(bccd, tmp_path):
     """Blood cells: three classes, images of 416 pixels and more, through the same study."""
-    study = Study(tiny(), f"coco:{bccd}", seed=0, out=tmp_path)
+    study = _study(tmp_path, data=f"coco:{bccd}")
     result = study.result("ours")
-    assert study.folder == tmp_path / "detofa" / "bccd-tiny"
-    assert len(study.training_set.categories) == 3
-    assert len(study.training_set) == 16
+    assert study.folder.name.startswith("bccd-smoke-")
+    assert (len(study.categories), study.images_an_epoch, len(study.sets["search"])) == (3, 16, 8)
     assert all(0.0 <= record["AP"] <= 1.0 for record in result["found"])
 
 
@@ -365,4 +405,4 @@ if __name__ == "__main__":
     _hurry()
     torch.set_num_threads(int(sys.argv[2]))
     print("ready", flush=True)
-    Study(tiny(), DATA, seed=0, out=sys.argv[1]).result("ours")
+    _study(sys.argv[1]).result("ours")

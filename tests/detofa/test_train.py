@@ -1,81 +1,57 @@
+"""`python -m detofa.train`: its plan without torch, its report, and one-sentence errors."""
+
 import json
-from dataclasses import replace
+import subprocess
+import sys
 
 import pytest
-import tyro
 
 from common.cli import run
-from detofa.presets import preset
-from detofa.study import VARIANTS, Study
-from detofa.train import TrainCommand, describe, main
-
-pytestmark = pytest.mark.usefixtures("remembered")
+from detofa.presets import NANO, SMOKE, VARIANTS
+from detofa.train import Options, describe, main
 
 
-def planned(scale: str, variant: str, data: str = "scenes:train=64") -> dict:
-    return describe(Study(preset(scale), data, 0), variant)
-
-
-def test_help_fits_a_screen_and_explains_every_flag(capsys):
+def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as ended:
-        tyro.cli(TrainCommand, args=["--help"])
+        run(main, Options, ["--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0
-    assert len(text.splitlines()) <= 40
     for flag in ("--scale", "--data", "--variant", "--seed", "--out", "--device", "--constraint", "--describe"):
         assert flag in text
 
 
-def test_plan_says_the_steps_that_training_takes(trained):
-    plan = describe(Study(preset("smoke"), trained.data, 0, trained.out), "ours")
-    trainings = [stage for stage in plan["stages"] if "steps" in stage]
-    assert len(trainings) == 7
-    assert all(stage["done"] for stage in trainings)
-    for stage in trainings:
-        record = trained.run.parent / stage["run"] / "stages" / f"{stage['stage']}.json"
-        assert json.loads(record.read_text())["steps"] == stage["steps"], stage
-    on_disk = {path.parent.parent.name + path.stem for path in trained.run.parent.glob("*/stages/*.json")}
-    assert on_disk == {stage["run"] + stage["stage"] for stage in trainings}
-
-
-def test_plan_by_hand():
-    settings = replace(preset("smoke"), crops=50, crop_batch_size=7, train_images=30, batch_size=4)
-    optimisation = replace(settings.fine_tuning, epochs=3)
-    study = Study(replace(settings, fine_tuning=optimisation, classification=optimisation), "scenes:train=64", 0)
-    stages = {(stage["run"], stage["stage"]): stage for stage in describe(study, "ours")["stages"]}
-    assert stages["ours-s0", "fine-tuning"]["steps"] == 3 * (30 // 4)
-    assert stages["classification-s0", "uniform"]["steps"] == 3 * (45 // 7)
-    assert stages["warm-up-s0", "sampling"]["paths"] == settings.fine_tuning_paths * 5
-
-
-def test_shrinking_takes_three_times_the_epochs():
-    def detection_epochs(variant: str) -> int:
-        return sum(
-            stage["epochs"]
-            for stage in planned("nano", variant, "scenes:train=400")["stages"]
-            if stage.get("on") == "images"
-        )
-
-    assert detection_epochs("ofa-shrinking") == 3 * detection_epochs("ours")
-    assert detection_epochs("ofa") == detection_epochs("compofa") == detection_epochs("fullnet")
+@pytest.mark.parametrize("module", ["train", "search", "reproduce", "exhibits", "presets", "space"])
+def test_flags_and_spaces_need_no_torch(module):
+    loaded = f"import sys; import detofa.{module}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_has_a_plan_of_its_own_run(variant):
-    plan = planned("smoke", variant)
-    assert plan["run"].endswith(f"{variant}-s0")
-    assert plan["stages"][-1]["run"] == f"{variant}-s0"
+def test_the_plan_says_space_costs_and_budgets(variant):
+    plan = describe(Options(scale="nano", preset=NANO, variant=variant))
+    assert plan["run"] == f"runs/detofa/scenes-nano/{variant}-s0"
+    assert plan["space"]["size_before_pruning"] == NANO.space.size(coupled=variant == "compofa")
+    cost = plan["cost"]
+    assert (cost["lowest"], cost["highest"]) == pytest.approx((6.269e6, 40.345e6), rel=1e-3)
+    span = cost["highest"] - cost["lowest"]
+    assert plan["budgets"] == pytest.approx([cost["lowest"] + share * span for share in (0.2, 0.4, 0.6, 0.8, 1.0)])
+    assert plan["preset"]["fine_tuning"]["epochs"] == 10
+
+
+def test_the_plan_of_other_costs():
+    params = describe(Options(constraint="params"))["cost"]
+    assert (params["unit"], params["lowest"] < params["highest"]) == ("parameters", True)
+    latency = describe(Options(constraint="latency"))
+    assert (latency["cost"], latency["budgets"]) == ({"name": "latency", "unit": "ms"}, None)
 
 
 def test_describe_prints_one_object_and_makes_nothing(tmp_path, capsys):
-    main(
-        TrainCommand(
-            scale="smoke", data="scenes:train=64", out=tmp_path / "runs", device="cpu", describe=True, json=True
-        )
-    )
+    main(Options(out=tmp_path / "runs", describe=True, json=True))
     printed = capsys.readouterr()
     assert json.loads(printed.out)["preset"]["name"] == "smoke"
     assert printed.err == ""
+    main(Options(out=tmp_path / "runs", describe=True, variant="ofa-shrinking"))
+    assert "then 1 + 1 + 1 + 1 + 2 epochs on images of 64 pixels" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
 
@@ -83,47 +59,48 @@ def test_report_names_what_was_found_and_what_to_type_next(trained):
     report = trained.report
     assert report["next"] == f"python -m detofa.search --run {trained.run} --budget {report['budgets'][1]:.4g}"
     assert report["peak_memory"] > 2**20
-    assert len(report["found"]) == len(report["random"]) == len(preset("smoke").budget_shares)
+    assert len(report["found"]) == len(report["random"]) == len(SMOKE.budget_shares)
     for budget, found in zip(report["budgets"], report["found"], strict=True):
         assert found["cost"] <= budget
 
 
 def test_same_command_again_trains_nothing_and_says_the_same(trained, capsys):
     before = {path: path.stat().st_mtime_ns for path in trained.out.rglob("*.safetensors")}
-    main(TrainCommand(scale="smoke", data=trained.data, out=trained.out, device="cpu"))
+    main(Options(data=trained.data, out=trained.out, device="cpu"))
     printed = capsys.readouterr()
     assert {path: path.stat().st_mtime_ns for path in trained.out.rglob("*.safetensors")} == before
     for found in trained.report["found"]:
         assert found["path"] in printed.out
     assert f"next: {trained.report['next']}" in printed.out
-    assert "done already" in printed.err
+    assert "48 training images, cpu" in printed.err
 
 
 def test_full_net_has_no_budgets_but_a_number(monkeypatch, capsys, tmp_path):
     def result(self, name):
-        self.folder.joinpath(f"{name}-s0").mkdir(parents=True)
-        self.folder.joinpath(f"{name}-s0", "config.json").write_text("{}")
         return {"costs": {"fine-tuning": {"seconds": 5.0}}, "full": {"cost": 12.0, "AP": 0.25}}
 
-    monkeypatch.setattr(Study, "result", result)
-    main(TrainCommand(scale="smoke", variant="fullnet", data="scenes:train=64", out=tmp_path, device="cpu"))
-    assert "full net: 12 MAC, AP 25.0" in capsys.readouterr().out
+    monkeypatch.setattr("detofa.study.DetOFAStudy.result", result)
+    main(Options(variant="fullnet", data="scenes:train=80", out=tmp_path, device="cpu"))
+    shown = capsys.readouterr().out
+    assert "full net: 12 MAC, AP 25.0" in shown
+    assert "next: python -m detofa.train --variant ours" in shown
 
 
 @pytest.mark.parametrize(
-    ("flags", "word"),
+    ("flags", "sentence"),
     [
-        (["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
-        (["--data", "coco:/nowhere/at/all"], "no folder"),
-        (["--data", "sceness"], "unknown data"),
-        (["--data", "scenes:train=20"], "held"),
+        (["--seed", "-1", "--describe"], "--seed must be at least 0, got -1"),
+        (["--data", "coco:/nowhere/at/all"], "/nowhere/at/all"),
+        (["--data", "sceness", "--describe"], "unknown data 'sceness'"),
+        (["--data", "scenes:train=4"], "training images"),
+        (["--preset.fine-tuning.epochs", "0"], "epochs must be at least 1, got 0"),
     ],
 )
-def test_bad_input_is_one_sentence(flags, word, tmp_path, capsys):
+def test_bad_input_is_one_sentence_before_any_work(flags, sentence, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        run(main, TrainCommand, ["--device", "cpu", "--out", str(tmp_path), "--describe", *flags])
-    printed = capsys.readouterr()
+        run(main, Options, ["--device", "cpu", "--out", str(tmp_path), *flags])
+    last = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2
-    assert printed.err.startswith("error: ")
-    assert printed.err.count("\n") == 1
-    assert word in printed.err.replace("holds", "held")
+    assert last.startswith("error: ")
+    assert sentence in last
+    assert not list(tmp_path.iterdir())
