@@ -8,7 +8,6 @@ operators of opset 18, its shapes are fixed. The file's metadata say what a call
 label; `mean` and `deviation` of the pixels, by channel, 0..1; each a JSON list.
 """
 
-import importlib
 import json
 import logging
 from dataclasses import dataclass
@@ -132,17 +131,10 @@ class ExportCommand:
     """The ONNX file to write."""
     size: str | None = None
     """Width x height of the canvas in pixels, multiples of 32, say 1344x800 (none: the detector's own)."""
-    module: str | None = None
-    """Module that has the detector's kind of backbone, where it is a paper's own, such as joint_detnas.students."""
 
 
 def main(config: ExportCommand) -> None:
     """Load, export, write, say what the file takes and gives."""
-    if config.module is not None:
-        try:
-            importlib.import_module(config.module)
-        except ImportError as error:
-            raise InputError(f"--module {config.module} cannot be imported: {error}") from error
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of each node that it leaves as it is
     detector = load_detector(config.detector)
     size = canvas_of(detector.input_size) if config.size is None else parse_size(config.size)

@@ -12,7 +12,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from common.cost import count
 from common.models.anchors import Anchors
-from common.models.detector import register_backbone
 from common.models.fpn import FPN
 from common.models.guided_anchoring import GuidedSettings
 from common.models.mobilenet import MobileNetV2
@@ -83,9 +82,6 @@ class EncodedBackbone(nn.Module):
     def from_dict(description: Mapping[str, Any]) -> "EncodedBackbone":
         """The network of a `description`, without its weights."""
         return EncodedBackbone(BackboneCode.parse(description["code"]), Norm(**description["norm"]))
-
-
-register_backbone("sm_nas", EncodedBackbone.from_dict)
 
 
 def _block(kind: str, shape: BlockShape, norm: Norm) -> nn.Module:

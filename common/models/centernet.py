@@ -8,7 +8,7 @@ they follow the authors' released code, and where that and the paper differ a do
 A *cell* is one position of the output map, `stride` pixels wide. Sizes and offsets are measured in cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,6 +138,11 @@ class CenterNet(nn.Module):
             "neck_widths": list(self.neck_widths),
             "head_width": self.head_width,
         }
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any], backbone: nn.Module) -> "CenterNet":
+        """The static network of a `config()` on a backbone, without its weights."""
+        return CenterNet(backbone, config["categories"], tuple(config["neck_widths"]), config["head_width"])
 
     def with_backbone(self, backbone: nn.Module) -> "CenterNet":
         """A static CenterNet on `backbone` (say, one extracted from this one's), with copies of neck and heads.

@@ -3,8 +3,8 @@
     save_detector("best", model, {"categories": ["cat", "dog"], "input_size": 512})
     detections = load_detector("best").detect([image])     # uint8 (H, W, 3) arrays in, boxes in original pixels out
 
-The JSON describes the architecture; `load_detector` builds the network from it through two small registries, one of
-backbones and one of detectors, to which a paper adds its own kinds.
+The JSON describes the architecture; `load_detector` builds the network from it. Nothing else need be imported:
+BACKBONES and DETECTORS say where the class of each kind stands.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, Batch, Detections
-from common.letterbox import Size, letterbox, letterbox_scale
-from common.models.centernet import SIDE_MULTIPLE, CenterNet
-from common.models.mobilenet import MobileNetV2
-from common.models.ofa_resnet import ResNet as OFAPlainResNet
+from common.letterbox import SIDE_MULTIPLE, Size, letterbox, letterbox_scale
+from common.models.architectures import ARCHITECTURES
 from common.models.outline import outline
-from common.models.resnet import ARCHITECTURES, ResNet
-from common.models.retinanet import RetinaNet
-from common.models.two_stage import TwoStage
 from common.plain import InputError
 
 FORMAT = "detector 1"
@@ -37,73 +33,55 @@ FORMAT = "detector 1"
 REQUIRED = ("categories", "input_size")
 
 
-# --- registries -------------------------------------------------------------------------------------------------------
+# --- kinds ------------------------------------------------------------------------------------------------------------
 
-Builder = Callable[[dict[str, Any]], nn.Module]
-_BACKBONES: dict[str, Builder] = {}
-_DETECTORS: dict[str, Builder] = {}
-
-
-def register_backbone(kind: str, builder: Builder) -> None:
-    """Make `{"kind": kind, ...}` a backbone: `builder` gets that dict and returns the static module.
-
-    The module maps images to a tuple of features, the last at stride 32, and has `out_channels`. It is built on the
-    meta device, without values, so every tensor it needs must be in its state dict.
-    """
-    _BACKBONES[kind] = builder
-
-
-def register_detector(kind: str, builder: Builder) -> None:
-    """Make `{"kind": kind, "backbone": {...}, ...}` a detector: a module with `.detect(images) -> Detections`."""
-    _DETECTORS[kind] = builder
+# Where the class of each kind stands, imported when a description first asks for it. This is an allow-list: a file
+# cannot have anything else imported. A backbone has `from_dict(description)`, a detector `from_config(description,
+# backbone)`; both are built on the meta device, without values, so every tensor they need must be in their state dict.
+BACKBONES = {
+    **dict.fromkeys(ARCHITECTURES, "common.models.resnet:ResNet"),
+    "mobilenet_v2": "common.models.mobilenet:MobileNetV2",
+    "ofa_resnet": "common.models.ofa_resnet:ResNet",
+    "described": "common.models.described:DescribedBackbone",
+    "sm_nas": "sm_nas.networks:EncodedBackbone",
+}
+DETECTORS = {
+    "centernet": "common.models.centernet:CenterNet",
+    "retinanet": "common.models.retinanet:RetinaNet",
+    "two_stage": "common.models.two_stage:TwoStage",
+}
 
 
 def build_backbone(description: dict[str, Any]) -> nn.Module:
-    """The static backbone that `description` ({"kind": ..., ...}) names, not trained; InputError for an unknown one."""
-    return _build(_BACKBONES, "backbone", description)
+    """The static backbone that `description` ({"kind": ..., ...}) names, not trained; InputError for an unknown one.
+
+    It maps images to a tuple of features, the last at stride 32, and has `out_channels`.
+    """
+    return _build(BACKBONES, "backbone", description, lambda kind: kind.from_dict(description))
 
 
 def build_detector(description: dict[str, Any]) -> nn.Module:
     """The static detector that `description` ({"kind": ..., "backbone": {...}, ...}) names, not trained."""
-    return _build(_DETECTORS, "detector", description)
-
-
-def _build(registry: dict[str, Builder], part: str, description: dict[str, Any]) -> nn.Module:
-    kind = description.get("kind") if isinstance(description, dict) else None
-    if kind not in registry:
-        raise InputError(
-            f"no {part} is of kind {kind!r}: known are {', '.join(sorted(registry))}; a paper's own are known once its "
-            "module is imported (common.export: --module)"
-        )
-    try:
-        return registry[kind](description)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise InputError(f"the description of the {part} of kind {kind!r} cannot be built: {reason}") from error
-
-
-register_backbone("ofa_resnet", OFAPlainResNet.from_dict)
-for _name in ARCHITECTURES:
-    register_backbone(_name, ResNet.from_dict)
-register_backbone("mobilenet_v2", MobileNetV2.from_dict)
-
-
-def _centernet(description: dict[str, Any]) -> CenterNet:
-    return CenterNet(
-        build_backbone(description["backbone"]),
-        categories=description["categories"],
-        neck_widths=tuple(description["neck_widths"]),
-        head_width=description["head_width"],
+    return _build(
+        DETECTORS,
+        "detector",
+        description,
+        lambda kind: kind.from_config(description, build_backbone(description["backbone"])),
     )
 
 
-register_detector("centernet", _centernet)
-register_detector(
-    "retinanet", lambda description: RetinaNet.from_config(description, build_backbone(description["backbone"]))
-)
-register_detector(
-    "two_stage", lambda description: TwoStage.from_config(description, build_backbone(description["backbone"]))
-)
+def _build(
+    kinds: dict[str, str], part: str, description: dict[str, Any], build: Callable[[type], nn.Module]
+) -> nn.Module:
+    kind = description.get("kind") if isinstance(description, dict) else None
+    if kind not in kinds:
+        raise InputError(f"no {part} is of kind {kind!r}: known are {', '.join(sorted(kinds))}")
+    module, name = kinds[kind].split(":")
+    try:
+        return build(getattr(import_module(module), name))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"the description of the {part} of kind {kind!r} cannot be built: {reason}") from error
 
 
 # --- detector ---------------------------------------------------------------------------------------------------------

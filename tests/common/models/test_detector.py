@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,18 +14,27 @@ from torch import nn
 
 from common.batch import Batch, Detections, normalise
 from common.letterbox import Size, letterbox
-from common.models import detector as module
 from common.models.centernet import CenterNet
+from common.models.described import Architecture, DescribedBackbone
 from common.models.detector import (
     Detector,
     build_backbone,
+    build_detector,
     load_detector,
-    register_backbone,
     save_detector,
 )
+from common.models.fpn import FPN
+from common.models.mobilenet import MobileNetV2
 from common.models.ofa_resnet import OFAResNet
+from common.models.resnet import ResNet
+from common.models.retinanet import RetinaNet
+from common.models.roi_head import RoISettings
+from common.models.rpn import RPNSettings
+from common.models.two_stage import TwoStage
 from common.plain import InputError
 from detofa.space import OFAResNetSpace
+from sm_nas.encoding import BackboneCode
+from sm_nas.networks import EncodedBackbone
 
 SPACE = OFAResNetSpace(base_depths=(1, 1, 1, 1), depths=(0, 1), stage_widths=(16, 16, 24, 32), stem_width=8)
 DESCRIPTION = {
@@ -108,23 +119,50 @@ def test_torchvision_backbone_by_name(name):
     torch.testing.assert_close(network.fc(features[-1].mean(dim=(2, 3))), network(images))
 
 
-def test_backbone_of_another_kind_can_be_registered(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BACKBONES", dict(module._BACKBONES))
+def detectors_of_every_kind() -> dict[str, nn.Module]:
+    """One thin detector on each kind of backbone that a paper has, and on each kind of network."""
+    settings = {"rpn": RPNSettings(candidates=(60, 30), proposals=(20, 10)), "roi": RoISettings(samples=8, hidden=(8,))}
 
-    class Pooled(nn.Module):
-        def __init__(self, width: int) -> None:
-            super().__init__()
-            self.out_channels = (width,)
-            self.stride = 32
-            self.layer = nn.Conv2d(3, width, 32, 32)
+    def two_stage(backbone: nn.Module) -> TwoStage:
+        return TwoStage(backbone, 3, FPN(backbone.out_channels, width=8), **settings)
 
-        def forward(self, images):
-            return (self.layer(images),)
+    encoded = EncodedBackbone(BackboneCode.parse("basicblock_8_11-21-21-21"))
+    return {
+        "ofa_resnet": small_detector(),
+        "described": two_stage(DescribedBackbone(Architecture.standard("resnet18", 8))),
+        "sm_nas": RetinaNet(encoded, 3, FPN(encoded.out_channels, width=8)),
+        "resnet50": two_stage(ResNet("resnet50", width=8)),
+        "mobilenet_v2": CenterNet(MobileNetV2(width=0.25), 3, (8, 8, 8), 8),
+    }
 
-    register_backbone("pooled", lambda description: Pooled(description["width"]))
-    description = {**DESCRIPTION, "backbone": {"kind": "pooled", "width": 6}}
-    save_detector(tmp_path, CenterNet(Pooled(6), 3, (4, 4, 4), 4), description)
-    assert load_detector(tmp_path).model.backbone.out_channels == (6,)
+
+def test_detectors_of_all_papers_load_with_nothing_else_imported(tmp_path):
+    for kind, model in detectors_of_every_kind().items():
+        save_detector(tmp_path / kind, model.eval(), DESCRIPTION)
+    program = (
+        "import sys\n"
+        "from common.models.detector import load_detector\n"
+        "for file in sys.argv[1:]:\n"
+        "    model = load_detector(file).model\n"
+        "    total = sum(each.sum().item() for each in model.state_dict().values())\n"
+        "    print(model.backbone.description['kind'], total)\n"
+    )
+    files = sorted(tmp_path.glob("*.json"))
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, files)], capture_output=True, text=True, check=True, timeout=120
+    )
+    found = dict(line.split() for line in done.stdout.splitlines())
+    assert found.keys() == detectors_of_every_kind().keys()
+    for kind, total in found.items():
+        weights = load_file(tmp_path / f"{kind}.safetensors")
+        assert float(total) == pytest.approx(sum(each.sum().item() for each in weights.values()), rel=1e-4, abs=1e-3)
+
+
+def test_kinds_that_are_not_on_the_list_are_not_imported():
+    for kind in ("os", "os:system", "common.models.resnet:ResNet", None):
+        for build in (build_backbone, build_detector):
+            with pytest.raises(InputError, match=f"is of kind {kind!r}: known are "):
+                build({"kind": kind, "backbone": {}})
 
 
 def test_weights_of_another_network_are_refused_by_name_and_shape(tmp_path):

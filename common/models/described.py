@@ -1,0 +1,631 @@
+"""A backbone described block by block: the description, the network made of it, and how one becomes another.
+
+    architecture = Architecture.standard("resnet50")        # family, channels of the stem, stages, their blocks
+    detector = as_described(detector)                       # the same function, its backbone made of a description
+    detector = keep_channels(detector, kept)                # some channels gone, all other weights as they were
+    detector = with_blocks(detector, slots, seed=0)         # blocks gone, moved or new
+
+A *stage* is a run of blocks that put out equally many channels; all but its first block add to what they are given, so
+these channels are one tied set. A ResNet has a stage per resolution; a MobileNetV2 has seven, some of them at the same
+resolution.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate, islice
+from operator import mul
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from common.models.architectures import ARCHITECTURES
+from common.models.deformable import DeformableConv2d
+from common.models.fpn import FPN
+from common.models.mobilenet import MobileNetV2
+from common.models.norm import Norm
+from common.models.outline import outline
+from common.models.resnet import ResNet
+from common.plain import InputError
+
+Family = Literal["basic", "bottleneck", "resnext", "inverted_residual"]
+Entry = Literal["projection", "identity", "plain"]
+# Widths inside a block that can be chosen freely. A ResNeXt's grouped convolution keeps its channels, and so does a
+# depthwise one.
+FREE_WIDTHS = {"basic": 1, "bottleneck": 2, "resnext": 1, "inverted_residual": 1}
+STRIDES = (4, 8, 16, 32)
+Detector = TypeVar("Detector", bound=nn.Module)
+Item = TypeVar("Item")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The description
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """inner: channels between the convolutions, from the input on: one number for a basic, ResNeXt or inverted residual
+    block, two for a bottleneck, none for an inverted residual that does not expand. groups: of a ResNeXt's 3x3.
+    """
+
+    inner: tuple[int, ...]
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """width: channels that each block puts out. stride: of the first block. entry: what that block adds its result to:
+    a `projection` of its input, its input (`identity`), or nothing (`plain`); every later block adds to its input.
+    """
+
+    width: int
+    stride: int
+    entry: Entry
+    blocks: tuple[Block, ...]
+
+    @property
+    def first_movable(self) -> int:
+        """The place of the first block that can go: one that changes shape on the way in cannot."""
+        return 0 if self.entry == "identity" else 1
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution, padded to keep the size at stride 1, with a norm behind it and perhaps a ReLU behind that."""
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+    rectified: bool = True
+
+
+@dataclass
+class ChannelSet:
+    """Channels that are there or not for all their writers and readers alike: what pruning and elasticity work on.
+
+    name: "stem", "stage3", "stage3.block2.inner1" (blocks counted from 0, stages from 1) or "head". granule: channels
+    that stay together, a group of a ResNeXt. is_output: whether they are what a stage, or the head, puts out.
+    rows: convolutions that write them, whose weights hold them along dimension 0. norms: those that scale what was
+    written. columns: convolutions that read them, dimension 1. features: the backbone's features that are made of them.
+    Modules are named as they are in a `DescribedBackbone`.
+    """
+
+    name: str
+    channels: int
+    granule: int = 1
+    is_output: bool = False
+    rows: list[str] = field(default_factory=list)
+    norms: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    features: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A backbone, block by block.
+
+    stem: channels of the first convolution: 7x7 with a max-pool behind it (stride 4), of inverted residuals a 3x3
+    (stride 2). head: channels of a 1x1 convolution past the last stage; of inverted residuals only.
+    InputError, saying what is wrong, for anything that is no network with features at strides 4, 8, 16 and 32.
+    """
+
+    family: Family
+    stem: int
+    stages: tuple[Stage, ...]
+    head: int | None = None
+
+    def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise InputError(f"the backbone {self} cannot be built: {problem}")
+
+    def __str__(self) -> str:
+        stages = " ".join(f"{len(stage.blocks)}x{stage.width}" for stage in self.stages)
+        return f"{self.family} {self.stem} {stages}" + (f" {self.head}" if self.head else "")
+
+    def _problems(self) -> Iterator[str]:
+        if self.family not in get_args(Family):
+            yield f"there is no family {self.family!r}; give one of {', '.join(get_args(Family))}"
+        if not all(stage.blocks for stage in self.stages):
+            yield "a stage has no block"
+        widths = [self.stem, *(stage.width for stage in self.stages), 1 if self.head is None else self.head]
+        if min(widths + [width for _, _, block in self._blocks() for width in block.inner]) < 1:
+            yield "a width is below 1"
+        inverted = self.family == "inverted_residual"
+        if self.head is not None and not inverted:
+            yield "only inverted residuals have a head"
+        for stage, place, block in self._blocks():
+            where = f"block {place} of stage {stage}"
+            if len(block.inner) != FREE_WIDTHS[self.family] and not (inverted and not block.inner):
+                yield f"{where} has {len(block.inner)} inner widths, and its family {FREE_WIDTHS[self.family]}"
+            if block.groups < 1 or (block.groups > 1 and self.family != "resnext"):
+                yield f"{where} has {block.groups} groups"
+            if any(width % block.groups for width in block.inner):
+                yield f"{where} has {block.inner[0]} channels, which {block.groups} groups cannot share"
+        for number, (stage, inputs) in enumerate(zip(self.stages, widths, strict=False), 1):
+            if stage.entry not in ("identity", "plain" if inverted else "projection"):
+                yield f"stage {number} is entered by {stage.entry!r}, which its family has not"
+            if stage.entry == "identity" and (stage.stride != 1 or stage.width != inputs):
+                yield (
+                    f"stage {number} adds to its input, whose {inputs} channels at stride 1 are not its own "
+                    f"{stage.width} at stride {stage.stride}"
+                )
+        strides = tuple(self.stage_strides[number - 1] for number in self.feature_stages)
+        if any(stage.stride not in (1, 2) for stage in self.stages) or strides != STRIDES:
+            yield f"its features are at strides {strides}, not at 4, 8, 16 and 32"
+
+    def _blocks(self) -> Iterator[tuple[int, int, Block]]:
+        """Every block with its stage, from 1, and its place there, from 0."""
+        for number, stage in enumerate(self.stages, 1):
+            for place, block in enumerate(stage.blocks):
+                yield number, place, block
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        """Of what each stage puts out, in pixels of the image."""
+        stem = 2 if self.family == "inverted_residual" else 4
+        return tuple(accumulate((stage.stride for stage in self.stages), mul, initial=stem))[1:]
+
+    @property
+    def feature_stages(self) -> tuple[int, ...]:
+        """The stages, from 1, after which a feature is taken: the last one of each resolution from stride 4 on."""
+        return tuple(
+            number
+            for number, stride in enumerate(self.stage_strides, 1)
+            if stride >= STRIDES[0] and (number == len(self.stages) or self.stages[number].stride > 1)
+        )
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Of the four features."""
+        widths = [self.stages[number - 1].width for number in self.feature_stages]
+        return (*widths[:-1], widths[-1] if self.head is None else self.head)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are."""
+        return sum(len(stage.blocks) for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(description: Mapping[str, Any]) -> "Architecture":
+        """The architecture that `to_dict` described."""
+        stages = tuple(
+            Stage(
+                stage["width"],
+                stage["stride"],
+                stage["entry"],
+                tuple(Block(tuple(block["inner"]), block["groups"]) for block in stage["blocks"]),
+            )
+            for stage in description["stages"]
+        )
+        return Architecture(description["family"], description["stem"], stages, description["head"])
+
+    @staticmethod
+    def standard(name: str, width: float | None = None) -> "Architecture":
+        """A standard backbone: one of ARCHITECTURES, `width` the channels of its first stage, or "mobilenet_v2",
+        `width` multiplying all channels.
+        """
+        with outline():
+            backbone = MobileNetV2(width=width or 1.0) if name == "mobilenet_v2" else ResNet(name, width=width)
+        return architecture_of(backbone)
+
+    # --- the convolutions of a block: the one place that says what each family is ---
+
+    def chain(self, block: Block, source: Item, inner: Sequence[Item], output: Item) -> tuple[Item, ...]:
+        """What stands before, between and behind a block's convolutions, given what its input, its inner widths and
+        its output are to be: of n convolutions the n + 1 values.
+        """
+        if self.family in ("resnext", "inverted_residual"):  # the 3x3 keeps the channels
+            return (source, *inner, inner[-1] if inner else source, output)
+        return (source, *inner, output)
+
+    def convolutions(self, number: int, place: int) -> list[Convolution]:
+        """The convolutions of a block's body, without a projection."""
+        stage, block = self.stages[number - 1], self.stages[number - 1].blocks[place]
+        channels = self.chain(block, self.inputs_of(number, place), block.inner, stage.width)
+        count = len(channels) - 1
+        strided = 0 if self.family == "basic" else count - 2  # the 3x3
+        groups = channels[strided] if self.family == "inverted_residual" else block.groups
+        return [
+            Convolution(
+                channels[index],
+                channels[index + 1],
+                kernel=3 if self.family == "basic" or index == strided else 1,
+                stride=stage.stride if place == 0 and index == strided else 1,
+                groups=groups if index == strided else 1,
+                rectified=index < count - 1,
+            )
+            for index in range(count)
+        ]
+
+    def inputs_of(self, number: int, place: int) -> int:
+        """Channels that a block is given."""
+        if place:
+            return self.stages[number - 1].width
+        return self.stages[number - 2].width if number > 1 else self.stem
+
+    def projection(self, number: int, place: int) -> Convolution | None:
+        """The convolution of a block's shortcut, if it has one."""
+        stage = self.stages[number - 1]
+        if place or stage.entry != "projection":
+            return None
+        return Convolution(self.inputs_of(number, 0), stage.width, 1, stage.stride, rectified=False)
+
+    # --- tied channels ---
+
+    def channel_sets(self) -> list[ChannelSet]:
+        """Every set of tied channels, from the input on."""
+        current = ChannelSet("stem", self.stem, rows=["stem.0"], norms=["stem.1"])
+        sets = [current]
+        for number, stage in enumerate(self.stages, 1):
+            incoming = current
+            if stage.entry != "identity":
+                current = ChannelSet(f"stage{number}", stage.width)
+                sets.append(current)
+            current.is_output = True
+            for place, block in enumerate(stage.blocks):
+                granule = block.inner[0] // block.groups if self.family == "resnext" else 1
+                inner = [
+                    ChannelSet(f"stage{number}.block{place}.inner{index}", width, granule)
+                    for index, width in enumerate(block.inner)
+                ]
+                sets += inner
+                source = current if place else incoming
+                chain = self.chain(block, source, inner, current)
+                for index, convolution in enumerate(self.convolutions(number, place)):
+                    at = f"stage{number}.{place}.body.{3 * index}"
+                    chain[index + 1].rows.append(at)
+                    chain[index + 1].norms.append(f"stage{number}.{place}.body.{3 * index + 1}")
+                    if convolution.groups == 1:
+                        chain[index].columns.append(at)
+                if self.projection(number, place):
+                    source.columns.append(f"stage{number}.0.projection.0")
+                    current.rows.append(f"stage{number}.0.projection.0")
+                    current.norms.append(f"stage{number}.0.projection.1")
+            if number in self.feature_stages and not (self.head and number == len(self.stages)):
+                current.features.append(self.feature_stages.index(number))
+        if self.head is not None:
+            current.columns.append("head.0")
+            last = len(STRIDES) - 1
+            sets.append(ChannelSet("head", self.head, 1, True, ["head.0"], ["head.1"], [], [last]))
+        return sets
+
+    def with_channels(self, channels: Mapping[str, int]) -> "Architecture":
+        """The same with other numbers of channels, by the names of the sets."""
+        width, stages = channels["stem"], []
+        for number, stage in enumerate(self.stages, 1):
+            if stage.entry != "identity":
+                width = channels[f"stage{number}"]
+            blocks = []
+            for place, block in enumerate(stage.blocks):
+                inner = tuple(channels[f"stage{number}.block{place}.inner{i}"] for i in range(len(block.inner)))
+                groups = block.groups * inner[0] // block.inner[0] if self.family == "resnext" else 1
+                blocks.append(Block(inner, groups))
+            stages.append(replace(stage, width=width, blocks=tuple(blocks)))
+        return Architecture(self.family, channels["stem"], tuple(stages), channels.get("head"))
+
+    def with_blocks(self, blocks: Sequence[Sequence[Block]]) -> "Architecture":
+        """The same with other blocks in each stage."""
+        stages = zip(self.stages, blocks, strict=True)
+        return replace(self, stages=tuple(replace(stage, blocks=tuple(each)) for stage, each in stages))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The network
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class DescribedBlock(nn.Module):
+    """(B, inputs, H, W) to (B, width, H / stride, W / stride): `body`, and what is added to it."""
+
+    def __init__(self, architecture: Architecture, number: int, place: int, norm: Norm) -> None:
+        super().__init__()
+        inverted = architecture.family == "inverted_residual"
+        layers: list[nn.Module] = []
+        for convolution in architecture.convolutions(number, place):
+            layers += _layers(convolution, norm, nn.ReLU6 if inverted else nn.ReLU)
+        self.body = nn.Sequential(*layers)
+        projection = architecture.projection(number, place)
+        self.projection = nn.Sequential(*_layers(projection, norm)) if projection else None
+        self.adds = place > 0 or architecture.stages[number - 1].entry != "plain"
+        self.relu = nn.Identity() if inverted else nn.ReLU(inplace=True)
+
+    def deform(self) -> None:
+        """Let the 3x3 convolution, the second one of a basic block, move its own sampling points."""
+        *_, last = (index for index, layer in enumerate(self.body) if getattr(layer, "kernel_size", None) == (3, 3))
+        self.body[last] = DeformableConv2d(self.body[last])
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.body(x)
+        if self.adds:
+            result += x if self.projection is None else self.projection(x)
+        return self.relu(result)
+
+
+class DescribedBackbone(nn.Module):
+    """Images (B, 3, H, W) to four features (B, out_channels[s], H / strides[s], W / strides[s]).
+
+    Children: `stem`, `stage1` and so on, `head`. norm: how it normalises. deformable: the stages, from 1, whose blocks
+    are (`DescribedBlock.deform`).
+    active_blocks: so many blocks of each stage run, the first ones; all unless an elastic network has it otherwise.
+    """
+
+    def __init__(self, architecture: Architecture, norm: Norm | None = None, deformable: Sequence[int] = ()) -> None:
+        super().__init__()
+        if not set(deformable) <= set(range(1, len(architecture.stages) + 1)):
+            raise InputError(
+                f"the backbone {architecture} has stages 1 to {len(architecture.stages)}, of which "
+                f"{tuple(deformable)} cannot be deformable: give some of these"
+            )
+        norm = norm or Norm()
+        self.architecture, self.norm, self.deformable = architecture, norm, tuple(deformable)
+        self.description = {
+            "kind": "described",
+            "norm": norm.to_dict(),
+            "architecture": architecture.to_dict(),
+            "deformable": list(deformable),
+        }
+        self.out_channels, self.strides, self.stride = architecture.out_channels, STRIDES, STRIDES[-1]
+        self.active_blocks = tuple(len(stage.blocks) for stage in architecture.stages)
+        inverted = architecture.family == "inverted_residual"
+        activation = nn.ReLU6 if inverted else nn.ReLU
+        first = Convolution(3, architecture.stem, 3 if inverted else 7, 2)
+        self.stem = nn.Sequential(*_layers(first, norm, activation))
+        if not inverted:
+            self.stem.append(nn.MaxPool2d(3, 2, 1))
+        for number, stage in enumerate(architecture.stages, 1):
+            blocks = [DescribedBlock(architecture, number, place, norm) for place in range(len(stage.blocks))]
+            self.add_module(f"stage{number}", nn.Sequential(*blocks))
+        self.head = None
+        if architecture.head is not None:
+            last = Convolution(architecture.stages[-1].width, architecture.head, 1)
+            self.head = nn.Sequential(*_layers(last, norm, activation))
+        _initialise(self)
+        norm.convert(self)
+        for number in deformable:
+            for block in self.stages[number - 1]:
+                block.deform()
+
+    @property
+    def stages(self) -> tuple[nn.Sequential, ...]:
+        """All stages, the first one at place 0."""
+        return tuple(getattr(self, f"stage{number}") for number in range(1, len(self.architecture.stages) + 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x, features = self.stem(images), []
+        for number, (stage, blocks) in enumerate(zip(self.stages, self.active_blocks, strict=True), 1):
+            for block in islice(stage, blocks):
+                x = block(x)
+            if number in self.architecture.feature_stages:
+                features.append(x)
+        if self.head is not None:
+            features[-1] = self.head(x)
+        return tuple(features)
+
+    @staticmethod
+    def from_dict(description: Mapping[str, Any]) -> "DescribedBackbone":
+        """The network of a `description`, without its weights."""
+        norm, deformable = Norm(**description["norm"]), description.get("deformable", ())
+        return DescribedBackbone(Architecture.from_dict(description["architecture"]), norm, deformable)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Draw all convolutions as torchvision does; blocks at first add nothing, as `common.models.resnet` has it."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, DescribedBlock) and layer.adds and isinstance(layer.body[-1].weight, nn.Parameter):
+            nn.init.zeros_(layer.body[-1].weight)
+
+
+def _layers(convolution: Convolution, norm: Norm, activation: type[nn.Module] | None = None) -> list[nn.Module]:
+    """A convolution without bias, its norm, and its activation where it has one."""
+    shape = convolution.in_channels, convolution.out_channels, convolution.kernel, convolution.stride
+    padding = convolution.kernel // 2
+    layers = [
+        nn.Conv2d(*shape, padding, groups=convolution.groups, bias=False),
+        norm.layer(convolution.out_channels),
+    ]
+    return [*layers, activation(inplace=True)] if convolution.rectified else layers
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# From the standard networks, weights and all
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def architecture_of(backbone: nn.Module) -> Architecture:
+    """The description of a ResNet, ResNeXt or MobileNetV2 of common.models, or of a described backbone.
+
+    InputError for any other, and for one with deformable convolutions, which no description has.
+    """
+    if isinstance(backbone, DescribedBackbone | ResNet) and backbone.description["deformable"]:
+        raise InputError("a backbone with deformable convolutions cannot be changed: give one without them")
+    if isinstance(backbone, DescribedBackbone):
+        return backbone.architecture
+    if isinstance(backbone, MobileNetV2) and len(backbone.out_channels) == len(STRIDES):
+        return _mobilenet(backbone)
+    if not isinstance(backbone, ResNet) or len(backbone.stages) != len(STRIDES):
+        raise InputError(
+            f"a {type(backbone).__name__} cannot be described block by block: give a backbone of four stages, one of "
+            f"{', '.join((*ARCHITECTURES, 'mobilenet_v2'))}"
+        )
+    stages = []
+    for stage in backbone.stages:
+        first = stage[0]
+        if isinstance(first, BasicBlock):
+            family, blocks = "basic", [Block((block.conv1.out_channels,)) for block in stage]
+        elif first.conv2.groups > 1:
+            family = "resnext"
+            blocks = [Block((block.conv2.out_channels,), block.conv2.groups) for block in stage]
+        else:
+            family = "bottleneck"
+            blocks = [Block((block.conv1.out_channels, block.conv2.out_channels)) for block in stage]
+        entry = "identity" if first.downsample is None else "projection"
+        width = blocks[0].inner[0] if family == "basic" else first.conv3.out_channels
+        stages.append(Stage(width, first.stride, entry, tuple(blocks)))
+    return Architecture(family, backbone.conv1.out_channels, tuple(stages))
+
+
+def _mobilenet(backbone: MobileNetV2) -> Architecture:
+    stem, *layers, head = backbone.features
+    stages: list[Stage] = []
+    for layer in layers:
+        block = Block((layer.conv[0][0].out_channels,) if len(layer.conv) == 4 else ())
+        if stages and layer.use_res_connect:
+            stages[-1] = replace(stages[-1], blocks=(*stages[-1].blocks, block))
+        else:
+            entry = "identity" if layer.use_res_connect else "plain"
+            stages.append(Stage(layer.out_channels, layer.stride, entry, (block,)))
+    return Architecture("inverted_residual", stem[0].out_channels, tuple(stages), head[0].out_channels)
+
+
+def as_described(detector: Detector) -> Detector:
+    """A detector of the same function whose backbone is a `DescribedBackbone`, with copies of all weights.
+
+    Every weight of it learns, whatever the other's frozen stages were. InputError where it has no pyramid or its
+    backbone is of none of the families.
+    """
+    if not isinstance(getattr(detector, "fpn", None), FPN):
+        raise InputError(f"a described backbone feeds a pyramid, and this {type(detector).__name__} has none")
+    backbone = detector.backbone
+    architecture = architecture_of(backbone)
+    norm = Norm(**backbone.description["norm"])
+    with outline():
+        names = DescribedBackbone(architecture, norm).state_dict()
+    tensors = backbone.state_dict().values()  # in the same order
+    weights = {f"backbone.{name}": tensor for name, tensor in zip(names, tensors, strict=True)}
+    rest = {name: tensor for name, tensor in detector.state_dict().items() if not name.startswith("backbone.")}
+    return on_backbone(detector, architecture, norm, weights | rest)
+
+
+def on_backbone(detector: Detector, architecture: Architecture, norm: Norm, weights: Mapping[str, Tensor]) -> Detector:
+    """A detector like this one, but on a described backbone, filled with copies of `weights`, a whole state dict."""
+    with outline():
+        new = type(detector).from_config(detector.config(), DescribedBackbone(architecture, norm))
+    new.load_state_dict({name: tensor.detach().clone() for name, tensor in weights.items()}, assign=True)
+    return new.train(detector.training)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# From one description to another, weights and all
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def keep_channels(detector: Detector, kept: Mapping[str, np.ndarray]) -> Detector:
+    """A detector with those channels alone, in backbone and neck; `detector` stays as it is.
+
+    kept: of each set of tied channels, by its name, those that stay, ascending.
+    """
+    backbone, weights = detector.backbone, dict(detector.state_dict())
+    readers = _readers_of_features(detector.fpn)
+
+    def select(name: str, dimension: int, channels: Tensor) -> None:
+        weights[name] = weights[name].index_select(dimension, channels.to(weights[name].device))
+
+    for tied in backbone.architecture.channel_sets():
+        channels = torch.from_numpy(kept[tied.name])
+        for name in tied.rows:
+            select(f"backbone.{name}.weight", 0, channels)
+        for name in tied.columns:
+            select(f"backbone.{name}.weight", 1, channels)
+        for name in tied.norms:
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                if f"backbone.{name}.{part}" in weights:  # a group norm has no statistics
+                    select(f"backbone.{name}.{part}", 0, channels)
+        for feature in tied.features:
+            for name in readers[feature]:
+                select(f"fpn.{name}.weight", 1, channels)
+    architecture = backbone.architecture.with_channels({name: len(channels) for name, channels in kept.items()})
+    return on_backbone(detector, architecture, backbone.norm, weights)
+
+
+def _readers_of_features(fpn: FPN) -> dict[int, list[str]]:
+    """The pyramid's convolutions that read each of the backbone's features, from 0."""
+    readers: dict[int, list[str]] = defaultdict(list)
+    for index in range(len(fpn.laterals)):
+        readers[fpn.first - 1 + index].append(f"laterals.{index}")
+    if fpn.extra == "conv-on-input" and len(fpn.extras):
+        readers[max(readers)].append("extras.0")
+    behind = "" if fpn.norm is None else ".0"  # with a norm there are two modules
+    return defaultdict(list, {feature: [name + behind for name in names] for feature, names in readers.items()})
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A block of a new architecture. origin: the block, by stage, from 1, and place, from 0, whose weights it has:
+    as they are where it `fits`, else as far as they reach. None means a new block.
+    """
+
+    block: Block
+    origin: tuple[int, int] | None = None
+    fits: bool = True
+
+
+def slots_of(architecture: Architecture) -> list[list[Slot]]:
+    """Each block in its place, stage by stage: what changes are made on before `with_blocks`."""
+    return [
+        [Slot(block, (number, place)) for place, block in enumerate(stage.blocks)]
+        for number, stage in enumerate(architecture.stages, 1)
+    ]
+
+
+def with_blocks(detector: Detector, slots: Sequence[Sequence[Slot]], seed: int) -> Detector:
+    """A detector with those blocks in each stage; `detector` stays as it is.
+
+    A block that is new, or does not fit, adds nothing to its input yet; weights that nothing is inherited for are
+    drawn by `seed`.
+    """
+    backbone = detector.backbone
+    architecture = backbone.architecture.with_blocks([[slot.block for slot in stage] for stage in slots])
+    weights = {name: each for name, each in detector.state_dict().items() if not name.startswith("backbone.stage")}
+    for number, stage in enumerate(slots, 1):
+        for place, slot in enumerate(stage):
+            inherited = {}
+            if slot.origin is not None:
+                stage_of, place_of = slot.origin
+                inherited = backbone.stages[stage_of - 1][place_of].state_dict()
+            if slot.origin is None or not slot.fits:
+                inherited = _silent_block(architecture, number, place, backbone, seed, inherited).state_dict()
+            weights |= {f"backbone.stage{number}.{place}.{name}": tensor for name, tensor in inherited.items()}
+    return on_backbone(detector, architecture, backbone.norm, weights)
+
+
+@torch.no_grad()
+def _silent_block(
+    architecture: Architecture,
+    number: int,
+    place: int,
+    backbone: DescribedBackbone,
+    seed: int,
+    inherited: Mapping[str, Tensor],
+) -> DescribedBlock:
+    """A block that adds nothing to its input yet; of `inherited` tensors it has the leading channels that fit."""
+    norm = backbone.norm
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        block = DescribedBlock(architecture, number, place, norm)
+        _initialise(block)
+    norm.convert(block)
+    for name, tensor in block.state_dict().items():
+        if name in inherited:
+            fitting = tuple(slice(min(sides)) for sides in zip(tensor.shape, inherited[name].shape, strict=True))
+            tensor[fitting] = inherited[name][fitting].to(tensor.device)
+    convolution, last_norm = block.body[-2:]
+    if norm.kind == "frozen":  # nothing could move a gamma of 0 there
+        convolution.weight.zero_()
+        last_norm.load_state_dict(norm.layer(last_norm.weight.numel()).state_dict())
+    else:
+        last_norm.weight.zero_()
+        last_norm.bias.zero_()
+    reference = next(backbone.parameters())
+    return block.to(reference.device, reference.dtype)

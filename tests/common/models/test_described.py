@@ -1,0 +1,398 @@
+"""Described backbones against the standard networks; and channels and blocks gone, moved or new."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.models.centernet import CenterNet
+from common.models.deformable import DeformableConv2d
+from common.models.described import (
+    STRIDES,
+    Architecture,
+    Block,
+    DescribedBackbone,
+    Slot,
+    Stage,
+    architecture_of,
+    as_described,
+    keep_channels,
+    slots_of,
+    with_blocks,
+)
+from common.models.fpn import FPN
+from common.models.norm import Norm
+from common.models.outline import outline
+from common.models.resnet import ResNet
+from common.models.two_stage import TwoStage
+from common.plain import InputError
+from tests.common.models.families import FAMILIES, thin_backbone, thin_detector
+
+IRREGULAR = {  # what no standard network has: every block is of its own widths
+    "basic": Architecture(
+        "basic",
+        6,
+        (
+            Stage(6, 1, "identity", (Block((5,)), Block((9,)))),
+            Stage(7, 2, "projection", (Block((3,)),)),
+            Stage(11, 2, "projection", (Block((4,)), Block((2,)))),
+            Stage(9, 2, "projection", (Block((4,)),)),
+        ),
+    ),
+    "bottleneck": Architecture(
+        "bottleneck",
+        5,
+        (
+            Stage(10, 1, "projection", (Block((3, 4)), Block((5, 2)))),
+            Stage(13, 2, "projection", (Block((4, 7)),)),
+            Stage(9, 2, "projection", (Block((4, 1)), Block((2, 3)), Block((3, 3)))),
+            Stage(8, 2, "projection", (Block((6, 5)),)),
+        ),
+    ),
+    "resnext": Architecture(
+        "resnext",
+        5,
+        (
+            Stage(10, 1, "projection", (Block((12,), 3), Block((8,), 2))),
+            Stage(13, 2, "projection", (Block((8,), 1),)),
+            Stage(9, 2, "projection", (Block((16,), 4), Block((16,), 2))),
+            Stage(8, 2, "projection", (Block((24,), 3),)),
+        ),
+    ),
+    "inverted_residual": Architecture(
+        "inverted_residual",
+        5,
+        (
+            Stage(5, 1, "identity", (Block(()), Block((7,)))),
+            Stage(6, 2, "plain", (Block((11,)), Block((13,)), Block(()))),
+            Stage(7, 2, "plain", (Block((9,)),)),
+            Stage(10, 2, "plain", (Block((12,)),)),
+            Stage(11, 1, "plain", (Block((8,)), Block((9,)))),
+            Stage(9, 2, "plain", (Block(()),)),
+        ),
+        14,
+    ),
+}
+
+
+def _changed(architecture: Architecture, number: int, **parts) -> Architecture:
+    """The same with something else in one stage, counted from 1."""
+    stages = list(architecture.stages)
+    stages[number - 1] = replace(stages[number - 1], **parts)
+    return replace(architecture, stages=tuple(stages))
+
+
+def assert_same_function(one: nn.Module, other: nn.Module, images: Tensor, tolerance: float = 1e-5) -> None:
+    """Features, and what is detected."""
+    one, other = one.eval(), other.eval()
+    with torch.no_grad():
+        pairs = zip(*(each.fpn(each.backbone(images)) for each in (one, other)), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+    ours, theirs = one.detect(images), other.detect(images)
+    assert torch.equal(ours.valid, theirs.valid)
+    torch.testing.assert_close(ours.boxes, theirs.boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """(2, 3, 64, 64)"""
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+# --- the description and its network ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["batch", "frozen", "group-ws"])
+def test_a_described_detector_is_the_one_that_it_was_made_of(family, kind, images):
+    detector = thin_detector(family, kind).eval()
+    described = as_described(detector)
+    assert described.backbone.architecture.family == family
+    assert described.backbone.out_channels == detector.backbone.out_channels
+    assert (described.backbone.strides, described.backbone.stride) == (STRIDES, 32)
+    assert_same_function(described, detector, images)
+    for ours, theirs in zip(described.train().backbone(images), detector.train().backbone(images), strict=True):
+        torch.testing.assert_close(ours, theirs)  # by the statistics of the batch, too
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    for tensor in described.state_dict().values():
+        tensor.detach().zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_learns(family, images):
+    backbone = as_described(thin_detector(family)).backbone
+    sum(feature.square().mean() for feature in backbone(images)).backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_blocks_add_nothing_to_what_they_add_to(family, images):
+    backbone = DescribedBackbone(architecture_of(thin_backbone(family)))
+    for stage in backbone.stages:
+        assert {bool(block.body[-1].weight.any()) for block in stage if block.adds} <= {False}
+        assert all(block.body[-1].weight.all() for block in stage if not block.adds)
+    assert all(feature.isfinite().all() for feature in backbone(images))
+
+
+@pytest.mark.parametrize("architecture", IRREGULAR.values(), ids=IRREGULAR)
+def test_description_builds_the_same_network(architecture, images):
+    written = DescribedBackbone(architecture, Norm("frozen"), deformable=(2,)).description
+    again = DescribedBackbone.from_dict(json.loads(json.dumps(written)))
+    assert again.architecture == architecture
+    assert again.norm == Norm("frozen")
+    found = [any(isinstance(layer, DeformableConv2d) for layer in stage.modules()) for stage in again.stages]
+    assert found == [number == 1 for number in range(len(found))]
+    features = again.eval()(images)
+    assert [tuple(feature.shape) for feature in features] == [
+        (2, channels, 64 // stride, 64 // stride)
+        for channels, stride in zip(architecture.out_channels, STRIDES, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("architecture", IRREGULAR.values(), ids=IRREGULAR)
+def test_tied_channels_hold_every_tensor_once(architecture):
+    with outline():
+        modules = dict(DescribedBackbone(architecture).named_modules())
+    held = Counter()
+    for channels in architecture.channel_sets():
+        assert channels.channels % channels.granule == 0
+        for name in channels.rows:
+            held[name, 0] += 1
+            assert modules[name].out_channels == channels.channels
+        for name in channels.columns:
+            held[name, 1] += 1
+            assert modules[name].in_channels == channels.channels
+        for name in channels.norms:
+            held[name, 0] += 1
+            assert modules[name].num_features == channels.channels
+        for feature in channels.features:
+            held["feature", feature] += 1
+            assert architecture.out_channels[feature] == channels.channels
+    expected = {("feature", level) for level in range(4)}
+    for name, module in modules.items():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            expected.add((name, 0))
+        if isinstance(module, nn.Conv2d) and module.groups == 1 and name != "stem.0":
+            expected.add((name, 1))
+    assert held == dict.fromkeys(expected, 1)
+    same = architecture.with_channels({each.name: each.channels for each in architecture.channel_sets()})
+    assert same == architecture
+
+
+def test_a_stage_that_adds_to_the_stem_shares_its_channels():
+    sets = {each.name: each for each in Architecture.standard("resnet18", 8).channel_sets()}
+    assert "stage1" not in sets
+    assert sets["stem"].is_output
+    assert set(sets["stem"].norms) == {"stem.1", "stage1.0.body.4", "stage1.1.body.4"}
+    assert sets["stem"].features == [0]
+    bottleneck = {each.name: each for each in Architecture.standard("resnet50", 8).channel_sets()}
+    assert not bottleneck["stem"].is_output
+    assert "stage1.0.projection.1" in bottleneck["stage1"].norms
+
+
+def test_mobilenets_stages():
+    architecture = Architecture.standard("mobilenet_v2")
+    assert [(len(stage.blocks), stage.width, stage.stride) for stage in architecture.stages] == [
+        (1, 16, 1),
+        (2, 24, 2),
+        (3, 32, 2),
+        (4, 64, 2),
+        (3, 96, 1),
+        (3, 160, 2),
+        (1, 320, 1),
+    ]
+    assert architecture.feature_stages == (2, 3, 5, 7)
+    assert architecture.out_channels == (24, 32, 96, 1280)
+    assert architecture.stages[0].blocks == (Block(()),)
+    thin = Architecture.standard("mobilenet_v2", 0.25)  # where the first block has the stem's channels, and adds to it
+    assert thin.stages[0].entry == "identity"
+
+
+BASIC = IRREGULAR["basic"]
+RESNEXT = IRREGULAR["resnext"]
+MOBILE = IRREGULAR["inverted_residual"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda: replace(BASIC, family="dense"), "no family 'dense'"),
+        (lambda: replace(BASIC, stages=BASIC.stages[:3]), r"strides \(4, 8, 16\)"),
+        (lambda: _changed(BASIC, 2, stride=1), "strides"),
+        (lambda: _changed(BASIC, 2, blocks=()), "has no block"),
+        (lambda: _changed(BASIC, 2, entry="plain"), "stage 2 is entered by 'plain'"),
+        (lambda: _changed(BASIC, 1, width=7), "stage 1 adds to its input"),
+        (lambda: replace(BASIC, stem=0), "width is below 1"),
+        (lambda: replace(BASIC, head=8), "have a head"),
+        (lambda: _changed(BASIC, 2, blocks=(Block((3, 3)),)), "2 inner widths"),
+        (lambda: _changed(BASIC, 2, blocks=(Block((4,), 2),)), "2 groups"),
+        (lambda: _changed(RESNEXT, 2, blocks=(Block((9,), 2),)), "2 groups cannot share"),
+        (lambda: _changed(MOBILE, 3, entry="projection"), "entered by 'projection'"),
+    ],
+)
+def test_what_is_no_network_gives_a_sentence(change, says):
+    with pytest.raises(InputError, match=says):
+        change()
+
+
+def test_what_cannot_be_described_gives_a_sentence():
+    deformable = ResNet("resnet18", deformable=(4,), width=8)
+    with pytest.raises(InputError, match="with deformable convolutions cannot be changed"):
+        as_described(TwoStage(deformable, 3, FPN(deformable.out_channels, width=8)))
+    with pytest.raises(InputError, match="feeds a pyramid, and this TwoStage has none"):
+        as_described(TwoStage(ResNet("resnet18", width=8), 3, None))
+    with pytest.raises(InputError, match="this CenterNet has none"):
+        as_described(CenterNet(ResNet("resnet18", width=8), 3, (8, 8, 8), 8))
+    cut = ResNet("resnet18", width=8)
+    cut.take_last_stage()
+    for other in (cut, nn.Linear(1, 1)):
+        with pytest.raises(InputError, match=f"a {type(other).__name__} cannot be described block by block"):
+            architecture_of(other)
+    with pytest.raises(InputError, match=r"has stages 1 to 4, of which \(5,\) cannot be deformable"):
+        DescribedBackbone(BASIC, deformable=(5,))
+
+
+# --- channels gone ----------------------------------------------------------------------------------------------------
+
+
+def kill_channels(backbone: DescribedBackbone, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Make some channels of every set zero on any image; those alive."""
+    modules, alive = dict(backbone.named_modules()), {}
+    for channels in backbone.architecture.channel_sets():
+        units = channels.channels // channels.granule
+        gone = generator.choice(units, int(generator.integers(0, units // 2 + 1)), replace=False)
+        mask = np.ones((units, channels.granule), dtype=bool)
+        mask[gone] = False
+        alive[channels.name] = np.flatnonzero(mask)
+        for name in channels.norms:
+            for tensor in (modules[name].weight, modules[name].bias):
+                tensor.data[torch.from_numpy(~mask.ravel())] = 0
+    return alive
+
+
+PYRAMIDS = {
+    "plain": {},
+    "with norm, and a level past the backbone": {"norm": Norm("group", 4), "extra": "conv-on-input"},
+    "of the middle": {"first": 2, "last": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "pyramid"),
+    [
+        *((family, kind, "plain") for family in FAMILIES for kind in ("batch", "frozen")),
+        *(("basic", "batch", pyramid) for pyramid in list(PYRAMIDS)[1:]),
+    ],
+)
+def test_without_dead_channels_the_function_is_the_same(family, kind, pyramid, images):
+    detector = as_described(thin_detector(family, kind, **PYRAMIDS[pyramid]))
+    alive = kill_channels(detector.backbone, np.random.default_rng(3))
+    kept = keep_channels(detector, alive)
+    sets = {each.name: each.channels for each in kept.backbone.architecture.channel_sets()}
+    assert sets == {name: len(channels) for name, channels in alive.items()}
+    laterals = [each if isinstance(each, nn.Conv2d) else each[0] for each in kept.fpn.laterals]
+    assert [lateral.weight.shape[1] for lateral in laterals] == list(
+        kept.backbone.out_channels[kept.fpn.first - 1 : kept.fpn.last]
+    )
+    assert sum(kept.backbone.out_channels) < sum(detector.backbone.out_channels)
+    # A group norm in the pyramid enlarges what summing in another order leaves.
+    assert_same_function(kept, detector, images, 1e-5 if detector.fpn.norm is None else 1e-4)
+
+
+def test_channels_that_stay_keep_their_weights_to_the_bit():
+    parent = as_described(thin_detector("bottleneck"))
+    generator = np.random.default_rng(0)
+    kept = {
+        each.name: np.sort(generator.choice(each.channels, each.channels // 2, replace=False))
+        for each in parent.backbone.architecture.channel_sets()
+    }
+    child = keep_channels(parent, kept)
+    old, new = parent.backbone.stage3[2], child.backbone.stage3[2]
+    inner, output = kept["stage3.block2.inner0"], kept["stage3"]
+    for row, channel in enumerate(inner):
+        for column, source in enumerate(output):
+            assert torch.equal(new.body[0].weight[row, column], old.body[0].weight[channel, source])
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            assert getattr(new.body[1], name)[row] == getattr(old.body[1], name)[channel]
+    for column, source in enumerate(output):
+        assert torch.equal(child.fpn.laterals[2].weight[:, column], parent.fpn.laterals[2].weight[:, source])
+    assert torch.equal(child.fpn.laterals[2].bias, parent.fpn.laterals[2].bias)
+
+
+# --- blocks new and moved ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["batch", "frozen", "group-ws"])
+def test_a_new_block_leaves_the_function_as_it_is(family, kind, images):
+    detector = as_described(thin_detector(family, kind))
+    slots = slots_of(detector.backbone.architecture)
+    for stage in (0, -1):
+        slots[stage].insert(1, Slot(slots[stage][-1].block))
+    deeper = with_blocks(detector, slots, seed=0)
+    assert deeper.backbone.architecture.blocks == detector.backbone.architecture.blocks + 2
+    assert_same_function(deeper, detector, images)
+    for ours, theirs in zip(deeper.train().backbone(images), detector.train().backbone(images), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    left = {name: each for name, each in detector.state_dict().items() if ".stage" not in name}
+    assert all(torch.equal(deeper.state_dict()[name], each) for name, each in left.items())
+
+
+@pytest.mark.parametrize("kind", ["batch", "frozen", "group"])
+def test_a_new_block_learns(kind, images):
+    detector = as_described(thin_detector("bottleneck", kind))
+    slots = slots_of(detector.backbone.architecture)
+    slots[2].insert(2, Slot(slots[2][1].block))
+    body = (deeper := with_blocks(detector, slots, seed=0)).backbone.stage3[2].body
+    optimiser = torch.optim.SGD(body.parameters(), lr=0.1)
+    for _ in range(2):  # at first it is the last layer alone that gets a gradient
+        optimiser.zero_grad()
+        deeper.backbone(images)[2].square().mean().backward()
+        optimiser.step()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in body.parameters())
+
+
+@pytest.mark.parametrize("kind", ["batch", "frozen"])
+def test_a_block_that_does_not_fit_keeps_leading_channels_and_adds_nothing(kind, images):
+    detector = as_described(thin_detector("bottleneck", kind))
+    slots = slots_of(detector.backbone.architecture)
+    moved = slots[2].pop(1)
+    without = with_blocks(detector, slots, seed=0)
+    slots[3].insert(1, replace(moved, block=Block((11, 40)), fits=False))
+    child = with_blocks(detector, slots, seed=5)
+    assert_same_function(child, without, images)
+    old, new = detector.backbone.stage3[1].body, child.backbone.stage4[1].body
+    assert [layer.out_channels for layer in new if isinstance(layer, nn.Conv2d)] == [11, 40, 256]
+    for place in (0, 3):
+        fitting = tuple(
+            slice(min(sides)) for sides in zip(new[place].weight.shape, old[place].weight.shape, strict=True)
+        )
+        assert torch.equal(new[place].weight[fitting], old[place].weight[fitting])
+        assert new[place].weight.abs().sum(dim=(1, 2, 3)).min() > 0, "the rest is drawn"
+    again, other = (with_blocks(detector, slots, seed=seed).state_dict() for seed in (5, 6))
+    name = "backbone.stage4.1.body.3.weight"
+    assert torch.equal(again[name], new[3].weight)
+    assert not torch.equal(other[name], new[3].weight)
+
+
+def test_nothing_is_shared_and_no_random_state_is_touched(device):
+    parent = as_described(thin_detector("bottleneck")).to(device)
+    before = {name: tensor.clone() for name, tensor in parent.state_dict().items()}
+    random = torch.random.get_rng_state()
+    slots = slots_of(parent.backbone.architecture)
+    slots[1].append(Slot(slots[1][1].block))
+    everything = {each.name: np.arange(each.channels) for each in parent.backbone.architecture.channel_sets()}
+    for child in (with_blocks(parent, slots, seed=0), keep_channels(parent, everything), as_described(parent)):
+        assert {tensor.device.type for tensor in child.state_dict().values()} == {device.type}
+        with torch.no_grad():
+            for tensor in child.state_dict().values():
+                tensor.fill_(7)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in parent.state_dict().items())
