@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from common.models.described import Architecture
 from common.report.statistics import kendall_tau
 from common.reproduce.exhibit import Measured
-from joint_detnas.method import Evaluated, History
-from joint_detnas.morphism import KINDS, ChannelPruning
-from joint_detnas.presets import PERCENTAGES
-from joint_detnas.students import STRIDES, Architecture
+from joint_detnas.method import ChannelPruning, History, Pair, backbone_cost, described
+from joint_detnas.presets import KINDS, PERCENTAGES, STRIDES, Teacher, size_name
 from joint_detnas.study import PIPELINES, Control, Searched, Study
-from joint_detnas.teachers import Teacher, teacher_cost
-from joint_detnas.trial import size_name
 
 COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 BEST_PAIRS = 3
@@ -144,7 +141,7 @@ def measure_table7(study: Study) -> Measured:
         searched, result = study.search(control), study.upgraded(control)
         found[control] = {
             **numbers(result),
-            "pairs": len(searched.history.evaluated) - 1,
+            "pairs": len(searched.history.pairs) - 1,
             "search seconds": result["seconds"],
             "scores": _scores(searched.history),
         }
@@ -196,14 +193,14 @@ def measure_figure5(study: Study) -> Measured:
 def _taught(study: Study) -> dict[str, Any]:
     """A student's teachers, pair by pair. "best teachers": parameters of those of the best pairs, millions, mean."""
     history, precisions = study.search("fixed-student").history, study.teacher_precisions()
-    taught = [each for each in history.evaluated[1:] if each.pair is not None]
-    size = {each.number: _teacher_parameters(study, each.proposal.teacher) for each in taught}
+    taught = [each for each in history.pairs[1:] if each.student is not None]
+    size = {each.number: _teacher_parameters(study, each.teacher) for each in taught}
     best = sorted(taught, key=lambda each: -each.score)[:BEST_PAIRS]
     leading, leaders = history.base, []
     for each in taught:
         leading = each if each.score > leading.score else leading
-        leaders.append(_teacher_parameters(study, leading.proposal.teacher))
-    teacher_ap = [_points(precisions[str(each.proposal.teacher)]) for each in taught]
+        leaders.append(_teacher_parameters(study, leading.teacher))
+    teacher_ap = [_points(precisions[str(each.teacher)]) for each in taught]
     gains = [100 * history.increment(each) for each in taught]
     return {
         "pairs": [each.number for each in taught],
@@ -212,17 +209,14 @@ def _taught(study: Study) -> dict[str, Any]:
         "teacher AP": teacher_ap,
         "gain": gains,
         "best teachers": _mean([size[each.number] for each in best]),
-        "tau": kendall_tau(teacher_ap, gains, replicates=1).mean if len(set(teacher_ap)) > 1 else math.nan,
+        "tau": kendall_tau(teacher_ap, gains) if len(set(teacher_ap)) > 1 else math.nan,
     }
 
 
 def _teacher_parameters(study: Study, teacher: Teacher) -> float:
     """Of its backbone, millions."""
-    preset, categories = study.preset, len(study.laboratory.categories)
-    cost = teacher_cost(
-        preset.teachers, teacher, preset.base_size, categories, preset.detector.rpn, preset.detector.roi
-    )
-    return cost.parts["backbone"]["params"] / 1e6
+    architecture, _ = described(study.preset.teachers, teacher)
+    return backbone_cost(architecture, study.preset.base_size).params / 1e6
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -241,11 +235,11 @@ def _steps(searched: Searched) -> list[dict[str, Any]]:
     """The pairs of a search that were trained, in order; gain: of the score on the parent's, points."""
     history = searched.history
 
-    def step(each: Evaluated) -> dict[str, Any]:
+    def step(each: Pair) -> dict[str, Any]:
         gain = 100 * history.increment(each)
-        return {"pair": each.number, "kind": each.proposal.kind, "gain": gain, "generation": each.generation}
+        return {"pair": each.number, "kind": each.kind, "gain": gain, "generation": each.generation}
 
-    return [step(each) for each in history.evaluated[1:] if each.pair is not None]
+    return [step(each) for each in history.pairs[1:] if each.student is not None]
 
 
 def pruning_evidence(steps: Sequence[Mapping[str, Any]], budget: int) -> dict[str, float]:
@@ -270,7 +264,7 @@ def measure_figure7(study: Study) -> Measured:
     stages = {}
     for backbone in study.preset.upgraded_backbones:
         of = study.on(backbone)
-        before = of.search().history.base.pair.student
+        before = of.search().history.base.student
         after = Architecture.from_dict(of.upgraded()["architecture"])
         stages[backbone] = {
             "before": resolution_costs(before, study.preset.base_size),
@@ -282,7 +276,7 @@ def measure_figure7(study: Study) -> Measured:
 
 def resolution_costs(architecture: Architecture, size: tuple[int, int]) -> list[int]:
     """Multiply-accumulates at strides 4, 8, 16 and 32, without the stem."""
-    parts, costs, place = architecture.cost(size).parts, [0] * len(STRIDES), 0
+    parts, costs, place = backbone_cost(architecture, size).parts, [0] * len(STRIDES), 0
     for number in range(1, len(architecture.stages) + 1):
         costs[place] += parts[f"stage{number}"]["macs_mmdet"]
         if number in architecture.feature_stages:

@@ -1,42 +1,296 @@
-"""The four scales of Joint-DetNAS's reproduction as named settings: a scale is a preset, never a branch in the code."""
+"""Every setting of Joint-DetNAS, and its four scales as named settings: a scale is a preset, never a branch in code.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+Importable without torch: what runs by these settings is in method.py and baselines.py. A number in brackets is that of
+a difference from the paper in README.md.
+"""
 
-from common.models.anchors import Anchors
-from common.models.fpn import level_stride
-from common.models.resnet import ARCHITECTURES
-from common.models.roi_head import RoISettings
-from common.models.rpn import RPNSettings
-from common.models.scale import TwoStageScale
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from common.models.architectures import ARCHITECTURES, round_channels
 from common.plain import InputError
-from common.settings import Augmentation, Optimisation, StudyPreset
-from joint_detnas.cascade import CascadeSettings
-from joint_detnas.distillation import DistillationSettings
-from joint_detnas.method import Settings, Size
-from joint_detnas.morphism import MorphismSettings
-from joint_detnas.teachers import FIRST_LEVEL, LAST_LEVEL, Phase, ShrinkingSettings, Teacher, TeacherSpace
+from common.settings import Augmentation, Optimisation, ShrinkingPhase, StudyPreset, TwoStageSettings
+
+Size = tuple[int, int]
+"""Width and height of an input image, pixels."""
+
+
+def size_name(size: Size) -> str:
+    """WIDTHxHEIGHT."""
+    return "x".join(map(str, size))
+
 
 BACKBONES = (*ARCHITECTURES, "mobilenet_v2")
+STRIDES = (4, 8, 16, 32)
+"""Of a backbone's four stages."""
+KINDS = ("layer pruning", "channel pruning", "add-layer", "rearrange")
+"""Kinds of the student's actions (Figure 3)."""
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Section 3.1.2: student morphism
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class DetectorSettings(TwoStageScale):
+class MorphismSettings:
+    """What the paper leaves open of actions and of inheritance."""
+
+    kinds: tuple[str, ...] = KINDS
+    """Kinds of action that there are."""
+    percentage: float = 10.0
+    """Percentage of all channels that a channel pruning takes (16)."""
+    fewest_channels: int = 4
+    """Channels that every width keeps (15)."""
+    tied: Literal["mean", "max"] = "mean"
+    """How the importance of a channel comes from the |gamma| of all norms that write to it (14)."""
+    gamma_weight: float = 1e-5
+    """Lambda: weight of L_BN in the overall loss (paper: 0.00001)."""
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise InputError(f"no action is called {unknown[0] if unknown else ''!r}: give some of {', '.join(KINDS)}")
+        if self.fewest_channels < 1:
+            raise InputError(f"fewest_channels must be at least 1, got {self.fewest_channels}")
+        if not 0 < self.percentage < 100:
+            raise InputError(f"percentage must be above 0 and below 100, got {self.percentage:g}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Section 3.1.3: the elastic teacher pool
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One teacher: blocks of each stage, multipliers of each stage's standard width and of the neck's."""
+
+    depths: tuple[int, ...]
+    widths: tuple[float, ...]
+    neck: float
+
+    def __post_init__(self) -> None:
+        stages = len(STRIDES)
+        if len(self.depths) != stages or len(self.widths) != stages:
+            raise InputError(f"a teacher has {stages} depths and {stages} widths, got {self.depths} and {self.widths}")
+
+    def __str__(self) -> str:
+        return f"d{'-'.join(map(str, self.depths))}_w{'-'.join(f'{each:g}' for each in self.widths)}_n{self.neck:g}"
+
+    @staticmethod
+    def parse(text: str) -> "Teacher":
+        """The teacher that `str` wrote, such as d3-4-23-3_w1.5-1.25-1-1.5_n1.5; InputError for anything else."""
+        number = r"\d+(?:\.\d+)?"
+        found = re.fullmatch(rf"d(\d+(?:-\d+)*)_w({number}(?:-{number})*)_n({number})", text)
+        if found is None:
+            raise InputError(f"{text!r} is no teacher: write depths, widths and neck as d3-4-23-3_w1.5-1.25-1-1.5_n1.5")
+        depths, widths, neck = found.groups()
+        return Teacher(tuple(map(int, depths.split("-"))), tuple(map(float, widths.split("-"))), float(neck))
+
+
+@dataclass(frozen=True)
+class TeacherSpace:
+    """ "Depth ranging from [2,2,2,2] to [3,4,23,3] for four stages, and the width for each backbone stage and the neck
+    can be sampled from [W, 1.25 W, 1.5 W]" (section 4). A thin space is other numbers.
+    """
+
+    depths: tuple[tuple[int, int], ...] = ((2, 3), (2, 4), (2, 23), (2, 3))
+    """Fewest and most blocks of each stage."""
+    widths: tuple[float, ...] = (1.0, 1.25, 1.5)
+    """Multipliers of the standard widths, of each stage and of the neck; they increase."""
+    width: int = 64
+    """Channels of the stem and inside a block of the first stage of a standard ResNet; they double from stage to
+    stage."""
+    neck_width: int = 256
+    """Channels of a standard pyramid."""
+    channel_multiple: int = 8
+    """Widths are rounded to a multiple of this."""
+
+    def __post_init__(self) -> None:
+        stages = len(STRIDES)
+        if len(self.depths) != stages or any(not 1 <= fewest <= most for fewest, most in self.depths):
+            raise InputError(f"depths must give the fewest and most blocks of {stages} stages, got {self.depths}")
+        if not self.widths or self.widths[0] <= 0 or any(a >= b for a, b in itertools.pairwise(self.widths)):
+            raise InputError(f"widths must be positive multipliers that increase, got {self.widths}")
+        for base in (self.width, self.neck_width):
+            if len({self._channels(base, each) for each in self.widths}) < len(self.widths):
+                raise InputError(
+                    f"two of the widths {self.widths} are the same number of channels once {base} times them is "
+                    f"rounded to a multiple of {self.channel_multiple}: lower channel_multiple"
+                )
+
+    @property
+    def choices(self) -> tuple[Sequence[Any], ...]:
+        """Of each place of an encoding: four depths, four widths, the neck."""
+        return (*(range(fewest, most + 1) for fewest, most in self.depths), *(self.widths,) * (len(STRIDES) + 1))
+
+    def count(self) -> int:
+        """How many teachers there are: 64,152 in the paper's space (19)."""
+        return math.prod(map(len, self.choices))
+
+    def at(self, places: Sequence[int]) -> Teacher:
+        """The teacher of those places among `choices`."""
+        parts = [choices[place] for choices, place in zip(self.choices, places, strict=True)]
+        return Teacher(tuple(parts[: len(STRIDES)]), tuple(parts[len(STRIDES) : -1]), parts[-1])
+
+    def places_of(self, teacher: Teacher) -> list[int]:
+        """Where a teacher's parts are among `choices`; InputError where it is none of this space."""
+        parts = (*teacher.depths, *teacher.widths, teacher.neck)
+        for number, (part, choices) in enumerate(zip(parts, self.choices, strict=True), 1):
+            if part not in choices:
+                what = f"{part} blocks in stage {number}" if number <= len(STRIDES) else f"a width of {part:g}"
+                raise InputError(f"the teacher {teacher} has {what}: give one of {', '.join(map(str, choices))}")
+        return [choices.index(part) for part, choices in zip(parts, self.choices, strict=True)]
+
+    def largest(self) -> Teacher:
+        """The super-network P_super itself."""
+        return self.at([-1] * len(self.choices))
+
+    def smallest(self) -> Teacher:
+        """The teacher that all the others contain."""
+        return self.at([0] * len(self.choices))
+
+    def stage_channels(self, teacher: Teacher) -> tuple[int, ...]:
+        """Channels inside the blocks of each stage."""
+        return tuple(self._channels(self.width * 2**stage, each) for stage, each in enumerate(teacher.widths))
+
+    def neck_channels(self, teacher: Teacher) -> int:
+        """Channels of the pyramid."""
+        return self._channels(self.neck_width, teacher.neck)
+
+    def _channels(self, base: int, multiplier: float) -> int:
+        return round_channels(base * multiplier, self.channel_multiple)
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Weights of what a teacher adds to the detection losses (section 3.2); the paper prints none (28)."""
+
+    feature_weight: float = 1.0
+    """Weight of the feature-level loss."""
+    class_weight: float = 1.0
+    """Weight of the soft cross-entropy."""
+    box_weight: float = 1.0
+    """Weight of the class-aware localisation."""
+    relative_features: bool = False
+    """Take the feature-level loss as a share of the teacher's own squares (36)."""
+
+
+@dataclass(frozen=True)
+class Phase(ShrinkingPhase):
+    """One phase of integrated progressive shrinking."""
+
+    steps_down: int | None = None
+    """How many choices below the largest sub-networks go, in depth and width together; 0 means the largest alone, None
+    all the way."""
+
+
+@dataclass(frozen=True)
+class ShrinkingSettings:
+    """Integrated progressive shrinking (21)."""
+
+    phases: tuple[Phase, ...] = (
+        Phase("full", 24, steps_down=0),
+        Phase("one-step", 12, steps_down=1),
+        Phase("all", 24),
+    )
+    """In order; each starts from the weights that the one before left."""
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    """Of every phase, with the phase's own epochs; milestones are shares of the phase."""
+    networks_a_step: int = 2
+    """Sub-networks that are trained in a step beside the largest."""
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    """What the largest net teaches the others with."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Section 3.1.4: the search
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Algorithm 1, and its controls."""
+
+    budget: int = 100
+    """Pairs that are trained (paper: about 100)."""
+    k: int | None = 5
+    """Places of the top-k list that parents are drawn from (4); None means all pairs, which makes it a random walk."""
+    student_probability: float = 0.5
+    """Probability that a step changes the student; else it changes the teacher."""
+    teacher: Literal["dynamic", "largest", "none"] = "dynamic"
+    """A step of the teacher mutates it; or, as in conventional distillation, the largest teaches always, and such a
+    step trains the same student on; or nobody teaches at all, which leaves architecture search and pruning."""
+    generation: int = 4
+    """Pairs drawn from one list, which can be trained side by side."""
+    alpha: float = 0.07
+    """Balances AP and complexity in the score (3)."""
+    beta: float = 1.0
+    """Balances architecture and resolution in the complexity (3)."""
+    morphism: MorphismSettings = field(default_factory=MorphismSettings)
+    """The student's actions."""
+
+    def __post_init__(self) -> None:
+        share = self.student_probability
+        problems = {
+            f"budget must be at least 0, got {self.budget}": self.budget < 0,
+            f"k must be at least 1, got {self.k}": self.k is not None and self.k < 1,
+            f"generation must be at least 1, got {self.generation}": self.generation < 1,
+            f"student_probability must be between 0 and 1, got {share}": not 0 <= share <= 1,
+        }
+        for problem, there in problems.items():
+            if there:
+                raise InputError(f"these search settings cannot be used: {problem}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Beside the method: what it is compared with, and Table 6's X101-Cascade
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImitationSettings:
+    """Fine-grained feature imitation, FGFI of Table 3 (29)."""
+
+    factor: float = 0.5
+    """An anchor is near an object from this share of the greatest overlap (IoU) that any anchor has with it."""
+    weight: float = 0.01
+    """Weight of the imitation loss beside the detection losses."""
+
+
+@dataclass(frozen=True)
+class CascadeSettings:
+    """What a found detector is given, and how it is trained on (38, 39)."""
+
+    optimisation: Optimisation
+    """Of that training (paper: 16 epochs)."""
+    deformable_strides: tuple[int, ...] = (8, 16, 32)
+    """Stages at these strides have deformable convolutions."""
+    heads: int = 3
+    """Heads of the cascade, the found one included: 1 to 4."""
+
+    def __post_init__(self) -> None:
+        if not set(self.deformable_strides) <= set(STRIDES):
+            raise InputError(f"deformable_strides must be some of {STRIDES}, got {self.deformable_strides}")
+        if not 1 <= self.heads <= 4:
+            raise InputError(f"heads must be between 1 and 4, got {self.heads}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The scales
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DetectorSettings(TwoStageSettings):
     """What the base detector and all teachers of a scale share."""
 
     neck_width: int = 256
     """Channels of the base detector's pyramid."""
-
-    @property
-    def rpn(self) -> RPNSettings:
-        """Settings of the first stage."""
-        strides = [level_stride(level) for level in range(FIRST_LEVEL, LAST_LEVEL + 1)]
-        return self.first_stage(Anchors.octaves(strides, self.anchor_scale))
-
-    @property
-    def roi(self) -> RoISettings:
-        """Settings of the second stage."""
-        return self.second_stage()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +319,9 @@ class Preset(StudyPreset):
     """Of each pair (paper: 3 epochs)."""
     distillation: DistillationSettings
     """Weights of what a teacher adds to a student's loss."""
-    search: Settings
+    search: SearchSettings
     """Algorithm 1."""
-    teaching: Settings
+    teaching: SearchSettings
     """The searches with a fixed student, for Figures 4 and 5: the teacher alone changes."""
     equivalents: tuple[tuple[str, Teacher], ...]
     """Teachers that Table 1 also trains without the pool, by name, the smallest first."""
@@ -94,9 +348,9 @@ def _equivalents(depths: Mapping[str, tuple[int, ...]], width: float = 1.0) -> t
     return tuple((name, Teacher(each, (width,) * 4, width)) for name, each in depths.items())
 
 
-def _teaching(pairs: int, k: int) -> Settings:
+def _teaching(pairs: int, k: int) -> SearchSettings:
     """Pair after pair, the student as it is."""
-    return Settings(budget=pairs, k=k, student_probability=0.0, generation=1)
+    return SearchSettings(budget=pairs, k=k, student_probability=0.0, generation=1)
 
 
 def _adamw(epochs: int, learning_rate: float, **more) -> Optimisation:
@@ -153,13 +407,13 @@ SMOKE = Preset(
     batch_size=8,
     base_training=_adamw(2, 2e-3),
     shrinking=ShrinkingSettings(
-        phases=(Phase("full", 1, 0), Phase("one-step", 1, 1), Phase("all", 1, None)),
+        phases=(Phase("full", 1, steps_down=0), Phase("one-step", 1, steps_down=1), Phase("all", 1)),
         optimisation=_adamw(1, 2e-3),
         distillation=_RELATIVE,
     ),
     pair_training=_adamw(1, 1e-3),
     distillation=_RELATIVE,
-    search=Settings(budget=6, k=3, generation=2, morphism=MorphismSettings(fewest_channels=2, tied="max")),
+    search=SearchSettings(budget=6, k=3, generation=2, morphism=MorphismSettings(fewest_channels=2, tied="max")),
     teaching=_teaching(2, 2),
     equivalents=_equivalents({"R14": (1, 1, 1, 1), "R26": (2, 2, 2, 2)}),
     lessons=(("resnet18", "R26"),),
@@ -205,12 +459,16 @@ NANO = replace(
     batch_size=8,
     base_training=_adamw(16, 3e-3),
     shrinking=ShrinkingSettings(
-        phases=(Phase("full", 20, 0), Phase("one-step", 2, 1, 0.5), Phase("all", 4, None, 0.5)),
+        phases=(
+            Phase("full", 20, steps_down=0),
+            Phase("one-step", 2, 0.5, steps_down=1),
+            Phase("all", 4, 0.5),
+        ),
         optimisation=_adamw(8, 3e-3),
         distillation=_RELATIVE,
     ),
     pair_training=_adamw(2, 1e-3),
-    search=Settings(budget=16, k=5, generation=2, morphism=MorphismSettings(tied="max")),
+    search=SearchSettings(budget=16, k=5, generation=2, morphism=MorphismSettings(tied="max")),
     teaching=_teaching(8, 2),
     equivalents=_equivalents({"R26": (2, 2, 2, 2), "R50": (3, 4, 6, 3)}),
     lessons=(("resnet18", "R50"),),
@@ -252,7 +510,7 @@ PAPER = Preset(
     shrinking=ShrinkingSettings(optimisation=_sgd(24, 0.02)),
     pair_training=_sgd(3, 0.01),
     distillation=DistillationSettings(),
-    search=Settings(budget=100, k=5, generation=8),
+    search=SearchSettings(budget=100, k=5, generation=8),
     teaching=_teaching(30, 5),
     equivalents=_equivalents({"R26": (2, 2, 2, 2), "R50": (3, 4, 6, 3), "R101": (3, 4, 23, 3)}),
     lessons=(("resnet18", "R50"), ("resnet50", "R101")),
@@ -282,10 +540,14 @@ MINI = replace(
     crop_batch_size=128,
     classification=_sgd(20, 0.1, clip_norm=None),
     shrinking=ShrinkingSettings(
-        phases=(Phase("full", 24, 0), Phase("one-step", 8, 1, 0.5), Phase("all", 16, None, 0.5)),
+        phases=(
+            Phase("full", 24, steps_down=0),
+            Phase("one-step", 8, 0.5, steps_down=1),
+            Phase("all", 16, 0.5),
+        ),
         optimisation=_sgd(24, 0.02),
     ),
-    search=Settings(budget=50, k=5, generation=4),
+    search=SearchSettings(budget=50, k=5, generation=4),
     upgraded_backbones=("resnet18", "resnet50", "mobilenet_v2"),
     taught_backbones=("resnet18", "resnet50", "resnet101"),
     cascaded_backbones=("resnet50",),

@@ -19,16 +19,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from common.cli import flags_given, run
+from common.models.described import Architecture
 from common.plain import InputError, to_json
 from common.settings import Precision
 from common.train import distributed
 from common.train.run_folder import describe_environment
-from joint_detnas.morphism import KINDS, legal_actions
-from joint_detnas.presets import BACKBONES, PRESETS, Preset, preset
-from joint_detnas.students import Architecture
+from joint_detnas.method import backbone_cost, both_stages, legal_actions, teacher_cost
+from joint_detnas.presets import BACKBONES, KINDS, PRESETS, Preset, TeacherSpace, preset, size_name
 from joint_detnas.study import Control, Study, steps
-from joint_detnas.teachers import TeacherSpace, teacher_cost
-from joint_detnas.trial import size_name
 
 COCO_CLASSES = 80
 WHY_NOT_765_000 = (
@@ -142,8 +140,8 @@ def search(study: Study, control: Control = "none") -> dict[str, Any]:
             "base": study.base | _latency(timed["base"]),
             "result": study.upgraded(control) | _latency(timed["upgraded"]),
             "pool": study.pool,
-            "pairs": len(history.evaluated) - 1,
-            "failed": sum(each.pair is None for each in history.evaluated),
+            "pairs": len(history.pairs) - 1,
+            "failed": sum(each.student is None for each in history.pairs),
             "base_score": history.base.score,
             "steps": steps(history),
         }
@@ -205,7 +203,7 @@ def describe(scale: Preset, backbone: str) -> dict[str, Any]:
     student = Architecture.standard(backbone, width)
     legal = Counter(action.kind for action in legal_actions(student, scale.search.morphism))
     costs = [
-        teacher_cost(space, each, size, COCO_CLASSES, detector.rpn, detector.roi)
+        teacher_cost(space, each, size, COCO_CLASSES, *both_stages(detector))
         for each in (space.smallest(), space.largest())
     ]
     return to_json(
@@ -237,7 +235,7 @@ def describe(scale: Preset, backbone: str) -> dict[str, Any]:
             "student": {
                 "backbone": backbone,
                 "architecture": student.to_dict(),
-                "cost": {"backbone_macs_mmdet": student.cost(size).macs_mmdet, "at": size_name(size)},
+                "cost": {"backbone_macs_mmdet": backbone_cost(student, size).macs_mmdet, "at": size_name(size)},
                 "actions": {kind: legal[kind] for kind in KINDS},
                 "settings": asdict(scale.search.morphism),
             },

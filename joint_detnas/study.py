@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common.cost import count
-from common.data.source import short_name
+from common.cli import short_name
 from common.letterbox import padded
+from common.models.described import as_described
 from common.models.detector import load_detector, save_detector
 from common.models.from_torchvision import is_of_torchvision, write_faster_rcnn
 from common.models.two_stage import TwoStage
@@ -38,12 +39,9 @@ from common.train import distributed
 from common.train.laboratory import remove_folder
 from common.train.loop import FitReport
 from common.train.run_folder import Run, describe_environment
-from joint_detnas.distillation import ImitationSettings
-from joint_detnas.method import History, Judge, Pair, Proposal, Settings, Size, hill_climb
-from joint_detnas.morphism import KINDS, ChannelPruning, evolve, pruned_to
-from joint_detnas.presets import BACKBONES, Preset
-from joint_detnas.students import as_student
-from joint_detnas.teachers import Teacher
+from joint_detnas.baselines import pruned_to
+from joint_detnas.method import ChannelPruning, History, Judge, Pair, evolve, hill_climb
+from joint_detnas.presets import BACKBONES, KINDS, ImitationSettings, Preset, SearchSettings, Size, Teacher
 from joint_detnas.trial import Laboratory, pair_folder, read_base, size_name
 
 Control = Literal["none", "random", "conventional", "nas", "fixed-student", "fixed-pair"]
@@ -71,8 +69,8 @@ class _Work:
     judge: Judge
     taught: bool
 
-    def __call__(self, proposal: Proposal) -> dict[str, Any]:
-        return self.laboratory.train_pair(proposal, self.base, self.pool, self.pairs, self.judge, self.taught)
+    def __call__(self, pair: Pair) -> dict[str, Any]:
+        return self.laboratory.train_pair(pair, self.base, self.pool, self.pairs, self.judge, self.taught)
 
 
 class Study:
@@ -262,7 +260,7 @@ class Study:
 
     # ---- searches
 
-    def settings(self, control: Control = "none") -> Settings:
+    def settings(self, control: Control = "none") -> SearchSettings:
         """Of the search, or of one of its controls.
 
         random: parents are drawn from all pairs, so that nothing is selected. conventional: the largest teacher always.
@@ -317,16 +315,15 @@ class Study:
         pairs = run.path / "pairs"
         work = _Work(self.laboratory, file, self._folder("pool"), pairs, judge, settings.teacher != "none")
 
-        def evaluate(proposals: Sequence[Proposal]) -> Iterator[Mapping[str, Any]]:
+        def evaluate(proposals: Sequence[Pair]) -> Iterator[Mapping[str, Any]]:
             label = f"{self._what(control)}, seed {self.seed}"
-            return evaluate_all(work, proposals, run, Proposal.to_dict, self.workers, score="score", label=label)
+            return evaluate_all(work, proposals, run, Pair.to_dict, self.workers, score="score", label=label)
 
         def forget(numbers: Sequence[int]) -> None:
             for number in numbers:
                 remove_folder(pair_folder(pairs, number))
 
-        first = Pair(base.backbone.architecture, preset.teachers.largest())
-        history = hill_climb(first, preset.teachers, settings, evaluate, self.seed, forget)
+        history = hill_climb(preset.teachers, settings, evaluate, self.seed, forget)
         measured = {record["key"]["pair"]: record for record in run.candidates()}
         if run.result is None:
             best = history.best()
@@ -337,14 +334,14 @@ class Study:
                 {
                     "pair": best.number,
                     "score": best.score,
-                    "teacher": str(best.pair.teacher),
-                    "architecture": best.pair.student.to_dict(),
+                    "teacher": str(best.teacher),
+                    "architecture": best.student.to_dict(),
                     "upgraded": upgraded,
                     "seconds": sum(record["seconds"] for record in measured.values()),
                     "steps": steps(history),
                 }
             )
-        forget([each.number for each in history.evaluated if each.number != run.result["pair"]])
+        forget([each.number for each in history.pairs if each.number != run.result["pair"]])
         run.close()
         return Searched(history, measured, run.path)
 
@@ -391,7 +388,7 @@ class Study:
 
     def teacher_precisions(self) -> dict[str, float]:
         """AP on the held-out images, at the base size, of every teacher that the search with a fixed student drew."""
-        teachers = [each.proposal.teacher for each in self.search("fixed-student").history.evaluated]
+        teachers = [each.teacher for each in self.search("fixed-student").history.pairs]
         names = list(dict.fromkeys(map(str, teachers)))
         with self._of_the_pool(f"teachers-{self.name}", teachers=names) as run:
             if run.result is None:
@@ -419,7 +416,7 @@ class Study:
             if run.result is None:
                 student = read_base(Path(base["file"]), self.device)
                 if percentage:
-                    student = evolve(student, ChannelPruning(float(percentage)), None, preset.search.morphism)
+                    student = evolve(student, ChannelPruning(float(percentage)), 0, preset.search.morphism)
                 report = self.laboratory.train_student(run, student, preset.pair_training, None)
                 run.finish({**self.report(student, preset.base_size), **_spent(report)})
             return run.result
@@ -432,7 +429,7 @@ class Study:
         training = {"optimisation": asdict(preset.base_training), "distillation": weights, "teacher": str(teacher)}
         with self._of_the_pool(f"distilled-{self.name}-{method}", **training) as run:
             if run.result is None:
-                student = as_student(self.laboratory.base_detector(self.backbone))
+                student = as_described(self.laboratory.base_detector(self.backbone))
                 arguments = run, student, preset.base_training, self._teacher(teacher), method == "imitation"
                 spent = _spent(self.laboratory.train_student(*arguments))
                 run.finish({**self.report(student, preset.base_size), **spent})
@@ -497,16 +494,16 @@ def steps(history: History) -> list[dict[str, Any]]:
     return to_json(
         [
             {
-                **each.proposal.to_dict(),
-                "step": each.proposal.step,
-                "kind": each.proposal.kind,
+                **each.to_dict(),
+                "step": each.step,
+                "kind": each.kind,
                 "generation": each.generation,
                 "score": each.score,
                 "cost": each.cost,
                 "resolution": each.resolution,
                 "increment": history.increment(each) if each.number else math.nan,
             }
-            for each in history.evaluated
+            for each in history.pairs
         ]
     )
 

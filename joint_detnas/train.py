@@ -19,20 +19,18 @@ import tyro
 
 from common.cli import flags_given, run
 from common.cost import count
-from common.models.fpn import FPN
+from common.models.described import Architecture
+from common.models.elastic_detector import plain_two_stage
 from common.models.outline import outline
-from common.models.two_stage import TwoStage
 from common.plain import InputError, to_json
 from common.settings import Precision
 from common.train import distributed
 from common.train.run_folder import describe_environment
-from joint_detnas.cascade import with_cascade_and_deformable
-from joint_detnas.presets import BACKBONES, PRESETS, Preset, preset
+from joint_detnas.baselines import with_cascade_and_deformable
+from joint_detnas.method import both_stages, teacher_cost
+from joint_detnas.presets import BACKBONES, PRESETS, Preset, Teacher, preset, size_name
 from joint_detnas.search import COCO_CLASSES, describe
-from joint_detnas.students import Architecture, StudentBackbone
 from joint_detnas.study import Study
-from joint_detnas.teachers import FIRST_LEVEL, LAST_LEVEL, Teacher, teacher_cost
-from joint_detnas.trial import size_name
 
 What = Literal["base", "pool", "cascade"]
 
@@ -128,8 +126,8 @@ def describe_training(scale: Preset, what: What, backbone: str, teacher: str | N
         plan |= {"cost": {"at": size_name(scale.base_size), "categories": COCO_CLASSES, **costs}}
     else:
         space, detector = scale.teachers, scale.detector
-        chosen = space.largest() if teacher is None else space.check(Teacher.parse(teacher))
-        cost = teacher_cost(space, chosen, scale.base_size, COCO_CLASSES, detector.rpn, detector.roi)
+        chosen = space.largest() if teacher is None else Teacher.parse(teacher)
+        cost = teacher_cost(space, chosen, scale.base_size, COCO_CLASSES, *both_stages(detector))
         plan |= {"teachers": described["teachers"], "training": asdict(scale.shrinking), "teacher": str(chosen)}
         plan |= {"cost": {"at": size_name(scale.base_size), "categories": COCO_CLASSES, **asdict(cost)}}
     return to_json(plan | {"images_a_step": scale.batch_size})
@@ -139,9 +137,7 @@ def _cascade_costs(scale: Preset, architecture: Architecture) -> dict[str, dict[
     """Of a detector with such a backbone, "before" and "after"."""
     settings = scale.detector
     with outline():
-        backbone = StudentBackbone(architecture)
-        fpn = FPN(backbone.out_channels, FIRST_LEVEL, LAST_LEVEL, settings.neck_width)
-        before = TwoStage(backbone, COCO_CLASSES, fpn, settings.rpn, settings.roi)
+        before = plain_two_stage(architecture, settings.neck_width, COCO_CLASSES, *both_stages(settings))
     after = with_cascade_and_deformable(before, scale.cascade)
     return {name: asdict(count(each, scale.base_size)) for name, each in (("before", before), ("after", after))}
 
@@ -160,7 +156,7 @@ def _plan_text(plan: dict[str, Any]) -> str:
             f"{cost['macs_mmdet'] / 1e9:.4g} G MAC and {cost['params'] / 1e6:.4g} M parameters"
             for cost in (plan["cost"]["before"], plan["cost"]["after"])
         )
-        heads = 1 + len(plan["cascade"]["later_stages"])
+        heads = plan["cascade"]["heads"]
         first = (
             f"cascade at {plan['scale']} scale: the detector that a search found, with {heads} heads and deformable "
             f"convolutions\n{plan['backbone']} as it is would go from {before} to {after} at {plan['cost']['at']}"

@@ -14,10 +14,12 @@ from common.batch import Batch
 from common.cost import count
 from common.data.batches import ResolutionBatches
 from common.letterbox import padded
+from common.models.architectures import ARCHITECTURES
+from common.models.described import Architecture, DescribedBackbone, as_described, on_backbone
 from common.models.detector import load_detector
 from common.models.fpn import FPN
 from common.models.mobilenet import MobileNetV2
-from common.models.resnet import ARCHITECTURES, ResNet
+from common.models.resnet import ResNet
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.plain import InputError
 from common.settings import Optimisation
@@ -26,22 +28,23 @@ from common.train.checkpoint import load_strictly
 from common.train.laboratory import STANDARD_WIDTH
 from common.train.loop import FitReport, Step, Training, fit
 from common.train.run_folder import Run
-from joint_detnas.cascade import cascade_losses, with_cascade_and_deformable
-from joint_detnas.distillation import Imitator, check_distillable, taught_by
-from joint_detnas.method import Judge, Proposal, Pupil, Size
-from joint_detnas.morphism import evolve
-from joint_detnas.presets import Preset
-from joint_detnas.students import Architecture, as_student, on_backbone
-from joint_detnas.teachers import (
-    FIRST_LEVEL,
-    LAST_LEVEL,
+from joint_detnas.baselines import Imitator, cascade_losses, with_cascade_and_deformable
+from joint_detnas.method import (
+    Judge,
+    Pair,
+    Pupil,
     Shrinking,
-    Teacher,
-    TeacherBackbone,
     TeacherPool,
+    both_stages,
     build_teacher,
+    check_distillable,
+    child_of,
+    described,
     integrated_progressive_shrinking,
+    taught_by,
+    train_pupil,
 )
+from joint_detnas.presets import Preset, Size, Teacher, size_name
 
 POOL = "teacher-pool"  # the name of the largest teacher's backbone
 
@@ -66,7 +69,7 @@ class Laboratory(laboratory.Laboratory):
             return ResNet(name, width=self.backbone_width)
         space = self.preset.teachers
         teacher = space.largest() if name == POOL else Teacher.parse(name)
-        return TeacherBackbone(space.width, teacher.depths, space.stage_channels(teacher))
+        return DescribedBackbone(described(space, teacher)[0])
 
     def batches(self, seed: int | None = None) -> ResolutionBatches:
         """Training batches at a size drawn anew for each step. seed: of all draws (none: the laboratory's)."""
@@ -86,15 +89,16 @@ class Laboratory(laboratory.Laboratory):
         """A fresh one on a backbone that was trained on classification, its other weights drawn by the seed."""
         torch.manual_seed(self.seed)
         settings, network = self.preset.detector, self.backbone(backbone)
-        fpn = FPN(network.out_channels, FIRST_LEVEL, LAST_LEVEL, settings.neck_width)
-        return self._pretrained(TwoStage(network, len(self.categories), fpn, settings.rpn, settings.roi), backbone)
+        fpn = FPN(network.out_channels, width=settings.neck_width)
+        return self._pretrained(TwoStage(network, len(self.categories), fpn, *both_stages(settings)), backbone)
 
     def equivalent(self, teacher: Teacher) -> TwoStage:
         """The network of a teacher, fresh as a base detector is, to be trained without the pool."""
         torch.manual_seed(self.seed)
-        settings = self.preset.detector
-        arguments = self.preset.teachers, teacher, len(self.categories), settings.rpn, settings.roi
-        return self._pretrained(build_teacher(*arguments), str(teacher))
+        stages = both_stages(self.preset.detector)
+        return self._pretrained(
+            build_teacher(self.preset.teachers, teacher, len(self.categories), *stages), str(teacher)
+        )
 
     def _pretrained(self, detector: TwoStage, backbone: str) -> TwoStage:
         weights = self.pretrained(backbone)
@@ -116,8 +120,7 @@ class Laboratory(laboratory.Laboratory):
     def fresh_pool(self) -> Shrinking:
         """The pool before any training, drawn by the seed."""
         torch.manual_seed(self.seed)
-        settings = self.preset.detector
-        pool = TeacherPool(self.preset.teachers, len(self.categories), settings.rpn, settings.roi)
+        pool = TeacherPool(self.preset.teachers, len(self.categories), *both_stages(self.preset.detector))
         return Shrinking(pool).to(self.device, memory_format=torch.channels_last)
 
     def train_pool(self, run: Run) -> list[FitReport]:
@@ -126,9 +129,8 @@ class Laboratory(laboratory.Laboratory):
         settings = self.preset.shrinking
         if run.stage_done(settings.phases[0].name) is None:
             model.pool.backbone.load_state_dict(self.pretrained(POOL))
-        return integrated_progressive_shrinking(
-            run, model, self.batches(), settings, self.seed, self.device, self.precision
-        )
+        training = Training(settings.optimisation, self.seed, self.device, self.precision)
+        return integrated_progressive_shrinking(run, model, self.batches(), settings, training)
 
     def teacher(self, pool: Path, teacher: Teacher) -> TwoStage:
         """A teacher out of the finished pool in a folder, its batch-norm statistics reset."""
@@ -147,37 +149,32 @@ class Laboratory(laboratory.Laboratory):
 
         imitation: by fine-grained feature imitation; else by the loss of section 3.3.
         """
-        preset = self.preset
-        if imitation:
-            model = Imitator(student, teacher.fpn.width).to(self.device, memory_format=torch.channels_last)
-        else:
-            model = self._pupil(student)
+        training = Training(optimisation, self.seed, self.device, self.precision)
+        if not imitation:
+            return train_pupil(run, "student", self._pupil(student), teacher, self.batches(), self.preset, training)
+        model = Imitator(student, teacher.fpn.width).to(self.device, memory_format=torch.channels_last)
 
         def losses(batch: Batch, _: Step):
-            if imitation:
-                yield model.losses(batch, teacher)
-            else:
-                yield model.losses(batch, teacher, preset.distillation, preset.search.morphism.gamma_weight)
+            yield model.losses(batch, teacher)
 
-        training = Training(optimisation, self.seed, self.device, self.precision)
         return fit(run, "student", model, self.batches(), losses, training)
 
     # ---- a pair
 
     def train_pair(
-        self, proposal: Proposal, base: Path, pool: Path, pairs: Path, judge: Judge, taught: bool = True
+        self, pair: Pair, base: Path, pool: Path, pairs: Path, judge: Judge, taught: bool = True
     ) -> dict[str, Any]:
         """A pair made from its parent's weights, trained with its teacher and measured at all sizes.
 
         base: the base detector's file. pairs: a folder for each pair that was trained; this one's, too, where its
         weights stay. taught: if not, the teacher is left out. One that was broken off goes on.
         """
-        config = {"pair": proposal.to_dict(), "data": self.data, "seed": self.seed, "precision": self.precision}
-        with Run.open(pair_folder(pairs, proposal.number), config) as run:
-            if proposal.parent is None:
+        config = {"pair": pair.to_dict(), "data": self.data, "seed": self.seed, "precision": self.precision}
+        with Run.open(pair_folder(pairs, pair.number), config) as run:
+            if pair.parent is None:
                 pupil, spent = self._first_pupil(run, base), {}
             else:
-                pupil, report = self._train_pupil(run, proposal, base, pool if taught else None, pairs)
+                pupil, report = self._train_pupil(run, pair, base, pool if taught else None, pairs)
                 spent = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds}
                 spent |= {"losses": report.losses, "peak_memory": report.peak_memory}
             return self._measured(pupil.student, judge) | spent
@@ -190,26 +187,15 @@ class Laboratory(laboratory.Laboratory):
             run.save_weights("pair", pupil.state_dict())
         return pupil
 
-    def _train_pupil(
-        self, run: Run, proposal: Proposal, base: Path, pool: Path | None, pairs: Path
-    ) -> tuple[Pupil, FitReport]:
-        preset, number = self.preset, proposal.number
-        parent = self.pupil(base, pair_folder(pairs, proposal.parent))
-        student = parent.student
-        if proposal.action is not None:
-            generator = np.random.default_rng([self.seed, number, 1])
-            student = evolve(student, proposal.action, generator, preset.search.morphism)
-        pupil = self._pupil(student)
-        pupil.adapter.load_state_dict(parent.adapter.state_dict())
-        run.write_json("student", student.backbone.architecture.to_dict())
-        teacher = None if pool is None else self.teacher(pool, proposal.teacher)
-
-        def losses(batch: Batch, _: Step):
-            yield pupil.losses(batch, teacher, preset.distillation, preset.search.morphism.gamma_weight)
-
-        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])  # each pair its own order
+    def _train_pupil(self, run: Run, pair: Pair, base: Path, pool: Path | None, pairs: Path) -> tuple[Pupil, FitReport]:
+        preset, number = self.preset, pair.number
+        parent = self.pupil(base, pair_folder(pairs, pair.parent))
+        pupil = child_of(parent, pair.action, _seed(self.seed, number, 1), preset.search.morphism)
+        run.write_json("student", pupil.student.backbone.architecture.to_dict())
+        teacher = None if pool is None else self.teacher(pool, pair.teacher)
+        seed = _seed(self.seed, number)  # each pair its own order
         training = Training(preset.pair_training, seed, self.device, self.precision)
-        report = fit(run, "pair", pupil, self.batches(seed), losses, training)
+        report = train_pupil(run, "pair", pupil, teacher, self.batches(seed), preset, training)
         return pupil, report
 
     def _measured(self, student: TwoStage, judge: Judge) -> dict[str, Any]:
@@ -262,14 +248,13 @@ class Laboratory(laboratory.Laboratory):
         return pupil.student, report
 
 
+def _seed(*entropy: int) -> int:
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
 def pair_folder(pairs: Path, number: int) -> Path:
     """Where a pair is trained, and its weights stay."""
     return pairs / f"{number:04d}"
-
-
-def size_name(size: Size) -> str:
-    """WIDTHxHEIGHT."""
-    return "x".join(map(str, size))
 
 
 def read_base(file: Path, device: str = "cpu") -> TwoStage:
@@ -282,7 +267,7 @@ def read_base(file: Path, device: str = "cpu") -> TwoStage:
         )
     try:
         check_distillable(network)
-        return as_student(network).requires_grad_(True)
+        return as_described(network).requires_grad_(True)
     except InputError as error:
         raise InputError(f"{file} cannot be upgraded: {error}") from error
 

@@ -5,31 +5,27 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torchvision.ops import box_iou
 
 from common.models.fpn import FPN
+from common.models.regions import RegionOutputs
 from common.models.resnet import ResNet
 from common.models.roi_head import Regions, RoISettings
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.plain import InputError
-from joint_detnas.distillation import (
-    DistillationSettings,
-    ImitationSettings,
-    MapAdapter,
+from joint_detnas.baselines import Imitator
+from joint_detnas.method import (
     RegionAdapter,
-    RegionOutputs,
+    build_teacher,
+    described,
     distillation_losses,
     distilled_losses,
     feature_loss,
-    imitated_losses,
-    imitation_loss,
-    near_objects,
     prediction_losses,
     taught_by,
-    teacher_maps,
 )
-from joint_detnas.teachers import build_teacher
-from tests.joint_detnas.thin_pool import CATEGORIES, ROI, RPN, SPACE, make_batch, make_pool
+from joint_detnas.presets import DistillationSettings
+from tests.common.models.families import CLASSES, ROI, RPN, make_batch
+from tests.joint_detnas.thin_pool import SPACE, make_pool
 
 PARTS = {"distil_feature", "distil_class", "distil_box"}
 DETECTION = {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
@@ -69,6 +65,9 @@ def test_the_feature_loss_equals_a_loop_over_regions_and_cells(device):
                     points += 1
     found = feature_loss(student.features, teacher.features, positive, adapter)
     assert found.item() == pytest.approx(total / points, rel=1e-4)
+    squares = sum(float(cell.square().sum()) for cell in teacher.features[positive].flatten(0, 1))
+    relative = feature_loss(student.features, teacher.features, positive, adapter, relative=True)
+    assert relative.item() == pytest.approx(total / squares, rel=1e-4)
     assert feature_loss(student.features, teacher.features, positive & False, adapter).item() == 0
 
 
@@ -108,13 +107,16 @@ def test_features_are_compared_as_far_as_there_may_be_positives(device):
     flags = torch.arange(6, device=device).expand(2, 6)
     nothing = torch.zeros(2, 6, 4, device=device)
     regions = Regions(nothing, nothing, flags, flags < 2, flags < 5)
-    found = distillation_losses(student, teacher, regions, adapter, most_positive=3)
+    settings, roi = DistillationSettings(2.0, 3.0, 5.0), RoISettings(samples=12)  # of which 3 may be positive
+    total, found = distillation_losses(student, teacher, regions, adapter, roi, settings)
     whole = feature_loss(student.features, teacher.features, regions.positive, adapter)
     torch.testing.assert_close(found["distil_feature"], whole)
     assert found.keys() == PARTS
+    added = 2 * found["distil_feature"] + 3 * found["distil_class"] + 5 * found["distil_box"]
+    torch.testing.assert_close(total, added)
     changed = replace(student, features=student.features.clone())
     changed.features[:, 3:] = torch.nan
-    again = distillation_losses(changed, teacher, regions, adapter, most_positive=3)
+    _, again = distillation_losses(changed, teacher, regions, adapter, roi, settings)
     assert torch.equal(again["distil_feature"], found["distil_feature"])
 
 
@@ -130,9 +132,6 @@ def test_the_adapter_serves_narrower_students_and_teachers(device):
     adapter.reset_parameters()
     torch.testing.assert_close(adapter(features, 7)[..., :5], features)
     assert adapter(features, 7)[..., 5:].abs().sum() == 0
-    option = RegionAdapter(5, 5, identity_where_equal=True).to(device)
-    torch.nn.init.normal_(option.weight)
-    assert option(features, 5) is features
 
 
 # ---- whole detectors
@@ -147,7 +146,7 @@ def batch(device):
 def student(device):
     """The smallest teacher's architecture, drawn anew."""
     torch.manual_seed(11)
-    network = build_teacher(SPACE, SPACE.smallest(), CATEGORIES, RPN, ROI)
+    network = build_teacher(SPACE, SPACE.smallest(), CLASSES, RPN, ROI)
     torch.nn.init.normal_(network.roi.heads[0].codes.weight, std=0.3)
     return network.to(device)
 
@@ -249,111 +248,25 @@ def test_a_teacher_in_training_is_refused(student, teacher, batch):
 
 def test_cascades_and_detectors_without_a_pyramid_are_refused(teacher, batch):
     backbone = ResNet("resnet18", width=8)
-    cascade = TwoStage(backbone, CATEGORIES, FPN(backbone.out_channels, width=16), RPN, RoISettings.cascade(2))
+    cascade = TwoStage(backbone, CLASSES, FPN(backbone.out_channels, width=16), RPN, RoISettings.cascade(2))
     with pytest.raises(InputError, match="2 heads"):
         taught_by(cascade.eval(), batch.images)
     with pytest.raises(InputError, match="no pyramid"):
-        taught_by(TwoStage(ResNet("resnet18", width=8), CATEGORIES, None).eval(), batch.images)
-
-
-# ---- fine-grained feature imitation
-
-
-@pytest.mark.parametrize("per_level", [False, True])
-def test_near_objects_equals_a_loop_over_objects_and_anchors(per_level, device):
-    generator = torch.Generator().manual_seed(4)
-    counts = [12, 6, 2]
-    corner = torch.rand(20, 2, generator=generator) * 40
-    anchors = torch.cat([corner, corner + 12], dim=1).to(device)
-    batch = make_batch(4).to(device)
-    boxes = batch.boxes.clone()
-    boxes[1, 1] += 1000  # an object that no anchor overlaps
-    settings = ImitationSettings(factor=0.6, per_level=per_level)
-    found = near_objects(anchors, boxes, batch.valid, counts, settings)
-    expected = torch.zeros(2, 20, dtype=torch.bool)
-    groups = [range(12), range(12, 18), range(18, 20)] if per_level else [range(20)]
-    for image in range(2):
-        for box, valid in zip(boxes[image], batch.valid[image].tolist(), strict=True):
-            overlaps = box_iou(box[None], anchors)[0].tolist()
-            for group in groups:
-                best = max(overlaps[anchor] for anchor in group)
-                for anchor in group:
-                    expected[image, anchor] |= valid and overlaps[anchor] > 0.6 * best
-    assert torch.equal(found.cpu(), expected)
-    assert 0 < expected.sum() < expected.numel()
-
-
-def test_the_imitation_loss_equals_a_loop_over_cells(device):
-    torch.manual_seed(0)
-    adapter = MapAdapter(3, 5).to(device)
-    student = [torch.randn(2, 3, side, side, device=device) for side in (4, 2)]
-    teacher = [torch.randn(2, 5, side, side, device=device) for side in (4, 2)]
-    near = [torch.rand(2, side, side, device=device) < 0.4 for side in (4, 2)]
-    total, count = 0.0, 0
-    for own, other, mask in zip(student, teacher, near, strict=True):
-        adapted = adapter(own)
-        for image, y, x in mask.nonzero().tolist():
-            total += ((adapted[image, :, y, x] - other[image, :, y, x]) ** 2).sum().item()
-            count += 1
-    assert imitation_loss(student, teacher, near, adapter).item() == pytest.approx(total / (2 * count), rel=1e-4)
-    assert imitation_loss(student, teacher, [mask & False for mask in near], adapter).item() == 0
-
-
-def test_imitation_stands_beside_the_detection_losses_and_learns(student, teacher, batch, device):
-    adapter = MapAdapter(student.fpn.out_channels[0], teacher.fpn.out_channels[0]).to(device)
-    optimiser = torch.optim.Adam([*student.parameters(), *adapter.parameters()], lr=3e-3)
-    maps = teacher_maps(teacher, batch.images)
-    history = []
-    for step in range(6):
-        outputs = student(batch.images)
-        losses = imitated_losses(outputs, batch, maps, adapter, generator=_generator(device))
-        if step == 0:
-            plain = two_stage_losses(outputs, batch, _generator(device))
-            assert losses.keys() == {"loss", "imitation"} | DETECTION
-            torch.testing.assert_close(losses["loss"], plain["loss"] + 0.01 * losses["imitation"])
-        optimiser.zero_grad()
-        losses["loss"].backward()
-        optimiser.step()
-        history.append(losses["imitation"].item())
-    assert history[-1] < 0.8 * history[0]
-    assert adapter.weight.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in teacher.parameters())
-
-
-def test_a_cell_that_matters_is_one_near_an_object(student, teacher, batch):
-    """The loss reads the teacher's maps at masked cells only, laid out as the anchors are."""
-    adapter = MapAdapter(student.fpn.out_channels[0], teacher.fpn.out_channels[0]).to(batch.images.device)
-    outputs = student(batch.images)
-    maps = [each.clone().requires_grad_() for each in teacher_maps(teacher, batch.images)]
-    imitated_losses(outputs, batch, maps, adapter)["loss"].backward()
-    settings = ImitationSettings()
-    anchors = outputs.rpn["anchors"]
-    start = 0
-    overlaps = [box_iou(boxes[valid], anchors) for boxes, valid in zip(batch.boxes, batch.valid, strict=True)]
-    for each in maps:
-        rows, columns = each.shape[2:]
-        for image in range(2):
-            touched = each.grad[image].abs().sum(0) > 0
-            for y in range(rows):
-                for x in range(columns):
-                    first = start + (y * columns + x) * 3
-                    mine = overlaps[image][:, first : first + 3].amax(1)
-                    near = bool((mine > settings.factor * overlaps[image].amax(1)).any())
-                    assert near == bool(touched[y, x])
-        start += rows * columns * 3
+        taught_by(TwoStage(ResNet("resnet18", width=8), CLASSES, None).eval(), batch.images)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waiting for a device can be seen on a GPU only")
 def test_nothing_waits_for_the_device():
     batch = make_batch().to("cuda")
     pool = make_pool().to("cuda")
-    teacher, student = pool.ready(SPACE.largest(), [batch.images]), pool.extract(SPACE.smallest())
-    adapter, maps_adapter = _adapter_between(student, teacher), MapAdapter(16, 24).to("cuda")
+    teacher = pool.ready(SPACE.largest(), [batch.images])
+    student = pool.extract(*described(SPACE, SPACE.smallest()))
+    adapter, imitator = _adapter_between(student, teacher), Imitator(student, teacher.fpn.width).to("cuda")
 
     def step() -> None:
         outputs = student(batch.images)
         distilled_losses(outputs, batch, taught_by(teacher, batch.images), adapter)["loss"].backward()
-        imitated_losses(student(batch.images), batch, teacher_maps(teacher, batch.images), maps_adapter)
+        imitator.losses(batch, teacher)
 
     step()  # constants are made once
     torch.cuda.set_sync_debug_mode("error")

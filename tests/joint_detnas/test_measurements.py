@@ -1,11 +1,13 @@
 """What is measured of finished runs, on made-up ones, against plain loops; nothing is trained."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from common.models.described import Architecture
 from joint_detnas.measurements import (
     COCO_NUMBERS,
     measure_figure4,
@@ -19,12 +21,9 @@ from joint_detnas.measurements import (
     resolution_costs,
     share_until,
 )
-from joint_detnas.method import Evaluated, History, Pair, Proposal
-from joint_detnas.morphism import AddLayer, ChannelPruning
-from joint_detnas.presets import SMOKE
-from joint_detnas.students import Architecture
+from joint_detnas.method import AddLayer, ChannelPruning, History, Pair, backbone_cost, build_teacher
+from joint_detnas.presets import SMOKE, Teacher
 from joint_detnas.study import Searched
-from joint_detnas.teachers import Teacher, build_teacher
 
 SIZE = (96, 64)
 STUDENT = Architecture.standard("resnet18", 8)
@@ -35,14 +34,13 @@ def history(*pairs: tuple[int, object, float | None], teachers: dict[int, Teache
     """Pair 0 with a score of .1, and then of each pair its parent, its action (a step's name where there is none) and
     its score; None where it failed. teachers: by pair; the others have the largest."""
     teachers = teachers or {}
-    evaluated = []
+    made = []
     for number, (parent, action, score) in enumerate([(None, "base", 0.1), *pairs]):
-        teacher = teachers.get(number, TEACHERS.largest())
         step, action = (action, None) if isinstance(action, str) else ("student", action)
-        proposal = Proposal(number, parent, action, teacher, step)
-        pair = None if score is None else Pair(STUDENT, teacher)
-        evaluated.append(Evaluated(proposal, (number + 1) // 2, pair, score or math.nan, 1.0, SIZE))
-    return History(evaluated)
+        teacher = teachers.get(number, TEACHERS.largest())
+        pair = Pair(number, (number + 1) // 2, parent, step, action, teacher, cost=1.0, resolution=SIZE)
+        made.append(pair if score is None else replace(pair, student=STUDENT, score=score))
+    return History(made)
 
 
 def searched(past: History) -> Searched:
@@ -111,13 +109,13 @@ def test_pruning_evidence_where_there_is_little():
 
 
 def test_resolution_costs_are_those_of_the_stages():
-    resnet = STUDENT.cost(SIZE).parts
+    resnet = backbone_cost(STUDENT, SIZE).parts
     assert resolution_costs(STUDENT, SIZE) == [resnet[f"stage{number}"]["macs_mmdet"] for number in range(1, 5)]
 
 
 def test_resolution_costs_of_a_mobilenet_add_up_its_seven_stages_and_the_head():
     mobilenet = Architecture.standard("mobilenet_v2", 0.25)
-    parts = {part: each["macs_mmdet"] for part, each in mobilenet.cost(SIZE).parts.items()}
+    parts = {part: each["macs_mmdet"] for part, each in backbone_cost(mobilenet, SIZE).parts.items()}
     costs = resolution_costs(mobilenet, SIZE)
     assert costs == [
         parts["stage1"] + parts["stage2"],  # the first is at stride 2
@@ -125,7 +123,7 @@ def test_resolution_costs_of_a_mobilenet_add_up_its_seven_stages_and_the_head():
         parts["stage4"] + parts["stage5"],
         parts["stage6"] + parts["stage7"] + parts["head"],
     ]
-    assert sum(costs) + parts["stem"] == mobilenet.cost(SIZE).macs_mmdet
+    assert sum(costs) + parts["stem"] == backbone_cost(mobilenet, SIZE).macs_mmdet
 
 
 # ---- exhibits
@@ -202,8 +200,7 @@ def test_figure4_compares_best_scores_so_far():
 
 def parameters(teacher: Teacher) -> float:
     """Of a teacher's backbone, millions, counted in the network."""
-    detector = SMOKE.detector
-    network = build_teacher(TEACHERS, teacher, 3, detector.rpn, detector.roi)
+    network = build_teacher(TEACHERS, teacher, 3)
     return sum(each.numel() for each in network.backbone.parameters()) / 1e6
 
 

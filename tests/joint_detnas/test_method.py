@@ -7,18 +7,38 @@ import numpy as np
 import pytest
 import torch
 
+from common.models.described import Architecture
 from common.plain import InputError
-from joint_detnas.distillation import DistillationSettings, distilled_losses, taught_by
-from joint_detnas.method import Evaluated, Judge, Pair, Proposal, Pupil, Settings, TopK, hill_climb
-from joint_detnas.morphism import AddLayer, ChannelPruning, LayerPruning, Rearrange, gamma_penalty
-from joint_detnas.students import Architecture
-from joint_detnas.teachers import TeacherSpace
+from joint_detnas.method import (
+    AddLayer,
+    ChannelPruning,
+    Judge,
+    LayerPruning,
+    Pair,
+    Pupil,
+    Rearrange,
+    child_of,
+    distilled_losses,
+    evolve,
+    gamma_penalty,
+    hill_climb,
+    taught_by,
+    top_k,
+)
+from joint_detnas.presets import DistillationSettings, MorphismSettings, SearchSettings, TeacherSpace
 from tests.joint_detnas.thin_pool import SPACE, make_pool
 
 TEACHERS = TeacherSpace()
-BASE = Pair(Architecture.standard("resnet50"), TEACHERS.largest())
-JUDGE = Judge(float(BASE.student.cost((1333, 800)).macs), (1333, 800), 0.07, 1.0)
+BASE = Architecture.standard("resnet50")
 SIZES = ((512, 512), (1080, 720), (1333, 800))
+
+
+def work(student: Architecture) -> float:
+    """A made-up cost: what a block multiplies, from the widths alone."""
+    return float(sum(stage.width * sum(block.inner) for stage in student.stages for block in stage.blocks))
+
+
+JUDGE = Judge(work(BASE), (1333, 800), 0.07, 1.0)
 
 
 # ---- the score
@@ -48,24 +68,14 @@ def test_best_resolution_is_the_one_with_the_highest_score():
 # ---- the list
 
 
-def pair(number: int, score: float) -> Evaluated:
-    return Evaluated(Proposal(number, 0, None, BASE.teacher, "train on"), 1, BASE, score, 1.0, (8, 8))
-
-
 def test_top_k_keeps_the_best_and_of_equal_ones_the_first():
-    best = TopK(2)
-    assert [best.update(pair(number, score)) for number, score in enumerate([0.2, 0.1, 0.1, 0.3])] == [
-        True,
-        True,
-        False,
-        True,
+    pairs = [
+        Pair(number, 1, 0, "train on", None, TEACHERS.largest(), BASE, score)
+        for number, score in enumerate([0.2, 0.1, 0.1, 0.3, math.nan])
     ]
-    assert [each.number for each in best.members] == [3, 0]
-    assert not best.update(pair(9, math.nan))
-    everything = TopK(None)
-    for number, score in enumerate([0.2, math.nan, 0.1, 0.3]):
-        everything.update(pair(number, score))
-    assert [each.number for each in everything.members] == [3, 0, 2]
+    assert [each.number for each in top_k(pairs, 3)] == [3, 0, 1]
+    assert [each.number for each in top_k(reversed(pairs), 3)] == [3, 0, 1]
+    assert [each.number for each in top_k(pairs, None)] == [3, 0, 1, 2], "all but the one that failed"
 
 
 # ---- a made-up landscape
@@ -79,26 +89,26 @@ class Landscape:
     def __init__(self, fails: tuple[int, ...] = ()) -> None:
         self.students, self.records, self.trained, self.fails = {}, {}, [], fails
 
-    def __call__(self, proposals):
-        for proposal in proposals:
-            if proposal.number not in self.records:
-                self.trained.append(proposal)
-                self.records[proposal.number] = self.measure(proposal)
-            yield self.records[proposal.number]
+    def __call__(self, pairs):
+        for pair in pairs:
+            if pair.number not in self.records:
+                self.trained.append(pair)
+                self.records[pair.number] = self.measure(pair)
+            yield self.records[pair.number]
 
-    def measure(self, proposal: Proposal) -> dict:
-        student, epochs = BASE.student, 0
-        if proposal.parent is not None:
-            student, epochs = self.students[proposal.parent]
-            student, epochs = changed(student, proposal.action), epochs + 1
-        if proposal.number in self.fails:
+    def measure(self, pair: Pair) -> dict:
+        student, epochs = BASE, 0
+        if pair.parent is not None:
+            student, epochs = self.students[pair.parent]
+            student, epochs = changed(student, pair.action), epochs + 1
+        if pair.number in self.fails:
             return {"status": "failed", "reason": "does not fit in memory"}
-        self.students[proposal.number] = student, epochs
-        channels = sum(stage.width for stage in student.stages) / sum(stage.width for stage in BASE.student.stages)
-        apart = abs(student.blocks - sum(proposal.teacher.depths))
-        ap = 0.4 + 0.05 * math.log(student.blocks / BASE.student.blocks) - 0.05 * max(0.0, 0.5 - channels)
+        self.students[pair.number] = student, epochs
+        channels = sum(stage.width for stage in student.stages) / sum(stage.width for stage in BASE.stages)
+        apart = abs(student.blocks - sum(pair.teacher.depths))
+        ap = 0.4 + 0.05 * math.log(student.blocks / BASE.blocks) - 0.05 * max(0.0, 0.5 - channels)
         ap -= 0.002 * apart + 0.05 * 0.9**epochs
-        cost = float(student.cost((1333, 800)).macs)
+        cost = work(student)
         score, size = JUDGE.best({each: ap * (min(each) / 800) ** 0.2 for each in SIZES}, cost)
         return {"architecture": student.to_dict(), "score": score, "cost": cost, "resolution": list(size)}
 
@@ -123,116 +133,104 @@ def changed(student: Architecture, action) -> Architecture:
 
 def test_landscape_is_climbed_as_algorithm_1_says():
     landscape = Landscape()
-    settings = Settings(budget=40, k=3, generation=4)
+    settings = SearchSettings(budget=40, k=3, generation=4)
     told = []
-    history = hill_climb(BASE, TEACHERS, settings, landscape, 0, lambda numbers: told.append(list(numbers)))
-    assert [each.number for each in history.evaluated] == list(range(41))
+    history = hill_climb(TEACHERS, settings, landscape, 0, lambda numbers: told.append(list(numbers)))
+    assert [each.number for each in history.pairs] == list(range(41))
     assert history.base.score == history.scores()[0]
     assert history.best().score == history.scores()[-1] > history.base.score
-    kinds = {each.proposal.step for each in history.evaluated[1:]}
+    kinds = {each.step for each in history.pairs[1:]}
     assert kinds == {"student", "teacher"}
-    best, generations = TopK(3), [1, *[4] * 10]
-    place = 0
+    generations, place = [1, *[4] * 10], 0
     for generation, count in enumerate(generations):
-        born = history.evaluated[place : place + count]
-        assert {each.generation for each in born} == {generation}
-        for each in born[: count if generation else 0]:
-            parent = next(member for member in best.members if member.number == each.proposal.parent)
-            if each.proposal.step == "student":
-                assert each.pair.teacher == parent.pair.teacher
-                assert each.pair.student == changed(parent.pair.student, each.proposal.action)
+        best = top_k(history.pairs[:place], 3)
+        for each in history.pairs[place : place + count]:
+            assert each.generation == generation
+            if each.number == 0:
+                continue
+            parent = next(member for member in best if member.number == each.parent)
+            if each.step == "student":
+                assert each.teacher == parent.teacher
+                assert each.student == changed(parent.student, each.action)
             else:
-                assert each.proposal.action is None
-                assert each.pair.student == parent.pair.student
-                differences = [
-                    here != there
-                    for one, other in zip(
-                        *(
-                            (*p.pair.teacher.depths, *p.pair.teacher.widths, p.pair.teacher.neck)
-                            for p in (each, parent)
-                        ),
-                        strict=True,
-                    )
-                    for here, there in [(one, other)]
-                ]
-                assert sum(differences) == 1
-        for each in born:
-            best.update(each)
+                assert (each.action, each.student) == (None, parent.student)
+                apart = zip(TEACHERS.places_of(each.teacher), TEACHERS.places_of(parent.teacher), strict=True)
+                assert sum(abs(one - other) for one, other in apart) == 1
         place += count
-        kept = {member.number for member in best.members}
+        kept = {member.number for member in top_k(history.pairs[:place], 3)}
         assert told[generation] == [number for number in range(place) if number not in kept]
     assert len(told) == 11
-    made = [(each.proposal.parent, each.proposal.action, each.proposal.teacher) for each in history.evaluated]
+    made = [(each.parent, each.action, each.teacher) for each in history.pairs]
     assert len(set(made)) == len(made), "nothing is proposed twice"
 
 
 def test_same_seed_same_search_and_other_seeds_others():
-    settings = Settings(budget=12)
-    one, two, other = (hill_climb(BASE, TEACHERS, settings, Landscape(), seed) for seed in (0, 0, 1))
+    settings = SearchSettings(budget=12)
+    one, two, other = (hill_climb(TEACHERS, settings, Landscape(), seed) for seed in (0, 0, 1))
     assert one == two
     assert one != other
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 6, 11])
 def test_broken_off_anywhere_it_comes_to_the_same_end(stop):
-    settings = Settings(budget=12, k=2, generation=3)
+    settings = SearchSettings(budget=12, k=2, generation=3)
     whole = Landscape()
-    expected = hill_climb(BASE, TEACHERS, settings, whole, 5)
+    expected = hill_climb(TEACHERS, settings, whole, 5)
     landscape = Landscape()
 
-    def breaks(proposals):
-        for proposal, record in zip(proposals, landscape(proposals), strict=True):
+    def breaks(pairs):
+        for pair, record in zip(pairs, landscape(pairs), strict=True):
             yield record
-            if proposal.number == stop:
+            if pair.number == stop:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        hill_climb(BASE, TEACHERS, settings, breaks, 5)
+        hill_climb(TEACHERS, settings, breaks, 5)
     assert len(landscape.trained) < 13
-    assert hill_climb(BASE, TEACHERS, settings, landscape, 5) == expected
+    assert hill_climb(TEACHERS, settings, landscape, 5) == expected
     assert landscape.trained == whole.trained, "each pair once, in the same order"
 
 
 def test_failed_pair_is_no_parent_and_the_search_goes_on():
-    expected = hill_climb(BASE, TEACHERS, Settings(budget=20), Landscape(), 0)
-    parents = [each.proposal.parent for each in expected.evaluated]
+    expected = hill_climb(TEACHERS, SearchSettings(budget=20), Landscape(), 0)
+    parents = [each.parent for each in expected.pairs]
     failing = next(number for number in range(1, 17) if number in parents)
-    history = hill_climb(BASE, TEACHERS, Settings(budget=20), Landscape(fails=(failing,)), 0)
-    assert len(history.evaluated) == 21
-    assert math.isnan(history.evaluated[failing].score)
-    assert history.evaluated[failing].pair is None
-    assert failing not in [each.proposal.parent for each in history.evaluated]
+    history = hill_climb(TEACHERS, SearchSettings(budget=20), Landscape(fails=(failing,)), 0)
+    assert len(history.pairs) == 21
+    assert math.isnan(history.pairs[failing].score)
+    assert history.pairs[failing].student is None
+    assert failing not in [each.parent for each in history.pairs]
     assert math.isfinite(history.best().score)
     assert np.isfinite(history.scores()).all()
 
 
 def test_base_that_cannot_be_measured_is_said():
     with pytest.raises(InputError, match=r"base detector could not be measured \(does not fit in memory\)"):
-        hill_climb(BASE, TEACHERS, Settings(budget=2), Landscape(fails=(0,)), 0)
+        hill_climb(TEACHERS, SearchSettings(budget=2), Landscape(fails=(0,)), 0)
 
 
 def test_control_with_the_largest_teacher():
-    settings = Settings(budget=30, teacher="largest")
-    history = hill_climb(BASE, TEACHERS, settings, Landscape(), 0)
-    assert {each.pair.teacher for each in history.evaluated} == {TEACHERS.largest()}
-    steps = [each.proposal.step for each in history.evaluated[1:]]
+    settings = SearchSettings(budget=30, teacher="largest")
+    history = hill_climb(TEACHERS, settings, Landscape(), 0)
+    assert {each.teacher for each in history.pairs} == {TEACHERS.largest()}
+    steps = [each.step for each in history.pairs[1:]]
     assert set(steps) == {"student", "train on"}
-    for each in history.evaluated[1:]:
-        if each.proposal.step == "train on":
-            assert each.pair == history.evaluated[each.proposal.parent].pair
-    only_trained = hill_climb(BASE, TEACHERS, replace(settings, student_probability=0.0), Landscape(), 0)
-    assert {each.pair for each in only_trained.evaluated} == {BASE}
+    for each in history.pairs[1:]:
+        if each.step == "train on":
+            parent = history.pairs[each.parent]
+            assert (each.student, each.teacher) == (parent.student, parent.teacher)
+    only_trained = hill_climb(TEACHERS, replace(settings, student_probability=0.0), Landscape(), 0)
+    assert {(each.student, each.teacher) for each in only_trained.pairs} == {(BASE, TEACHERS.largest())}
 
 
 def test_random_control_draws_parents_from_all():
     told = []
-    settings = Settings(budget=60, k=None)
-    history = hill_climb(BASE, TEACHERS, settings, Landscape(), 0, lambda numbers: told.extend(numbers))
+    settings = SearchSettings(budget=60, k=None)
+    history = hill_climb(TEACHERS, settings, Landscape(), 0, lambda numbers: told.extend(numbers))
     assert told == [], "any pair may still become a parent"
-    best, outside = TopK(5), 0
-    for each in history.evaluated:
-        outside += each.number > 0 and each.proposal.parent not in [member.number for member in best.members]
-        best.update(each)
+    outside = 0
+    for each in history.pairs[1:]:
+        outside += each.parent not in [member.number for member in top_k(history.pairs[: each.number], 5)]
     assert outside > 20, "parents that no top-k list would hold"
 
 
@@ -240,7 +238,7 @@ def test_climbing_beats_random_actions_at_the_same_budget():
     gains = []
     for seed in range(20):
         found = [
-            hill_climb(BASE, TEACHERS, Settings(budget=40, k=k), Landscape(), seed).best().score for k in (5, None)
+            hill_climb(TEACHERS, SearchSettings(budget=40, k=k), Landscape(), seed).best().score for k in (5, None)
         ]
         gains.append(found[0] - found[1])
     assert sum(gain > 0 for gain in gains) >= 18
@@ -248,16 +246,20 @@ def test_climbing_beats_random_actions_at_the_same_budget():
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"k": 0}, {"generation": 0}, {"budget": -1}, {"student_probability": 1.5}],
-    ids=lambda each: next(iter(each)),
+    ("wrong", "says"),
+    [
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"generation": 0}, "generation must be at least 1, got 0"),
+        ({"budget": -1}, "budget must be at least 0, got -1"),
+        ({"student_probability": 1.5}, "student_probability must be between 0 and 1, got 1.5"),
+    ],
 )
-def test_settings_that_make_no_search(wrong):
-    with pytest.raises(InputError, match="the search settings cannot be used: there is no "):
-        Settings(**wrong)
+def test_settings_that_make_no_search(wrong, says):
+    with pytest.raises(InputError, match=f"search settings cannot be used: {says}"):
+        SearchSettings(**wrong)
 
 
-# ---- the loss of a pair's training
+# ---- a pair's training
 
 
 def test_overall_loss_is_the_sum_of_its_parts(student_of, batch):
@@ -277,3 +279,16 @@ def test_overall_loss_is_the_sum_of_its_parts(student_of, batch):
     losses["loss"].backward()
     assert all(p.grad is not None for p in (student.backbone.stem[0].weight, pupil.adapter.weight))
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("action", [None, AddLayer(2, 1)], ids=str)
+def test_a_child_inherits_student_and_adapter(action, student_of):
+    parent = Pupil(student_of("basic"), 24)
+    torch.nn.init.normal_(parent.adapter.weight)
+    child = child_of(parent, action, 5, MorphismSettings())
+    expected = parent.student if action is None else evolve(parent.student, action, 5)
+    assert child.student.backbone.architecture == expected.backbone.architecture
+    assert all(torch.equal(each, child.student.state_dict()[name]) for name, each in expected.state_dict().items())
+    assert torch.equal(child.adapter.weight, parent.adapter.weight)
+    assert child.adapter.weight is not parent.adapter.weight
+    assert all(parameter.requires_grad for parameter in child.parameters())

@@ -1,20 +1,18 @@
 """Parts of the framework on their own, and pipelines: what each starts from, who teaches, what is pruned."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from common.cost import count
+from common.models.described import as_described
 from common.models.detector import load_detector
-from common.plain import InputError
 from common.train.loop import FitReport
-from joint_detnas import trial
-from joint_detnas.distillation import Imitator
-from joint_detnas.method import Pupil
-from joint_detnas.morphism import ChannelPruning, evolve, legal_actions, pruned_to
+from joint_detnas import method, trial
+from joint_detnas.baselines import Imitator, pruned_to
+from joint_detnas.method import ChannelPruning, Pupil, evolve
 from joint_detnas.study import CONTROLS, Study
 from joint_detnas.trial import read_base
 
@@ -35,11 +33,13 @@ def trainings(study, monkeypatch) -> list:
     """What is trained from here on, as (model, weights at the start, optimisation, losses): nothing is."""
     seen = []
 
-    def caught(run, stage, model, batches, optimisation, losses, *_, **__):
-        seen.append((model, {name: each.clone() for name, each in model.state_dict().items()}, optimisation, losses))
+    def caught(run, stage, model, batches, losses, training):
+        weights = {name: each.clone() for name, each in model.state_dict().items()}
+        seen.append((model, weights, training.optimisation, losses))
         return FitReport(1.0, 1.0, 0.0, 0, 0, {}, 0)
 
-    monkeypatch.setattr(trial, "fit", caught)
+    for module in (method, trial):
+        monkeypatch.setattr(module, "fit", caught)
     return seen
 
 
@@ -63,7 +63,7 @@ def test_a_pruned_detector_is_the_base_one_without_its_least_channels(study, tin
         model, weights, optimisation, losses = trainings[-1]
         expected = read_base(Path(study.base["file"]))
         if percentage:
-            expected = evolve(expected, ChannelPruning(20.0), None, tiny.search.morphism)
+            expected = evolve(expected, ChannelPruning(20.0), 0, tiny.search.morphism)
         assert model.student.backbone.architecture == expected.backbone.architecture
         assert all(torch.equal(each, student_of(weights)[name]) for name, each in expected.state_dict().items())
         assert optimisation == tiny.pair_training
@@ -78,10 +78,10 @@ def test_a_distilled_student_starts_as_fresh_as_the_base_did(study, tiny, traini
     trained, weights, optimisation, losses = trainings[-1]
     assert type(trained) is model
     assert optimisation == tiny.base_training
-    fresh = trial.as_student(study.laboratory.base_detector("resnet18"))
+    fresh = as_described(study.laboratory.base_detector("resnet18"))
     assert all(torch.equal(each, student_of(weights)[key]) for key, each in fresh.state_dict().items())
     (seen,) = teachers_seen(monkeypatch, losses)
-    assert seen.backbone.description["depths"] == list(teacher.depths)
+    assert seen.backbone.active_blocks == (teacher.depths)
     assert not seen.training
 
 
@@ -102,7 +102,7 @@ def test_an_equivalent_is_the_teachers_network_on_a_backbone_of_its_own(study, t
     name, teacher = tiny.equivalents[0]
     study.alone(name)
     network, _, optimisation, _ = trainings[-1]
-    assert network.backbone.description["depths"] == list(teacher.depths)
+    assert network.backbone.active_blocks == (teacher.depths)
     assert optimisation == tiny.base_training
     own = study.laboratory.pretrained(str(teacher))
     assert all(torch.equal(each, own[key]) for key, each in network.backbone.state_dict().items())
@@ -132,7 +132,7 @@ def test_a_pipeline_prunes_to_the_joint_searchs_cost_and_distils_from_the_larges
     assert result["size"] == list(goal["size"])
     assert result["before"] == before
     (seen,) = teachers_seen(monkeypatch, losses)
-    assert seen.backbone.description["depths"] == list(tiny.teachers.largest().depths)
+    assert seen.backbone.active_blocks == (tiny.teachers.largest().depths)
 
 
 def test_controls_change_one_thing(study, tiny):
@@ -147,22 +147,22 @@ def test_controls_change_one_thing(study, tiny):
 def test_architecture_search_alone_neither_prunes_channels_nor_is_taught(study, monkeypatch):
     monkeypatch.setattr(trial, "_pool", lambda *_: pytest.fail("a teacher was asked for"))
     history = study.search("nas").history
-    actions = [each.proposal.action for each in history.evaluated[1:]]
+    actions = [each.action for each in history.pairs[1:]]
     assert actions
     assert all(action is not None and action.kind != ChannelPruning.kind for action in actions)
 
 
 def test_a_fixed_student_keeps_its_architecture_and_its_teachers_are_measured(study, tiny):
     history, precisions = study.search("fixed-student").history, study.teacher_precisions()
-    assert len({each.pair.student for each in history.evaluated}) == 1
-    teachers = [each.proposal.teacher for each in history.evaluated]
+    assert len({each.student for each in history.pairs}) == 1
+    teachers = [each.teacher for each in history.pairs]
     assert len(set(teachers)) > 1
     assert set(precisions) == set(map(str, teachers))
     largest = study.laboratory.teacher(study._folder("pool"), tiny.teachers.largest())
     expected = study.laboratory.precision_at(largest, tiny.base_size, "search")["AP"]
     assert precisions[str(tiny.teachers.largest())] == expected
     pair = study.search("fixed-pair").history
-    assert {each.proposal.teacher for each in pair.evaluated} == {tiny.teachers.largest()}
+    assert {each.teacher for each in pair.pairs} == {tiny.teachers.largest()}
 
 
 def test_another_backbone_shares_the_pool(study):
@@ -171,43 +171,3 @@ def test_another_backbone_shares_the_pool(study):
     assert study.on("resnet18") is study
     assert other._folder("pool") == study._folder("pool")
     assert other.name == "mobilenet-v2"
-
-
-# ---- pruning at once
-
-
-def test_pruned_to_counts_the_norms_that_a_backbone_has(student_of):
-    student, size = student_of("bottleneck", "group"), (64, 64)
-    goal = evolve(student, ChannelPruning(30.0))
-    found = pruned_to(student, count(goal, size).parts["backbone"]["macs_mmdet"], size)
-    assert found.backbone.architecture == goal.backbone.architecture
-
-
-@pytest.mark.parametrize("share", [0.8, 0.4])
-def test_pruned_to_is_the_closest_of_all_percentages(student_of, share):
-    student, size = student_of("bottleneck"), (64, 64)
-    goal = share * student.backbone.architecture.cost(size).macs_mmdet
-    found = pruned_to(student, goal, size).backbone.architecture.cost(size).macs_mmdet
-    every = [
-        evolve(student, ChannelPruning(float(percentage))).backbone.architecture.cost(size).macs_mmdet
-        for percentage in range(1, 96, 7)
-    ]
-    assert abs(found - goal) <= min(abs(cost - goal) for cost in every)
-    assert abs(found / goal - 1) < 0.1
-
-
-def test_pruned_to_a_greater_cost_changes_nothing(student_of, images):
-    student = student_of("basic").eval()
-    copy = pruned_to(student, 1e12, (64, 64))
-    assert copy is not student
-    with torch.no_grad():
-        for ours, theirs in zip(copy.backbone(images), student.backbone(images), strict=True):
-            assert torch.equal(ours, theirs)
-
-
-def test_kinds_of_action_can_be_left_out(student_of, tiny):
-    architecture = student_of("basic").backbone.architecture
-    only = replace(tiny.search.morphism, kinds=("add-layer", "rearrange"))
-    assert {action.kind for action in legal_actions(architecture, only)} == {"add-layer", "rearrange"}
-    with pytest.raises(InputError, match="no action is called 'prune'"):
-        replace(tiny.search.morphism, kinds=("prune",))

@@ -6,18 +6,17 @@ from pathlib import Path
 import pytest
 
 from common.cli import run
+from common.models.described import Architecture
 from common.plain import InputError, read_json
 from common.report.tables import ExhibitResult, to_frame, to_markdown
 from common.reproduce.listing import listing
 from common.train import laboratory
-from common.train.loop import _Training
-from joint_detnas.cascade import CascadeSettings
+from common.train.loop import _Stage
 from joint_detnas.exhibits import EXHIBITS, Setting
 from joint_detnas.measurements import pruning_evidence
-from joint_detnas.presets import PRESETS, preset
+from joint_detnas.method import backbone_cost
+from joint_detnas.presets import PRESETS, CascadeSettings, Phase, preset
 from joint_detnas.reproduce import JOINT_DETNAS, Options, expected_seconds, images_trained, main
-from joint_detnas.students import Architecture
-from joint_detnas.teachers import Phase
 from tests.joint_detnas.conftest import DATA, TINY, steady_latency
 
 CHOSEN = ("figure6", "figure7")  # of a search alone, which other modules look at, too
@@ -88,7 +87,7 @@ def test_figure7_shows_the_backbones_of_base_and_result(folder):
     base, found = (read_json(folder / f"{what}-resnet18-s0" / "result.json") for what in ("base", "search"))
     architectures = Architecture.standard("resnet18", 8), Architecture.from_dict(found["architecture"])
     for result, row, architecture in zip((base, found["upgraded"]), (before, after), architectures, strict=True):
-        stem = architecture.cost(SETTINGS.base_size).parts["stem"]["macs_mmdet"]
+        stem = backbone_cost(architecture, SETTINGS.base_size).parts["stem"]["macs_mmdet"]
         shown = 1e6 * sum(stage.mean for stage in row[2:])
         assert shown == pytest.approx(result["backbone_macs_at_base_size"] - stem)
 
@@ -117,7 +116,7 @@ def test_published_numbers_draw_the_same_tables(folder, results, tmp_path):
 
 def test_done_again_it_trains_nothing_and_measures_the_same(folder, flags, tiny_scale, monkeypatch):
     before = {name: read_json(folder / "exhibits" / name / "measured.json") for name in CHOSEN}
-    monkeypatch.setattr(_Training, "train", lambda *_: pytest.fail("something is trained anew"))
+    monkeypatch.setattr(_Stage, "train", lambda *_: pytest.fail("something is trained anew"))
     run(main, Options, [each for each in flags if each != "--publish"])
     assert {name: read_json(folder / "exhibits" / name / "measured.json") for name in CHOSEN} == before
 

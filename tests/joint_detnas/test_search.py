@@ -12,10 +12,8 @@ from common.cli import run
 from common.models.detector import load_detector
 from common.train import distributed, loop
 from joint_detnas import search, train
-from joint_detnas.morphism import KINDS
-from joint_detnas.presets import PRESETS
+from joint_detnas.presets import KINDS, PRESETS, Teacher, TeacherSpace
 from joint_detnas.search import SearchCommand
-from joint_detnas.teachers import Teacher, TeacherSpace
 from joint_detnas.train import TrainCommand
 
 

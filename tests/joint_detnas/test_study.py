@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,9 +22,8 @@ from common.models.retinanet import RetinaNet
 from common.plain import InputError
 from common.train import loop
 from common.train.run_folder import Run
-from joint_detnas import trial
-from joint_detnas.method import Judge, Proposal, Pupil
-from joint_detnas.morphism import ChannelPruning, evolve
+from joint_detnas import method
+from joint_detnas.method import ChannelPruning, Judge, Pair, Pupil, evolve
 from joint_detnas.presets import preset
 from joint_detnas.study import Study
 from joint_detnas.trial import Laboratory, pair_folder
@@ -59,29 +57,29 @@ def study(tiny, data, searched) -> Study:
 def test_a_search_upgrades_the_base_detector(study, tiny):
     searched, base, upgraded = study.search(), study.base, study.upgraded()
     history = searched.history
-    assert [each.number for each in history.evaluated] == list(range(tiny.search.budget + 1))
+    assert [each.number for each in history.pairs] == list(range(tiny.search.budget + 1))
     start = load_detector(base["file"]).model
     judge = Judge(float(count(start, tiny.base_size).macs_mmdet), tiny.base_size, 0.07, 1.0)
     assert base["macs_mmdet"] == judge.base_cost == history.base.cost
-    for each in history.evaluated:
+    for each in history.pairs:
         record = searched.pool[each.number]
         ap_at = {tuple(map(int, name.split("x"))): ap for name, ap in record["AP_at"].items()}
         assert set(ap_at) == set(tiny.sizes)
         assert (each.score, each.resolution) == judge.best(ap_at, record["cost"])
         assert record["AP"] == ap_at[each.resolution]
-        assert record["key"] == each.proposal.to_dict()
+        assert record["key"] == each.to_dict()
     best = history.best()
     assert upgraded["pair"] == best.number
     assert tuple(upgraded["size"]) == best.resolution
     detector = load_detector(upgraded["file"])
-    assert detector.model.backbone.architecture == best.pair.student
+    assert detector.model.backbone.architecture == best.student
     assert upgraded["macs_mmdet"] == count(detector.model, best.resolution).macs_mmdet
     again = study.laboratory.precision_at(detector.model, padded(best.resolution), "validation")
     assert upgraded["AP"] == detector.description["AP"] == again["AP"]
     steps = Run.read(searched.folder).result["steps"]
     assert {"pair", "parent", "action", "teacher", "score", "cost", "resolution", "increment"} <= steps[1].keys()
-    for step, each in zip(steps[1:], history.evaluated[1:], strict=True):
-        assert step["increment"] == each.score - history.evaluated[step["parent"]].score
+    for step, each in zip(steps[1:], history.pairs[1:], strict=True):
+        assert step["increment"] == each.score - history.pairs[step["parent"]].score
 
 
 def test_only_the_weights_of_the_best_pair_are_left(study):
@@ -108,30 +106,30 @@ def test_a_second_study_trains_nothing_and_finds_the_same(study, tiny, data, sea
 
 @pytest.mark.parametrize("action", [None, ChannelPruning(10.0)], ids=str)
 def test_weights_are_inherited_from_the_parent(study, tiny, monkeypatch, tmp_path, action):
-    """What training begins with is the parent's, changed by the action; the teacher is the proposal's own."""
+    """What training begins with is the parent's, changed by the action; the teacher is the pair's own."""
     parents = study.search().folder / "pairs"
     parent = study.search().history.best()
     pairs = tmp_path / "pairs"
     shutil.copytree(pair_folder(parents, parent.number), pair_folder(pairs, parent.number))
     file, pool = Path(study.base["file"]), study.folder / "pool-s0"
     teacher = tiny.teachers.smallest()
-    proposal = Proposal(9, parent.number, action, teacher, "student")
+    pair = Pair(9, 3, parent.number, "student", action, teacher)
     caught = {}
 
-    def instead(run, stage, pupil, batches, optimisation, losses, *_, **__):
+    def instead(run, stage, pupil, batches, losses, training):
         caught.update(pupil=pupil, state={name: each.clone() for name, each in pupil.state_dict().items()})
         caught.update(batches=batches, losses=losses)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trial, "fit", instead)
+    monkeypatch.setattr(method, "fit", instead)
     judge = Judge(1.0, tiny.base_size, 0.07, 1.0)
     with pytest.raises(KeyboardInterrupt):
-        study.laboratory.train_pair(proposal, file, pool, pairs, judge)
+        study.laboratory.train_pair(pair, file, pool, pairs, judge)
     weights, _ = Run.read(pair_folder(pairs, parent.number)).load_weights("pair")
     expected = study.laboratory.pupil(file, pair_folder(pairs, parent.number))
     assert all(torch.equal(each, weights[name]) for name, each in expected.state_dict().items())
     if action is not None:
-        student = evolve(expected.student, action, np.random.default_rng([0, 9, 1]), tiny.search.morphism)
+        student = evolve(expected.student, action, 0, tiny.search.morphism)
         assert student.backbone.architecture != expected.student.backbone.architecture
         weights = {f"student.{name}": each for name, each in student.state_dict().items()} | {
             name: each for name, each in weights.items() if name.startswith("adapter.")
@@ -144,7 +142,7 @@ def test_weights_are_inherited_from_the_parent(study, tiny, monkeypatch, tmp_pat
     taught = []
     monkeypatch.setattr(Pupil, "losses", lambda self, batch, teacher, *_: taught.append(teacher) or {})
     next(iter(caught["losses"](None, None)))
-    assert taught[0].backbone.description["depths"] == list(teacher.depths)
+    assert taught[0].backbone.active_blocks == teacher.depths
     assert taught[0].fpn.width == tiny.teachers.neck_channels(teacher)
     assert not taught[0].training
     assert set(caught["batches"].parts) == set(map(padded, tiny.sizes))
@@ -160,15 +158,15 @@ def test_a_pair_that_fails_is_recorded_and_the_search_goes_on(study, tiny, data,
     longer = replace(tiny, search=replace(tiny.search, budget=13, k=2, generation=3))
     measured, most = study.search().pool[0], []
 
-    def made_up(self, proposal, base, pool, pairs, judge, taught):
-        folder = pair_folder(pairs, proposal.number)
-        if proposal.parent is not None:
-            assert pair_folder(pairs, proposal.parent).is_dir(), "a parent's weights are there"
+    def made_up(self, pair, base, pool, pairs, judge, taught):
+        folder = pair_folder(pairs, pair.number)
+        if pair.parent is not None:
+            assert pair_folder(pairs, pair.parent).is_dir(), "a parent's weights are there"
         folder.mkdir(parents=True)
         most.append(len(list(pairs.iterdir())))
-        if proposal.number == 2:
+        if pair.number == 2:
             raise error
-        ap = 0.1 + 0.01 * ((7 * proposal.number) % 11)
+        ap = 0.1 + 0.01 * ((7 * pair.number) % 11)
         return {**measured, "AP": ap, "score": ap}
 
     monkeypatch.setattr(Laboratory, "train_pair", made_up)
@@ -259,7 +257,7 @@ def test_killed_in_a_pair_it_comes_to_the_same_end(study, tiny, data, tmp_path):
     assert len(Run.read(study_folder(tmp_path)).candidates()) == 3
     resumed = Study(tiny, data, 0, tmp_path)
     assert resumed.search().history == study.search().history
-    assert all(math.isfinite(each.score) for each in resumed.search().history.evaluated)
+    assert all(math.isfinite(each.score) for each in resumed.search().history.pairs)
     assert records(resumed) == records(study)
 
 
@@ -273,8 +271,8 @@ def _search_until_killed(out: Path, data: str) -> None:
 
     from common.train import laboratory
 
-    fit, losses, seen = trial.fit, Pupil.losses, []
-    trial.fit = lambda *args: fit(*args[:-1], replace(args[-1], checkpoint_every_s=0.0))
+    fit, losses, seen = method.fit, Pupil.losses, []
+    method.fit = lambda *args: fit(*args[:-1], replace(args[-1], checkpoint_every_s=0.0))
     laboratory.measure_latency = steady_latency
 
     def counted(*arguments):

@@ -1,4 +1,4 @@
-"""The teacher pool: its space, its cost in closed form, teachers taken out of it, and how it is trained."""
+"""The teacher pool: its space, teachers taken out of it, and how it is trained."""
 
 import itertools
 import signal
@@ -9,31 +9,33 @@ import numpy as np
 import pytest
 import torch
 
-from common.cost import count
 from common.data.batches import DetectionBatches
 from common.data.scenes import scenes
 from common.evaluate.recalibrate import reestimate_batch_norm
-from common.models import elastic
+from common.models.described import DescribedBackbone
 from common.models.detector import load_detector, save_detector
+from common.models.regions import look_at
 from common.models.resnet import ResNet
 from common.models.two_stage import two_stage_losses
 from common.plain import InputError
 from common.settings import Optimisation
+from common.train.loop import Training
 from common.train.run_folder import Run
-from joint_detnas.distillation import DistillationSettings, distilled_losses, look_at
-from joint_detnas.teachers import (
-    Phase,
+from joint_detnas.method import (
     Shrinking,
-    ShrinkingSettings,
-    Teacher,
-    TeacherBackbone,
     TeacherPool,
-    TeacherSpace,
-    build_teacher,
+    described,
+    distilled_losses,
     integrated_progressive_shrinking,
+    mutate_teacher,
+    near_largest,
+    sample_teacher,
     teacher_cost,
 )
-from tests.joint_detnas.thin_pool import CATEGORIES, ROI, RPN, SPACE, make_batch, make_pool
+from joint_detnas.presets import DistillationSettings, Phase, ShrinkingSettings, Teacher, TeacherSpace
+from tests.common.models.families import ROI, RPN, make_batch
+from tests.common.models.test_elastic_detector import corner
+from tests.joint_detnas.thin_pool import SPACE, make_pool
 
 PAPER = TeacherSpace()
 MIDDLE = Teacher((2, 1, 2, 1), (1.25, 1.5, 1.0, 1.25), 1.25)
@@ -64,7 +66,7 @@ def test_a_thin_space_is_counted_and_sampled_whole():
     everything = _all(space)
     assert len(everything) == space.count() == 4 * 2**5
     generator = np.random.default_rng(0)
-    drawn = Counter(space.sample(generator) for _ in range(4000))
+    drawn = Counter(sample_teacher(space, generator) for _ in range(4000))
     assert drawn.keys() == everything
     assert max(drawn.values()) < 80, "31 draws of each on average"
 
@@ -89,21 +91,21 @@ def test_a_mutation_is_one_step_of_one_choice():
                 changed = [*parts[:place], allowed[step], *parts[place + 1 :]]
                 neighbours.add(Teacher(tuple(changed[:4]), tuple(changed[4:8]), changed[8]))
     generator = np.random.default_rng(1)
-    assert {SPACE.mutate(MIDDLE, generator) for _ in range(1000)} == neighbours
+    assert {mutate_teacher(SPACE, MIDDLE, generator) for _ in range(1000)} == neighbours
     alone = replace(SPACE, depths=((1, 1),) * 4, widths=(1.0,))
     with pytest.raises(InputError, match="one teacher"):
-        alone.mutate(alone.largest(), generator)
+        mutate_teacher(alone, alone.largest(), generator)
 
 
 def test_teachers_and_spaces_that_cannot_be_are_refused():
     with pytest.raises(InputError, match="24 blocks in stage 3"):
-        PAPER.check(replace(PAPER.largest(), depths=(3, 4, 24, 3)))
+        PAPER.places_of(replace(PAPER.largest(), depths=(3, 4, 24, 3)))
     with pytest.raises(InputError, match=r"width of 1\.1"):
-        PAPER.check(replace(PAPER.largest(), neck=1.1))
+        PAPER.places_of(replace(PAPER.largest(), neck=1.1))
     for wrong, message in (
         ({"depths": ((2, 3),) * 3}, "4 stages"),
         ({"depths": ((3, 2),) * 4}, "4 stages"),
-        ({"widths": (1.5, 1.0)}, "rise"),
+        ({"widths": (1.5, 1.0)}, "increase"),
         ({"width": 8}, "lower channel_multiple"),
     ):
         with pytest.raises(InputError, match=message):
@@ -111,23 +113,16 @@ def test_teachers_and_spaces_that_cannot_be_are_refused():
 
 
 def test_phases_shrink_depth_and_width_together():
-    assert _all(SPACE.near_largest(0)) == {SPACE.largest()}
-    one = PAPER.near_largest(1)
+    assert _all(near_largest(SPACE, 0)) == {SPACE.largest()}
+    one = near_largest(PAPER, 1)
     assert one.depths == ((2, 3), (3, 4), (22, 23), (2, 3))
     assert one.widths == (1.25, 1.5)
-    assert PAPER.near_largest(2).depths == ((2, 3), (2, 4), (21, 23), (2, 3))
-    assert PAPER.near_largest(None) == PAPER
-    assert all(one.near_largest(steps).largest() == PAPER.largest() for steps in (0, 1, 30, None))
+    assert near_largest(PAPER, 2).depths == ((2, 3), (2, 4), (21, 23), (2, 3))
+    assert near_largest(PAPER, None) == PAPER
+    assert all(near_largest(one, steps).largest() == PAPER.largest() for steps in (0, 1, 30, None))
 
 
 # ---- cost
-
-
-@pytest.mark.parametrize("teacher", [SPACE.largest(), SPACE.smallest(), UNEQUAL], ids=str)
-@pytest.mark.parametrize("size", [(96, 64), (75, 50)])
-def test_the_cost_in_closed_form_is_that_of_the_network(teacher, size):
-    network = build_teacher(SPACE, teacher, CATEGORIES, RPN, ROI)
-    assert teacher_cost(SPACE, teacher, size, CATEGORIES, RPN, ROI) == count(network, size)
 
 
 @pytest.mark.parametrize(
@@ -145,66 +140,28 @@ def test_standard_teachers_cost_what_the_paper_prints(depths, backbone, total, p
 
 
 def test_a_standard_teacher_is_a_resnet():
-    torch.manual_seed(0)
-    ours, standard = TeacherBackbone(8, (3, 4, 6, 3), (8, 16, 32, 64)).eval(), ResNet("resnet50", width=8).eval()
-    ours.load_state_dict(standard.state_dict())
+    standard = ResNet("resnet50", width=8).eval()
+    architecture, neck = described(SPACE_OF_RESNET50, SPACE_OF_RESNET50.largest())
+    ours = DescribedBackbone(architecture).eval()
+    ours.load_state_dict(dict(zip(ours.state_dict(), standard.state_dict().values(), strict=True)))
     images = torch.randn(1, 3, 64, 64)
-    assert all(torch.equal(a, b) for a, b in zip(ours(images), standard(images), strict=True))
-    assert ours.out_channels == standard.out_channels
+    for a, b in zip(ours(images), standard(images), strict=True):
+        torch.testing.assert_close(a, b)
+    assert (ours.out_channels, neck) == (standard.out_channels, 16)
 
 
-def _corner(full: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """By slices; of a weight on the bins of a region, of each bin."""
-    if full.dim() == len(shape) + 1:
-        return full[: shape[0], :, : shape[1] // full.shape[1]].flatten(1)
-    return full[tuple(slice(side) for side in shape)]
-
-
-@pytest.mark.parametrize("direct_from", [0, elastic.DIRECT_FROM])
-@pytest.mark.parametrize("teacher", [SPACE.largest(), SPACE.smallest(), MIDDLE, UNEQUAL], ids=str)
-def test_a_teacher_taken_out_computes_what_the_pool_does(teacher, direct_from, monkeypatch, device):
-    monkeypatch.setattr(elastic, "DIRECT_FROM", direct_from)
-    pool, batch = make_pool().to(device), make_batch().to(device)
-    pool.activate(teacher)
-    reestimate_batch_norm(pool, [batch.images])
-    plain = pool.extract()
-    assert not [module for module in plain.modules() if "Elastic" in type(module).__name__]
-    assert plain.fpn.width == SPACE.neck_channels(teacher)
-
-    pool.eval(), plain.eval()
-    with torch.no_grad():
-        ours, theirs = pool(batch.images), plain(batch.images)
-    for a, b in zip((*ours.maps, *ours.regions), (*theirs.maps, *theirs.regions), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(ours.proposals.boxes, theirs.proposals.boxes, rtol=1e-5, atol=1e-4)
-
-    pool.train(), plain.train()
-    for network in (pool, plain):
-        generator = torch.Generator(device=device).manual_seed(0)
-        losses = two_stage_losses(network(batch.images), batch, generator)
-        losses["loss"].backward()
-        network.found = torch.stack([*losses.values()]).detach()
-    torch.testing.assert_close(pool.found, plain.found, rtol=1e-5, atol=1e-5)
-    full = dict(pool.named_parameters())
-    for name, parameter in plain.named_parameters():
-        torch.testing.assert_close(_corner(full[name].grad, parameter.shape), parameter.grad, rtol=1e-3, atol=1e-4)
-        outside = full[name].grad.abs().sum() - _corner(full[name].grad, parameter.shape).abs().sum()
-        assert outside.abs() <= 1e-4 * full[name].grad.abs().sum()
-    idle = [name for name in full if name not in dict(plain.named_parameters())]
-    assert all(full[name].grad is None for name in idle)
-    assert bool(idle) == (teacher != SPACE.largest())
+SPACE_OF_RESNET50 = replace(SPACE, depths=((2, 3), (2, 4), (2, 6), (2, 3)), widths=(1.0,))
 
 
 def test_a_teacher_is_ready_once_its_statistics_are_its_own(device):
     pool, batch = make_pool().to(device), make_batch().to(device)
     before = {name: tensor.clone() for name, tensor in pool.state_dict().items()}
-    pool.activate(UNEQUAL)
     ready = pool.ready(MIDDLE, [batch.images])
-    assert pool.teacher == UNEQUAL
+    assert (ready.backbone.architecture, ready.fpn.width) == described(SPACE, MIDDLE)
     assert all(torch.equal(tensor, before[name]) for name, tensor in pool.state_dict().items())
     assert not ready.training
     assert not any(parameter.requires_grad for parameter in ready.parameters())
-    pool.activate(MIDDLE)
+    pool.select(MIDDLE)
     reestimate_batch_norm(pool, [batch.images])
     with torch.no_grad():
         for a, b in zip(ready(batch.images).maps, pool.eval()(batch.images).maps, strict=True):
@@ -221,37 +178,6 @@ def test_a_teacher_on_disk_is_the_same_teacher(tmp_path):
     assert found.valid.any()
 
 
-def test_sorted_channels_leave_the_largest_teacher_as_it_was(device):
-    pool, batch = make_pool().to(device), make_batch().to(device)
-    reestimate_batch_norm(pool, [batch.images])
-    pool.eval()
-
-    def run(teacher):
-        pool.activate(teacher)
-        with torch.no_grad():
-            outputs = pool(batch.images)
-            boxes = batch.boxes
-            return [*look_at(pool, outputs.maps, boxes).__dict__.values()][1:], outputs.rpn["objectness"]
-
-    largest, smallest = run(SPACE.largest()), run(SPACE.smallest())
-    pool.sort_channels()
-    torch.testing.assert_close(run(SPACE.largest()), largest, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(run(SPACE.smallest())[1], smallest[1], rtol=0.1, atol=0.1)
-    block = pool.backbone.layer3[1]
-    inner = block.conv3.weight.abs().sum((0, 2, 3))
-    neck = pool.rpn.conv.weight.abs().sum((0, 2, 3)) + pool.roi.heads[0].hidden[0].weight.abs().sum((0, 1))
-    reading = [layer.conv1 for layer in pool.backbone.layer3[1:]] + [pool.fpn.laterals[2]]
-    reading += [pool.backbone.layer4[0].conv1, pool.backbone.layer4[0].downsample[0]]
-    outer = sum(layer.weight.abs().sum((0, 2, 3)) for layer in reading)
-    for importance in (inner, neck, outer):
-        assert (importance.diff() <= 1e-4).all()
-
-
-def test_a_pool_without_a_hidden_layer_is_refused():
-    with pytest.raises(InputError, match="hidden layer"):
-        TeacherPool(SPACE, CATEGORIES, RPN, replace(ROI, hidden=()))
-
-
 # ---- integrated progressive shrinking
 
 
@@ -259,18 +185,17 @@ def test_the_largest_net_of_a_step_teaches_the_others(device):
     pool, batch, settings = make_pool().to(device), make_batch().to(device), DistillationSettings(0.1, 2.0, 3.0)
     model = Shrinking(pool).to(device).train()
     torch.nn.init.normal_(model.adapter.weight)
-    large, small = pool.extract(SPACE.largest()), pool.extract(UNEQUAL)
+    large, small = (pool.extract(*described(SPACE, each)) for each in (SPACE.largest(), UNEQUAL))
 
     torch.manual_seed(5)
     steps = model.losses(batch, [UNEQUAL], settings)
     first = next(steps)
-    assert pool.teacher == SPACE.largest()
     first["loss"].backward()
     model.zero_grad()
     second = next(steps)
     second["loss"].backward()
     assert next(steps, None) is None
-    assert pool.teacher == SPACE.largest(), "as it was before"
+    assert pool.backbone.active_blocks == SPACE.largest().depths, "as it was before"
 
     torch.manual_seed(5)
     outputs = large(batch.images)
@@ -286,8 +211,8 @@ def test_the_largest_net_of_a_step_teaches_the_others(device):
     (expected["loss"] / 2).backward()
     full = dict(pool.named_parameters())
     for name, parameter in small.named_parameters():
-        torch.testing.assert_close(_corner(full[name].grad, parameter.shape), parameter.grad, rtol=1e-3, atol=1e-4)
-        outside = full[name].grad.abs().sum() - _corner(full[name].grad, parameter.shape).abs().sum()
+        torch.testing.assert_close(corner(full[name].grad, parameter.shape), parameter.grad, rtol=1e-3, atol=1e-4)
+        outside = full[name].grad.abs().sum() - corner(full[name].grad, parameter.shape).abs().sum()
         assert outside.abs() <= 1e-4 * full[name].grad.abs().sum(), "the teacher itself learns nothing from teaching"
 
 
@@ -326,7 +251,7 @@ class Batches:
 
 
 SETTINGS = ShrinkingSettings(
-    phases=(Phase("full", 1, 0), Phase("one-step", 1, 1, learning_rate_share=0.5), Phase("all", 2, None)),
+    phases=(Phase("full", 1, steps_down=0), Phase("one-step", 1, 0.5, steps_down=1), Phase("all", 2)),
     optimisation=Optimisation(learning_rate=1e-3, policy="multistep", milestones=(0.5,)),
 )
 
@@ -334,7 +259,9 @@ SETTINGS = ShrinkingSettings(
 def _shrink(folder, batches=None, settings=SETTINGS, model=None):
     model = model or Shrinking(make_pool())
     with Run.open(folder, {}) as run:
-        reports = integrated_progressive_shrinking(run, model, batches or Batches(), settings, seed=4)
+        reports = integrated_progressive_shrinking(
+            run, model, batches or Batches(), settings, Training(settings.optimisation, seed=4)
+        )
         return model, reports, run
 
 
@@ -353,7 +280,7 @@ def test_phases_contain_what_they_should_and_a_broken_run_ends_alike(tmp_path, m
     assert sorted_at == [2, 4], "before each phase that shrinks"
     assert seen[:2] == [(), ()]
     assert all(len(teachers) == 2 for teachers in seen[2:])
-    near = _all(SPACE.near_largest(1))
+    near = _all(near_largest(SPACE, 1))
     assert {teacher for teachers in seen[2:4] for teacher in teachers} <= near
     assert {teacher for teachers in seen[4:] for teacher in teachers} - near
     assert len(set(seen[2:])) == 6

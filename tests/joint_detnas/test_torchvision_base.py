@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -13,10 +12,19 @@ from PIL import Image
 from common.data.scenes import scenes
 from common.models.from_torchvision import COCO_CLASSES
 from common.plain import InputError
-from joint_detnas.method import Pupil
-from joint_detnas.morphism import AddLayer, ChannelPruning, LayerPruning, Rearrange, evolve
+from joint_detnas.method import (
+    AddLayer,
+    ChannelPruning,
+    LayerPruning,
+    Pupil,
+    Rearrange,
+    TeacherPool,
+    backbone_cost,
+    both_stages,
+    described,
+    evolve,
+)
 from joint_detnas.study import Study
-from joint_detnas.teachers import TeacherPool
 from joint_detnas.trial import read_base
 
 ACTIONS = (AddLayer(2, 2), ChannelPruning(10.0), LayerPruning(), Rearrange(3, 1))
@@ -76,13 +84,13 @@ def test_torchvisions_weights_are_upgraded(weights, small, tmp_path):
     images = torch.randn(1, 3, 32, 64)
     with torch.no_grad():
         before = student.fpn(student.eval().backbone(images))
-    cost = student.backbone.architecture.cost((64, 32)).macs_mmdet
+    cost = backbone_cost(student.backbone.architecture, (64, 32)).macs_mmdet
     assert study.base["backbone_macs_mmdet"] == cost
 
-    evolved = {action.kind: evolve(student, action, np.random.default_rng(0)) for action in ACTIONS}
+    evolved = {action.kind: evolve(student, action) for action in ACTIONS}
     blocks = {kind: each.backbone.architecture.blocks for kind, each in evolved.items()}
     assert blocks == {"add-layer": 17, "channel pruning": 16, "layer pruning": 15, "rearrange": 16}
-    costs = {kind: each.backbone.architecture.cost((64, 32)).macs_mmdet for kind, each in evolved.items()}
+    costs = {kind: backbone_cost(each.backbone.architecture, (64, 32)).macs_mmdet for kind, each in evolved.items()}
     assert costs["add-layer"] > cost > max(costs["channel pruning"], costs["layer pruning"])
     with torch.no_grad():
         after = {kind: each.fpn(each.backbone(images)) for kind, each in evolved.items()}
@@ -91,8 +99,8 @@ def test_torchvisions_weights_are_upgraded(weights, small, tmp_path):
         assert same == (kind == "add-layer"), kind
         assert all(each.isfinite().all() for each in maps)
 
-    pool = TeacherPool(small.teachers, len(names), small.detector.rpn, small.detector.roi)
-    teacher = pool.extract(small.teachers.largest()).eval()
+    pool = TeacherPool(small.teachers, len(names), *both_stages(small.detector))
+    teacher = pool.extract(*described(small.teachers, small.teachers.largest())).eval()
     pupil = Pupil(evolved["channel pruning"].train(), teacher.fpn.width).requires_grad_(True)
     batch = next(study.laboratory.training_batches((64, 32), 2).epoch(0))
     losses = pupil.losses(batch, teacher, small.distillation, 1e-5)

@@ -1,33 +1,176 @@
-"""A found detector as deformable cascade: what it starts as, how it is trained, and that it comes back from disk."""
+"""What the method is compared with: feature imitation, pruning at once; and a found detector as deformable cascade."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import box_iou
 
-from common.cli import run
 from common.cost import count
 from common.models.boxes import decode
 from common.models.deformable import DeformableConv2d
+from common.models.described import as_described
 from common.models.detector import load_detector, save_detector
-from common.models.roi_head import CASCADE
 from common.models.two_stage import two_stage_losses
 from common.plain import InputError
 from common.settings import Optimisation
-from common.train import loop
-from common.train.run_folder import Run
-from joint_detnas import train
-from joint_detnas.cascade import CascadeSettings, cascade_losses, with_cascade_and_deformable
-from joint_detnas.distillation import DistillationSettings, RegionAdapter, taught_by
-from joint_detnas.presets import PRESETS
-from joint_detnas.students import FREE_WIDTHS, StudentBackbone, as_student
-from joint_detnas.study import Study
-from joint_detnas.train import TrainCommand
-from joint_detnas.trial import read_base
+from joint_detnas.baselines import (
+    Imitator,
+    cascade_losses,
+    imitated_losses,
+    imitation_loss,
+    near_objects,
+    pruned_to,
+    with_cascade_and_deformable,
+)
+from joint_detnas.method import (
+    ChannelPruning,
+    RegionAdapter,
+    build_teacher,
+    evolve,
+    taught_by,
+    teacher_maps,
+)
+from joint_detnas.presets import CascadeSettings, DistillationSettings, ImitationSettings
+from tests.common.models.families import CLASSES, FAMILIES, ROI, RPN, make_batch, thin_detector
+from tests.joint_detnas.thin_pool import SPACE, make_pool
 
-FAMILIES = tuple(FREE_WIDTHS)
+
+@pytest.fixture
+def thin_batch(device):
+    """A batch for thin pools."""
+    return make_batch().to(device)
+
+
+@pytest.fixture
+def student(device):
+    """The smallest teacher's architecture, drawn anew."""
+    torch.manual_seed(11)
+    return build_teacher(SPACE, SPACE.smallest(), CLASSES, RPN, ROI).to(device)
+
+
+@pytest.fixture
+def teacher(thin_batch, device):
+    """The largest teacher of a fresh pool."""
+    return make_pool().to(device).ready(SPACE.largest(), [thin_batch.images])
+
+
+# ---- Table 3: fine-grained feature imitation
+
+
+def test_near_objects_equals_a_loop_over_objects_and_anchors(device):
+    generator = torch.Generator().manual_seed(4)
+    corner = torch.rand(20, 2, generator=generator) * 40
+    anchors = torch.cat([corner, corner + 12], dim=1).to(device)
+    batch = make_batch(4).to(device)
+    boxes = batch.boxes.clone()
+    boxes[1, 1] += 1000  # an object that no anchor overlaps
+    settings = ImitationSettings(factor=0.6)
+    found = near_objects(anchors, boxes, batch.valid, settings)
+    expected = torch.zeros(2, 20, dtype=torch.bool)
+    for image in range(2):
+        for box, valid in zip(boxes[image], batch.valid[image].tolist(), strict=True):
+            overlaps = box_iou(box[None], anchors)[0].tolist()
+            for anchor in range(20):
+                expected[image, anchor] |= valid and overlaps[anchor] > 0.6 * max(overlaps)
+    assert torch.equal(found.cpu(), expected)
+    assert 0 < expected.sum() < expected.numel()
+
+
+def test_the_imitation_loss_equals_a_loop_over_cells(device):
+    torch.manual_seed(0)
+    adapter = nn.Conv2d(3, 5, 3, padding=1).to(device)
+    student = [torch.randn(2, 3, side, side, device=device) for side in (4, 2)]
+    teacher = [torch.randn(2, 5, side, side, device=device) for side in (4, 2)]
+    near = [torch.rand(2, side, side, device=device) < 0.4 for side in (4, 2)]
+    total, count = 0.0, 0
+    for own, other, mask in zip(student, teacher, near, strict=True):
+        adapted = adapter(own)
+        for image, y, x in mask.nonzero().tolist():
+            total += ((adapted[image, :, y, x] - other[image, :, y, x]) ** 2).sum().item()
+            count += 1
+    assert imitation_loss(student, teacher, near, adapter).item() == pytest.approx(total / (2 * count), rel=1e-4)
+    assert imitation_loss(student, teacher, [mask & False for mask in near], adapter).item() == 0
+
+
+def test_imitation_stands_beside_the_detection_losses_and_learns(student, teacher, thin_batch, device):
+    adapter = Imitator(student, teacher.fpn.width).adapter.to(device)
+    optimiser = torch.optim.Adam([*student.parameters(), *adapter.parameters()], lr=3e-3)
+    maps = teacher_maps(teacher, thin_batch.images)
+    history = []
+    for step in range(6):
+        outputs = student(thin_batch.images)
+        losses = imitated_losses(outputs, thin_batch, maps, adapter, generator=torch.Generator(device).manual_seed(3))
+        if step == 0:
+            plain = two_stage_losses(outputs, thin_batch, torch.Generator(device).manual_seed(3))
+            assert losses.keys() == {"loss", "imitation"} | {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
+            torch.testing.assert_close(losses["loss"], plain["loss"] + 0.01 * losses["imitation"])
+        optimiser.zero_grad()
+        losses["loss"].backward()
+        optimiser.step()
+        history.append(losses["imitation"].item())
+    assert history[-1] < 0.8 * history[0]
+    assert adapter.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_cell_that_matters_is_one_near_an_object(student, teacher, thin_batch):
+    """The loss reads the teacher's maps at masked cells only, laid out as the anchors are."""
+    adapter = Imitator(student, teacher.fpn.width).adapter.to(thin_batch.images.device)
+    outputs = student(thin_batch.images)
+    maps = [each.clone().requires_grad_() for each in teacher_maps(teacher, thin_batch.images)]
+    imitated_losses(outputs, thin_batch, maps, adapter)["loss"].backward()
+    settings = ImitationSettings()
+    anchors = outputs.rpn["anchors"]
+    start = 0
+    overlaps = [box_iou(boxes[valid], anchors) for boxes, valid in zip(thin_batch.boxes, thin_batch.valid, strict=True)]
+    for each in maps:
+        rows, columns = each.shape[2:]
+        for image in range(2):
+            touched = each.grad[image].abs().sum(0) > 0
+            for y in range(rows):
+                for x in range(columns):
+                    first = start + (y * columns + x) * 3
+                    mine = overlaps[image][:, first : first + 3].amax(1)
+                    near = bool((mine > settings.factor * overlaps[image].amax(1)).any())
+                    assert near == bool(touched[y, x])
+        start += rows * columns * 3
+
+
+# ---- Table 5: pruning at once
+
+
+def test_pruned_to_counts_the_norms_that_a_backbone_has(student_of):
+    student, size = student_of("bottleneck", "group"), (64, 64)
+    goal = evolve(student, ChannelPruning(30.0))
+    found = pruned_to(student, count(goal, size).parts["backbone"]["macs_mmdet"], size)
+    assert found.backbone.architecture == goal.backbone.architecture
+
+
+def test_pruned_to_is_the_closest_of_all_percentages(student_of):
+    student, size = student_of("basic"), (64, 64)
+
+    def cost(network) -> int:
+        return count(network.backbone, size).macs_mmdet
+
+    every = [cost(student), *(cost(evolve(student, ChannelPruning(float(each)))) for each in range(1, 96))]
+    for share in (1.001, 0.8, 0.4, 0.001):
+        goal = share * every[0]
+        assert abs(cost(pruned_to(student, goal, size)) - goal) == min(abs(each - goal) for each in every)
+
+
+def test_pruned_to_a_greater_cost_changes_nothing(student_of, images):
+    student = student_of("basic").eval()
+    copy = pruned_to(student, 1e12, (64, 64))
+    assert copy is not student
+    with torch.no_grad():
+        for ours, theirs in zip(copy.backbone(images), student.backbone(images), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+# ---- Table 6: the deformable cascade
+
 SETTINGS = CascadeSettings(Optimisation(epochs=1))
 
 
@@ -95,7 +238,7 @@ def test_deformable_are_the_3x3_convolutions_at_the_strides_asked_for(family, st
 
 def test_either_upgrade_can_be_had_alone(student_of, images):
     found = lively(student_of("basic"))
-    deformable = with_cascade_and_deformable(found, replace(SETTINGS, later_stages=()))
+    deformable = with_cascade_and_deformable(found, replace(SETTINGS, heads=1))
     assert len(deformable.roi.heads) == 1
     torch.testing.assert_close(deformable.detect(images).boxes, found.detect(images).boxes, atol=1e-2, rtol=1e-3)
     cascade = with_cascade_and_deformable(found, replace(SETTINGS, deformable_strides=()))
@@ -126,30 +269,32 @@ def test_what_cannot_be_upgraded_gives_a_sentence(student_of):
     network = with_cascade_and_deformable(student_of("basic"), SETTINGS)
     with pytest.raises(InputError, match="this one has RPN, 3 heads"):
         with_cascade_and_deformable(network, SETTINGS)
-    deformable = with_cascade_and_deformable(student_of("basic"), replace(SETTINGS, later_stages=()))
-    with pytest.raises(InputError, match="has no deformable convolutions"):
-        as_student(deformable)
-    with pytest.raises(InputError, match=r"deformable strides \(7,\): a student has stages at \(4, 8, 16, 32\)"):
+    deformable = with_cascade_and_deformable(student_of("basic"), replace(SETTINGS, heads=1))
+    with pytest.raises(InputError, match="with deformable convolutions cannot be changed"):
+        as_described(deformable)
+    with pytest.raises(InputError, match=r"deformable_strides must be some of \(4, 8, 16, 32\), got \(7,\)"):
         replace(SETTINGS, deformable_strides=(7,))
-    with pytest.raises(InputError, match=r"deformable \(5,\): the student .* has stages 1 to 4"):
-        StudentBackbone(deformable.backbone.architecture, deformable=(5,))
+    with pytest.raises(InputError, match="heads must be between 1 and 4, got 5"):
+        replace(SETTINGS, heads=5)
 
 
 # ---- its training
 
 
-def taught(network, teacher, batch, settings=None, seed=0):
+def taught(network, teacher, batch, weights=(1.0, 1.0, 1.0), seed=0):
     """The losses of a step, and the adapter in it."""
     adapter = RegionAdapter(network.fpn.width, teacher.fpn.width).to(batch.images.device)
     generator = torch.Generator(batch.images.device).manual_seed(seed)
     teaching = taught_by(teacher, batch.images)
-    return cascade_losses(network(batch.images), batch, teaching, adapter, settings, generator), adapter
+    return cascade_losses(
+        network(batch.images), batch, teaching, adapter, DistillationSettings(*weights), generator
+    ), adapter
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_training_step_reaches_everything(family, student_of, detector_of, batch, device):
+def test_a_training_step_reaches_everything(family, student_of, batch, device):
     network = with_cascade_and_deformable(student_of(family).train(), SETTINGS).to(device)
-    teacher = lively(detector_of("bottleneck", width=12)).to(device)
+    teacher = lively(thin_detector("bottleneck", width=12)).to(device)
     losses, adapter = taught(network, teacher, batch.to(device))
     losses["loss"].backward()
     parameters = dict(network.named_parameters()) | {f"adapter.{name}": p for name, p in adapter.named_parameters()}
@@ -159,11 +304,10 @@ def test_a_training_step_reaches_everything(family, student_of, detector_of, bat
     assert all(each.grad is None for each in teacher.parameters())
 
 
-def test_losses_are_those_of_all_heads_and_of_the_teacher(student_of, detector_of, batch):
+def test_losses_are_those_of_all_heads_and_of_the_teacher(student_of, batch):
     network = with_cascade_and_deformable(student_of("basic", "frozen").train(), SETTINGS)
-    teacher = lively(detector_of("bottleneck", width=12))
-    weights = DistillationSettings(2.0, 3.0, 5.0)
-    losses, _ = taught(network, teacher, batch, weights)
+    teacher = lively(thin_detector("bottleneck", width=12))
+    losses, _ = taught(network, teacher, batch, (2.0, 3.0, 5.0))
     plain = two_stage_losses(network(batch.images), batch, torch.Generator().manual_seed(0))
     for name in ("rpn_objectness", "rpn_box", "roi_class", "roi_box"):
         torch.testing.assert_close(losses[name], plain[name])
@@ -199,76 +343,3 @@ def test_a_saved_one_finds_the_same(family, student_of, images, tmp_path):
     assert ours.valid.any()
     for field in ("boxes", "scores", "labels", "valid"):
         assert torch.equal(getattr(ours, field), getattr(theirs, field))
-    with pytest.raises(InputError, match=r"cannot be upgraded: .* this one has RPN, 3 heads"):
-        read_base(file)
-
-
-def test_a_file_from_before_there_were_deformable_students_loads(student_of, tmp_path):
-    found = student_of("basic")
-    file = save_detector(tmp_path / "old", found, {"categories": list("abc"), "input_size": 64})
-    content = json.loads(file.read_text())
-    del content["architecture"]["backbone"]["deformable"]
-    file.write_text(json.dumps(content))
-    weights = load_detector(file).model.state_dict()
-    assert all(torch.equal(each, weights[name]) for name, each in found.state_dict().items())
-
-
-# ---- the command
-
-
-def said(capsys, *flags: str) -> str:
-    run(train.main, TrainCommand, ("--what", "cascade", *flags))
-    return capsys.readouterr().out
-
-
-def test_the_found_detector_is_upgraded_once(capsys, tiny, data, searched, monkeypatch, steady):
-    monkeypatch.setitem(PRESETS, "smoke", tiny)
-    flags = ["--device", "cpu", "--data", data, "--out", str(searched)]
-    report = json.loads(said(capsys, *flags, "--json"))
-    study = Study(tiny, data, 0, searched)
-    assert report["found"] == json.loads(json.dumps(study.upgraded()))
-    assert report["run"] == str(study.folder / "cascade-resnet18-s0")
-    assert report["size"] == list(tiny.base_size)
-    detector = load_detector(report["file"])
-    found = load_detector(report["found"]["file"]).model
-    assert detector.model.backbone.architecture == found.backbone.architecture
-    assert detector.model.backbone.deformable == (2, 3, 4)
-    assert detector.model.roi.settings.stages == (found.roi.settings.stages[0], *CASCADE[1:3])
-    assert detector.description["AP"] == report["AP"]
-    assert report["params"] == sum(each.numel() for each in detector.model.parameters())
-    assert report["macs_mmdet"] == count(detector.model, tiny.base_size).macs_mmdet
-    offsets = [each for name, each in detector.model.named_parameters() if ".offset.weight" in name]
-    assert all(each.abs().sum() > 0 for each in offsets), "it was trained"
-    losses = Run.read(study.folder / "cascade-resnet18-s0").result["losses"]
-    assert {"roi_class", "distil_feature", "distil_class", "distil_box"} <= losses.keys()
-
-    monkeypatch.setattr(loop._Training, "train", lambda *_: pytest.fail("something was trained again"))
-    again = json.loads(said(capsys, *flags, "--json"))
-    spent = "seconds_of_command"
-    assert {k: v for k, v in again.items() if k != spent} == {k: v for k, v in report.items() if k != spent}
-    lines = said(capsys, *flags).splitlines()
-    assert lines[0].startswith(f"found detector: AP {100 * report['found']['AP']:.1f} at ")
-    assert lines[1].startswith(f"cascade: AP {100 * report['AP']:.1f} at 64x32, ")
-    assert lines[-1].startswith("next: python -m joint_detnas.train --what cascade")
-    assert " --seed 1 " in lines[-1]
-
-    other = replace(tiny, cascade=replace(tiny.cascade, later_stages=CASCADE[1:2]))
-    with pytest.raises(InputError, match=r"holds a run with cascade\.later_stages"):
-        Study(other, data, 0, searched).cascade()
-
-
-@pytest.mark.parametrize("scale", list(PRESETS))
-def test_it_is_described_without_data(capsys, scale):
-    flags = ("--describe", "--scale", scale, "--backbone", "resnext101_32x4d" if scale == "paper" else "resnet18")
-    plan = json.loads(said(capsys, *flags, "--json"))
-    before, after = plan["cost"]["before"], plan["cost"]["after"]
-    heads = after["parts"]["roi"]["macs"] / before["parts"]["roi"]["macs"]
-    assert heads == 1 + len(plan["cascade"]["later_stages"]) == 3
-    assert before["parts"]["backbone"]["macs"] < after["parts"]["backbone"]["macs"]
-    assert before["parts"]["fpn"] == after["parts"]["fpn"]
-    if scale == "paper":
-        assert plan["training"]["epochs"] == 16
-        assert before["params"] == pytest.approx(60.4e6, rel=0.01), "X101-FPN"
-    text = said(capsys, *flags)
-    assert f"to {after['macs_mmdet'] / 1e9:.4g} G MAC" in text
-    assert "3 heads" in text
