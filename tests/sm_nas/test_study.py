@@ -1,5 +1,6 @@
-"""Both stages of one seed at a tiny scale: what is shared and remembered, that a kill changes nothing, and failures."""
+"""One detector, both stages and the exhibits of a seed at a tiny scale: shared, remembered, the same after a kill."""
 
+import copy
 import math
 import os
 import signal
@@ -10,23 +11,38 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from common.batch import Batch
+from common.data.source import SCENES_DEFAULTS
 from common.plain import InputError
-from common.train import laboratory, loop
+from common.report.reproduce import measure_exhibit
+from common.settings import Optimisation
+from common.study import Study
+from common.train import loop
 from common.train.run_folder import Run
-from sm_nas import trial
-from sm_nas.method import Structure, not_larger
-from sm_nas.networks import input_size
-from sm_nas.study import Study
-from sm_nas.trial import Laboratory, in_parts
+from sm_nas import study as module
+from sm_nas.encoding import Structure
+from sm_nas.exhibits import PAPER
+from sm_nas.method import Strategy, not_larger
+from sm_nas.networks import build_backbone, losses_of
+from sm_nas.presets import PRESETS, SMOKE, Preset
+from sm_nas.reproduce import Options
+from sm_nas.study import SMNAS, in_parts, load_backbone
+from tests.sm_nas.conftest import DATA, TINY, checkpoint_at_every_step, steady_latency, tiny_options
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = {"seconds", "train_seconds", "train_cpu_seconds", "time"}
+TIMES = {"seconds", "cpu_seconds", "train_seconds", "train_cpu_seconds", "time", "peak_memory"}
+# What killed its process is tried once more in one of its own, where latencies are not made up.
+TIMES |= {"latency", "latency_iqr", "latency_of"}
+RETINANET = Structure("resnet18", (32, 32), (2, 4), 16, None, 0)
+CASCADE = Structure("basicblock_12_12-1-21-12", (32, 32), (1, 5), 16, "rpn", 2)
+SCRATCH = SMOKE.stage_two_training
 
 pytestmark = pytest.mark.usefixtures("steady")
 
 
-def searches(study: Study) -> dict:
+def searches(study: SMNAS) -> dict:
     """All that both stages say."""
     return {"stage-one": study.stage_one, **{f"stage-two-c{i}": study.stage_two(i) for i in range(len(study.picks))}}
 
@@ -37,7 +53,7 @@ def _without_times(value):
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 
-def records(study: Study) -> dict[str, list]:
+def records(study: SMNAS) -> dict[str, list]:
     """The candidates of every run folder, in their order, and its result."""
     found = {}
     for folder in sorted(study.folder.iterdir()):
@@ -46,27 +62,175 @@ def records(study: Study) -> dict[str, list]:
     return found
 
 
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop._Stage, "train", lambda *_: pytest.fail("something was trained again"))
+
+
 @pytest.fixture
-def study(tiny, data, searched) -> Study:
+def study(searched) -> SMNAS:
     """Seed 0, searched once for all tests."""
-    study = Study(tiny, data, 0, searched)
+    study = SMNAS(tiny_options(searched))
     searches(study)
     return study
 
 
-def test_both_stages_hand_on_and_find(study, tiny):
+@pytest.fixture
+def fresh(tmp_path) -> SMNAS:
+    """A study without runs."""
+    return SMNAS(tiny_options(tmp_path / "runs"))
+
+
+# ---- one detector
+
+
+def test_parts_of_a_batch_are_the_batch(device):
+    batch = Batch(
+        images=torch.randn(5, 3, 4, 4),
+        boxes=torch.randn(5, 2, 4),
+        labels=torch.arange(10).view(5, 2),
+        valid=torch.ones(5, 2, dtype=torch.bool),
+        index=torch.arange(5),
+        scale=torch.ones(5),
+    ).to(device)
+    parts = list(in_parts(batch, 2))
+    assert [part.index.tolist() for part in parts] == [[0, 1], [2, 3], [4]]
+    for name, whole in vars(batch).items():
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), whole)
+    assert [part.index.tolist() for part in in_parts(batch, 8)] == [[0, 1, 2, 3, 4]]
+
+
+@pytest.fixture
+def asked(monkeypatch) -> dict:
+    """What `fit` would have been given: nothing is trained."""
+    caught = {}
+
+    def instead(run, stage, network, batches, losses, training):
+        caught.update(network=network, batches=batches, losses=losses, training=training)
+
+    monkeypatch.setattr(module, "fit", instead)
+    return caught
+
+
+def test_batch_norm_sees_a_part_and_the_gradient_is_the_mean_of_the_parts(fresh, asked, tmp_path):
+    strategy = Strategy("batch", False, Optimisation(epochs=1), images_a_device=2, devices=3)
+    with Run.open(tmp_path / "run", {}) as run:
+        fresh.train(run, RETINANET, strategy)
+    batch, network, seen = next(asked["batches"].epoch(0)), asked["network"].train(), []
+    assert len(batch.labels) == strategy.batch_size == 6
+    other = copy.deepcopy(network)
+    handle = network.backbone.bn1.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    for values in asked["losses"](batch, None):
+        values["loss"].backward()
+    handle.remove()
+    assert seen == [2, 2, 2]
+
+    gradients = [torch.zeros_like(parameter) for parameter in other.parameters()]
+    for first in (0, 2, 4):
+        part = Batch(**{name: value[first : first + 2] for name, value in vars(batch).items()})
+        other.zero_grad()
+        losses_of(other)(other(part.images), part)["loss"].backward()
+        for total, parameter in zip(gradients, other.parameters(), strict=True):
+            total += 0 if parameter.grad is None else parameter.grad / 3
+    for (name, parameter), expected in zip(network.named_parameters(), gradients, strict=True):
+        if parameter.grad is not None:
+            assert (parameter.grad - expected).norm() <= 1e-3 * expected.norm() + 1e-7, name
+    assert torch.equal(network.backbone.bn1.running_mean, other.backbone.bn1.running_mean)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_training_starts_from_the_pretrained_backbone_where_the_strategy_says_so(
+    fresh, asked, tmp_path, monkeypatch, pretrained
+):
+    torch.manual_seed(5)
+    weights = build_backbone("resnet18", SMOKE.detector).state_dict()
+    monkeypatch.setattr(SMNAS, "pretrained", lambda *_: weights)
+    with Run.open(tmp_path / "run", {}) as run:
+        fresh.train(run, RETINANET, replace(SMOKE.final_training, pretrained=pretrained))
+    drawn = fresh.detector(RETINANET).state_dict()
+    for name, tensor in asked["network"].state_dict().items():
+        part, _, rest = name.partition(".")
+        expected = weights[rest] if pretrained and part == "backbone" else drawn[name]
+        assert torch.equal(tensor, expected), name
+    training = asked["training"]
+    assert (training.optimisation, training.seed) == (SMOKE.final_training.optimisation, 0)
+
+
+def _with_random_statistics(network: nn.Module) -> nn.Module:
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(std=0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "Xbottleneck_12_12-11-21-112", "MBblock_16_2-1-2-12"])
+def test_without_an_fpn_the_stage_on_regions_is_pretrained_too(fresh, backbone):
+    torch.manual_seed(5)
+    whole = _with_random_statistics(build_backbone(backbone, SMOKE.detector)).eval()
+    network = fresh.detector(Structure(backbone, (64, 64), None, None, "rpn", 2)).eval()
+    load_backbone(network, whole.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features = network.backbone(images)
+        expected = whole(images)
+        assert len(features) == 3
+        for feature, other in zip((*features, network.roi.shared(features[-1])), expected, strict=True):
+            torch.testing.assert_close(feature, other)
+
+
+def test_a_candidate_leaves_nothing_but_its_numbers(fresh, tmp_path):
+    measured = fresh.train_and_measure(CASCADE, SCRATCH, tmp_path / "one")
+    again = fresh.train_and_measure(CASCADE, SCRATCH, tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+    assert (measured["AP"], measured["losses"]) == (again["AP"], again["losses"])
+    assert measured.items() >= fresh.describe(CASCADE).items()
+    assert all(0 <= measured[name] <= 1 for name in ("AP", "AP50", "AR100"))
+    assert measured["train_seconds"] > 0
+
+
+def test_half_a_folder_that_was_being_taken_away_is_no_obstacle(fresh, tmp_path, monkeypatch):
+    """A kill while the folder of a measured training goes: the training is done once more."""
+    from common import study as shared
+
+    rmtree = shared.shutil.rmtree
+
+    def killed(folder, **_):
+        for file in Path(folder).glob("*.safetensors"):
+            file.unlink()
+        if Path(folder).exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shared.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fresh.train_and_measure(CASCADE, SCRATCH, tmp_path / "here" / "one")
+    monkeypatch.setattr(shared.shutil, "rmtree", rmtree)
+    assert fresh.train_and_measure(CASCADE, SCRATCH, tmp_path / "here" / "one")["AP"] >= 0
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["smoke", "nano", "mini"])
+def test_the_scenes_are_many_enough_for_all_held_out_images_of_a_scale(name, tmp_path):
+    preset = PRESETS[name]
+    scenes = SMNAS(tiny_options(tmp_path, "scenes", preset))
+    assert len(scenes.sets["search"]) == preset.search_images
+    assert len(scenes.training_set) == (preset.train_images or SCENES_DEFAULTS["train"] - preset.search_images)
+
+
+# ---- both stages
+
+
+def test_both_stages_hand_on_and_find(study):
     one = study.stage_one
-    assert len(one.found.evaluated) == len(one.random.evaluated) == tiny.stage_one.budget
+    assert len(one.found.evaluated) == len(one.random.evaluated) == TINY.stage_one.budget
     assert all(0 <= each.accuracy <= 1 for each in one.found.evaluated)
     for each in one.found.evaluated:
-        assert each.cost == one.measured(each.structure)["latency"]
-        assert each.accuracy == one.measured(each.structure)["AP"]
+        assert (each.cost, each.accuracy) == (one.pool[each.structure]["latency"], one.pool[each.structure]["AP"])
     picks = study.picks
-    assert 1 <= len(picks) <= tiny.groups
+    assert 1 <= len(picks) <= TINY.groups
     assert all(each in one.found.front() for each in picks)
     for group, each in enumerate(picks):
         two = study.stage_two(group)
-        start = tiny.modular.start(each.structure)
+        start = TINY.modular.start(each.structure)
         assert two.found.evaluated[0].structure == two.random.evaluated[0].structure == start
         for candidate in (*two.found.evaluated, *two.random.evaluated):
             assert candidate.cost == study.flops(candidate.structure)
@@ -82,14 +246,14 @@ def test_both_stages_hand_on_and_find(study, tiny):
         affordable = [each for each in two.found.evaluated if each.cost <= budget]
         cheapest = min(two.found.evaluated, key=lambda each: each.cost)
         expected = max(affordable or [cheapest], key=lambda each: each.accuracy)
-        assert two.measured(structure)["AP"] == expected.accuracy
+        assert two.pool[structure]["AP"] == expected.accuracy
         assert study.flops(structure) <= budget or not affordable
 
 
-def test_a_second_study_trains_nothing_and_finds_the_same(study, tiny, data, searched, monkeypatch):
+def test_a_second_study_trains_nothing_and_finds_the_same(study, searched, monkeypatch):
     before = records(study)
-    monkeypatch.setattr(loop._Training, "train", lambda *_: pytest.fail("something was trained again"))
-    again = Study(tiny, data, 0, searched)
+    no_training(monkeypatch)
+    again = SMNAS(tiny_options(searched))
     assert searches(again) == searches(study)
     assert again.found() == study.found()
     assert records(again) == before
@@ -98,39 +262,34 @@ def test_a_second_study_trains_nothing_and_finds_the_same(study, tiny, data, sea
 def test_evolution_and_random_search_share_what_they_train(study):
     for name, each in searches(study).items():
         evaluated = [one.structure for one in (*each.found.evaluated, *each.random.evaluated)]
-        keys = [record["key"] for record in Run.read(study.folder / f"{name}-s0").candidates()]
+        keys = [record["key"] for record in Run.read(study.run_path(name)).candidates()]
         assert len(keys) == len(set(keys))
         assert set(keys) == {str(structure) for structure in evaluated}
         assert len(keys) < len(evaluated), "at least the first generation is common to both"
         assert {str(structure) for structure in each.pool} == set(keys)
+        assert not list((study.run_path(name) / "training").iterdir()), "nothing is left of the trainings"
 
 
-def test_nothing_is_left_of_the_trainings(study):
-    assert not [path for path in study.folder.rglob("*") if path.suffix == ".state"]
-    for name in searches(study):
-        assert not list((study.folder / f"{name}-s0" / "training").iterdir())
-
-
-def test_finals_and_strategies_are_runs_of_their_own(study, tiny):
+def test_a_final_is_a_run_of_its_own(study):
     structure = next(iter(study.found().values()))
     result = study.final("F0", structure)
     assert result["structure"] == str(structure)
     assert 0 <= result["AP"] <= 1
-    assert result.items() >= study.laboratory.describe(structure).items()
+    assert result.items() >= study.describe(structure).items()
     assert study.final("F0", structure) == result
     with pytest.raises(InputError, match=r"holds a run with structure = "):
-        study.final("F0", tiny.strategy_model)
+        SMNAS(study.options).final("F0", TINY.strategy_model)
 
 
-def test_detectors_that_are_compared_are_timed_in_turn_with_their_own_weights(study, tiny, monkeypatch):
-    structures = {"F0": next(iter(study.found().values())), "again": tiny.strategy_model}
+def test_detectors_that_are_compared_are_timed_in_turn_with_their_own_weights(study, monkeypatch):
+    structures = {"F0": next(iter(study.found().values())), "again": TINY.strategy_model}
     asked = []
 
-    def latencies_in_turn(laboratory, networks, where):
+    def latencies_in_turn(_, networks, where):
         asked.append((networks, where))
         return {name: {"latency": 7.0 + place} for place, name in enumerate(networks)}
 
-    monkeypatch.setattr(Laboratory, "latencies_in_turn", latencies_in_turn)
+    monkeypatch.setattr(Study, "latencies_in_turn", latencies_in_turn)
     finals = study.finals("toy", structures)
     assert finals == {
         name: study.final(name, structure) | {"latency": latency}
@@ -140,69 +299,100 @@ def test_detectors_that_are_compared_are_timed_in_turn_with_their_own_weights(st
     assert where == "validation"
     for name, structure in structures.items():
         network, size = networks[name]
-        trained, _ = Run.read(study.folder / f"final-{name.lower()}-s0").load_weights("detector")
-        assert size == input_size(structure)
+        trained, _ = Run.read(study.run_path(f"final-{name.lower()}")).load_weights("detector")
+        assert size == structure.input_size
         assert all(torch.equal(tensor, trained[key]) for key, tensor in network.state_dict().items())
     assert study.finals("toy", structures) == finals
     assert not more
     assert len(asked) == 1, "measured once"
 
 
-def test_other_settings_do_not_mix(study, tiny, data, searched):
-    other = replace(tiny, stage_one=replace(tiny.stage_one, budget=6))
-    with pytest.raises(InputError, match=r"holds a run with search\.budget = 4, and this command asks for 6"):
-        _ = Study(other, data, 0, searched).stage_one
-
-
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "reason"),
     [(MemoryError("9 GiB"), "does not fit in memory (9 GiB)"), (FloatingPointError("not finite"), "not finite")],
 )
-def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(tiny, data, tmp_path, monkeypatch, error, said):
-    """Nothing is trained: the laboratory makes its numbers up, and none for one structure."""
+def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(tmp_path, monkeypatch, error, reason):
+    """Nothing is trained: the study makes its numbers up, and none for one structure."""
     refused: list[Structure] = []
 
-    def measured(self, trial_, folder):
-        structure = trial_.structure
+    def measured(self, structure, strategy, folder):
         if not refused or structure in refused:
             refused.append(structure)
             raise error
-        said = self.describe(structure)
-        return {"AP": said["params"] / 1e7, "latency": said["macs"] / 1e6, **said}
+        costs = self.describe(structure)
+        return {"AP": costs["params"] / 1e7, "latency": costs["macs"] / 1e6, **costs}
 
-    monkeypatch.setattr(Laboratory, "train_and_measure", measured)
-    monkeypatch.setattr(Laboratory, "pretrain", lambda self, backbone: None)
-    study = Study(tiny, data, 0, tmp_path)
+    monkeypatch.setattr(SMNAS, "train_and_measure", measured)
+    monkeypatch.setattr(SMNAS, "pretrained", lambda self, backbone: None)
+    study = SMNAS(tiny_options(tmp_path))
     one = study.stage_one
-    failed = one.measured(refused[0])
+    failed = one.pool[refused[0]]
     assert failed["status"] == "failed"
-    assert said in failed["reason"]
+    assert reason in failed["reason"]
     assert len(set(refused)) == 1
-    assert len(one.found.evaluated) == tiny.stage_one.budget
+    assert len(one.found.evaluated) == TINY.stage_one.budget
     assert [each.structure for each in one.found.evaluated if not math.isfinite(each.accuracy)] == [refused[0]]
     assert refused[0] not in [each.structure for each in one.found.front()]
-    assert Study(tiny, data, 0, tmp_path).stage_one.found.front() == one.found.front()
-    refused[:] = [tiny.modular.start(study.picks[0].structure)]
-    assert study.stage_two(0).measured(refused[0])["status"] == "failed"
+    assert SMNAS(tiny_options(tmp_path)).stage_one.found.front() == one.found.front()
+    refused[:] = [TINY.modular.start(study.picks[0].structure)]
+    assert study.stage_two(0).pool[refused[0]]["status"] == "failed"
     assert study.found()["F0"] != refused[0], "the start of a group may fail, too"
 
 
-def test_workers_measure_what_one_process_does(tiny, data, tmp_path, study):
-    """The first generation alone: workers take the time themselves, and later ones would hang on it."""
-    few = replace(tiny, stage_one=replace(tiny.stage_one, budget=2))
-    side_by_side = Study(few, data, 0, tmp_path, workers=2).stage_one
+def test_workers_measure_what_one_process_does(tmp_path, study):
+    """The first generation alone: workers take the time themselves, and later ones would depend on it."""
+    few = replace(TINY, stage_one=replace(TINY.stage_one, budget=2))
+    side_by_side = SMNAS(tiny_options(tmp_path, preset=few, workers=2)).stage_one
     assert len(side_by_side.found.evaluated) == 2
     for each in side_by_side.found.evaluated:
-        there, here = side_by_side.measured(each.structure), study.stage_one.measured(each.structure)
+        there, here = side_by_side.pool[each.structure], study.stage_one.pool[each.structure]
         assert there["status"] == "done"
         for name in ("AP", "AP50", "AR100", "losses", "macs", "params"):
             assert there[name] == here[name], name
 
 
+# ---- what exhibits rest on
+
+
+def touched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names (DATA-SCALE/RUN) of the run folders that are opened or read from now on, but for candidates' own."""
+    names: set[str] = set()
+
+    def noting(method):
+        def look(path, *arguments, **named):
+            if "training" not in Path(path).parts:
+                names.add("/".join(Path(path).parts[-2:]))
+            return method(path, *arguments, **named)
+
+        return staticmethod(look)
+
+    for name in ("open", "read"):
+        monkeypatch.setattr(Run, name, noting(getattr(Run, name)))
+    return names
+
+
+@pytest.mark.parametrize("name", ["table1", "figure3", "figure5"])
+def test_an_exhibit_names_exactly_the_runs_that_measuring_it_touched(tmp_path, name, monkeypatch):
+    options = Options(
+        scale="smoke", preset=replace(TINY, longer_candidates=1), device="cpu", data=DATA, out=tmp_path / "runs"
+    )
+    used = touched(monkeypatch)
+    first = measure_exhibit(PAPER.by_name[name], SMNAS(options))
+    assert set(first["runs"]) == used
+    made = {f"{folder.parent.name}/{folder.name}" for folder in (tmp_path / "runs" / "sm_nas").glob("*/*")}
+    assert used == made
+    assert any("/classification-" in run for run in used), "pre-training is among them"
+    assert set(first["rests_on"]) == set(first["evidence"])
+    used.clear()
+    no_training(monkeypatch)
+    assert measure_exhibit(PAPER.by_name[name], SMNAS(options)) == first
+    assert used <= made
+
+
 # ---- a kill changes nothing
 
 
-def test_broken_off_in_either_stage_it_comes_to_the_same_end(study, tiny, data, tmp_path, monkeypatch):
+def test_broken_off_in_either_stage_it_comes_to_the_same_end(study, tmp_path, monkeypatch):
     """Interrupted in a training of stage one, killed (SIGKILL, in another process) in one of stage two; then on."""
     whole, steps = records(study), []
 
@@ -213,15 +403,13 @@ def test_broken_off_in_either_stage_it_comes_to_the_same_end(study, tiny, data, 
         return in_parts(batch, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trial, "in_parts", parts)
+        patch.setattr(module, "in_parts", parts)
         with pytest.raises(KeyboardInterrupt):
-            _ = Study(tiny, data, 0, tmp_path).stage_one
-    script = [sys.executable, __file__, str(tmp_path), data]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+            _ = SMNAS(tiny_options(tmp_path)).stage_one
+    killed = run_until_killed("search", tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.relative_to(tmp_path).parts[2] for path in tmp_path.rglob("detector.state")] == ["stage-two-c0-s0"]
-    resumed = Study(tiny, data, 0, tmp_path)
+    resumed = SMNAS(tiny_options(tmp_path))
     for name, each in searches(study).items():
         there = searches(resumed)[name]
         assert (there.found, there.random) == (each.found, each.random)
@@ -230,23 +418,54 @@ def test_broken_off_in_either_stage_it_comes_to_the_same_end(study, tiny, data, 
     assert again == {name: whole[name] for name in again}
 
 
-def _search_until_killed(out: Path, data: str) -> None:
-    from conftest import TINY, checkpoint_at_every_step, steady_latency
+def test_a_killed_candidate_goes_on_to_the_same_numbers(fresh, tmp_path, monkeypatch):
+    """SIGKILL at the third of four steps, in a process of its own; then on in this one."""
+    longer = _longer(TINY)
+    assert longer.optimisation.epochs * TINY.train_images // longer.batch_size == 4
+    killed = run_until_killed("candidate", tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "candidate" / "detector.state").is_file()
+
+    steps = []
+    monkeypatch.setattr(module, "in_parts", lambda batch, size: steps.append(0) or in_parts(batch, size))
+    resumed = fresh.train_and_measure(CASCADE, longer, tmp_path / "candidate")
+    assert len(steps) == 2
+    whole = fresh.train_and_measure(CASCADE, longer, tmp_path / "whole")
+    assert len(steps) == 6
+    assert _without_times(resumed) == _without_times(whole)
+
+
+def _longer(preset: Preset) -> Strategy:
+    return replace(SCRATCH, optimisation=replace(SCRATCH.optimisation, epochs=2))
+
+
+def run_until_killed(what: str, out: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    script = [sys.executable, __file__, what, str(out)]
+    return subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def _until_killed(what: str, out: Path) -> None:
+    from common import study as shared
 
     checkpoint_at_every_step(pytest.MonkeyPatch())
-    laboratory.measure_latency = steady_latency
-    study, steps = Study(TINY, data, 0, out), []
+    shared.measure_latency = steady_latency
+    study, steps = SMNAS(tiny_options(out)), []
+    last = {"search": 4, "candidate": 3}[what]
 
     def parts(batch, size):
-        if (study.folder / "stage-two-c0-s0").is_dir():
+        if what == "candidate" or study.run_path("stage-two-c0").is_dir():
             steps.append(0)
-        if len(steps) == 4:
+        if len(steps) == last:
             os.kill(os.getpid(), signal.SIGKILL)
         return in_parts(batch, size)
 
-    trial.in_parts = parts
-    searches(study)
+    module.in_parts = parts
+    if what == "search":
+        searches(study)
+    else:
+        study.train_and_measure(CASCADE, _longer(TINY), out / "candidate")
 
 
 if __name__ == "__main__":
-    _search_until_killed(Path(sys.argv[1]), sys.argv[2])
+    _until_killed(sys.argv[1], Path(sys.argv[2]))
