@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 
 sys.path.insert(0, str(next(folder for folder in (Path.cwd(), Path.cwd().parent) if (folder / "common").is_dir())))
 
@@ -35,14 +35,15 @@ from common.data.source import load
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.ofa_resnet import ResNet
-from common.plain import read_json
+from common.report.card import Shown
+from common.report.exhibit import ExhibitResult
 from common.report.scoreboard import find_claims, scoreboard
-from common.report.tables import ExhibitResult, to_markdown
+from common.train.run_folder import Run
 from detofa import method
-from detofa.exhibits import EXHIBITS, Setting
-from detofa.presets import preset
+from detofa.exhibits import EXHIBITS
+from detofa.presets import NANO, PAPER, Options, PruningSettings
 from detofa.search import describe
-from detofa.study import Study
+from detofa.study import DetOFAStudy
 
 # %%
 for package in ("torch", "torchvision", "numpy", "pandas", "matplotlib"):
@@ -57,18 +58,19 @@ plt.rcParams["figure.dpi"] = 80
 # a third.
 
 # %%
-description = describe(preset("paper"))
+description = describe(PAPER)
 sizes, formulas = description["size"], description["size"]["printed_in_table_1"]
 rows = {name: [formulas[name]["printed"], f"{formulas[name]['value']:.3g}", f"{sizes[name]:,}"] for name in formulas}
 display(pd.DataFrame(rows, index=["printed", "its formula", "counted"]).T)
 
 # %% [markdown]
-# A path is a row of choice indices. Depth drops the last layers of a block.
+# A path is a row of choice indices, and its name spells them: depth and width of the blocks, then the expand ratio
+# of every layer that is there. Depth drops the last layers of a block.
 
 # %%
-space = preset("paper").space
-path = space.parse({"depth": [0] * 4, "width": [1.0] * 4, "expand": [[0.25, 0.35], [0.2] * 2, [0.2] * 4, [0.35] * 2]})
-print(space.key(path))
+space = PAPER.space
+path = space.from_key("d0000-w2222-e12.00.0000.22")
+print(path)
 print(space.describe(path))
 
 # %% [markdown]
@@ -122,21 +124,24 @@ print(f"all three pairs: {unbounded:.3f}, by hand {by_hand:.3f}")
 # %% [markdown]
 # ## Algorithm 1, at smoke scale
 #
-# Classification supernet, warm-up, sampled paths, path filter, pruning, fine-tuning, search: all of it, in
-# seconds, on 48 images. **Its numbers mean nothing**; the steps are those of every scale.
+# `method.algorithm_1` is the algorithm line by line: supernet and path filter pre-trained on classification, warm-up,
+# sampled paths, fine-tuning of the filter, pruning, training on what is left. Here it takes seconds, on 48 images;
+# **its numbers mean nothing**, its steps are those of every scale.
 
 # %%
-study = Study(preset("smoke"), "scenes:train=64,val=24", seed=0, out=tempfile.mkdtemp())
-with contextlib.redirect_stderr(io.StringIO()):
+study = DetOFAStudy(Options(data="scenes:train=80,val=24", out=Path(tempfile.mkdtemp()), device="cpu"), seed=0)
+with contextlib.redirect_stderr(io.StringIO()), Run.open(tempfile.mkdtemp(), {}) as run:
+    supernet, seconds = method.algorithm_1(study, run, PruningSettings())
     result = study.result("ours")
-print(f"{method.Operations.all(study.space).size():,} paths, {int(result['space']):,} after operation pruning")
+display(pd.DataFrame(seconds).T.round(2))
+print(f"{study.space.size():,} paths, {int(result['space']):,} after operation pruning")
 
 # %% [markdown]
 # Lines 3 and 4: sampled paths with their validation loss, from which the filter learns. Only comparisons inside a
 # cost bucket count.
 
 # %%
-warm_up_losses = study.warm_up[2]
+warm_up_losses = study.validated("warm-up")
 costs = study.constraint.cost(warm_up_losses.paths) / 1e6
 figure, axis = plt.subplots(figsize=(5, 2.5), layout="constrained")
 axis.scatter(costs, warm_up_losses.losses, c=study.constraint.bucket(warm_up_losses.paths), cmap="viridis")
@@ -149,7 +154,7 @@ plt.show()
 # worst 10 % of all operations, then the worst 30 % of each cost bucket.
 
 # %%
-sampler, operations = study.pruned(method.PruningSettings())
+sampler, operations = study.pruned(PruningSettings())
 kept = sampler.operations.allowed[tuple(operations.index.T)]
 figure, axis = plt.subplots(figsize=(5, 2.5), layout="constrained")
 for name, chosen in (("kept", kept), ("pruned", ~kept)):
@@ -180,27 +185,17 @@ display(table)
 # %% [markdown]
 # ## The results
 #
-# What `python -m detofa.reproduce --scale nano --publish` committed to `results/nano/detofa`: each table beside
-# the paper's and each figure, then the verdict on each claim by the rule written down before the runs
-# (`detofa/claims.py`).
+# What `python -m detofa.reproduce --scale nano --publish` committed to `results/nano/detofa`: each table beside the
+# paper's and each figure, then the verdict on each claim by the rule that was written before the runs.
 
 # %%
 folder = Path(sys.path[0]) / "results" / "nano" / "detofa"
-measured = read_json(folder / "measured.json")
-
-
-def pictures(name):
-    setting = Setting(Path(tempfile.mkdtemp()), preset("nano"), "macs")
-    return [Image(path) for path in EXHIBITS[name].draw(list(measured[name].values()), setting).pictures]
-
+for exhibit in EXHIBITS:
+    display(Shown(ExhibitResult.load(folder / f"{exhibit.name}.json")))
 
 # %%
-for name in measured:
-    exhibit = ExhibitResult.load(folder / f"{name}.json")
-    display(Markdown(f"### {exhibit.title}\n\n{exhibit.caption}\n\n{to_markdown(exhibit)}"), *pictures(name))
-
-# %%
-display(Markdown(scoreboard(find_claims([folder]))))
+claims, _ = find_claims([folder])
+display(Markdown(scoreboard([claim for claim in claims if len(claim["seeds"]) > 1])))
 
 # %% [markdown]
 # ## A detector at work
@@ -210,9 +205,10 @@ display(Markdown(scoreboard(find_claims([folder]))))
 # images.
 
 # %%
-few, nano = load("scenes:train=8", "train"), preset("nano")
+few, nano = load("scenes:train=8", "train"), NANO
 torch.manual_seed(0)
-detector = CenterNet(ResNet(nano.space, nano.space.largest()), len(few.categories), nano.neck_widths, nano.head_width)
+backbone = ResNet(nano.space.architecture(nano.space.largest()))
+detector = CenterNet(backbone, len(few.categories), nano.neck_widths, nano.head_width)
 batch = next(DetectionBatches(few, nano.image_size, len(few)).in_order())
 
 # %%
