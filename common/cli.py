@@ -24,8 +24,11 @@ Options = TypeVar("Options")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A flag that is only ever switched on."""
 
-DATA_FORMS = "scenes[:train=2000,val=500,size=96], coco:DIR, voc:DIR or bdd:DIR"
-DATA_KINDS = ("scenes", "coco", "voc", "bdd")
+DATA_KINDS = ("scenes", "auto", "coco", "voc", "yolo", "bdd")
+DATA_FORMS = (
+    "scenes[:train=2000,val=500,size=96], auto:DIR, coco:DIR, voc:DIR, yolo:DIR or bdd:DIR "
+    "(DIR,repair clips boxes and leaves out empty ones)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +70,22 @@ class StudyOptions:
 
 def short_name(data: str) -> str:
     """A name for run folders: "scenes", or the name of the folder in lower-case letters, digits and dashes."""
-    kind, rest = data_parts(data)
+    kind, rest, _ = data_parts(data)
     if kind == "scenes":
         return kind
     return re.sub(r"[^a-z0-9]+", "-", Path(rest).expanduser().resolve().name.lower()).strip("-") or kind
 
 
-def data_parts(data: str) -> tuple[str, str]:
-    """The kind of a `--data` text and what follows its first colon; InputError for an unknown kind."""
+def data_parts(data: str) -> tuple[str, str, bool]:
+    """The kind of a `--data` text, its folder or settings, and whether small faults are repaired.
+
+    Raises InputError for an unknown kind.
+    """
     kind, _, rest = data.partition(":")
-    if kind not in DATA_KINDS or (kind != "scenes" and not rest):
+    folder = rest if kind == "scenes" else rest.removesuffix(",repair")
+    if kind not in DATA_KINDS or (kind != "scenes" and not folder):
         raise InputError(f"unknown data {data!r}; give {DATA_FORMS}")
-    return kind, rest
+    return kind, folder, folder != rest
 
 
 def run(main: Callable[[Options], None], options_class: type[Options], arguments: Sequence[str] | None = None) -> None:

@@ -76,9 +76,9 @@ def _decoded(
 def resident(
     dataset: DetectionSet, size: Size, device: torch.device | str = "cpu", workers: int | None = None
 ) -> Tensor:
-    """All images of a set decoded, (N, 3, H, W) uint8 on `device`: give it to several `DetectionBatches`.
+    """All images of a set decoded, (N, 3, H, W) uint8 on `device`, for several `DetectionBatches`.
 
-    workers: processes that decode; None takes one a core, or none for a small set.
+    workers: processes that decode; None means one for each core, or none for a small set.
     """
     N = len(dataset)
     width, height = canvas_of(size)
@@ -111,7 +111,7 @@ class _Shuffled:
 
     def __init__(self, length: int, batch_size: int, device: torch.device | str, seed: int, name: str):
         if batch_size < 1:
-            raise InputError(f"batches of {name}: the batch size must be at least 1, and {batch_size} was given.")
+            raise InputError(f"the batch size for {name} must be at least 1, got {batch_size}")
         self.length = length
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -123,8 +123,8 @@ class _Shuffled:
         """Full batches in one pass; an epoch leaves out the few images that fill no batch."""
         if self.length < self.batch_size:
             raise InputError(
-                f"{self.name} has {self.length} images, too few for one batch of {self.batch_size}: "
-                "give more images or a smaller batch."
+                f"{self.name} has {self.length} images, too few for one batch of {self.batch_size}; give more images "
+                "or a smaller batch"
             )
         return self.length // self.batch_size
 
@@ -174,9 +174,9 @@ def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> _Target
 class DetectionBatches(_Shuffled):
     """`Batch`es of a detection set, letterboxed into a canvas: size x size, or (width, height).
 
-    augment: None for none; `in_order` never augments. memory_limit: bytes that decoded images may take on the device;
-    None takes 2 GiB on a CPU, a third of the free memory on a GPU; a larger set is streamed. images: what `resident`
-    returned, where it is shared. workers: processes that decode; None chooses.
+    augment: None means no augmentation; `in_order` never augments. memory_limit: bytes that decoded images may take on
+    the device; None means 2 GiB on a CPU and a third of the free memory on a GPU; a larger set is streamed. images:
+    what `resident` returned, where it is shared. workers: as for `resident`.
     """
 
     def __init__(
@@ -251,15 +251,15 @@ class DetectionBatches(_Shuffled):
 
 
 class ResolutionBatches:
-    """Training batches whose canvas is drawn anew at each step: all sizes alike likely, by (seed, epoch, step) only.
+    """Training batches whose canvas is drawn anew at each step: every size equally likely, by (seed, epoch, step) only.
 
-    parts: by size, batches of the same images, of the same seed and batch size, so that the size is all that is drawn.
-    Images that are streamed are decoded at the size that they are wanted at.
+    parts: by size, batches of the same images with the same seed and batch size, so that only the size is drawn.
+    Streamed images are decoded at the size that is drawn.
     """
 
     def __init__(self, parts: Mapping[Size, DetectionBatches], seed: int = 0):
         if not parts:
-            raise InputError("there is no size to draw training images at: give one or more")
+            raise InputError("there is no size to draw training images at; give one or more")
         self.parts, self.seed = dict(parts), seed
         self.steps_per_epoch = next(iter(self.parts.values())).steps_per_epoch
 

@@ -4,13 +4,24 @@ Format: https://doc.bdd100k.com/format.html. Names, ignored regions and the incl
 conversion to COCO (configs/det.toml of github.com/bdd100k/bdd100k, `box2d_to_bbox` of Scalabel).
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from common.data.detection_set import DetectionSet, ImageFiles, read_json, refuse_duplicates
-from common.plain import InputError
+from common.data.annotations import (
+    Annotations,
+    BadRecord,
+    Faults,
+    Layout,
+    flag,
+    number,
+    read_each,
+    read_field,
+    read_json,
+    shown,
+    side,
+    text,
+)
 
 # fmt: off
 BDD_CATEGORIES = (
@@ -28,98 +39,61 @@ IMAGE_SIZE = (720, 1280)
 LABEL_FILES = ("det_20/det_{}.json", "labels/det_20/det_{}.json", "labels/bdd100k_labels_images_{}.json")
 
 
-def read_bdd(directory: str | Path, split: str) -> DetectionSet:
-    """Read the split "train" or "val" of a BDD100K folder: labels in one of `LABEL_FILES`, images in images/100k/.
+def find_bdd(directory: Path) -> Layout | None:
+    """The splits of a BDD100K folder: labels in one of `LABEL_FILES`, images in images/100k/; None where it is none."""
+    parts = {}
+    for split in ("train", "val"):
+        for path in (directory / pattern.format(split) for pattern in LABEL_FILES):
+            if path.is_file():
+                parts.setdefault(split, partial(read_bdd, path, directory / "images" / "100k" / split))
+    return Layout(parts, BDD_CATEGORIES) if parts else None
+
+
+def read_bdd(path: Path, folder: Path, faults: Faults) -> Annotations:
+    """The annotations of one label file whose images lie in `folder`.
 
     Frames without labels are kept. Labels without a box (lanes, drivable areas) are passed over. "other person",
-    "other vehicle", "trailer" and labels with the attribute `crowd` have `crowd` set. Image ids are 1..N in the order
-    of the file. `area` is that of the box. Boxes that stick out by at most a pixel are clipped.
-    Raises `InputError`, in one sentence, for anything that cannot be used.
+    "other vehicle", "trailer" and labels with the attribute `crowd` have `crowd` set.
     """
-    directory = Path(directory)
-    path = _label_file(directory, split)
     frames = read_json(path)
     if isinstance(frames, dict):
         frames = frames.get("frames")
-    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
-        raise InputError(f"{path} is not a list of frames; it is not a BDD100K label file")
+    found = Annotations(path, (folder,), "label", list(BDD_CATEGORIES))
 
-    label_of = {category: label for label, category in enumerate(BDD_CATEGORIES)}
-    file_names, sizes, owner, boxes, labels, crowd = [], [], [], [], [], []
-    for position, frame in enumerate(frames):
-        name = frame.get("name")
-        if not isinstance(name, str):
-            raise InputError(f"frame {position} of {path} has no name; it is not a BDD100K label file")
-        file_names.append(name)
-        sizes.append(_size(frame, name, path))
-        for item in frame.get("labels") or ():
-            if not isinstance(item, dict):
-                raise InputError(f"frame {name!r} of {path} has a label that is not an object; correct or remove it")
-            if item.get("box2d") is None:
-                continue
-            category, ignored = _category(item.get("category"), name, path)
-            owner.append(position)
-            boxes.append(_box(item["box2d"], name, path))
-            labels.append(label_of[category])
-            crowd.append(ignored or bool((item.get("attributes") or {}).get("crowd")))
+    def read_frame(frame: dict[str, Any]) -> None:
+        name, labels = read_field(frame, "name", text), frame.get("labels") or []
+        size = read_field(frame, "size", _size, IMAGE_SIZE)
+        position = found.add_image(name, size)
+        read_each(labels, f"the labels of frame {shown(name)} in {path}", partial(_add_label, found, position), faults)
 
-    refuse_duplicates(np.asarray(file_names), f"frame names in {path}")
-    sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
-    return DetectionSet.from_boxes(
-        name=directory.resolve().name,
-        split=split,
-        categories=BDD_CATEGORIES,
-        category_ids=np.arange(1, len(BDD_CATEGORIES) + 1),
-        image_ids=np.arange(1, len(file_names) + 1),
-        sizes=sizes,
-        owner=owner,
-        boxes=boxes,
-        labels=labels,
-        crowd=crowd,
-        area=None,
-        load_image=ImageFiles.found(directory / "images" / "100k" / split, file_names, sizes, path),
-        describe=lambda row: f"a {BDD_CATEGORIES[labels[row]]} of frame {file_names[owner[row]]!r} in {path}",
-    )
+    read_each(frames, f"the frames of {path}", read_frame, faults)
+    return found
 
 
-def _label_file(directory: Path, split: str) -> Path:
-    if split not in ("train", "val"):
-        raise InputError(f"BDD100K has labels for the splits train and val, not {split!r}")
-    candidates = [directory / pattern.format(split) for pattern in LABEL_FILES]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    tried = ", ".join(str(candidate) for candidate in candidates)
-    raise InputError(f"no BDD100K labels at any of {tried}; check the folder and its layout")
+def _add_label(found: Annotations, position: int, label: dict[str, Any]) -> None:
+    if label.get("box2d") is None:
+        return
+    name = read_field(label, "category", text)
+    attributes = label.get("attributes")
+    crowd = name in IGNORED_NAMES or (isinstance(attributes, dict) and read_field(attributes, "crowd", flag, False))
+    left, top, right, bottom = read_field(label, "box2d", _box)
+    # the far corner of the file is the last pixel inside
+    box = left, top, right + 1.0, bottom + 1.0
+    class_name = IGNORED_NAMES.get(name) or OTHER_NAMES.get(name, name)
+    if class_name not in BDD_CATEGORIES:
+        raise BadRecord(f"has {shown(name)} as category, which must be one of {', '.join(BDD_CATEGORIES)}")
+    found.add_box(position, name, box, class_name, crowd)
 
 
-def _category(name: Any, frame: str, path: Path) -> tuple[str, bool]:
-    """The category of a label, and whether it marks a region to be ignored."""
-    if isinstance(name, str):
-        if name in IGNORED_NAMES:
-            return IGNORED_NAMES[name], True
-        category = OTHER_NAMES.get(name, name)
-        if category in BDD_CATEGORIES:
-            return category, False
-    raise InputError(
-        f"frame {frame!r} of {path} has a box of the unknown category {name!r}; BDD100K has {', '.join(BDD_CATEGORIES)}"
-    )
+def _box(value: Any) -> list[float]:
+    """an object with x1, y1, x2 and y2 as finite numbers"""
+    if not isinstance(value, dict):
+        raise ValueError
+    return [number(value.get(corner)) for corner in ("x1", "y1", "x2", "y2")]
 
 
-def _box(box: Any, frame: str, path: Path) -> tuple[float, float, float, float]:
-    """xyxy; the far corner of the file is the last pixel inside."""
-    try:
-        left, top, right, bottom = (float(box[corner]) for corner in ("x1", "y1", "x2", "y2"))
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"frame {frame!r} of {path} has a box2d without x1, y1, x2 and y2 as numbers") from None
-    return left, top, right + 1.0, bottom + 1.0
-
-
-def _size(frame: dict[str, Any], name: str, path: Path) -> tuple[int, int]:
-    size = frame.get("size")
-    if size is None:
-        return IMAGE_SIZE
-    try:
-        return int(size["height"]), int(size["width"])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"frame {name!r} of {path} has a size without height and width as numbers") from None
+def _size(value: Any) -> tuple[int, int]:
+    """an object with height and width in pixels"""
+    if not isinstance(value, dict):
+        raise ValueError
+    return side(value.get("height")), side(value.get("width"))

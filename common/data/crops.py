@@ -62,7 +62,7 @@ def crop(image: np.ndarray, box: np.ndarray, size: int, context: float) -> np.nd
 def object_crops(
     dataset: DetectionSet, size: int, count: int | None = None, seed: int = 0, context: float = 1.3
 ) -> Crops:
-    """`count` objects of a set (all if None), drawn without replacement by `seed`, in the order of the set.
+    """Crops of `count` objects of a set, drawn without replacement by `seed`, in the order of the set; None means all.
 
     Crowds and boxes thinner than 4 pixels are left out. If there are fewer than `count`, all are taken.
     """

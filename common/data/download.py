@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -28,7 +28,7 @@ import tyro
 from tqdm import tqdm
 
 from common.cli import run
-from common.data.detection_set import refuse_escape
+from common.data.annotations import refuse_escape
 from common.plain import InputError
 
 CHUNK = 1 << 20  # bytes
@@ -38,24 +38,24 @@ BDD_ADDRESS = "https://bdd-data.berkeley.edu"
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to fetch. md5: where one is published; None where the publisher gives none."""
+    """A file to fetch, and the md5 that it must have."""
 
     address: str
-    md5: str | None = None
+    md5: str
 
     @property
     def file_name(self) -> str:
         return self.address.rsplit("/", 1)[-1]
 
 
-COCO = "http://images.cocodataset.org"
-VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
-# COCO publishes no checksums; those of VOC are the ones that torchvision checks.
+COCO = "https://s3.amazonaws.com/images.cocodataset.org"  # images.cocodataset.org has no certificate of its own
+VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
+# COCO publishes no checksums; everyone who checks has these. Those of VOC are torchvision's.
 ARCHIVES = {
     "coco2017": (
-        Archive(f"{COCO}/annotations/annotations_trainval2017.zip"),
-        Archive(f"{COCO}/zips/val2017.zip"),
-        Archive(f"{COCO}/zips/train2017.zip"),
+        Archive(f"{COCO}/annotations/annotations_trainval2017.zip", "f4bbac642086de4f52a3fdda2de5fa2c"),
+        Archive(f"{COCO}/zips/val2017.zip", "442b8da7639aecaf257c1dceb8ba8c80"),
+        Archive(f"{COCO}/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2"),
     ),
     "voc2007": (
         Archive(f"{VOC}/voc2007/VOCtrainval_06-Nov-2007.tar", "c52e279531787c972589f7e41ab4ae64"),
@@ -94,20 +94,25 @@ def download(archive: Archive, folder: Path, tries: int = 5, pause: float = 2.0)
     """Fetch an archive into `folder` and check it; returns its path at once where it is there and sound.
 
     A broken connection is taken up again, at most `tries` times in all with `pause` seconds between; what came stays in
-    a .part file for the next call. The sha256 goes into `folder`/SHA256SUMS and is checked ever after; where a md5 is
-    published, that is checked first. Raises `InputError` when the archive cannot be had whole.
+    a .part file for the next call. Raises `InputError` when the archive cannot be had whole.
     """
     path = folder / archive.file_name
+    part = path.with_name(path.name + ".part")
     with _disk_sentences(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            part = path.with_name(path.name + ".part")
             _fetch_in_tries(archive.address, part, tries, pause)
-            _check_published(archive, part)
-            _record_sha256(path, _hash(part, "sha256"))
-            part.replace(path)  # atomic: a file of this name is whole
-        else:
-            _check_recorded(archive, path)
+        checked = path if path.exists() else part
+        found = _md5(checked)
+        if found != archive.md5:
+            if checked == part:
+                part.unlink()  # what differs cannot be mended by going on
+            raise InputError(
+                f"{checked} has the md5 {found} where {archive.address} should have {archive.md5}; delete it if it is "
+                "still there, and give the command again"
+            )
+        checked.replace(path)  # atomic: a file of this name is whole
+        _tag(part).unlink(missing_ok=True)
     return path
 
 
@@ -138,8 +143,7 @@ def _mark(path: Path) -> Path:
 def _extract_zip(path: Path, to: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        for member in members:
-            refuse_escape(member.filename, f"member {member.filename!r} of {path}")
+        _check_members(path, to, {member.filename: member.file_size for member in members})
         for member in tqdm(members, desc=f"unpacking {path.name}", unit="file"):
             archive.extract(member, to)  # checks the CRC of each file
 
@@ -147,22 +151,34 @@ def _extract_zip(path: Path, to: Path) -> None:
 def _extract_tar(path: Path, to: Path) -> None:
     with tarfile.open(path) as archive:
         members = archive.getmembers()
-        for member in members:
-            refuse_escape(member.name, f"member {member.name!r} of {path}")
+        _check_members(path, to, {member.name: member.size for member in members})
         for member in tqdm(members, desc=f"unpacking {path.name}", unit="file"):
             archive.extract(member, to, filter="data")  # refuses links out of `to`, devices, odd permissions
+
+
+def _check_members(path: Path, to: Path, sizes: Mapping[str, int]) -> None:
+    """Refuse members (name -> bytes) that climb out of the folder, or for which it has no room."""
+    for name in sizes:
+        refuse_escape(name, f"member {name!r} of {path}")
+    _need_room(to, sum(sizes.values()))
+
+
+def _need_room(folder: Path, length: int) -> None:
+    if shutil.disk_usage(folder).free < length:
+        raise OSError(errno.ENOSPC, f"{length:,} bytes are needed")
 
 
 def _fetch_in_tries(address: str, part: Path, tries: int, pause: float) -> None:
     for attempt in range(1, tries + 1):
         try:
             return _fetch(address, part)
-        except urllib.error.HTTPError as error:
-            raise InputError(f"{address} answers {error.code} {error.reason}; check the address or try later") from None
         except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
+            code = getattr(error, "code", None)
+            if code is not None and code < 500 and code != 429:  # the server is well, and has no such file for us
+                raise InputError(f"{address} answers {code} {error.reason}; check the address or try later") from None
             if attempt == tries:
                 here = part.stat().st_size if part.exists() else 0
-                reason = getattr(error, "reason", error)
+                reason = f"the server answers {code}" if code else getattr(error, "reason", error)
                 raise InputError(
                     f"the download of {address} broke off ({reason}) with {here:,} bytes in {part}; check the "
                     "connection and give the same command again to go on from there"
@@ -174,9 +190,11 @@ def _fetch_in_tries(address: str, part: Path, tries: int, pause: float) -> None:
 def _fetch(address: str, part: Path) -> None:
     """Bring `part` to the full length, from its end where the server can do that, else from the start."""
     here = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={here}-"} if here else {})
+    headers = {"Range": f"bytes={here}-"} if here else {}
+    if here and _tag(part).exists():
+        headers["If-Range"] = _tag(part).read_text()  # a file that changed meanwhile comes whole
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not here:
             raise
@@ -187,8 +205,13 @@ def _fetch(address: str, part: Path) -> None:
         return _fetch(address, part)
     with response:
         start, total = _range(response, here)
-        if total is not None and shutil.disk_usage(part.parent).free < total - start:
-            raise OSError(errno.ENOSPC, f"{total - start:,} bytes are needed")
+        if total is not None:
+            _need_room(part.parent, total - start)
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if tag and not tag.startswith("W/"):  # a weak tag does not promise the same bytes
+            _tag(part).write_text(tag)
+        else:
+            _tag(part).unlink(missing_ok=True)
         with (
             open(part, "r+b" if start else "wb") as file,
             tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True) as progress,
@@ -202,6 +225,11 @@ def _fetch(address: str, part: Path) -> None:
     if total is not None and length < total:
         raise ConnectionError(f"the server closed the connection {total - length:,} bytes before the end")
     return None
+
+
+def _tag(part: Path) -> Path:
+    """Where the server's tag of the version that `part` is of is kept."""
+    return part.with_name(part.name + ".tag")
 
 
 def _range(response: HTTPResponse, wanted: int) -> tuple[int, int | None]:
@@ -220,51 +248,9 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
         yield chunk
 
 
-def _hash(path: Path, kind: str) -> str:
+def _md5(path: Path) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
-
-
-def _check_published(archive: Archive, path: Path) -> None:
-    """Compare with the published md5; a file that differs is removed, because it cannot be mended by resuming."""
-    if archive.md5 is None or (found := _hash(path, "md5")) == archive.md5:
-        return
-    path.unlink()
-    raise InputError(
-        f"{archive.address} came with the md5 {found} where {archive.md5} is published, and was removed; give the "
-        "command again"
-    )
-
-
-def _check_recorded(archive: Archive, path: Path) -> None:
-    """Compare an archive that is there already with what was recorded when it came."""
-    recorded = _recorded(path.parent).get(path.name)
-    found = _hash(path, "sha256")
-    if recorded is None:
-        # put there by hand: the published md5 decides, where there is one
-        if archive.md5 is not None and _hash(path, "md5") != archive.md5:
-            raise InputError(
-                f"{path} does not have the published md5 {archive.md5}; delete it and give the command again"
-            )
-        _record_sha256(path, found)
-    elif found != recorded:
-        raise InputError(
-            f"{path} changed since it was downloaded (sha256 in SHA256SUMS); delete it and give the command again"
-        )
-
-
-def _recorded(folder: Path) -> dict[str, str]:
-    """File name -> sha256, from SHA256SUMS as `sha256sum` writes it."""
-    sums = folder / "SHA256SUMS"
-    lines = sums.read_text().splitlines() if sums.exists() else []
-    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-
-
-def _record_sha256(path: Path, digest: str) -> None:
-    sums = _recorded(path.parent) | {path.name: digest}
-    written = path.with_name("SHA256SUMS.part")
-    written.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
-    written.replace(path.with_name("SHA256SUMS"))
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 @contextmanager

@@ -358,11 +358,11 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
     (>= 96^2) mean the same at every size. The pictures are equal to the byte on one machine and one numpy version.
     """
     if count < 1:
-        raise InputError(f"scenes: a split needs at least one image, and {split}={count} was asked for.")
+        raise InputError(f"scenes need at least one image in a split, got {split}={count}")
     if size < 32:
-        raise InputError(f"scenes: images must be at least 32 pixels wide to show anything, and size={size} was given.")
+        raise InputError(f"scenes must be at least 32 pixels wide to show anything, got size={size}")
     if seed < 0:
-        raise InputError(f"scenes: the seed must be 0 or more, and seed={seed} was given.")
+        raise InputError(f"the seed of scenes must be at least 0, got {seed}")
     boxes, labels, areas = [], [], []
     offsets = np.zeros(count + 1, dtype=np.int64)
     for index in range(count):

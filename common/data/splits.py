@@ -1,4 +1,4 @@
-"""Which images are trained on, which are held out, and how many make an epoch: alike for every paper."""
+"""Which images are trained on, which are held out, and how many make an epoch: the same for every paper."""
 
 import math
 
@@ -9,7 +9,7 @@ from common.data.source import load
 from common.plain import InputError
 
 SEARCH_SHARE = 0.2
-"""Share of a set's training images that a search holds out at the most: a small set needs the rest for training."""
+"""Largest share of a set's training images that a search holds out: a small set needs the rest for training."""
 
 
 def training_and_held_out(
@@ -17,10 +17,10 @@ def training_and_held_out(
 ) -> tuple[DetectionSet, DetectionSet]:
     """The training images of `data` (see `common.data.source.load`), and those held out to choose by.
 
-    images: of a larger set, so many are trained on (none: all that are not held out). held_out: so many are held out,
-    the same for every seed. largest_share: but no more than this share of the whole set (none: so many in any case).
-    scale: for the sentence of the `InputError` where the set has fewer than twice the held-out images, or too few to
-    hold one out.
+    images: how many of a larger set are trained on; None means all that are not held out. held_out: how many are held
+    out, the same for every seed. largest_share: the largest share of the whole set that is held out; None means no
+    bound. scale: named in the `InputError` that is raised where the set has fewer than twice the held-out images, or
+    too few to hold one out.
     """
     whole = load(data, "train")
     if largest_share is not None:
@@ -41,7 +41,7 @@ def training_and_held_out(
 
 
 def epoch_of(dataset: DetectionSet, images: int | None) -> DetectionSet:
-    """The images of an epoch: the set, gone through more than once where it has fewer than `images`."""
+    """The images of an epoch: the whole set, repeated where it has fewer than `images`; None means once."""
     if images is None or images <= len(dataset):
         return dataset
     return dataset.subset(np.arange(images) % len(dataset))

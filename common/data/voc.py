@@ -5,16 +5,36 @@ and include the last one, so a box here runs from `xmin - 1` to `xmax`.
 """
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
-import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeElementTree
 
-from common.data.detection_set import DetectionSet, ImageFiles, refuse_duplicates, refuse_escape
+from common.data.annotations import (
+    BAD_RECORDS,
+    SPLIT_NAMES,
+    Annotations,
+    BadRecord,
+    Faults,
+    Layout,
+    Value,
+    flag,
+    number,
+    read_bytes,
+    read_field,
+    read_text,
+    refuse_escape,
+    shown,
+    side,
+    text,
+)
+from common.data.image_files import SUFFIXES
 from common.plain import InputError
 
 # fmt: off
@@ -28,163 +48,137 @@ VOC_CATEGORIES = (
 CHALLENGE_SPLITS = {"train": (("VOC2007", "trainval"), ("VOC2012", "trainval")), "val": (("VOC2007", "test"),)}
 
 
-def read_voc(directory: str | Path, split: str) -> DetectionSet:
-    """Read the split "train" or "val" of a VOC folder.
+@dataclass(frozen=True)
+class _Part:
+    """Folders of XML files and of images, and the list of names; no list means every XML file."""
+
+    annotations: Path
+    images: Path
+    listed: Path | None = None
+
+
+def find_voc(directory: Path) -> Layout | None:
+    """The splits of a VOC folder; None where it is none.
 
     Where the folder, or its VOCdevkit/, holds VOC2007 and VOC2012: "train" is trainval of both years and "val" is test
-    of 2007, with the twenty VOC categories. Where it holds Annotations/, JPEGImages/ and ImageSets/Main/ itself:
-    "train" and "val" are trainval.txt and test.txt if both are there, else train.txt and val.txt; the categories are
-    all names in the XML files of both splits, sorted (which gives the twenty of VOC in their order).
-
-    Objects marked `difficult` have `crowd` set: they are ignored in scoring, as VOC does. Image ids are 1..N in the
-    order of the lists. `area` is that of the box. Boxes that stick out by at most a pixel are clipped.
-    Raises `InputError`, in one sentence, for anything that cannot be used.
+    of 2007, with the twenty VOC categories. Where it holds Annotations/ and JPEGImages/ (or images/) itself: "train"
+    and "val" are trainval.txt and test.txt of ImageSets/Main/ if both are there, else train.txt and val.txt, and "test"
+    is test.txt; without lists it has no splits. Else XML files beside their images in train/, valid/ and test/. The
+    categories are then all names in the XML files, sorted (which gives the twenty of VOC in their order).
     """
-    directory = Path(directory)
-    if split not in CHALLENGE_SPLITS:
-        raise InputError(f"VOC folders are read as the splits train and val, not {split!r}")
-    if (directory / "Annotations").is_dir():
-        lists = _plain_lists(directory)
-        chosen = [_read_list(directory, lists[split])]
-        other = _read_list(directory, lists["val" if split == "train" else "train"])
-        categories = tuple(sorted({name for part in (*chosen, other) for image in part for name in image.names}))
-    else:
-        root = _challenge_root(directory)
-        chosen = [_read_list(root / year, list_name) for year, list_name in CHALLENGE_SPLITS[split]]
-        categories = VOC_CATEGORIES
-    return _assemble(directory.resolve().name, split, categories, [image for part in chosen for image in part])
-
-
-@dataclass(frozen=True)
-class _AnnotatedImage:
-    """One XML file. boxes: xyxy in pixels, one for each name."""
-
-    path: Path
-    folder: Path
-    file_name: str
-    height: int
-    width: int
-    names: list[str]
-    boxes: list[tuple[float, float, float, float]]
-    difficult: list[bool]
-
-
-def _assemble(name: str, split: str, categories: tuple[str, ...], images: list[_AnnotatedImage]) -> DetectionSet:
-    label_of = {category: label for label, category in enumerate(categories)}
-    owner = [position for position, image in enumerate(images) for _ in image.names]
-    numbers = [number for image in images for number in range(1, len(image.names) + 1)]
-    labels = []
-    for image in images:
-        for category in image.names:
-            if category not in label_of:
-                raise InputError(
-                    f"{image.path} has the category {category!r}, which is none of the twenty of VOC; "
-                    "for other categories give the one folder that holds Annotations/"
-                )
-            labels.append(label_of[category])
-    sizes = np.asarray([(image.height, image.width) for image in images], np.int32).reshape(-1, 2)
-    return DetectionSet.from_boxes(
-        name=name,
-        split=split,
-        categories=categories,
-        category_ids=np.arange(1, len(categories) + 1),
-        image_ids=np.arange(1, len(images) + 1),
-        sizes=sizes,
-        owner=owner,
-        boxes=[box for image in images for box in image.boxes],
-        labels=labels,
-        crowd=[difficult for image in images for difficult in image.difficult],
-        area=None,
-        load_image=ImageFiles(tuple(str(image.folder / image.file_name) for image in images), sizes),
-        describe=lambda row: f"object {numbers[row]} of {images[owner[row]].path}",
-    )
-
-
-def _challenge_root(directory: Path) -> Path:
-    """The folder that holds VOC2007 and VOC2012."""
     for root in (directory, directory / "VOCdevkit"):
         if (root / "VOC2007").is_dir() or (root / "VOC2012").is_dir():
-            return root
-    raise InputError(
-        f"{directory} holds neither VOC2007 and VOC2012 (there or in VOCdevkit/) nor Annotations/; check the folder"
-    )
+            parts = {
+                split: [
+                    _Part(
+                        root / year / "Annotations",
+                        root / year / "JPEGImages",
+                        root / year / "ImageSets" / "Main" / f"{name}.txt",
+                    )
+                    for year, name in lists
+                ]
+                for split, lists in CHALLENGE_SPLITS.items()
+            }
+            return _layout(root, parts, VOC_CATEGORIES)
+    parts = {}
+    annotations = directory / "Annotations"
+    if annotations.is_dir():
+        images = next((path for path in map(directory.joinpath, ("JPEGImages", "images")) if path.is_dir()), directory)
+        lists = directory / "ImageSets" / "Main"
+        if not lists.is_dir():
+            return _layout(directory, {"all": [_Part(annotations, images)]})
+        names = {split: split for split in SPLIT_NAMES}
+        if (lists / "trainval.txt").is_file() and (lists / "test.txt").is_file():
+            names = {"train": "trainval", "val": "test"}
+        for split, name in names.items():
+            if (lists / f"{name}.txt").is_file():
+                parts[split] = [_Part(annotations, images, lists / f"{name}.txt")]
+        return _layout(directory, parts)
+    for split, names in SPLIT_NAMES.items():
+        for folder in map(directory.joinpath, names):
+            if folder.is_dir() and next(folder.glob("*.xml"), None) is not None:
+                parts.setdefault(split, [_Part(folder, folder)])
+    if list(parts) == ["train"]:
+        parts = {"all": parts["train"]}
+    return _layout(directory, parts) if parts else None
 
 
-def _plain_lists(directory: Path) -> dict[str, str]:
-    """Which lists of ImageSets/Main stand for train and val."""
-    lists = directory / "ImageSets" / "Main"
-    for train, val in (("trainval", "test"), ("train", "val")):
-        if (lists / f"{train}.txt").is_file() and (lists / f"{val}.txt").is_file():
-            return {"train": train, "val": val}
-    raise InputError(
-        f"{lists} holds neither trainval.txt and test.txt nor train.txt and val.txt; write one of the pairs"
-    )
+def _layout(root: Path, parts: dict[str, list[_Part]], categories: tuple[str, ...] | None = None) -> Layout:
+    return Layout({split: partial(read_voc, root, places) for split, places in parts.items()}, categories)
 
 
-def _read_list(root: Path, list_name: str) -> list[_AnnotatedImage]:
-    """Every image of one list of one VOC folder."""
-    list_path = root / "ImageSets" / "Main" / f"{list_name}.txt"
-    try:
-        stems = [line.split()[0] for line in list_path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
+def read_voc(root: Path, parts: Sequence[_Part], faults: Faults) -> Annotations:
+    """The annotations of the XML files of one split, whose folders lie under `root`.
+
+    Objects marked `difficult` have `crowd` set: they are ignored in scoring, as VOC does. An object with several boxes
+    counts as several objects.
+    """
+    found = Annotations(root, (root,), "object", [])
+    for part in parts:
+        file_of = _images(part.images)
+        for stem in _stems(part):
+            path = part.annotations / f"{stem}.xml"
+            name = (part.images / file_of.get(stem, f"{stem}.jpg")).relative_to(root).as_posix()
+            try:
+                if stem in file_of:
+                    _add_file(found, path, name)
+                else:  # all that are missing are reported together
+                    found.add_image(name, (0, 0))
+            except BadRecord as error:
+                faults.add(BAD_RECORDS, f"{path} {error}; correct it")
+            except InputError as error:
+                faults.add(BAD_RECORDS, str(error))
+    found.classes = sorted(set(found.classes_of))
+    return found
+
+
+def _stems(part: _Part) -> list[str]:
+    """Names of images without their suffix."""
+    if part.listed is None:
+        return sorted(path.stem for path in part.annotations.glob("*.xml"))
+    if not part.listed.is_file():
         raise InputError(
-            f"no readable list at {list_path}; the VOC splits need VOC2007 (trainval and test) and VOC2012 (trainval), "
-            "for one year alone give its own folder"
-        ) from None
-    for stem in stems:
-        refuse_escape(stem, f"image {stem!r} in {list_path}")
-    refuse_duplicates(np.asarray(stems), f"image names in {list_path}")
-    folder = root / "JPEGImages"
-    # sorted by suffix so that .jpg, the format's own, wins over .png
-    entries = sorted(os.listdir(folder), key=lambda name: Path(name).suffix, reverse=True) if folder.is_dir() else []
-    file_of = {Path(name).stem: name for name in entries}
-    missing = [stem for stem in stems if stem not in file_of]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the {len(stems)} images listed in {list_path} are missing, first "
-            f"{folder / missing[0]}.jpg; put them there or take them out of the list"
+            f"no list at {part.listed}; the VOC splits need VOC2007 (trainval and test) and VOC2012 (trainval): add "
+            "it, or give the folder of one year"
         )
-    return [_read_annotation(root / "Annotations" / f"{stem}.xml", folder, file_of[stem]) for stem in stems]
+    lines = [line.strip() for line in read_text(part.listed).splitlines() if line.strip()]
+    for line in lines:
+        refuse_escape(line, f"image {shown(line)} in {part.listed}")
+    return [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]  # lists of one class give each image a flag
 
 
-def _read_annotation(path: Path, folder: Path, file_name: str) -> _AnnotatedImage:
+def _images(folder: Path) -> dict[str, str]:
+    """Stem -> file name of the images of a folder; .jpg, the format's own, wins over the others."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    return {
+        Path(name).stem: name for name in sorted(images, key=lambda name: Path(name).suffix != ".jpg", reverse=True)
+    }
+
+
+def _add_file(found: Annotations, path: Path, name: str) -> None:
+    """Add the image and the boxes of an XML file, all or none."""
+    contents = read_bytes(path)
     try:
-        root = SafeElementTree.parse(path).getroot()
-    except FileNotFoundError:
-        raise InputError(f"no annotations at {path}; write them or take the image out of the list") from None
-    except (ParseError, DefusedXmlException, OSError, ValueError) as error:
+        root = SafeElementTree.fromstring(contents)
+    except (ParseError, DefusedXmlException, ValueError, LookupError, RecursionError) as error:
         raise InputError(f"{path} is not valid XML ({error!r}); export or download it again") from None
-    objects = list(root.iterfind("object"))
-    return _AnnotatedImage(
-        path=path,
-        folder=folder,
-        file_name=file_name,
-        height=int(_number(root, "size/height", path)),
-        width=int(_number(root, "size/width", path)),
-        names=[_text(item, "name", path) for item in objects],
-        boxes=[tuple(_corners(item, path)) for item in objects],
-        difficult=[(item.findtext("difficult") or "0").strip() not in ("0", "") for item in objects],
-    )
+    size = _value(root, "size/height", side, 0), _value(root, "size/width", side, 0)
+    boxes = [
+        (place, _corners(box), _value(item, "name", text), _value(item, "difficult", flag, False))
+        for place, item in enumerate(root.iterfind("object"), start=1)
+        for box in item.findall("bndbox") or [item]
+    ]
+    position = found.add_image(name, size)
+    for box in boxes:
+        found.add_box(position, *box)
 
 
-def _corners(item: Element, path: Path) -> Iterator[float]:
-    for corner, shift in (("xmin", 1.0), ("ymin", 1.0), ("xmax", 0.0), ("ymax", 0.0)):
-        yield _number(item, f"bndbox/{corner}", path) - shift
+def _corners(box: Element) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (_value(box, corner, number) for corner in ("xmin", "ymin", "xmax", "ymax"))
+    return left - 1.0, top - 1.0, right, bottom
 
 
-def _text(element: Element, place: str, path: Path) -> str:
-    text = (element.findtext(place) or "").strip()
-    if not text:
-        raise InputError(f"{path} has no {element.tag}/{place}; add it")
-    return text
-
-
-def _number(element: Element, place: str, path: Path) -> float:
-    text = _text(element, place, path)
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise InputError(f"{path} has {text!r} as {element.tag}/{place}; a finite number belongs there")
-    return value
+def _value(element: Element, place: str, read: Callable[[Any], Value], *default: Value) -> Value:
+    """The text at a place under an element, as `read` takes it."""
+    return read_field({place: (element.findtext(place) or "").strip() or None}, place, read, *default)

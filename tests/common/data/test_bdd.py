@@ -6,7 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from common.data.bdd import BDD_CATEGORIES, LABEL_FILES, read_bdd
+from common.data.bdd import BDD_CATEGORIES, LABEL_FILES
+from common.data.source import load
 from common.plain import InputError
 
 
@@ -33,22 +34,27 @@ FRAMES = [
 ]
 
 
-def write(root, contents, split="train", pattern=LABEL_FILES[0]):
-    folder = root / "images" / "100k" / split
-    folder.mkdir(parents=True)
-    for name in "abcd":
-        Image.new("RGB", (1280, 720) if name == "a" else (64, 36)).save(folder / f"{name}.jpg")
-    path = root / pattern.format(split)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
+def write(root, contents, splits=("train", "val"), pattern=LABEL_FILES[0]):
+    for split in splits:
+        folder = root / "images" / "100k" / split
+        folder.mkdir(parents=True)
+        for name in "abcd":
+            Image.new("RGB", (1280, 720) if name == "a" else (64, 36)).save(folder / f"{name}.jpg")
+        path = root / pattern.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
     return root
+
+
+def read(root, split="train"):
+    return load(f"bdd:{root}", split)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("pattern", LABEL_FILES)
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_every_label_file_gives_the_same_set(tmp_path, pattern, split, wrapped):
-    found = read_bdd(write(tmp_path, {"frames": FRAMES} if wrapped else FRAMES, split, pattern), split)
+    found = read(write(tmp_path, {"frames": FRAMES} if wrapped else FRAMES, pattern=pattern), split)
     assert found.categories == BDD_CATEGORIES
     assert len(BDD_CATEGORIES) == 10
     assert found.image_ids.tolist() == [1, 2, 3, 4]  # frames without labels are kept
@@ -69,20 +75,22 @@ def first(**changes):
 
 
 BAD = {
-    "unknown category": (first(category="tram"), r"frame 'b\.jpg' of .* has a box of the unknown category 'tram'"),
-    "category missing": (lambda f: f[0]["labels"][0].pop("category"), "unknown category None"),
-    "corner missing": (lambda f: f[0]["labels"][0]["box2d"].pop("x2"), r"frame 'b\.jpg' .* box2d without x1"),
-    "corner of letters": (first(box2d={"x1": "a", "y1": 1, "x2": 2, "y2": 3}), "box2d without x1"),
-    "box no object": (first(box2d=[1, 2, 3, 4]), "box2d without x1"),
-    "label no object": (lambda f: f[0]["labels"].append(3), "label that is not an object"),
-    "outside": (lambda f: f[0]["labels"][0]["box2d"].update(x2=70), r"a motorcycle of frame 'b\.jpg' .* outside"),
-    "no area": (lambda f: f[0]["labels"][0]["box2d"].update(x2=0), "without area"),
-    "not finite": (lambda f: f[0]["labels"][0]["box2d"].update(x2=float("nan")), "not a finite number"),
-    "name missing": (lambda f: f[2].pop("name"), "frame 2 of .* has no name"),
-    "duplicate frame": (lambda f: f[1].update(name="b.jpg"), r"duplicate frame names .* b\.jpg occurs"),
+    "unknown category": (first(category="tram"), r"record 0 of the labels of frame 'b\.jpg' .* has 'tram' as category"),
+    "category missing": (lambda f: f[0]["labels"][0].pop("category"), "has no category"),
+    "corner missing": (lambda f: f[0]["labels"][0]["box2d"].pop("x2"), r"frame 'b\.jpg' .* must be an object with x1"),
+    "corner of letters": (first(box2d={"x1": "a", "y1": 1, "x2": 2, "y2": 3}), "must be an object with x1"),
+    "box no object": (first(box2d=[1, 2, 3, 4]), "must be an object with x1"),
+    "label no object": (lambda f: f[0]["labels"].append(3), "is 3, which must be an object"),
+    "labels no list": (lambda f: f[0].update(labels=3), r"labels of frame 'b\.jpg' .* must be a list"),
+    "flag of another kind": (first(attributes={"crowd": "perhaps"}), "has 'perhaps' as crowd"),
+    "outside": (lambda f: f[0]["labels"][0]["box2d"].update(x2=70), r"1 box over the edge .* 'motor' of 'b\.jpg'"),
+    "no area": (lambda f: f[0]["labels"][0]["box2d"].update(x2=0), "1 box without area"),
+    "not finite": (lambda f: f[0]["labels"][0]["box2d"].update(x2=float("nan")), "as finite numbers"),
+    "name missing": (lambda f: f[2].pop("name"), "record 2 of the frames .* has no name"),
+    "duplicate frame": (lambda f: f[1].update(name="b.jpg"), r"lists the image 'b\.jpg' twice"),
     "climbing": (lambda f: f[1].update(name="../c.jpg"), r"file_name '\.\./c\.jpg' .* does not stay inside"),
     "missing": (lambda f: f[1].update(name="gone.jpg"), r"1 of the 4 images .* missing, first .*gone\.jpg"),
-    "bad size": (lambda f: f[1].update(size=[1, 2]), r"frame 'c\.jpg' .* size without height"),
+    "bad size": (lambda f: f[1].update(size=[1, 2]), "as size, which must be an object with height"),
     "no frames": (lambda f: f.clear(), "holds no image"),
     "no labels": (lambda f: [frame.update(labels=[]) for frame in f], "holds no box"),
 }
@@ -94,24 +102,30 @@ def test_bad_input_is_one_clear_sentence(tmp_path, name):
     frames = copy.deepcopy(FRAMES)
     change(frames)
     with pytest.raises(InputError, match=sentence) as caught:
-        read_bdd(write(tmp_path, frames), "train")
+        read(write(tmp_path, frames))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("contents", "sentence"),
-    [("{", "not valid JSON"), ("{}", "not a list of frames"), ("[1]", "not a list of frames"), ("3", "not a list")],
+    [
+        ("{", "not valid JSON"),
+        ("{}", "must be a list"),
+        ("[1]", "record 0 .*det_train.json is 1, which must be an object"),
+        ("3", "must be a list"),
+    ],
 )
 def test_wrong_json(tmp_path, contents, sentence):
-    with pytest.raises(InputError, match=rf"det_train\.json is {sentence}"):
-        read_bdd(write(tmp_path, contents), "train")
+    with pytest.raises(InputError, match=sentence):
+        read(write(tmp_path, contents))
 
 
-def test_missing_labels_and_an_unknown_split(tmp_path):
-    with pytest.raises(InputError, match=r"no BDD100K labels at any of .*det_20/det_val\.json.*images_val\.json"):
-        read_bdd(write(tmp_path, FRAMES), "val")
-    with pytest.raises(InputError, match="not 'test'"):
-        read_bdd(tmp_path, "test")
+def test_missing_labels_and_a_missing_split(tmp_path):
+    with pytest.raises(InputError, match=r"holds no annotations .*det_20/det_train\.json.*images_train\.json"):
+        read(tmp_path)
+    write(tmp_path, FRAMES, ["train"])
+    with pytest.raises(InputError, match=r"has no val split .*det_20/det_val\.json"):
+        read(tmp_path)
 
 
 def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
@@ -119,4 +133,4 @@ def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
     path = tmp_path / "images" / "100k" / "train" / "b.jpg"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"b\.jpg cannot be decoded"):
-        read_bdd(tmp_path, "train").load_image(0)
+        read(tmp_path).load_image(0)

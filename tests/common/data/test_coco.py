@@ -1,4 +1,4 @@
-"""The COCO reader: both layouts, pycocotools as the oracle on real data, and every kind of bad input."""
+"""The COCO reader: every layout, pycocotools as the oracle, habits of exporters, and every kind of bad input."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from common.data.coco import read_coco
+from common.data.source import load
 from common.plain import InputError
 
 CONTENTS = {
@@ -26,54 +26,140 @@ CONTENTS = {
 }
 
 
-def write(root, contents, layout="own", split="train"):
-    """Write the annotations, and the images that CONTENTS names."""
-    year = "" if layout == "own" else "2017"
-    folder = root / ("images" if layout == "own" else f"{split}2017")
-    for image in CONTENTS["images"]:
-        path = folder / image["file_name"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (image["width"], image["height"]), (10, 200, 30)).save(path)
-    (root / "annotations").mkdir(exist_ok=True)
-    text = contents if isinstance(contents, str) else json.dumps(contents)
-    (root / "annotations" / f"instances_{split}{year}.json").write_text(text)
+LAYOUTS = {
+    "own": ("annotations/instances_{}.json", "images"),
+    "own, images by split": ("annotations/instances_{}.json", "images/{}"),
+    "own, beside": ("annotations/instances_{}.json", "{}"),
+    "official": ("annotations/instances_{}2017.json", "{}2017"),
+    "Roboflow": ("{}/_annotations.coco.json", "{}"),
+}
+ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+def write(root, contents, layout="own", names=("train", "val")):
+    """Write the annotations of each split, and the images that CONTENTS names."""
+    for name in names:
+        path, folder = (root / part.format(name) for part in LAYOUTS[layout])
+        for image in CONTENTS["images"]:
+            (folder / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (image["width"], image["height"]), (10, 200, 30)).save(folder / image["file_name"])
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
     return root
 
 
-@pytest.mark.parametrize("layout", ["own", "official"])
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_both_layouts_give_the_same_set(tmp_path, layout, split):
-    folder = tmp_path / "pets"
-    folder.mkdir()
-    found = read_coco(write(folder, CONTENTS, layout, split), split)
-    assert (found.name, found.split) == ("pets", split)
-    assert found.categories == ("dog", "cat")  # in the order of their ids
-    assert found.category_ids.tolist() == [2, 8]
-    assert found.image_ids.tolist() == [11, 7, 9]
-    assert found.sizes.tolist() == [[30, 40], [25, 20], [16, 16]]
-    assert found.offsets.tolist() == [0, 1, 3, 3]
-    assert found.boxes.tolist() == [[0, 0, 40, 30], [1.5, 2, 11.5, 14], [0, 0, 4, 5]]
-    assert found.labels.tolist() == [1, 0, 1]
-    assert found.crowd.tolist() == [False, True, False]
-    assert found.area.tolist() == [900, 77.5, 20]  # width x height where none is annotated
-    assert found.load_image(1).shape == (25, 20, 3)
+def read(root, split="train"):
+    return load(f"coco:{root}", split)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_layout_gives_the_same_set(tmp_path, layout, split):
+    for alias in ALIASES[split]:
+        folder = tmp_path / alias / "pets"
+        folder.mkdir(parents=True)
+        found = read(write(folder, CONTENTS, layout, dict.fromkeys(("train", "val", alias))), split)
+        assert (found.name, found.split) == ("pets", split)
+        assert found.categories == ("dog", "cat")  # in the order of their ids
+        assert found.image_ids.tolist() == [3, 1, 2]  # in the order of theirs
+        assert found.sizes.tolist() == [[30, 40], [25, 20], [16, 16]]
+        assert found.offsets.tolist() == [0, 1, 3, 3]
+        assert found.boxes.tolist() == [[0, 0, 40, 30], [1.5, 2, 11.5, 14], [0, 0, 4, 5]]
+        assert found.labels.tolist() == [1, 0, 1]
+        assert found.crowd.tolist() == [False, True, False]
+        assert found.area.tolist() == [900, 77.5, 20]  # width x height where none is annotated
+        assert found.load_image(1).shape == (25, 20, 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["_annotations.coco.json", "annotations.json", "result.json", "annotations/instances_default.json"]
+)
+@pytest.mark.parametrize("folder", ["images", "."])
+def test_a_file_without_splits(tmp_path, name, folder):
+    contents = copy.deepcopy(CONTENTS)
+    contents["annotations"].append({"id": 4, "image_id": 9, "category_id": 8, "bbox": [1, 1, 5, 5]})
+    write(tmp_path, contents, "own, images by split", ["train"])
+    (tmp_path / "images/train").rename(tmp_path / "found")
+    for path in (tmp_path / "found").iterdir():
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path.rename(tmp_path / folder / path.name)
+    (tmp_path / "annotations/instances_train.json").rename(tmp_path / name)
+    train, val = read(tmp_path), read(tmp_path, "val")
+    assert (len(train), len(val)) == (2, 1)
+    assert sorted([*train.image_ids, *val.image_ids]) == [1, 2, 3]
 
 
 def test_the_two_flaws_of_train2017_are_dropped_there_and_refused_elsewhere(tmp_path):
     contents = copy.deepcopy(CONTENTS)
     contents["annotations"].append({"id": 918, "image_id": 11, "category_id": 8, "bbox": [5, 5, 1.03, 0], "area": 0})
-    found = read_coco(write(tmp_path, contents, "official"), "train")
-    assert len(found.boxes) == 3
-    with pytest.raises(InputError, match=r"annotation 918 .* without area"):
-        read_coco(write(tmp_path, contents, "own"), "train")
+    assert len(read(write(tmp_path / "a", contents, "official")).boxes) == 3
+    with pytest.raises(InputError, match=r"1 box without area in its image, first annotation 918"):
+        read(write(tmp_path / "b", contents, "own"))
 
 
-def test_a_complaint_after_a_dropped_annotation_names_the_right_one(tmp_path):
+# ---- what exporters write
+
+
+def test_ids_of_any_kind(tmp_path):
+    """Time stamps beyond 2^53, negative numbers, texts, and whole numbers as floats are all ids."""
+    for ids in ((1533151603512404124, 1533151603512404123, 2**70), (-1, -5, 0), ("b", "a", "c"), (11.0, 7.0, 9.0)):
+        new = dict(zip((11, 7, 9), ids, strict=True))
+        contents = copy.deepcopy(CONTENTS)
+        for record in contents["images"]:
+            record["id"] = new[record["id"]]
+        for record in contents["annotations"]:
+            record |= {"image_id": new[record["image_id"]], "category_id": f"class {record['category_id']}"}
+        for record in contents["categories"]:
+            record["id"] = f"class {record['id']}"
+        found = read(write(tmp_path, contents))
+        assert found.image_ids.tolist() == [1 + sorted(ids).index(one) for one in ids]
+        assert found.offsets.tolist() == [0, 1, 3, 3]
+        assert [found.categories[label] for label in found.labels] == ["cat", "dog", "cat"]
+
+
+def test_whole_numbers_as_floats_and_flags_as_words(tmp_path):
     contents = copy.deepcopy(CONTENTS)
-    contents["annotations"].insert(0, {"id": 918, "image_id": 11, "category_id": 8, "bbox": [5, 5, 1.03, 0], "area": 0})
-    contents["annotations"].append({"id": 50, "image_id": 11, "category_id": 8, "bbox": [5, 5, 0, 3], "area": 0})
-    with pytest.raises(InputError, match="annotation 50 of image 11"):
-        read_coco(write(tmp_path, contents, "official"), "train")
+    for record in contents["images"]:
+        record |= {"width": float(record["width"]), "height": str(record["height"])}
+    for record, crowd in zip(contents["annotations"], ("true", "0", 0.0), strict=True):
+        record |= {"iscrowd": crowd, "category_id": float(record["category_id"]), "segmentation": None}
+    found = read(write(tmp_path, contents))
+    assert found.crowd.tolist() == [False, True, False]
+    assert found.fingerprint() == read(write(tmp_path, CONTENTS)).fingerprint()
+
+
+def test_sizes_that_a_tool_did_not_know_come_from_the_pictures(tmp_path):
+    contents = copy.deepcopy(CONTENTS)
+    contents["images"][0] |= {"width": -1, "height": -1}
+    contents["images"][1] |= {"width": 0, "height": None}
+    del contents["images"][2]["width"]
+    assert read(write(tmp_path, contents)).fingerprint() == read(write(tmp_path, CONTENTS)).fingerprint()
+
+
+@pytest.mark.parametrize("name", ["images\\{}", "images/{}"])
+def test_file_names_that_repeat_the_folder(tmp_path, name):
+    contents = copy.deepcopy(CONTENTS)
+    for record in contents["images"]:
+        record["file_name"] = name.format(record["file_name"])
+    assert read(write(tmp_path, contents)).load_image(1).shape == (25, 20, 3)
+
+
+@pytest.mark.parametrize("parent", ["cat", "animals"])
+def test_the_empty_parent_of_all_classes_is_left_out(tmp_path, parent):
+    contents = copy.deepcopy(CONTENTS)
+    for record in contents["categories"]:
+        record["supercategory"] = parent
+    contents["categories"].insert(0, {"id": 0, "name": parent, "supercategory": "none"})
+    found = read(write(tmp_path, contents))
+    assert found.categories == ("dog", "cat")
+    assert found.labels.tolist() == [1, 0, 1]
+    assert found.notes == (f"the empty parent class {parent!r} left out",)
+    contents["annotations"][1]["category_id"] = 0  # a parent with boxes is a class
+    if parent == "cat":
+        with pytest.raises(InputError, match="two categories of the name 'cat'"):
+            read(write(tmp_path, contents))
+    else:
+        assert read(write(tmp_path, contents)).categories == ("animals", "dog", "cat")
 
 
 def annotation(**changes):
@@ -89,41 +175,55 @@ def removal(table, key):
 
 
 BAD = {
-    "images missing": (lambda c: c.pop("images"), "has no 'images'"),
-    "annotations missing": (lambda c: c.pop("annotations"), "has no 'annotations'"),
-    "categories missing": (lambda c: c.pop("categories"), "has no 'categories'"),
-    "images no list": (lambda c: c.update(images={"a": 1}), "'images' in .* is not a list of objects"),
-    "annotations of numbers": (lambda c: c.update(annotations=[1]), "'annotations' in .* is not a list of objects"),
+    "images missing": (lambda c: c.pop("images"), "'images' in .* must be a list of objects"),
+    "annotations missing": (lambda c: c.pop("annotations"), "'annotations' in .* must be a list of objects"),
+    "categories missing": (lambda c: c.pop("categories"), "'categories' in .* must be a list of objects"),
+    "images no list": (lambda c: c.update(images={"a": 1}), "'images' in .* must be a list of objects"),
+    "annotations of numbers": (
+        lambda c: c.update(annotations=[1]),
+        "record 0 of 'annotations' .* is 1, which must be an object",
+    ),
     "no images": (lambda c: c.update(images=[], annotations=[]), "holds no image"),
     "no annotations": (lambda c: c.update(annotations=[]), "holds no box"),
-    "no categories": (lambda c: c.update(categories=[]), "annotation 1 .* unknown category id 2"),
-    "annotations without images": (lambda c: c.update(images=[]), "annotation 1 .* belongs to no image"),
-    "unknown category": (annotation(category_id=5), "annotation 2 of image 11 .* unknown category id 5"),
-    "category past the last": (annotation(category_id=99), "unknown category id 99"),
-    "unknown image": (annotation(image_id=4), "annotation 2 of image 4 .* belongs to no image"),
-    "duplicate image": (image(id=11), "duplicate image ids .* 11 occurs"),
-    "duplicate annotation": (annotation(id=3), "duplicate annotation ids .* 3 occurs"),
-    "duplicate category": (lambda c: c["categories"][1].update(id=8), "duplicate category ids .* 8 occurs"),
-    "duplicate category name": (lambda c: c["categories"][1].update(name="cat"), "duplicate category names"),
-    "outside right": (annotation(bbox=[10, 5, 31.5, 10]), "annotation 2 of image 11 .* is a box outside its image"),
-    "outside left": (annotation(bbox=[-3, 5, 10, 10]), "outside its image"),
-    "no width": (annotation(bbox=[10, 5, 0, 10]), "annotation 2 .* is a box without area"),
-    "negative height": (annotation(bbox=[10, 15, 4, -3]), "without area"),
-    "not a number": (annotation(bbox=[10, 5, float("nan"), 10]), "not a finite number"),
-    "infinite": (annotation(bbox=[10, 5, float("inf"), 10]), "not a finite number"),
-    "three numbers": (annotation(bbox=[10, 5, 3]), "'bbox' .* the one with id 2 it is .10, 5, 3."),
-    "box of strings": (annotation(bbox=["1", "2", "3", "4"]), "must be a list of four numbers"),
-    "box missing": (removal("annotations", "bbox"), "'bbox' .* the one with id 2 it is missing"),
-    "bad area": (annotation(area=float("nan")), "has the area nan"),
-    "negative area": (annotation(area=-4), "has the area -4"),
-    "area of letters": (annotation(area="big"), "'area' .* must be a number"),
-    "id missing": (removal("annotations", "id"), "'id' .* number 1 it is missing"),
-    "id of letters": (image(id="seven"), "'id' of 'images' .* must be a whole number"),
-    "fractional id": (annotation(image_id=7.5), "'image_id' .* must be a whole number"),
-    "huge id": (image(id=2**70), "does not fit in 64 bits"),
-    "size missing": (removal("images", "width"), "'width' .* the one with id 7 it is missing"),
-    "no size": (lambda c: c["images"][2].update(width=0), "image 9 .* is 0x16 pixels"),
-    "name missing": (removal("categories", "name"), "'name' of 'categories' .* it is missing"),
+    "no categories": (
+        lambda c: c.update(categories=[]),
+        "record 0 .id 1. of 'annotations' .* has 2 as category_id, which no category has",
+    ),
+    "annotations without images": (lambda c: c.update(images=[]), "has 7 as image_id, which no image has"),
+    "unknown category": (
+        annotation(category_id=5),
+        "record 1 .id 2. of 'annotations' .* has 5 as category_id, which no category has",
+    ),
+    "unknown image": (annotation(image_id=4), "record 1 .id 2. .* has 4 as image_id, which no image has"),
+    "duplicate image": (image(id=11), "record 1 .id 11. of 'images' .* has the id 11, as another has"),
+    "duplicate annotation": (annotation(id=3), "of 'annotations' .* has the id 3, as another has"),
+    "duplicate category": (
+        lambda c: c["categories"][1].update(id=8),
+        "of 'categories' .* has the id 8, as another has",
+    ),
+    "duplicate category name": (lambda c: c["categories"][1].update(name="cat"), "two categories of the name 'cat'"),
+    "outside right": (
+        annotation(bbox=[10, 5, 31.5, 10]),
+        r"1 box over the edge of its image, first annotation 2 of 'first\.jpg'",
+    ),
+    "outside left": (annotation(bbox=[-3, 5, 10, 10]), "1 box over the edge"),
+    "no width": (annotation(bbox=[10, 5, 0, 10]), "1 box without area in its image, first annotation 2"),
+    "negative height": (annotation(bbox=[10, 15, 4, -3]), "1 box without area"),
+    "not a number": (annotation(bbox=[10, 5, float("nan"), 10]), "must be .* as finite numbers"),
+    "infinite": (annotation(bbox=[10, 5, float("inf"), 10]), "must be .* as finite numbers"),
+    "three numbers": (annotation(bbox=[10, 5, 3]), "record 1 .id 2. .* has .10, 5, 3. as bbox, which must be"),
+    "box of words": (annotation(bbox=["1", "2", "3", "four"]), "as finite numbers"),
+    "box missing": (removal("annotations", "bbox"), "record 1 .id 2. .* has no bbox"),
+    "bad area": (annotation(area=float("nan")), "has nan as area"),
+    "negative area": (annotation(area=-4), "1 negative area, first annotation 2 .* -4"),
+    "area of letters": (annotation(area="big"), "has 'big' as area, which must be a finite number"),
+    "id missing": (removal("images", "id"), "record 1 of 'images' .* has no id"),
+    "id null": (annotation(id=None), "of 'annotations' .* has no id"),
+    "id of a list": (image(id=[7]), "has .7. as id, which must be a whole number or a text"),
+    "fractional id": (annotation(image_id=7.5), "has 7.5 as image_id, which must be a whole number"),
+    "huge size": (image(width=2**70), "as width, which must be a whole number of pixels"),
+    "flag of another kind": (annotation(iscrowd="perhaps"), "has 'perhaps' as iscrowd, which must be 0 or 1"),
+    "name missing": (removal("categories", "name"), "of 'categories' .* has no name"),
     "climbing file": (image(file_name="../annotations/x.jpg"), r"file_name '\.\./annotations.* does not stay inside"),
     "absolute file": (image(file_name="/etc/hostname"), "file_name '/etc/hostname' .* does not stay inside"),
     "missing file": (image(file_name="deep/gone.png"), r"1 of the 3 images .* missing, first .*deep/gone\.png"),
@@ -137,33 +237,34 @@ def test_bad_input_is_one_clear_sentence(tmp_path, name):
     contents = copy.deepcopy(CONTENTS)
     change(contents)
     with pytest.raises(InputError, match=sentence) as caught:
-        read_coco(write(tmp_path, contents), "train")
+        read(write(tmp_path, contents))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("contents", "sentence"),
-    [("{", "not valid JSON"), ("", "not valid JSON"), ("[]", "not a COCO object"), ("3", "not a COCO object")],
+    [("{", "not valid JSON"), ("", "not valid JSON"), ("[]", "must hold an object"), ("3", "must hold an object")],
 )
 def test_wrong_json(tmp_path, contents, sentence):
-    with pytest.raises(InputError, match=rf"instances_train\.json is {sentence}"):
-        read_coco(write(tmp_path, contents), "train")
+    with pytest.raises(InputError, match=rf"instances_train\.json .*{sentence}"):
+        read(write(tmp_path, contents))
 
 
-def test_a_missing_file_and_an_unknown_split(tmp_path):
-    with pytest.raises(
-        InputError, match=r"no COCO annotations at .*instances_val\.json nor at .*instances_val2017\.json"
-    ):
-        read_coco(write(tmp_path, CONTENTS), "val")
-    with pytest.raises(InputError, match="not 'test'"):
-        read_coco(tmp_path, "test")
+def test_a_missing_split_is_said_before_anything_is_trained(tmp_path):
+    write(tmp_path, CONTENTS, names=["train"])
+    for split in ("train", "val"):  # whoever trains needs both
+        with pytest.raises(InputError, match=r"has no val split \(looked for .*instances_val\.json.*; found train\)"):
+            read(tmp_path, split)
+    write(tmp_path, CONTENTS)
+    with pytest.raises(InputError, match="has no test split"):
+        read(tmp_path, "test")
 
 
 def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
     write(tmp_path, CONTENTS)
     path = tmp_path / "images" / "first.jpg"
     path.write_bytes(path.read_bytes()[:-40])
-    found = read_coco(tmp_path, "train")
+    found = read(tmp_path)
     with pytest.raises(InputError, match=r"first\.jpg cannot be decoded"):
         found.load_image(0)
     assert found.load_image(2).shape == (16, 16, 3)
@@ -185,19 +286,22 @@ BCCD = {
 @pytest.mark.parametrize(("fixture", "expected"), [("aquarium", AQUARIUM), ("bccd", BCCD)])
 def test_real_data_against_published_counts_and_pycocotools(request, capsys, fixture, expected, split):
     folder = request.getfixturevalue(fixture)
-    found = read_coco(folder, split)
+    found = read(folder, split)
     images, counts = expected[split]
     assert len(found) == images
     assert {name: int((found.labels == label).sum()) for label, name in enumerate(found.categories)} == counts
 
     oracle = COCO(folder / "annotations" / f"instances_{split}.json")
-    for position, image_id in enumerate(found.image_ids.tolist()):
+    by_rank = sorted(oracle.getImgIds())
+    for position, rank in enumerate(found.image_ids.tolist()):
+        image_id = by_rank[rank - 1]
         records = oracle.imgToAnns[image_id]
         rows = found.boxes_of(position)
         corners = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         assert np.abs(found.boxes[rows] - corners).max(initial=0) <= 1.0
         assert found.area[rows].tolist() == [record["area"] for record in records]
-        assert found.category_ids[found.labels[rows]].tolist() == [record["category_id"] for record in records]
+        names = [oracle.cats[record["category_id"]]["name"] for record in records]
+        assert [found.categories[label] for label in found.labels[rows]] == names
     for position in range(0, images, 50):
         assert found.load_image(position).shape == (*found.sizes[position], 3)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.coco import read_coco
 from common.data.crops import Crops, crop, object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import CATEGORIES, scenes
+from common.data.source import load
 from common.letterbox import PADDING
 from common.plain import InputError
 
@@ -94,7 +94,7 @@ def test_scenes_give_crops_of_every_class():
 
 
 def test_real_photographs(aquarium):
-    crops = object_crops(read_coco(aquarium, "val"), 32, count=12)
+    crops = object_crops(load(f"coco:{aquarium}", "val"), 32, count=12)
     assert crops.images.shape == (12, 3, 32, 32)
     assert crops.images.float().std() > 10
 

@@ -1,21 +1,27 @@
-"""`--data`: every form reaches its reader, and what is not understood is said."""
+"""`--data`: every form reaches its reader, splits agree, and what is not understood is said."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from common.cli import short_name
+from common.cli import DATA_KINDS, data_parts, short_name
 from common.data import source
+from common.data.detection_set import describe
 from common.data.source import load
 from common.plain import InputError
 
+SPLITS = ("train", "val", "test")
 
-@pytest.mark.parametrize(("split", "count"), [("train", 5), ("val", 3)])
+
+@pytest.mark.parametrize(("split", "count"), [("train", 5), ("val", 3), ("test", 4)])
 def test_scenes_take_their_settings_from_the_spec(split, count):
-    found = load("scenes:train=5,size=40,val=3", split)
+    found = load("scenes:train=5,size=40,val=3,test=4", split)
     assert (len(found), found.split) == (count, split)
     assert found.sizes.tolist() == [[40, 40]] * count
     assert found.load_image(0).shape == (40, 40, 3)
-    found.validate()
 
 
 def test_the_defaults_of_scenes(monkeypatch):
@@ -29,9 +35,9 @@ def test_the_defaults_of_scenes(monkeypatch):
     monkeypatch.setattr(source, "scenes", record)
     load("scenes", "train")
     load("scenes", "val", seed=7)
-    load("scenes:", "val")
+    load("scenes:", "test")
     load("scenes:seed=4", "train")
-    assert calls == [("train", 2500, 96, 0), ("val", 1000, 96, 0), ("val", 1000, 96, 0), ("train", 2500, 96, 4)]
+    assert calls == [("train", 2500, 96, 0), ("val", 1000, 96, 0), ("test", 1000, 96, 0), ("train", 2500, 96, 4)]
 
 
 def test_the_seed_chooses_the_subset_and_not_the_scenes():
@@ -51,43 +57,211 @@ def test_coco_by_spec(aquarium):
     assert len(load(f"coco:{aquarium}/", "train")) + len(load(f"coco:{aquarium}", "val")) == 638
 
 
-@pytest.mark.parametrize("kind", ["coco", "voc", "bdd"])
-def test_each_kind_reaches_its_reader(tmp_path, monkeypatch, kind):
-    def record(directory, split):
-        calls.append((directory, split))
-        return source.scenes("train", 2, 40, 0)
-
-    calls = []
-    monkeypatch.setitem(source.READERS, kind, record)
-    load(f"{kind}:{tmp_path}", "val")
-    assert calls == [(tmp_path, "val")]
-
-
-@pytest.mark.parametrize("spec", ["", "coco", "coco:", "yolo:/tmp", "/tmp", "scene", "Scenes"])
+@pytest.mark.parametrize(
+    "spec", ["", "coco", "coco:", "yolo:", "auto:,repair", "kitti:/tmp", "/tmp", "scene", "Scenes"]
+)
 def test_an_unknown_spec_is_answered_with_the_forms(spec):
     for call in (lambda: load(spec, "train"), lambda: short_name(spec)):
-        with pytest.raises(InputError, match=r"unknown data .* give scenes\[.* coco:DIR, voc:DIR or bdd:DIR") as caught:
+        with pytest.raises(
+            InputError, match=r"unknown data .* give scenes\[.* yolo:DIR or bdd:DIR .DIR,repair"
+        ) as caught:
             call()
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", ["train", "train=", "train=-1", "train=0", "size=9.5", "test=5", "train=٣", "=3"])
+@pytest.mark.parametrize("settings", ["train", "train=", "train=-1", "train=0", "size=9.5", "tests=5", "train=٣", "=3"])
 def test_wrong_settings_of_scenes(settings):
     with pytest.raises(InputError, match="is not understood"):
         load(f"scenes:{settings}", "train")
 
 
 def test_an_unknown_split_and_a_missing_folder(tmp_path):
-    with pytest.raises(InputError, match="unknown split 'test'"):
-        load("scenes", "test")
+    with pytest.raises(InputError, match="must be one of train, val, test, got 'dev'"):
+        load("scenes", "dev")
     with pytest.raises(InputError, match=r"no folder .*gone"):
         load(f"coco:{tmp_path}/gone", "train")
+    with pytest.raises(InputError, match=r"holds no annotations \(coco: .*; voc: .*; yolo: .*; bdd: "):
+        load(f"auto:{tmp_path}", "train")
 
 
 def test_short_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert short_name("scenes") == short_name("scenes:train=5") == "scenes"
-    assert short_name("coco:/data/aquarium") == short_name("coco:/data/aquarium/") == "aquarium"
+    assert short_name("coco:/data/aquarium") == short_name("auto:/data/aquarium/,repair") == "aquarium"
     assert short_name("voc:/data/My Set_2") == "my-set-2"
     assert short_name("coco:.") == tmp_path.name.lower().replace("_", "-")
     assert short_name("bdd:/") == "bdd"
+
+
+def test_every_kind_has_its_reader():
+    assert set(DATA_KINDS) == {"scenes", "auto", *source.FORMS}
+    assert data_parts("coco:DIR,repair") == ("coco", "DIR", True)
+    assert data_parts("auto:a,b") == ("auto", "a,b", False)
+
+
+# ---- one set in every form
+
+
+def write(root, form, splits=("train", "val", "test")):
+    """Two images a split, each with one cat of corners 4, 4, 20, 16, in one of the forms."""
+    for split in splits:
+        folder = {"coco": "images", "roboflow": split, "voc": "JPEGImages", "yolo": f"images/{split}"}.get(
+            form, f"images/100k/{split}"
+        )
+        names = [f"{split}{k}" for k in range(2)]
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            Image.new("RGB", (40, 20), (len(name), len(split), 7)).save(root / folder / f"{name}.jpg")
+        if form in ("coco", "roboflow"):
+            path = root / (
+                f"annotations/instances_{split}.json" if form == "coco" else f"{split}/_annotations.coco.json"
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images = [{"id": k, "file_name": f"{name}.jpg", "width": 40, "height": 20} for k, name in enumerate(names)]
+            boxes = [{"id": k, "image_id": k, "category_id": 3, "bbox": [4, 4, 16, 12]} for k in range(2)]
+            contents = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "car"}]}
+            path.write_text(json.dumps(contents))
+        elif form == "voc":
+            for place in ("Annotations", "ImageSets/Main"):
+                (root / place).mkdir(parents=True, exist_ok=True)
+            (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(names))
+            box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>16</ymax></bndbox>"
+            for name in names:
+                text = f"<annotation><object><name>car</name>{box}</object></annotation>"
+                (root / f"Annotations/{name}.xml").write_text(text)
+        elif form == "yolo":
+            (root / "data.yaml").write_text("names: [car]")
+            (root / f"labels/{split}").mkdir(parents=True, exist_ok=True)
+            for name in names:
+                (root / f"labels/{split}/{name}.txt").write_text("0 .3 .5 .4 .6")
+        elif split != "test":  # BDD100K keeps the labels of its test split to itself
+            (root / "det_20").mkdir(exist_ok=True)
+            box = {"category": "car", "box2d": {"x1": 4, "y1": 4, "x2": 19, "y2": 15}}
+            frames = [{"name": f"{name}.jpg", "size": {"width": 40, "height": 20}, "labels": [box]} for name in names]
+            (root / f"det_20/det_{split}.json").write_text(json.dumps(frames))
+    return root
+
+
+@pytest.mark.parametrize("form", ["coco", "roboflow", "voc", "yolo", "bdd"])
+def test_the_form_of_a_folder_is_found_out(tmp_path, form):
+    kind = "coco" if form == "roboflow" else form
+    root = write(tmp_path, form)
+    for split in SPLITS if form != "bdd" else SPLITS[:2]:
+        found = load(f"auto:{root}", split)
+        named = load(f"{kind}:{root}", split)
+        assert found.fingerprint() == named.fingerprint()
+        assert (len(found), found.boxes.tolist()) == (2, [[4, 4, 20, 16]] * 2)
+        assert found.categories[found.labels[0]] == "car"
+        assert describe(found).endswith(f"; read as {kind}")
+        assert "read as" not in describe(named)
+    if form == "bdd":
+        with pytest.raises(InputError, match="has no test split"):
+            load(f"auto:{root}", "test")
+
+
+@pytest.mark.parametrize("form", ["coco", "roboflow", "voc", "yolo", "bdd"])
+def test_the_same_data_by_another_spelling_or_on_another_disk_is_the_same(tmp_path, monkeypatch, form):
+    kind = "coco" if form == "roboflow" else form
+    root = write(tmp_path / "set", form)
+    shutil.copytree(root, tmp_path / "other disk", copy_function=shutil.copyfile)
+    monkeypatch.chdir(tmp_path)
+    spellings = [root, f"{root}/", "set", "./set/", "../" + tmp_path.name + "/set", tmp_path / "other disk"]
+    for split in SPLITS[:2]:
+        assert len({load(f"{kind}:{spelling}", split).fingerprint() for spelling in spellings}) == 1
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_changed_split_has_another_fingerprint_and_the_others_not(tmp_path, split):
+    root = write(tmp_path, "coco")
+    before = {name: load(f"coco:{root}", name).fingerprint() for name in SPLITS}
+    path = root / f"annotations/instances_{split}.json"
+    contents = json.loads(path.read_text())
+    contents["annotations"][0]["bbox"][2] += 1
+    path.write_text(json.dumps(contents))
+    after = {name: load(f"coco:{root}", name).fingerprint() for name in SPLITS}
+    assert [name for name in SPLITS if before[name] != after[name]] == [split]
+    Image.new("RGB", (40, 20), (0, 0, 0)).save(root / f"images/{split}1.jpg", quality=20)
+    assert load(f"coco:{root}", split).fingerprint() not in (before[split], after[split])
+
+
+# ---- classes of all splits
+
+
+def test_labels_follow_the_names_of_classes_over_all_splits(tmp_path):
+    root = write(tmp_path, "coco")
+    named = {
+        "train": {3: "cat", 5: "dog"},
+        "val": {9: "bird", 3: "dog", 5: "cat"},  # other ids, and one class more
+        "test": {0: "fox", 3: "cat"},
+    }
+    for split, names in named.items():
+        path = root / f"annotations/instances_{split}.json"
+        contents = json.loads(path.read_text())
+        contents["categories"] = [{"id": key, "name": name} for key, name in names.items()]
+        path.write_text(json.dumps(contents))
+    for split, names in named.items():
+        found = load(f"coco:{root}", split)
+        assert found.categories == ("cat", "dog", "bird", "fox")
+        assert {found.categories[label] for label in found.labels} == {names[3]}
+
+
+def test_a_parent_class_that_another_split_uses_is_a_class(tmp_path):
+    root = write(tmp_path, "coco")
+    for split, used in (("train", 0), ("val", 3), ("test", 3)):
+        path = root / f"annotations/instances_{split}.json"
+        contents = json.loads(path.read_text())
+        contents["categories"] = [{"id": 0, "name": "animal"}, {"id": 3, "name": "cat", "supercategory": "animal"}]
+        contents["annotations"][0]["category_id"] = used
+        path.write_text(json.dumps(contents))
+    sets = [load(f"coco:{root}", split) for split in SPLITS]
+    assert [found.categories for found in sets] == [("animal", "cat")] * 3
+    assert sets[1].notes == ()
+
+
+# ---- sets without splits
+
+
+def write_whole(root, names):
+    root.mkdir()
+    for name in names:
+        Image.new("RGB", (40, 20)).save(root / name)
+    images = [{"id": k, "file_name": name, "width": 40, "height": 20} for k, name in enumerate(names)]
+    boxes = [{"id": k, "image_id": k, "category_id": 3, "bbox": [4, 4, 16, 12]} for k in range(len(names))]
+    contents = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "car"}]}
+    (root / "_annotations.coco.json").write_text(json.dumps(contents))
+
+
+def test_a_set_without_splits_is_split_the_same_way_each_time(tmp_path):
+    names = [f"photo{k // 3}_jpg.rf.{k}.jpg" for k in range(60)]  # Roboflow's copies of 20 pictures
+    write_whole(tmp_path / "a", names)
+    write_whole(tmp_path / "b", names[::-1])
+    parts = {}
+    for folder in ("a", "b"):
+        parts[folder] = [set(load(f"coco:{tmp_path / folder}", split).load_image.names) for split in ("train", "val")]
+        assert [len(part) for part in parts[folder]] == [48, 12]
+        assert parts[folder][0] | parts[folder][1] == set(names)
+        copies = [{name.partition("_")[0] for name in part} for part in parts[folder]]
+        assert not copies[0] & copies[1]
+    assert parts["a"] == parts["b"]
+    assert "no val split, so 20% of the pictures are held out" in describe(load(f"coco:{tmp_path / 'a'}", "val"))
+    with pytest.raises(InputError, match="has no test split"):
+        load(f"coco:{tmp_path / 'a'}", "test")
+
+
+@pytest.mark.parametrize("form", ["roboflow", "voc in folders", "yolo"])
+def test_a_train_folder_that_holds_all_is_split_too(tmp_path, form):
+    if form == "voc in folders":
+        root = write(tmp_path, "voc", ["train"])
+        for path in [*(root / "Annotations").iterdir(), *(root / "JPEGImages").iterdir()]:
+            (root / "train").mkdir(exist_ok=True)
+            path.rename(root / "train" / path.name)
+        shutil.rmtree(root / "Annotations")
+    else:
+        root = write(tmp_path, form, ["train"])
+    assert [len(load(f"auto:{root}", split)) for split in ("train", "val")] == [1, 1]
+
+
+def test_a_set_too_small_to_be_split_is_refused(tmp_path):
+    write_whole(tmp_path / "one", ["a.jpg"])
+    with pytest.raises(InputError, match=r"too few pictures \(1\) to make a train split"):
+        load(f"coco:{tmp_path / 'one'}", "train")

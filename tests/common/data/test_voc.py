@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.coco import read_coco
-from common.data.voc import VOC_CATEGORIES, read_voc
+from common.data.source import load
+from common.data.voc import VOC_CATEGORIES
 from common.plain import InputError
 
 
@@ -33,6 +33,10 @@ def write_list(root, name, stems):
 CAT = object_xml("cat", (1, 1, 40, 30))
 
 
+def read(root, split="train"):
+    return load(f"voc:{root}", split)
+
+
 @pytest.fixture
 def challenge(tmp_path):
     """VOC2007 and VOC2012 in miniature."""
@@ -50,7 +54,7 @@ def challenge(tmp_path):
 
 
 def test_the_challenge_trains_on_both_years_and_tests_on_2007(challenge):
-    train, val = read_voc(challenge, "train"), read_voc(challenge / "VOCdevkit", "val")
+    train, val = read(challenge), read(challenge / "VOCdevkit", "val")
     assert train.categories == val.categories == VOC_CATEGORIES
     assert train.offsets.tolist() == [0, 2, 3]
     # corners count from 1 and include the last pixel
@@ -59,9 +63,9 @@ def test_the_challenge_trains_on_both_years_and_tests_on_2007(challenge):
     assert train.crowd.tolist() == [False, True, False]
     assert train.area.tolist() == [1200, 72, 257.5]
     assert train.load_image(1).shape == (30, 40, 3)
-    assert train.load_image.paths[1].endswith("VOC2012/JPEGImages/2008_000002.jpg")
+    assert train.load_image.names[1].endswith("VOC2012/JPEGImages/2008_000002.jpg")
     assert val.image_ids.tolist() == [1, 2]
-    assert val.load_image.paths[0].endswith("000009.jpg")
+    assert val.load_image.names[0].endswith("000009.jpg")
     assert len(VOC_CATEGORIES) == 20
     assert list(VOC_CATEGORIES) == sorted(VOC_CATEGORIES)
 
@@ -69,15 +73,17 @@ def test_the_challenge_trains_on_both_years_and_tests_on_2007(challenge):
 def test_one_year_alone_is_an_error_that_says_how_to_go_on(challenge):
     year_2012 = challenge / "VOCdevkit" / "VOC2012"
     (year_2012 / "ImageSets" / "Main" / "trainval.txt").unlink()
-    with pytest.raises(InputError, match=r"no readable list at .*VOC2012.*trainval\.txt.*for one year alone"):
-        read_voc(challenge, "train")
-    assert len(read_voc(challenge / "VOCdevkit" / "VOC2007", "train")) == 1
+    with pytest.raises(InputError, match=r"no list at .*VOC2012.*trainval\.txt.*folder of one year"):
+        read(challenge)
+    assert len(read(challenge / "VOCdevkit" / "VOC2007")) == 1
 
 
 def test_a_foreign_category_in_the_challenge_is_refused(challenge):
     write_image(challenge / "VOCdevkit" / "VOC2007", "000005", [object_xml("zebra", (1, 1, 9, 9))])
-    with pytest.raises(InputError, match=r"000005\.xml has the category 'zebra'"):
-        read_voc(challenge, "train")
+    with pytest.raises(
+        InputError, match=r"1 box of an unknown class, first object 1 of 'VOC2007/JPEGImages/000005\.jpg', a 'zebra'"
+    ):
+        read(challenge)
 
 
 @pytest.mark.parametrize(("train_list", "val_list"), [("trainval", "test"), ("train", "val")])
@@ -86,7 +92,7 @@ def test_a_plain_folder_has_the_sorted_names_of_both_splits(tmp_path, train_list
     write_image(tmp_path, "b", [object_xml("ant", (1, 1, 9, 9)), object_xml("zebra", (2, 2, 9, 9))])
     write_list(tmp_path, train_list, ["a"])
     write_list(tmp_path, val_list, ["b"])
-    train, val = read_voc(tmp_path, "train"), read_voc(tmp_path, "val")
+    train, val = read(tmp_path), read(tmp_path, "val")
     assert train.categories == val.categories == ("ant", "zebra")
     assert train.labels.tolist() == [1]
     assert val.labels.tolist() == [0, 1]
@@ -98,14 +104,14 @@ def test_trainval_and_test_go_before_train_and_val(tmp_path):
         write_image(tmp_path, stem, [CAT])
     for name, stems in {"train": "a", "val": "b", "trainval": "ab", "test": "cd"}.items():
         write_list(tmp_path, name, stems)
-    assert [len(read_voc(tmp_path, split)) for split in ("train", "val")] == [2, 2]
+    assert [len(read(tmp_path, split)) for split in ("train", "val")] == [2, 2]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_aquarium_comes_back_the_same_through_voc(aquarium, tmp_path, split):
-    coco = read_coco(aquarium, split)
+    coco = load(f"coco:{aquarium}", split)
     stems = []
-    for position, path in enumerate(coco.load_image.paths):
+    for position in range(len(coco)):
         rows = coco.boxes_of(position)
         corners = coco.boxes[rows].astype(np.float64) + np.array([1, 1, 0, 0])
         height, width = coco.sizes[position].tolist()
@@ -115,10 +121,10 @@ def test_aquarium_comes_back_the_same_through_voc(aquarium, tmp_path, split):
             for label, box, crowd in zip(coco.labels[rows], corners.tolist(), coco.crowd[rows], strict=True)
         ]
         write_image(tmp_path, stems[-1], objects, width, height, pixels=False)
-        (tmp_path / "JPEGImages" / f"{stems[-1]}.jpg").symlink_to(path)
+        (tmp_path / "JPEGImages" / f"{stems[-1]}.jpg").symlink_to(coco.load_image.path(position))
     write_list(tmp_path, "train", stems)
     write_list(tmp_path, "val", stems)
-    voc = read_voc(tmp_path, split)
+    voc = read(tmp_path, split)
     assert voc.categories == coco.categories
     assert np.array_equal(voc.sizes, coco.sizes)
     assert np.array_equal(voc.offsets, coco.offsets)
@@ -134,16 +140,27 @@ BAD_XML = {
     "cut": ("<annotation><size>", r"a\.xml is not valid XML"),
     "empty": ("", r"a\.xml is not valid XML"),
     "entity": (ENTITY, r"a\.xml is not valid XML \(EntitiesForbidden"),
-    "no size": (f"<annotation>{CAT}</annotation>", r"a\.xml has no annotation/size/height"),
-    "no name": (f"<annotation>{SIZE}{object_xml('', (1, 1, 2, 2))}</annotation>", "has no object/name"),
-    "no box": (f"<annotation>{SIZE}<object><name>a</name></object></annotation>", "has no object/bndbox/xmin"),
+    "no declaration": ('<?xml version="1.0" encoding="nonsense"?><annotation/>', r"a\.xml is not valid XML"),
+    "size of letters": ("<annotation><size><width>w</width></size></annotation>", r"a\.xml has 'w' as size/width"),
+    "flag of another kind": (
+        f"<annotation>{SIZE}{object_xml('a', (1, 1, 2, 2), 'perhaps')}</annotation>",
+        "has 'perhaps'",
+    ),
+    "no name": (f"<annotation>{SIZE}{object_xml('', (1, 1, 2, 2))}</annotation>", r"a\.xml has no name"),
+    "no box": (f"<annotation>{SIZE}<object><name>a</name></object></annotation>", "has no xmin"),
     "letters": (
         f"<annotation>{SIZE}{object_xml('a', ('one', 1, 2, 2))}</annotation>",
-        "has 'one' as object/bndbox/xmin",
+        "has 'one' as xmin",
     ),
     "nan": (f"<annotation>{SIZE}{object_xml('a', ('nan', 1, 2, 2))}</annotation>", "has 'nan'"),
-    "outside": (f"<annotation>{SIZE}{CAT}{object_xml('a', (5, 5, 42, 9))}</annotation>", "object 2 of .* outside"),
-    "no area": (f"<annotation>{SIZE}{object_xml('a', (5, 5, 4, 9))}</annotation>", "object 1 of .* without area"),
+    "outside": (
+        f"<annotation>{SIZE}{CAT}{object_xml('a', (5, 5, 42, 9))}</annotation>",
+        r"1 box over the edge of its image, first object 2 of 'JPEGImages/a\.jpg'",
+    ),
+    "no area": (
+        f"<annotation>{SIZE}{object_xml('a', (5, 5, 4, 9))}</annotation>",
+        "1 box without area in its image, first object 1",
+    ),
     "no object": (f"<annotation>{SIZE}</annotation>", "holds no box"),
 }
 
@@ -155,7 +172,7 @@ def test_bad_xml_is_one_clear_sentence(tmp_path, name):
     write_list(tmp_path, "train", ["a"])
     write_list(tmp_path, "val", ["a"])
     with pytest.raises(InputError, match=sentence) as caught:
-        read_voc(tmp_path, "train")
+        read(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -164,8 +181,9 @@ def test_bad_xml_is_one_clear_sentence(tmp_path, name):
     [
         (["a", "../a"], r"image '\.\./a' in .*train\.txt does not stay inside"),
         (["a", "/a"], "does not stay inside"),
-        (["a", "a"], r"duplicate image names in .*train\.txt"),
+        (["a", "a"], r"lists the image 'JPEGImages/a\.jpg' twice"),
         (["a", "gone"], r"1 of the 2 images .* missing, first .*JPEGImages/gone\.jpg"),
+        (["a", "x" * 300], "1 of the 2 images .* missing"),
         (["a", "bare"], r"no annotations at .*bare\.xml"),
         ([], "holds no image"),
     ],
@@ -176,18 +194,72 @@ def test_bad_lists_are_one_clear_sentence(tmp_path, stems, sentence):
     write_list(tmp_path, "train", stems)
     write_list(tmp_path, "val", ["a"])
     with pytest.raises(InputError, match=sentence) as caught:
-        read_voc(tmp_path, "train")
+        read(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_of_another_kind_and_an_unknown_split(tmp_path):
-    with pytest.raises(InputError, match="holds neither VOC2007"):
-        read_voc(tmp_path, "train")
-    with pytest.raises(InputError, match="not 'test'"):
-        read_voc(tmp_path, "test")
+def test_a_folder_of_another_kind_and_a_missing_split(tmp_path):
+    with pytest.raises(InputError, match=r"holds no annotations \(voc: VOC2007/"):
+        read(tmp_path)
     write_image(tmp_path, "a", [CAT])
-    with pytest.raises(InputError, match=r"neither trainval\.txt and test\.txt nor"):
-        read_voc(tmp_path, "train")
+    with pytest.raises(InputError, match="has no train split"):
+        read(tmp_path)
+    write_list(tmp_path, "train", ["a"])
+    with pytest.raises(InputError, match=r"has no val split .*found train"):
+        read(tmp_path)
+
+
+# ---- what annotation tools write
+
+
+def test_difficult_may_be_a_word_and_several_boxes_are_several_objects(tmp_path):
+    words = {"Unspecified": False, "False": False, "0.0": False, "no": False, "": False, "True": True, "1": True}
+    objects = [object_xml("cat", (1 + k, 1, 20 + k, 30), word) for k, word in enumerate(words)]
+    double = CAT.replace(
+        "</bndbox>", "</bndbox><bndbox><xmin>3</xmin><ymin>4</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+    )
+    write_image(tmp_path, "a", [*objects, double])
+    for name in ("train", "val"):
+        write_list(tmp_path, name, ["a"])
+    found = read(tmp_path)
+    assert found.crowd.tolist() == [*words.values(), False, False]
+    assert found.boxes[-2:].tolist() == [[0, 0, 40, 30], [2, 3, 9, 8]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_saved_by_windows_and_names_with_spaces(tmp_path, encoding):
+    for stem in ("my photo 1", "b"):
+        write_image(tmp_path, stem, [CAT])
+    for name in ("train", "val"):
+        write_list(tmp_path, name, [])
+        (tmp_path / "ImageSets" / "Main" / f"{name}.txt").write_bytes("my photo 1.5\r\nb  -1\r\n".encode(encoding))
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        (tmp_path / folder / f"my photo 1{suffix}").rename(tmp_path / folder / f"my photo 1.5{suffix}")
+    assert read(tmp_path).load_image.names == ("JPEGImages/my photo 1.5.jpg", "JPEGImages/b.jpg")
+
+
+@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>", "<size><width/></size>"])
+def test_a_size_of_zero_or_none_comes_from_the_picture(tmp_path, size):
+    write_image(tmp_path, "a", [], xml=f"<annotation>{size}{CAT}</annotation>")
+    for name in ("train", "val"):
+        write_list(tmp_path, name, ["a"])
+    assert read(tmp_path).sizes.tolist() == [[30, 40]]
+
+
+def test_folders_without_lists(tmp_path):
+    """Annotations/ beside images/ has no splits; Roboflow's train/ and valid/ hold both kinds of file."""
+    for k in range(10):
+        write_image(tmp_path / "whole", f"photo{k}", [CAT])
+        write_image(tmp_path / "made", f"photo{k}", [CAT])
+    (tmp_path / "whole" / "JPEGImages").rename(tmp_path / "whole" / "images")
+    (tmp_path / "whole" / "ImageSets" / "Main").rmdir()
+    assert [len(read(tmp_path / "whole", split)) for split in ("train", "val")] == [8, 2]
+    for k, split in enumerate(["train"] * 6 + ["valid"] * 3 + ["test"]):
+        for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+            target = tmp_path / "roboflow" / split / f"photo{k}{suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "made" / folder / f"photo{k}{suffix}").rename(target)
+    assert [len(read(tmp_path / "roboflow", split)) for split in ("train", "val", "test")] == [6, 3, 1]
 
 
 def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
@@ -197,4 +269,4 @@ def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
     path = tmp_path / "JPEGImages" / "a.jpg"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"a\.jpg cannot be decoded"):
-        read_voc(tmp_path, "val").load_image(0)
+        read(tmp_path, "val").load_image(0)

@@ -108,23 +108,65 @@ def test_an_annotation_without_area_has_that_of_its_box(tmp_path, capsys):
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda identity: 1533151603512404123 + identity,  # nanoseconds: beyond what a double tells apart
+        lambda identity: 2**80 + identity,
+        lambda identity: identity - 100,
+        lambda identity: float(identity),
+        lambda identity: f"id {identity}",
+    ],
+)
+def test_ids_of_any_kind_give_the_same_numbers(tmp_path, capsys, rename):
+    gt, dt = make_files(tmp_path)
+    main(EvaluateCommand(gt, dt, json=True))
+    before = capsys.readouterr().out
+    contents, detections = (json.loads(path.read_text()) for path in (gt, dt))
+    for record in [*contents["images"], *contents["categories"]]:
+        record["id"] = rename(record["id"])
+    for record in [*contents["annotations"], *detections]:
+        record |= {"image_id": rename(record["image_id"]), "category_id": rename(record["category_id"])}
+    gt.write_text(json.dumps(contents))
+    dt.write_text(json.dumps(detections))
+    main(EvaluateCommand(gt, dt, json=True))
+    assert capsys.readouterr().out == before
+
+
+@pytest.mark.parametrize("spell", [str, float, bool, lambda crowd: "true" if crowd else "False"])
+def test_flags_in_any_spelling_give_the_same_numbers(tmp_path, capsys, spell):
+    gt, dt = make_files(tmp_path)
+    main(EvaluateCommand(gt, dt, json=True))
+    before = capsys.readouterr().out
+    contents = json.loads(gt.read_text())
+    assert any(record["iscrowd"] for record in contents["annotations"])
+    for record in contents["annotations"]:
+        record["iscrowd"] = spell(record["iscrowd"])
+    gt.write_text(json.dumps(contents), encoding="utf-8-sig")
+    main(EvaluateCommand(gt, dt, json=True))
+    assert capsys.readouterr().out == before
+
+
+def with_first(**changes):
+    return lambda content: {**content, "annotations": [{**content["annotations"][0], **changes}]}
+
+
 BAD_GROUND_TRUTHS = [
-    (lambda content: [], "not a COCO ground truth"),
-    (lambda content: {**content, "annotations": 5}, "annotations must be a list"),
-    (lambda content: {**content, "images": []}, "images is empty"),
-    (lambda content: {**content, "images": [*content["images"], {"id": 2}]}, "images has the id 2 twice"),
-    (lambda content: {**content, "annotations": [{"image_id": 3, "category_id": 1}]}, r"annotations\[0\] has no bbox"),
-    (lambda content: {**content, "categories": [{"id": "cat"}]}, "must be an integer"),
-    (
-        lambda content: {**content, "categories": [{"id": 1}]},
-        "has category_id [23], which the ground truth does not have",
-    ),
+    (lambda content: [], "must hold an object with images"),
+    (lambda content: {**content, "annotations": 5}, "'annotations' in .* must be a list of objects"),
+    (lambda content: {**content, "images": [], "annotations": []}, "has no images, so there is nothing to evaluate"),
+    (lambda content: {**content, "images": [*content["images"], {"id": 2}]}, "has the id 2, as another has"),
+    (lambda content: {**content, "annotations": [{"image_id": 3, "category_id": 1}]}, "record 0 .* has no bbox"),
+    (lambda content: {**content, "categories": [{"id": [1]}]}, "has .1. as id, which must be a whole number or a text"),
+    (lambda content: {**content, "categories": [{"id": 5}]}, "has [123] as category_id, which no category has"),
+    (with_first(iscrowd="perhaps"), "has 'perhaps' as iscrowd, which must be 0 or 1"),
+    (with_first(bbox=[1, 2, -3, 4]), "has a negative width or height"),
 ]
 BAD_DETECTIONS = [
-    ({"image_id": 99}, r"detections\[0\] has image_id 99, which the ground truth"),
-    ({"category_id": 99}, "category_id 99, which the ground truth"),
-    ({"score": float("nan")}, "score nan, which must be a finite number"),
-    ({"score": None}, "must be a finite number"),
+    ({"image_id": 99}, "record 0 of the detections .* has 99 as image_id, which no image has"),
+    ({"category_id": 99}, "has 99 as category_id, which no category has"),
+    ({"score": float("nan")}, "has nan as score, which must be a finite number"),
+    ({"score": None}, "has no score"),
     ({"bbox": [1, 2, 3]}, r"must be \[x, y, width, height\]"),
     ({"bbox": [1, 2, -3, 4]}, "no negative width"),
 ]
@@ -149,7 +191,7 @@ def test_bad_detections_give_a_sentence(tmp_path, change, message):
 
 def test_unreadable_files_give_a_sentence(tmp_path):
     gt, dt = make_files(tmp_path)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no annotations at"):
         main(EvaluateCommand(tmp_path / "nowhere.json", dt))
     dt.write_text("{not json")
     with pytest.raises(InputError, match="not valid JSON"):

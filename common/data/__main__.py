@@ -1,0 +1,179 @@
+"""Read a detection set once and list all that is wrong with it.
+
+    python -m common.data check DIR                           (finds out the form of the folder)
+    python -m common.data check coco:DIR,repair --pictures    (as --data names it; also decodes every image)
+
+Exit status 2 where training would refuse the set.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from common.cli import Switch, data_parts, run, show
+from common.data.annotations import BAD_IMAGES, EXAMPLES, Faults
+from common.data.detection_set import DetectionSet, counted, describe
+from common.data.source import SPLITS, find, read_split
+from common.plain import InputError
+
+UNREADABLE = ("fault that stops the reading", "faults that stop the reading")
+SMALL = 4.0  # pixels; a thinner object shows no class
+
+
+@dataclass(frozen=True)
+class CheckCommand:
+    """List the faults of a detection set, with counts and examples, its classes, and the sizes of its objects."""
+
+    action: Annotated[Literal["check"], tyro.conf.Positional]
+    data: Annotated[str, tyro.conf.Positional]
+    """Folder, or a text as --data takes it."""
+    pictures: Switch = False
+    """Decode every image too."""
+    input_size: int = 96
+    """Side in pixels of the network's input, at which sizes of objects are given."""
+    json: Switch = False
+    """Print one JSON object instead of text."""
+
+
+def main(options: CheckCommand) -> None:
+    """Print the report; InputError where training would refuse the set."""
+    report = check(options.data, options.pictures, options.input_size)
+    show(report, options.json, _text)
+    if report["faults"]:
+        total = sum(fault["count"] for fault in report["faults"])
+        raise InputError(f"training would refuse {options.data} for {counted(total, 'fault', 'faults')}; mend the data")
+
+
+def check(data: str, pictures: bool = False, input_size: int = 96) -> dict[str, Any]:
+    """What is wrong with a set, and what is in it.
+
+    Keys: form; splits: name -> images, empty, boxes, ignored, classes (name -> boxes), sizes; faults: a list of split,
+    kind, count and examples, for which training would refuse the set; remarks: sentences on what it would not refuse.
+    """
+    data = f"auto:{data}" if Path(data).is_dir() else data
+    kind, _, repair = data_parts(data)
+    if kind == "scenes":
+        raise InputError("scenes are drawn by the program itself: there is nothing to check; give a folder")
+    form, directory, layout = find(data)
+    sets: dict[str, DetectionSet] = {}
+    faults: list[dict[str, Any]] = []
+    remarks: list[str] = []
+    for split in SPLITS:
+        if split == "test" and "test" not in layout.parts:
+            continue
+        found = Faults(repair, collect=True)
+        try:
+            sets[split] = read_split(form, directory, layout, split, found)
+            remarks += _pictures(sets[split], found, decode=pictures)
+        except InputError as error:
+            found.add(UNREADABLE, str(error))
+        for (one, many), (count, examples) in found.collected.items():
+            fault = {"split": split, "kind": one if count == 1 else many, "count": count, "examples": examples}
+            # the parts of a set without splits are read from the same annotations
+            if not any(fault == other | {"split": split} for other in faults if "all" in layout.parts):
+                faults.append(fault)
+    remarks += _classes_apart(sets)
+    remarks += _duplicates(sets)
+    splits = {split: _contents(dataset, input_size) for split, dataset in sets.items()}
+    return {"form": form, "input_size": input_size, "splits": splits, "faults": faults, "remarks": remarks}
+
+
+def _contents(dataset: DetectionSet, input_size: int) -> dict[str, Any]:
+    """What is in a split; sizes are of the objects' sides once the image is fitted into a square input."""
+    objects = ~dataset.crowd
+    labels = np.bincount(dataset.labels[objects], minlength=len(dataset.categories))
+    scale = np.repeat(input_size / dataset.sizes.max(axis=1), np.diff(dataset.offsets))[objects]
+    sides = (dataset.boxes[:, 2:] - dataset.boxes[:, :2])[objects] * scale[:, None]
+    sizes = {}
+    if len(sides):
+        lowest, median, highest = np.quantile(np.sqrt(sides.prod(axis=1)), [0.05, 0.5, 0.95]).tolist()
+        thin = float((sides.min(axis=1) < SMALL).mean())
+        sizes = {"lowest": lowest, "median": median, "highest": highest, "thin": thin}
+    return {
+        "described": describe(dataset),
+        "images": len(dataset),
+        "empty": int((np.diff(dataset.offsets) == 0).sum()),
+        "boxes": len(dataset.boxes),
+        "ignored": int(dataset.crowd.sum()),
+        "classes": dict(zip(dataset.categories, labels.tolist(), strict=True)),
+        "sizes": sizes,
+    }
+
+
+def _pictures(dataset: DetectionSet, faults: Faults, decode: bool) -> Iterator[str]:
+    """Look at the header of each image, or at all of it."""
+    turned = as_stored = 0
+    for index in tqdm(range(len(dataset)), desc=f"images of {dataset.split}", disable=len(dataset) < 500):
+        try:
+            stated, applied = dataset.load_image.orientations(index)
+            turned += stated != 1
+            as_stored += stated != applied
+            if decode:
+                dataset.load_image(index)
+        except InputError as error:
+            faults.add(BAD_IMAGES, str(error))
+    if turned:
+        kept = f", but {as_stored:,} of them not, as their annotations give the stored size" if as_stored else ""
+        yield f"{dataset.split}: {counted(turned, 'image is', 'images are')} stored turned, and turned upright{kept}"
+
+
+def _classes_apart(sets: Mapping[str, DetectionSet]) -> Iterator[str]:
+    """Classes that have objects in one split and none in another."""
+    used = {split: {dataset.categories[k] for k in np.unique(dataset.labels)} for split, dataset in sets.items()}
+    for split, classes in used.items():
+        missing = sorted(set().union(*used.values()) - classes)
+        if missing:
+            yield f"{split}: no object of {', '.join(missing)}"
+
+
+def _duplicates(sets: Mapping[str, DetectionSet]) -> Iterator[str]:
+    """Image files of the same content in two splits."""
+    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for split, dataset in sets.items():
+        for path in map(dataset.load_image.path, range(len(dataset))):
+            by_size[path.stat().st_size].append((split, path))
+    same: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for files in by_size.values():
+        if len({split for split, _ in files}) > 1:
+            for split, path in files:
+                same[hashlib.sha256(path.read_bytes()).hexdigest()].append((split, path))
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        pairs = [files for files in same.values() if {one, other} <= {split for split, _ in files}]
+        if pairs:
+            names = "; ".join(" = ".join(path.name for _, path in files) for files in pairs[:EXAMPLES])
+            yield f"{counted(len(pairs), 'picture is', 'pictures are')} both in {one} and in {other}: {names}"
+
+
+def _text(report: Mapping[str, Any]) -> str:
+    splits = report["splits"]
+    lines = [content["described"] for content in splits.values()]
+    classes = dict.fromkeys(name for content in splits.values() for name in content["classes"])
+    width = max([5, *map(len, classes)])
+    lines += ["", f"{'class':<{width}}" + "".join(f"{split:>10}" for split in splits)]
+    for name in classes:
+        counts = (f"{content['classes'].get(name, 0):>10,}" for content in splits.values())
+        lines.append(f"{name:<{width}}" + "".join(counts))
+    lines.append("")
+    for split, content in splits.items():
+        if sizes := content["sizes"]:
+            lines.append(
+                f"{split}: at an input of {report['input_size']} pixels, 90 % of the objects are {sizes['lowest']:.1f} "
+                f"to {sizes['highest']:.1f} pixels large, half of them over {sizes['median']:.1f}; "
+                f"{100 * sizes['thin']:.1f} % are under {SMALL:.0f} pixels wide or high"
+            )
+    lines += report["remarks"]
+    for fault in report["faults"]:
+        lines.append(f"{fault['split']}: {fault['count']:,} {fault['kind']}")
+        lines += [f"    {example}" for example in fault["examples"]]
+    return "\n".join(lines if report["faults"] else [*lines, "no fault found"])
+
+
+if __name__ == "__main__":
+    run(main, CheckCommand)

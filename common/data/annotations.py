@@ -1,0 +1,430 @@
+"""What the readers of all disk formats share: values and files, faults, and the way to a `DetectionSet`."""
+
+import codecs
+import gc
+import json
+import math
+import os
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.data.detection_set import DetectionSet, counted, first_rows
+from common.data.image_files import ImageFiles, upright_size
+from common.plain import InputError
+
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""Our splits -> the names that folders and lists of files give them."""
+OVERHANG = 1.0
+"""Pixels by which a box may stick out of its image without a word: rounding, which is clipped."""
+LARGEST_SIDE = 1_000_000  # pixels
+EXAMPLES = 3  # of each kind of fault that are kept
+YES = ("1", "1.0", "yes", "y", "true", "t", "on")
+NO = ("0", "0.0", "no", "n", "false", "f", "off", "none", "null", "unspecified", "")
+
+Kind = tuple[str, str]
+"""What a fault is called: one, many."""
+BAD_RECORDS = ("record that cannot be read", "records that cannot be read")
+NO_IMAGE = ("image that is missing", "images that are missing")
+BAD_IMAGES = ("image that cannot be decoded", "images that cannot be decoded")
+REPEATED = ("entry that occurs twice", "entries that occur twice")
+NOT_FINITE = ("box with coordinates beyond all numbers", "boxes with coordinates beyond all numbers")
+OVER_THE_EDGE = ("box over the edge of its image", "boxes over the edge of their image")
+NO_AREA = ("box without area in its image", "boxes without area in their image")
+NEGATIVE_AREA = ("negative area", "negative areas")
+UNKNOWN_CLASS = ("box of an unknown class", "boxes of an unknown class")
+
+
+class Faults:
+    """What is wrong with annotations: the first fault raises `InputError`, or all are collected.
+
+    repair: small faults are mended, and counted in `notes`. collected: kind -> count and first sentences; None where
+    the first fault raises.
+    """
+
+    def __init__(self, repair: bool = False, collect: bool = False):
+        self.repair = repair
+        self.collected: dict[Kind, tuple[int, list[str]]] | None = {} if collect else None
+        self.notes: list[str] = []
+
+    def add(self, kind: Kind, *sentences: str, count: int | None = None) -> None:
+        """Note faults of a kind by their first sentences; raises the first of them unless faults are collected."""
+        if self.collected is None:
+            raise InputError(sentences[0])
+        before, kept = self.collected.get(kind, (0, []))
+        count = len(sentences) if count is None else count
+        self.collected[kind] = before + count, [*kept, *sentences][:EXAMPLES]
+
+    def add_rows(
+        self, kind: Kind, bad: NDArray[np.bool_], source: Path, where: Callable[[int], str], repair: str = ""
+    ) -> NDArray[np.bool_]:
+        """Note that the rows (M,) `bad` of `source` have a fault, and return `bad`.
+
+        where: row -> what and where it is. repair: what is done to such rows where faults are repaired.
+        """
+        count = int(bad.sum())
+        if not count:
+            return bad
+        if repair and self.repair:
+            self.notes.append(f"{counted(count, *kind)} {repair}")
+        elif self.collected is None:
+            way_out = (
+                f", or add ,repair to the data to have {'it' if count == 1 else 'them'} {repair}" if repair else ""
+            )
+            raise InputError(
+                f"{source} has {counted(count, *kind)}, first {where(int(bad.argmax()))}; correct or remove "
+                f"{'it' if count == 1 else 'them'}{way_out}"
+            )
+        else:
+            self.add(kind, *map(where, np.flatnonzero(bad)[:EXAMPLES].tolist()), count=count)
+        return bad
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Values and files
+# ------------------------------------------------------------------------------------------------------------------
+
+Value = TypeVar("Value")
+
+
+class BadRecord(Exception):
+    """What is wrong with a record, "has ...": whoever knows which record it is makes the sentence."""
+
+
+_REQUIRED: Any = object()
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shown(value: Any) -> str:
+    """A value for an error message, cut short where it is long."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not spell out integers of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def read_field(record: Mapping[str, Any], key: str, read: Callable[[Any], Value], default: Any = _REQUIRED) -> Value:
+    """record[key] as `read` takes it; a missing value or null is the default. Raises `BadRecord`.
+
+    `read` raises ValueError, TypeError or OverflowError for a value that its docstring does not describe.
+    """
+    value = record.get(key)
+    if value is None:
+        if default is _REQUIRED:
+            raise BadRecord(f"has no {key}")
+        return default
+    try:
+        return read(value)
+    except (ValueError, TypeError, OverflowError):
+        raise BadRecord(f"has {shown(value)} as {key}, which must be {read.__doc__}") from None
+
+
+def number(value: Any) -> float:
+    """a finite number"""
+    result = float(value)
+    if isinstance(value, bool) or not math.isfinite(result):
+        raise ValueError
+    return result
+
+
+def whole_number(value: Any) -> int:
+    """a whole number"""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    result = number(value)
+    if not result.is_integer():
+        raise ValueError
+    return int(result)
+
+
+def side(value: Any) -> int:
+    """a whole number of pixels"""
+    result = whole_number(value)
+    if result > LARGEST_SIDE:
+        raise ValueError
+    return max(result, 0)  # tools write 0 or -1 for what they do not know
+
+
+def identity(value: Any) -> int | str:
+    """a whole number or a text"""
+    return value if isinstance(value, str) else whole_number(value)
+
+
+def text(value: Any) -> str:
+    """a text"""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError
+    return value.strip()
+
+
+def flag(value: Any) -> bool:
+    """0 or 1, or a word for no or yes"""
+    word = str(value).strip().lower() if isinstance(value, bool | int | float | str) else "?"
+    if word not in YES + NO:
+        raise ValueError
+    return word in YES
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of a file; `InputError` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"no annotations at {path}; check the folder and its layout") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', error)}); check the file") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one."""
+    contents = read_bytes(path)
+    utf_16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return contents.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file of annotations, in any of Unicode's encodings."""
+    contents = read_bytes(path)
+    collecting = gc.isenabled()
+    gc.disable()  # a million records are no garbage, and looking through them again and again doubles the time
+    try:
+        return json.loads(contents)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); export or download it again") from None
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def refuse_escape(file_name: str, what: str) -> None:
+    """Raise `InputError` unless `file_name` stays inside the folder that it is relative to, on any system."""
+    windows = PureWindowsPath(file_name)
+    absolute = PurePosixPath(file_name).is_absolute() or windows.drive or windows.root
+    if not file_name or "\0" in file_name or absolute or ".." in windows.parts:
+        raise InputError(f"{what} does not stay inside its folder; give a plain relative path")
+
+
+def read_each(records: Any, what: str, read: Callable[[dict[str, Any]], None], faults: Faults) -> None:
+    """Call `read` with each object of a list of JSON; a `BadRecord` is a fault."""
+    if not isinstance(records, list):
+        raise InputError(f"{what} must be a list of objects, as in COCO's format, got {shown(records)}")
+    for place, record in enumerate(records):
+        try:
+            if not isinstance(record, dict):
+                raise BadRecord(f"is {shown(record)}, which must be an object")
+            read(record)
+        except BadRecord as error:
+            which = f" (id {shown(record['id'])})" if isinstance(record, dict) and "id" in record else ""
+            faults.add(BAD_RECORDS, f"record {place}{which} of {what} {error}; correct or remove it")
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# One split
+# ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a folder keeps its splits. parts: split, or "all" for a set without splits -> what reads its annotations.
+
+    categories: the classes, where the format or the folder names them; None for all that the splits name.
+    """
+
+    parts: Mapping[str, Callable[[Faults], "Annotations"]]
+    categories: tuple[str, ...] | None = None
+
+
+@dataclass
+class Annotations:
+    """What one split says on disk, in any format; `detection_set` makes the set of it.
+
+    source: its file or folder, for messages. folders: where images may lie. noun: what the format calls the record of a
+    box. classes: names in the set's order. left_out: names of empty parent classes.
+    Of each of N images: names of files; sizes, (height, width), 0 where unknown; ids on disk, None where the order
+    counts. Of each of M boxes: owner, the position 0..N-1 of its image; marks, what to look for on disk; boxes, xyxy;
+    classes_of; crowd; area, NaN where it is the box's.
+    """
+
+    source: Path
+    folders: Sequence[Path]
+    noun: str
+    classes: list[str]
+    left_out: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    ids: list[int | str] | None = None
+    owner: list[int] = field(default_factory=list)
+    marks: list[int | str] = field(default_factory=list)
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    classes_of: list[str] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+    area: list[float] = field(default_factory=list)
+
+    def add_image(self, name: str, size: tuple[int, int]) -> int:
+        """The position of one more image."""
+        self.names.append(name)
+        self.sizes.append(size)
+        return len(self.names) - 1
+
+    def add_box(
+        self,
+        owner: int,
+        mark: int | str,
+        box: tuple[float, float, float, float],
+        class_name: str,
+        crowd: bool = False,
+        area: float = math.nan,
+    ) -> None:
+        """One more box (xyxy) of the image at position `owner`."""
+        self.owner.append(owner)
+        self.marks.append(mark)
+        self.boxes.append(box)
+        self.classes_of.append(class_name)
+        self.crowd.append(crowd)
+        self.area.append(area)
+
+
+def detection_set(found: Annotations, name: str, split: str, categories: Sequence[str], faults: Faults) -> DetectionSet:
+    """The set of one split, checked; `categories` are the classes of all its splits.
+
+    Sizes that are absent come from the image files. Boxes are clipped to their images. Image ids are 1..N in the order
+    of the ids on disk, so that equal scores keep the order that they have in pycocotools. Raises `InputError` for the
+    first fault unless `faults` collects them; what has a fault is then left out.
+    """
+    folder, names, usable = _files(found, faults)
+    sizes = np.array(found.sizes, np.int64).reshape(-1, 2)
+    for position in np.flatnonzero(usable & (sizes < 1).any(axis=1)).tolist():
+        try:
+            sizes[position] = upright_size(folder / names[position])
+        except InputError as error:
+            faults.add(BAD_IMAGES, str(error))
+            usable[position] = False
+
+    label_of = {category: label for label, category in enumerate(categories)}
+    owner = np.array(found.owner, np.int64)
+    labels = np.array([label_of.get(class_name, -1) for class_name in found.classes_of], np.int64)
+    area = np.array(found.area, np.float64)
+    kept = usable[owner]
+
+    def where(row: int) -> str:
+        return f"{found.noun} {shown(found.marks[row])} of {shown(found.names[owner[row]])}"
+
+    def corners(row: int) -> str:
+        height, width = sizes[owner[row]].tolist()
+        return f"{where(row)} (corners {', '.join(f'{value:g}' for value in found.boxes[row])}, image {width}x{height})"
+
+    def leave_out(kind: Kind, bad: NDArray[np.bool_], where: Callable[[int], str], repair: str = "") -> None:
+        nonlocal kept
+        kept = kept & ~faults.add_rows(kind, kept & bad, found.source, where, repair)
+
+    leave_out(UNKNOWN_CLASS, labels < 0, lambda row: f"{where(row)}, a {shown(found.classes_of[row])}")
+    leave_out(NEGATIVE_AREA, area < 0, lambda row: f"{where(row)}, {area[row]:g}")
+    boxes = np.array(found.boxes, np.float64).reshape(-1, 4)
+    finite = np.isfinite(boxes).all(axis=1)
+    leave_out(NOT_FINITE, ~finite, corners)
+    boxes[~finite] = 0.0
+    limits = sizes[owner][:, [1, 0, 1, 0]].astype(np.float64)  # (M, 4): width, height, width, height
+    clipped = np.clip(boxes, 0.0, limits).astype(np.float32)
+    leave_out(NO_AREA, (clipped[:, 2:] <= clipped[:, :2]).any(axis=1), corners, "left out")
+    beyond = OVERHANG + 1e-6
+    outside = ((boxes < -beyond) | (boxes > limits + beyond)).any(axis=1)
+    faults.add_rows(OVER_THE_EDGE, kept & outside, found.source, corners, "clipped")
+
+    if not usable.any():
+        raise InputError(f"{found.source} holds no image; check the folder and the split")
+    rows = np.flatnonzero(kept)
+    if not len(rows):
+        raise InputError(f"{found.source} holds no box, so nothing can be learnt or scored; check its annotations")
+    images = np.flatnonzero(usable)
+    owner = (np.cumsum(usable) - 1)[owner[rows]]
+    by_image = np.argsort(owner, kind="stable")
+    rows = rows[by_image]
+    box_area = np.prod(clipped[rows, 2:] - clipped[rows, :2], axis=1, dtype=np.float64)
+    sizes = sizes[images].astype(np.int32)
+    ids = np.array(ranks(found.ids or range(len(names))), np.int64)[images]
+    return DetectionSet(
+        name=name,
+        split=split,
+        categories=tuple(categories),
+        category_ids=np.arange(1, len(categories) + 1),
+        image_ids=ids,
+        sizes=sizes,
+        offsets=first_rows(np.bincount(owner, minlength=len(images))),
+        boxes=clipped[rows],
+        labels=labels[rows],
+        crowd=np.array(found.crowd, np.bool_)[rows],
+        area=np.where(np.isnan(area[rows]), box_area, area[rows]),
+        load_image=ImageFiles(folder, tuple(names[position] for position in images.tolist()), sizes),
+        notes=tuple(faults.notes),
+    )
+
+
+def ranks(ids: Sequence[int | str]) -> list[int]:
+    """1..N, in the order of the ids: whole numbers first, then texts."""
+    order = sorted(range(len(ids)), key=lambda position: (isinstance(ids[position], str), ids[position]))
+    result = [0] * len(ids)
+    for rank, position in enumerate(order, start=1):
+        result[position] = rank
+    return result
+
+
+def _files(found: Annotations, faults: Faults) -> tuple[Path, list[str], NDArray[np.bool_]]:
+    """The folder of the images, their names in it, and which of them may be used.
+
+    The folder is the first that holds all files, else the one that holds most. Each is listed once, so a hundred
+    thousand images take a fraction of a second. A backslash in a name is a slash on the systems where it is none.
+    """
+    usable = np.ones(len(found.names), np.bool_)
+    seen: set[str] = set()
+    for position, name in enumerate(found.names):
+        try:
+            refuse_escape(name, f"file_name {shown(name)} in {found.source}")
+            if name in seen:
+                raise InputError(f"{found.source} lists the image {shown(name)} twice; give each file one entry")
+        except InputError as error:
+            faults.add(REPEATED if name in seen else NO_IMAGE, str(error))
+            usable[position] = False
+        seen.add(name)
+    best: tuple[Path, list[str], NDArray[np.bool_]] | None = None
+    for folder in found.folders:
+        names, there = _present(folder, found.names)
+        if best is None or there[usable].sum() > best[2][usable].sum():
+            best = folder, names, there
+        if there[usable].all():
+            break
+    folder, names, there = best
+    missing = np.flatnonzero(usable & ~there)
+    if len(missing):
+        first = folder / names[missing[0]]
+        faults.add(
+            NO_IMAGE,
+            f"{len(missing):,} of the {len(names):,} images listed in {found.source} are missing, "
+            f"first {shown(str(first))}; put them there or take them out of the annotations",
+            count=len(missing),
+        )
+    return folder, names, usable & there
+
+
+def _present(folder: Path, names: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
+    """The names as the folder spells them, and which of them it holds."""
+    listed: dict[str, set[str]] = {}
+
+    def holds(name: str) -> bool:
+        parent, base = os.path.split(name)
+        if parent not in listed:
+            place = os.path.join(folder, parent)
+            # false, not an error, for a path that no system could hold
+            listed[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
+        return base in listed[parent]
+
+    spelled = [name if holds(name) else name.replace("\\", "/") for name in names]
+    return spelled, np.array([holds(name) for name in spelled], np.bool_)

@@ -1,0 +1,134 @@
+"""Image files: their sizes, and their pixels the right way up."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.plain import InputError
+
+MAX_PIXELS = 64_000_000
+"""Pixels of the largest image that is decoded: about 0.7 GB while it is."""
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a file for; others of its formats start programs, or hold no photographs."""
+SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored pixels upright. From 5 on, width and height change places."""
+
+# `MAX_PIXELS` is the stricter bound, and its refusal is one sentence.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """`load_image` of a `DetectionSet` whose images are files.
+
+    folder: holds them all. names: N paths relative to it. sizes: (N, 2) height and width by the annotations.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    sizes: NDArray[np.int32]
+
+    def subset(self, indices: NDArray[np.int64]) -> "ImageFiles":
+        """The files at these positions."""
+        return replace(self, names=tuple(self.names[index] for index in indices.tolist()), sizes=self.sizes[indices])
+
+    def path(self, index: int) -> Path:
+        """Where the file lies."""
+        return self.folder / self.names[index]
+
+    def orientations(self, index: int) -> tuple[int, int]:
+        """The EXIF orientation that the file states, and the one that is applied; only its header is read.
+
+        Raises `InputError` where the file is unreadable, too large, or of another size than the annotations say.
+        """
+        with _opened(self.path(index)) as image:
+            return _stated_orientation(image), self._applied_orientation(image, index)
+
+    def __call__(self, index: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB, turned upright as the file's EXIF orientation says. Grey, palette and CMYK become RGB.
+
+        Raises `InputError` where `orientations` does, and for a damaged file or more than 8 bits a channel.
+        """
+        with _opened(self.path(index)) as image:
+            if image.mode.startswith(("I", "F")):
+                raise InputError(f"image {self.path(index)} has more than 8 bits a channel; convert it to 8 bits")
+            orientation = self._applied_orientation(image, index)
+            upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+            return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+
+    def _applied_orientation(self, image: Image.Image, index: int) -> int:
+        height, width = self.sizes[index].tolist()
+        orientation = _stated_orientation(image)
+        upright = image.size[::-1] if orientation >= 5 else image.size
+        if upright == (width, height):
+            return orientation
+        # Annotations of a quarter turn that give the stored size were made on the stored pixels.
+        if image.size == (width, height):
+            return 1
+        raise InputError(
+            f"image {self.path(index)} is {upright[0]}x{upright[1]} pixels but {width}x{height} in the annotations; "
+            "correct the one or the other"
+        )
+
+    @cached_property
+    def signature(self) -> bytes:
+        """Names and lengths in bytes of all files: the same for copies on another disk."""
+        try:
+            lengths = [os.stat(self.path(index)).st_size for index in range(len(self.names))]
+        except (OSError, ValueError) as error:
+            raise InputError(f"an image cannot be read ({error}); put it back") from None
+        lines = (f"{name}\0{length}\n" for name, length in zip(self.names, lengths, strict=True))
+        return "".join(lines).encode("utf-8", "surrogatepass")
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as it is looked at; only the file's header is read."""
+    with _opened(path) as image:
+        width, height = image.size
+        return (width, height) if _stated_orientation(image) >= 5 else (height, width)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(
+                    f"image {path} is {image.width}x{image.height} pixels, and at most {MAX_PIXELS // 10**6} "
+                    "megapixels are decoded; scale it down or cut it into tiles"
+                )
+            yield image
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"image {path} cannot be decoded ({reason}); download or export it again") from None
+
+
+def _stated_orientation(image: Image.Image) -> int:
+    # Pillow turns TIFF itself, and would decode all of a PNG to look for a tag behind the pixels.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        return orientation if orientation in UPRIGHT else 1
+    except Exception:  # damaged tags do not make the pixels unusable
+        return 1

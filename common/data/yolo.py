@@ -1,0 +1,186 @@
+"""YOLO folders: data.yaml names the classes and the splits, and each image has a text file with a line for every box.
+
+Format: https://docs.ultralytics.com/datasets/detect/. A line holds the number of the class from 0 and the box's centre,
+width and height, or an outline's points, as shares of the image's width and height.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from common.data.annotations import (
+    BAD_IMAGES,
+    BAD_RECORDS,
+    SPLIT_NAMES,
+    Annotations,
+    BadRecord,
+    Faults,
+    Layout,
+    number,
+    read_field,
+    read_text,
+    refuse_escape,
+    shown,
+    text,
+    whole_number,
+)
+from common.data.image_files import SUFFIXES, upright_size
+from common.plain import InputError
+
+SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+
+
+def find_yolo(directory: Path) -> Layout | None:
+    """The splits of a YOLO folder; None where it is none.
+
+    A split is what data.yaml says, else images/train/ or train/images/, and so on. Paths that are absolute or begin
+    with "../" are looked for by their last parts. Without data.yaml the classes are the lines of classes.txt, and
+    images/ has no splits.
+    """
+    path = next((path for path in map(directory.joinpath, SETTINGS) if path.is_file()), None)
+    if path is None:
+        path = directory / "classes.txt"
+        if not (path.is_file() and (directory / "images").is_dir() and (directory / "labels").is_dir()):
+            return None
+        classes = _distinct([line.strip() for line in read_text(path).splitlines() if line.strip()], path)
+        return Layout({"all": partial(read_yolo, directory, [directory / "images"], classes)}, classes)
+    settings = _settings(path)
+    classes = _classes(settings, path)
+    parts = {}
+    for split, names in SPLIT_NAMES.items():
+        said = [entry for name in names for entry in _entries(settings.get(name))]
+        sources = [source for entry in said if (source := _inside(directory, entry)) is not None]
+        if not said or len(sources) < len(said):
+            usual = (directory / place for name in names for place in (f"images/{name}", f"{name}/images"))
+            sources = [place for place in usual if place.is_dir()][:1]
+        if sources:
+            parts[split] = partial(read_yolo, directory, sources, classes)
+        elif said and split == "val":
+            raise InputError(f"{path} has {shown(said)} as val, which is not in {directory}; put it there")
+    if list(parts) == ["train"]:
+        parts = {"all": parts["train"]}
+    return Layout(parts, classes)
+
+
+def read_yolo(directory: Path, sources: Sequence[Path], classes: Sequence[str], faults: Faults) -> Annotations:
+    """The annotations of one split, whose `sources` are folders of images or lists of them.
+
+    An image without a text file is without objects. The box of an outline is the smallest that holds it.
+    """
+    found = Annotations(directory, (directory,), "line", list(classes))
+    for name in (name for source in sources for name in _image_names(directory, source)):
+        try:
+            height, width = upright_size(directory / name) if (directory / name).is_file() else (0, 0)
+            labels = _label_file(directory, name)
+            lines = read_text(labels).splitlines() if labels.is_file() else []
+        except InputError as error:
+            faults.add(BAD_IMAGES, str(error))
+            continue
+        position = found.add_image(name, (height, width))
+        for place, words in enumerate(map(str.split, lines), start=1):
+            try:
+                if words:
+                    class_name, (left, top, right, bottom) = _box(words, classes)
+                    box = left * width, top * height, right * width, bottom * height
+                    found.add_box(position, place, box, class_name)
+            except BadRecord as error:
+                faults.add(BAD_RECORDS, f"line {place} of {labels} {error}; correct or remove it")
+    return found
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    try:
+        settings = yaml.load(read_text(path), Loader=yaml.BaseLoader)  # every scalar stays a text: a class may be "no"
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not valid YAML ({reason}); export or download it again") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} must hold the settings of a data set, got {shown(settings)}")
+    return settings
+
+
+def _classes(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    names = settings.get("names")
+    if isinstance(names, dict):
+        names = [names.get(str(label)) for label in range(len(names))]
+    try:
+        if not isinstance(names, list):
+            raise ValueError
+        return _distinct([text(name) for name in names], path)
+    except ValueError:
+        raise InputError(
+            f"{path} has {shown(settings.get('names'))} as names; give a list of the classes, or one text for each "
+            "number from 0"
+        ) from None
+
+
+def _distinct(classes: Sequence[str], path: Path) -> tuple[str, ...]:
+    twice = [name for name in classes if classes.count(name) > 1]
+    if twice:
+        raise InputError(f"{path} names the class {shown(twice[0])} twice; give each its own name")
+    return tuple(classes)
+
+
+def _entries(said: Any) -> list[str]:
+    """The paths that data.yaml gives for a split."""
+    return [entry for entry in (said if isinstance(said, list) else [said]) if isinstance(entry, str) and entry]
+
+
+def _inside(directory: Path, entry: str) -> Path | None:
+    """What a path means in `directory`: its longest end that is there, at least two parts of it."""
+    parts = [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("/", "//", ".", "..")]
+    for start in range(max(1, len(parts) - 1)):
+        path = directory.joinpath(*parts[start:])
+        if os.path.exists(path):  # false, not an error, for a path that no system could hold
+            return path
+    return None
+
+
+def _image_names(directory: Path, source: Path) -> Iterator[str]:
+    """Paths of images relative to `directory`."""
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            if path.suffix.lower() in SUFFIXES:
+                yield path.relative_to(directory).as_posix()
+        return
+    for line in read_text(source).splitlines():
+        name = line.strip().removeprefix("./")
+        if name:
+            refuse_escape(name, f"image {shown(name)} in {source}")
+            yield name
+
+
+def _label_file(directory: Path, name: str) -> Path:
+    """The text file of an image: in labels/ where the image is in images/, else beside it."""
+    parts = list(PurePosixPath(name).with_suffix(".txt").parts)
+    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return directory.joinpath(*parts)
+
+
+def _box(words: Sequence[str], classes: Sequence[str]) -> tuple[str, tuple[float, float, float, float]]:
+    """The class of a line, and its box: xyxy, as shares of width and height."""
+    label = read_field({"class": words[0]}, "class", whole_number)
+    if not 0 <= label < len(classes):
+        raise BadRecord(f"has the class {label}, which must be 0..{len(classes) - 1}")
+    values = [read_field({"number": word}, "number", share) for word in words[1:]]
+    if len(values) == 4:
+        x, y, width, height = values
+        return classes[label], (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    if len(values) >= 6 and len(values) % 2 == 0:
+        xs, ys = values[::2], values[1::2]
+        return classes[label], (min(xs), min(ys), max(xs), max(ys))
+    raise BadRecord(f"has {len(words)} numbers, which must be 5 (class, centre, width, height) or an outline")
+
+
+def share(value: Any) -> float:
+    """a share of the image from 0 to 1"""
+    result = number(value)
+    if not -1.0 <= result <= 2.0:  # a little over the edge is another fault, which can be repaired
+        raise ValueError
+    return result

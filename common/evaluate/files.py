@@ -1,0 +1,67 @@
+"""COCO files of ground truth and of detections, read for `GroundTruth`. Ids of any kind are numbered inside."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.data.annotations import Faults, number, ranks, read_each, read_field, read_json
+from common.data.coco import CocoFile, box, known_identity, read_file
+from common.evaluate.average_precision import GroundTruth
+from common.plain import InputError
+
+
+def read_ground_truth(path: Path) -> tuple[GroundTruth, CocoFile]:
+    """The ground truth of a COCO file, and the file's records.
+
+    An annotation without an area has that of its box. Raises InputError for whatever cannot be evaluated.
+    """
+    file = read_file(path, Faults(), scoring=True)
+    for name in ("images", "categories"):
+        if not getattr(file, name):
+            raise InputError(f"{path} has no {name}, so there is nothing to evaluate; check the file")
+    image_of, category_of = numbers(file.images), numbers(file.categories)
+    boxes = np.array([found for _, _, found, _, _, _ in file.objects], np.float64).reshape(-1, 4)
+    if (boxes[:, 2:] < 0).any():
+        first = file.objects[int(np.argmax((boxes[:, 2:] < 0).any(axis=1)))]
+        raise InputError(f"annotation {first[0]} in {path} has a negative width or height; correct or remove it")
+    area = np.array([area for *_, area in file.objects], np.float64)
+    return GroundTruth.from_columns(
+        image_ids=np.array(list(image_of.values()), np.int64),
+        # sizes play no part in the evaluation of boxes, so a file may leave them out
+        sizes=np.zeros((len(image_of), 2), np.int64),
+        category_ids=np.array(list(category_of.values()), np.int64),
+        names=list(file.categories.values()),
+        annotation_images=np.array([image_of[image] for _, image, *_ in file.objects], np.int64),
+        annotation_categories=np.array([category_of[label] for _, _, _, label, _, _ in file.objects], np.int64),
+        boxes=boxes,
+        area=np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area),
+        crowd=np.array([crowd for *_, crowd, _ in file.objects], np.bool_),
+    ), file
+
+
+def read_detections(path: Path, truth: CocoFile) -> np.ndarray:
+    """The detections of a COCO results file: (M, 7) image, x, y, width, height, score, category, ids as numbered."""
+    image_of, category_of = numbers(truth.images), numbers(truth.categories)
+    rows: list[list[float]] = []
+
+    def detection(record: dict[str, Any]) -> None:
+        image = image_of[known_identity(record, "image_id", image_of)]
+        category = category_of[known_identity(record, "category_id", category_of)]
+        rows.append([image, *read_field(record, "bbox", sized_box), read_field(record, "score", number), category])
+
+    read_each(read_json(path), f"the detections of {path}", detection, Faults())
+    return np.array(rows, np.float64).reshape(-1, 7)
+
+
+def numbers(ids: dict[int | str, Any]) -> dict[int | str, int]:
+    """Id -> 1..N in the order of the ids, so that equal scores keep the order that they have in pycocotools."""
+    return dict(zip(ids, ranks(list(ids)), strict=True))
+
+
+def sized_box(value: Any) -> list[float]:
+    """[x, y, width, height] as finite numbers, with no negative width or height"""
+    found = box(value)
+    if min(found[2:]) < 0:
+        raise ValueError
+    return found

@@ -1,0 +1,155 @@
+"""The YOLO reader: every layout, a round trip from COCO, and every kind of bad input."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data.source import load
+from common.plain import InputError
+
+NAMES = "names: [cat, 'no', 3]\n"
+
+
+def write_image(root, name, lines=None, size=(40, 20)):
+    """An image under images/, and its lines under labels/."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size).save(path)
+    if lines is not None:
+        parts = name.rpartition("images/")
+        label = (root / f"{parts[0]}labels/{parts[2]}").with_suffix(".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(lines)
+
+
+def write(root, settings=NAMES, lines="0 .5 .5 .25 .5\n", train="images/train", val="images/val"):
+    for folder, count in ((train, 3), (val, 2)):
+        for k in range(count):
+            write_image(root, f"{folder}/{k} a.jpg", lines if k == 0 else "2 .5 .5 1 1" if k == 1 else None)
+    (root / "data.yaml").write_text(settings)
+    return root
+
+
+def read(root, split="train"):
+    return load(f"yolo:{root}", split)
+
+
+def test_a_line_is_a_box_and_an_image_without_lines_is_empty(tmp_path):
+    lines = "\n0 .5 .5 .25 .5\n1 0.1 0.2 0.3 0.2 0.3 0.6 0.1 0.5\n2.0 .0125 .5 .075 .1\n"  # the last sticks out
+    found = read(write(tmp_path, lines=lines))
+    assert found.categories == ("cat", "no", "3")
+    assert found.labels.tolist() == [0, 1, 2, 2]
+    assert found.offsets.tolist() == [0, 3, 4, 4]
+    assert found.sizes.tolist() == [[20, 40]] * 3
+    expected = [[15, 5, 25, 15], [4, 4, 12, 12], [0, 9, 2, 11], [0, 0, 40, 20]]
+    np.testing.assert_allclose(found.boxes, expected, atol=1e-5)
+    assert found.load_image(0).shape == (20, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "train", "val"),
+    [
+        ("names: {0: a, 1: b, 2: c}", "images/train", "images/val"),
+        ("names: [a, b, c]", "images/training", "images/validation"),
+        ("path: ../set\ntrain: images/one\nval: [images/two]\nnames: [a, b, c]", "images/one", "images/two"),
+        ("train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [a, b, c]", "train/images",
+         "valid/images"),
+        ("train: /home/me/set/one/images\nval: C:\\\\set\\\\two\\\\images\nnames: [a, b, c]", "one/images",
+         "two/images"),
+    ],
+)  # fmt: skip
+def test_splits_are_found_as_data_yaml_says_or_where_they_usually_are(tmp_path, settings, train, val):
+    write(tmp_path, settings, train=train, val=val)
+    assert [len(read(tmp_path, split)) for split in ("train", "val")] == [3, 2]
+    assert read(tmp_path).categories == ("a", "b", "c")
+    with pytest.raises(InputError, match="has no test split"):
+        read(tmp_path, "test")
+
+
+def test_lists_of_images(tmp_path):
+    write(tmp_path, f"train: train.txt\nval: val.txt\n{NAMES}")
+    (tmp_path / "train.txt").write_text("./images/train/0 a.jpg\r\n\r\nimages/train/1 a.jpg\r\n", encoding="utf-8-sig")
+    (tmp_path / "val.txt").write_text("images/val/0 a.jpg\n")
+    assert read(tmp_path).load_image.names == ("images/train/0 a.jpg", "images/train/1 a.jpg")
+    for line, sentence in {
+        "../x.jpg": "does not stay inside",
+        "images/gone.jpg": "1 of the 1 images .* missing",
+    }.items():
+        (tmp_path / "val.txt").write_text(line)
+        with pytest.raises(InputError, match=sentence):
+            read(tmp_path, "val")
+
+
+@pytest.mark.parametrize("settings", ["data.yaml", "classes.txt"])
+def test_a_set_without_splits_is_split(tmp_path, settings):
+    for k in range(20):
+        write_image(tmp_path, f"images/{k}.jpg", "0 .5 .5 .25 .5")
+    (tmp_path / settings).write_text("a\nb\n" if settings == "classes.txt" else "train: images\nnames: [a, b]\n")
+    parts = [read(tmp_path, split) for split in ("train", "val")]
+    assert [len(part) for part in parts] == [16, 4]
+    assert parts[0].categories == ("a", "b")
+    assert "no val split, so 20% of the pictures are held out" in parts[1].notes
+
+
+def test_a_val_folder_that_is_named_and_missing_is_refused_at_once(tmp_path):
+    write(tmp_path, f"train: images/train\nval: images/evaluation\n{NAMES}", val="images/eval")
+    with pytest.raises(InputError, match=r"data\.yaml has .*images/evaluation.* as val, which is not in"):
+        read(tmp_path)
+
+
+def test_aquarium_comes_back_the_same_through_yolo(aquarium, tmp_path):
+    coco = load(f"coco:{aquarium}", "val")
+    for position, name in enumerate(coco.load_image.names):
+        boxes = coco.boxes[coco.boxes_of(position)].astype(np.float64) / np.tile(coco.sizes[position][::-1], 2)
+        centres, extents = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        rows = np.concatenate([coco.labels[coco.boxes_of(position)][:, None], centres, extents], axis=1)
+        for kind in ("images", "labels"):
+            (tmp_path / kind / "val").mkdir(parents=True, exist_ok=True)
+        shutil.copy(coco.load_image.path(position), tmp_path / "images" / "val" / name)
+        np.savetxt((tmp_path / "labels" / "val" / name).with_suffix(".txt"), rows, fmt=["%d", *["%.9f"] * 4])
+    (tmp_path / "data.yaml").write_text(f"names: [{', '.join(coco.categories)}]")
+    yolo = read(tmp_path, "val")
+    order = [yolo.load_image.names.index(f"images/val/{name}") for name in coco.load_image.names]
+    yolo = yolo.subset(order)
+    assert yolo.categories == coco.categories
+    for field in ("sizes", "offsets", "labels"):
+        assert np.array_equal(getattr(yolo, field), getattr(coco, field))
+    np.testing.assert_allclose(yolo.boxes, coco.boxes, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines", "sentence"),
+    [
+        (NAMES, "3 .5 .5 .2 .2", r"line 1 of .*labels/train/0 a\.txt has the class 3, which must be 0\.\.2"),
+        (NAMES, "-1 .5 .5 .2 .2", "has the class -1"),
+        (NAMES, "cat .5 .5 .2 .2", "has 'cat' as class, which must be a whole number"),
+        (NAMES, "\n\n0 .5 .5 .2", "line 3 .* has 4 numbers, which must be 5"),
+        (NAMES, "0 .5 .5 .2 .2 .9", "has 6 numbers"),
+        (NAMES, "0 .5 .5 .2 nan", "has 'nan' as number, which must be a share of the image"),
+        (NAMES, "0 120 200 50 60", "has '120' as number, which must be a share of the image"),
+        (NAMES, "0 .5 .5 .2 0", "1 box without area in its image, first line 1 of 'images/train/0 a.jpg'"),
+        (NAMES, "0 .9 .5 .4 .2", r"1 box over the edge of its image, .* add ,repair"),
+        ("names: [a, a]", "", "names the class 'a' twice"),
+        ("names: a", "", "has 'a' as names"),
+        ("names: {1: a}", "", "as names; give a list"),
+        ("nc: 3", "", "has None as names"),
+        ("names: [a, [b]]", "", "as names; give a list"),
+        ("names: &a [*a]", "", "is not valid YAML"),
+        ("[a, b]", "", "must hold the settings"),
+        ("names: [a", "", "is not valid YAML"),
+        ("", "", "must hold the settings"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(tmp_path, settings, lines, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        read(write(tmp_path, settings, lines))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_that_cannot_be_opened_is_named(tmp_path):
+    write(tmp_path)
+    (tmp_path / "images/train/1 a.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"1 a\.jpg cannot be decoded"):
+        read(tmp_path)
