@@ -21,6 +21,7 @@ from onnxscript import opset18 as op
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 
+import common.models.suppression  # noqa: F401 (defines an operator that is translated below)
 from common.cli import run
 from common.cost import parse_size
 from common.letterbox import SIDE_MULTIPLE, canvas_of

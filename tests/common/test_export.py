@@ -105,7 +105,7 @@ def test_an_image_without_any_detection_is_padding_alone():
     ("flags", "says"),
     [
         (["--size", "96x60"], "a canvas of 96x60 pixels is none for a detector: give multiples of 32"),
-        (["--size", "96"], "is not WIDTHxHEIGHT"),
+        (["--size", "96"], "must be WIDTHxHEIGHT"),
     ],
 )
 def test_bad_flags_are_one_sentence(flags, says, tmp_path, capsys):
