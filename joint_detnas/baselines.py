@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from common.batch import Batch
 from common.models.boxes import pairwise_iou
 from common.models.described import DescribedBackbone, as_described, keep_channels
+from common.models.divisor import divisor
 from common.models.matching import visible_objects
 from common.models.outline import outline
 from common.models.regions import look_at
@@ -67,7 +68,7 @@ def imitation_loss(
         ((adapter(own).float() - other.float()).square().sum(dim=1) * mask).sum()
         for own, other, mask in zip(student, teacher, near, strict=True)
     ]
-    cells = torch.stack([mask.sum() for mask in near]).sum().clamp(min=1)
+    cells = divisor(torch.stack([mask.sum() for mask in near]).sum())
     return torch.stack(distances).sum() / (2 * cells)
 
 

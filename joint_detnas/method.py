@@ -39,8 +39,8 @@ from common.batch import Batch
 from common.cost import Cost, count
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.anchors import Anchors
+from common.models.architectures import STRIDES
 from common.models.described import (
-    STRIDES,
     Architecture,
     Block,
     ChannelSet,
@@ -51,6 +51,7 @@ from common.models.described import (
     slots_of,
     with_blocks,
 )
+from common.models.divisor import divisor
 from common.models.elastic import first_channels
 from common.models.elastic_detector import ElasticTwoStage, plain_two_stage
 from common.models.matching import visible_objects
@@ -655,7 +656,7 @@ def feature_loss(
     distance = ((adapted.float() - teacher.float()).square().sum(dim=(2, 3)) * positive).sum()
     if relative:
         return distance / (teacher.float().square().sum(dim=(2, 3)) * positive).sum().clamp(min=1e-6)
-    return distance / (positive.sum().clamp(min=1) * student.shape[2])
+    return distance / (divisor(positive.sum()) * student.shape[2])
 
 
 # ---- 3.2.2 Prediction-level distillation
@@ -672,7 +673,7 @@ def prediction_losses(student: RegionOutputs, teacher: RegionOutputs, valid: Ten
     divergence = F.kl_div(student.logits.float().log_softmax(dim=-1), probability, reduction="none").sum(dim=-1)
     apart = teacher.codes.float() - student.codes.float()  # (B, S, K or 1, 4)
     distance = (probability[..., :-1, None] * apart).sum(dim=2).abs().sum(dim=-1)  # (B, S)
-    regions = valid.sum().clamp(min=1)
+    regions = divisor(valid.sum())
     return {"distil_class": (divergence * valid).sum() / regions, "distil_box": (distance * valid).sum() / regions}
 
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 from common.plain import InputError
 
+STRIDES = (4, 8, 16, 32)
+"""Of the features that a pyramid reads, in pixels of the image."""
+
 
 @dataclass(frozen=True)
 class ResNetArchitecture:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from common.models.architectures import ARCHITECTURES
+from common.models.architectures import ARCHITECTURES, STRIDES
 from common.models.deformable import DeformableConv2d
 from common.models.fpn import FPN
 from common.models.mobilenet import MobileNetV2
@@ -36,7 +36,6 @@ Entry = Literal["projection", "identity", "plain"]
 # Widths inside a block that can be chosen freely. A ResNeXt's grouped convolution keeps its channels, and so does a
 # depthwise one.
 FREE_WIDTHS = {"basic": 1, "bottleneck": 2, "resnext": 1, "inverted_residual": 1}
-STRIDES = (4, 8, 16, 32)
 Detector = TypeVar("Detector", bound=nn.Module)
 Item = TypeVar("Item")
 

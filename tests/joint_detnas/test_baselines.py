@@ -246,25 +246,6 @@ def test_either_upgrade_can_be_had_alone(student_of, images):
     assert len(cascade.roi.heads) == 3
 
 
-def test_cost_is_that_of_offsets_and_heads(student_of):
-    found = student_of("resnext")
-    network = with_cascade_and_deformable(found, SETTINGS)
-    size = (64, 64)
-    before, after = count(found, size), count(network, size)
-    offsets = weights = 0
-    cells = {8: 64, 16: 16, 32: 4}
-    for number, stride in enumerate(found.backbone.architecture.stage_strides, 1):
-        for place in range(len(found.backbone.architecture.stages[number - 1].blocks)):
-            if stride in cells:  # 9 weights from each channel to the 18 coordinates of 9 points
-                inner = found.backbone.architecture.stages[number - 1].blocks[place].inner[0]
-                offsets += 9 * inner * 18 * cells[stride]
-                weights += (9 * inner + 1) * 18
-    assert after.parts["backbone"]["macs"] - before.parts["backbone"]["macs"] == offsets
-    assert after.parts["backbone"]["params"] - before.parts["backbone"]["params"] == weights
-    assert after.parts["roi"]["macs"] == 3 * before.parts["roi"]["macs"]
-    assert after.parts["roi"]["params"] == 3 * before.parts["roi"]["params"]
-
-
 def test_what_cannot_be_upgraded_gives_a_sentence(student_of):
     network = with_cascade_and_deformable(student_of("basic"), SETTINGS)
     with pytest.raises(InputError, match="this one has RPN, 3 heads"):

@@ -1,6 +1,8 @@
 """The score by hand, the list, and hill climbing on a made-up landscape; the loss of a pair's training."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -292,3 +294,8 @@ def test_a_child_inherits_student_and_adapter(action, student_of):
     assert torch.equal(child.adapter.weight, parent.adapter.weight)
     assert child.adapter.weight is not parent.adapter.weight
     assert all(parameter.requires_grad for parameter in child.parameters())
+
+
+def test_settings_are_read_without_torch():
+    program = "import sys, joint_detnas.presets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -10,7 +10,6 @@ from torch import nn
 
 from common.cost import count
 from common.models.described import Architecture, Block, DescribedBackbone, as_described
-from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.plain import InputError
@@ -299,7 +298,7 @@ def test_other_bad_input_gives_a_sentence(student_of):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["batch", "frozen"])
-def test_forty_random_actions_never_break_a_student(family, kind, student_of, images):
+def test_forty_random_actions_never_break_a_student(family, kind, student_of, batch):
     student = student_of(family, kind).eval()
     generator, kinds = np.random.default_rng(0), Counter()
     for number in range(40):
@@ -313,12 +312,15 @@ def test_forty_random_actions_never_break_a_student(family, kind, student_of, im
         assert after.blocks == architecture.blocks + {"add-layer": 1, "layer pruning": -1}.get(action.kind, 0)
         assert (after.out_channels == architecture.out_channels) or action.kind == "channel pruning"
         with torch.no_grad():
-            features = student.backbone(images[:1])
+            features = student.backbone(batch.images[:1])
         assert tuple(feature.shape[1] for feature in features) == after.out_channels
         assert all(feature.isfinite().all() for feature in features)
     assert set(kinds) == set(KINDS)
     assert backbone_cost(after, (64, 64), student.backbone.norm) == count(student.backbone, (64, 64))
-    student.detect(images)
+    loss = two_stage_losses(student.train()(batch.images), batch)["loss"] + 1e-5 * gamma_penalty(student)
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
+    assert student.backbone.stem[0].weight.grad.abs().sum() > 0
 
 
 def test_which_tensors_an_action_leaves_as_they_are(student_of):
@@ -335,31 +337,6 @@ def test_which_tensors_an_action_leaves_as_they_are(student_of):
     pruned = changed(evolve(parent, ChannelPruning(20.0)))
     assert not {name for name in pruned if name.startswith(("rpn", "roi", "fpn.outputs", "backbone.stem"))}
     assert {name for name in pruned if name.startswith("fpn")} <= {f"fpn.laterals.{level}" for level in range(4)}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["batch", "frozen"])
-def test_an_evolved_student_trains_and_detects(family, kind, student_of, batch, tmp_path):
-    student = student_of(family, kind)
-    for action in (
-        ChannelPruning(20.0),
-        AddLayer(2, 1),
-        Rearrange(4, -1) if family != "inverted_residual" else Rearrange(4, 1),
-    ):
-        student = evolve(student, action)
-    optimiser = torch.optim.SGD(student.train().parameters(), lr=1e-3)
-    loss = two_stage_losses(student(batch.images), batch)["loss"] + 1e-5 * gamma_penalty(student)
-    loss.backward()
-    assert loss.isfinite()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
-    before = student.backbone.stem[0].weight.detach().clone()
-    optimiser.step()
-    assert not torch.equal(student.backbone.stem[0].weight, before)
-    found = student.eval().detect(batch.images)
-    assert found.valid.any()
-    save_detector(tmp_path / "evolved", student, {"categories": ["a", "b", "c"], "input_size": 64})
-    again = load_detector(tmp_path / "evolved").model.detect(batch.images)
-    assert torch.equal(again.boxes, found.boxes)
 
 
 # --- sparsity ---------------------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.models.architectures import STRIDES
 from common.models.centernet import CenterNet
 from common.models.deformable import DeformableConv2d
 from common.models.described import (
-    STRIDES,
     Architecture,
     Block,
     DescribedBackbone,
@@ -32,50 +32,26 @@ from common.models.two_stage import TwoStage
 from common.plain import InputError
 from tests.common.models.families import FAMILIES, thin_backbone, thin_detector
 
+
+def _stage(width: int, stride: int, entry: str, *inner: tuple[int, ...], groups: tuple[int, ...] = ()) -> Stage:
+    """A stage whose blocks have those inner widths."""
+    blocks = zip(inner, groups or (1,) * len(inner), strict=True)
+    return Stage(width, stride, entry, tuple(Block(*each) for each in blocks))
+
+
+_BASIC = (_stage(6, 1, "identity", (5,), (9,)), _stage(7, 2, "projection", (3,)))
+_BASIC += (_stage(11, 2, "projection", (4,), (2,)), _stage(9, 2, "projection", (4,)))
+_BOTTLENECK = (_stage(10, 1, "projection", (3, 4), (5, 2)), _stage(13, 2, "projection", (4, 7)))
+_BOTTLENECK += (_stage(9, 2, "projection", (4, 1), (2, 3), (3, 3)), _stage(8, 2, "projection", (6, 5)))
+_RESNEXT = (_stage(10, 1, "projection", (12,), (8,), groups=(3, 2)), _stage(13, 2, "projection", (8,)))
+_RESNEXT += (_stage(9, 2, "projection", (16,), (16,), groups=(4, 2)), _stage(8, 2, "projection", (24,), groups=(3,)))
+_INVERTED = (_stage(5, 1, "identity", (), (7,)), _stage(6, 2, "plain", (11,), (13,), ()), _stage(7, 2, "plain", (9,)))
+_INVERTED += (_stage(10, 2, "plain", (12,)), _stage(11, 1, "plain", (8,), (9,)), _stage(9, 2, "plain", ()))
 IRREGULAR = {  # what no standard network has: every block is of its own widths
-    "basic": Architecture(
-        "basic",
-        6,
-        (
-            Stage(6, 1, "identity", (Block((5,)), Block((9,)))),
-            Stage(7, 2, "projection", (Block((3,)),)),
-            Stage(11, 2, "projection", (Block((4,)), Block((2,)))),
-            Stage(9, 2, "projection", (Block((4,)),)),
-        ),
-    ),
-    "bottleneck": Architecture(
-        "bottleneck",
-        5,
-        (
-            Stage(10, 1, "projection", (Block((3, 4)), Block((5, 2)))),
-            Stage(13, 2, "projection", (Block((4, 7)),)),
-            Stage(9, 2, "projection", (Block((4, 1)), Block((2, 3)), Block((3, 3)))),
-            Stage(8, 2, "projection", (Block((6, 5)),)),
-        ),
-    ),
-    "resnext": Architecture(
-        "resnext",
-        5,
-        (
-            Stage(10, 1, "projection", (Block((12,), 3), Block((8,), 2))),
-            Stage(13, 2, "projection", (Block((8,), 1),)),
-            Stage(9, 2, "projection", (Block((16,), 4), Block((16,), 2))),
-            Stage(8, 2, "projection", (Block((24,), 3),)),
-        ),
-    ),
-    "inverted_residual": Architecture(
-        "inverted_residual",
-        5,
-        (
-            Stage(5, 1, "identity", (Block(()), Block((7,)))),
-            Stage(6, 2, "plain", (Block((11,)), Block((13,)), Block(()))),
-            Stage(7, 2, "plain", (Block((9,)),)),
-            Stage(10, 2, "plain", (Block((12,)),)),
-            Stage(11, 1, "plain", (Block((8,)), Block((9,)))),
-            Stage(9, 2, "plain", (Block(()),)),
-        ),
-        14,
-    ),
+    "basic": Architecture("basic", 6, _BASIC),
+    "bottleneck": Architecture("bottleneck", 5, _BOTTLENECK),
+    "resnext": Architecture("resnext", 5, _RESNEXT),
+    "inverted_residual": Architecture("inverted_residual", 5, _INVERTED, 14),
 }
 
 
