@@ -17,14 +17,18 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Latency:
-    """median_ms and iqr_ms (75th less 25th percentile), with all that a latency depends on beside the network."""
+    """Milliseconds of one forward pass, with all that they depend on besides the network.
+
+    median_ms, iqr_ms: over the timed passes; the latter is the 75th less the 25th percentile. device: the product's
+    name. precision: number format. software: versions. threads: of the CPU.
+    """
 
     median_ms: float
     iqr_ms: float
-    device: str  # the product's name
+    device: str
     precision: str
     software: str
-    threads: int  # CPU threads
+    threads: int
 
 
 @torch.inference_mode()
@@ -38,16 +42,16 @@ def measure_latency(
     precision: Precision = "float32",
     images: Sequence[Tensor] | None = None,
 ) -> Latency:
-    """Time of one forward pass at batch 1.
+    """Time one forward pass at batch 1.
 
     module: is moved to `device` and timed in evaluation mode; its train/eval flags are restored. input_shape: (3, H,
-    W), one image. warmup: passes before the clock starts. pause_s: rest between timed passes, so that a processor that
-    would slow down under steady load does not flatter whoever is measured first. precision: lower ones by autocast.
-    images: those to pass, (1, 3, H, W) each, in turn: a detector's suppression takes the longer the more there is to
-    see; none: one of noise.
+    W), one image. warmup: passes before the clock starts. pause_s: rest before each timed pass, so that a processor
+    that slows down under steady load does not flatter the module that is measured first. precision: float16 and
+    bfloat16 by autocast. images: those to pass in turn, (1, 3, H, W) each, since a detector's suppression takes longer
+    where there is more to see; default: one image of noise.
 
-    On a CPU with one thread it is the processor time of that thread, in which other processes do not count; with
-    several it is wall clock.
+    On a CPU with one thread the time is the processor time of that thread, which other processes do not lengthen;
+    with several threads, and on a GPU, it is wall clock.
     """
     device = torch.device(device)
     training = {part: part.training for part in module.modules()}
@@ -76,7 +80,7 @@ def measure_latency(
             part.training = flag
     first, median, third = np.percentile(milliseconds, [25, 50, 75])
     return Latency(
-        float(median), float(third - first), _name(device), precision, _software(device), torch.get_num_threads()
+        float(median), float(third - first), device_name(device), precision, _software(device), torch.get_num_threads()
     )
 
 
@@ -97,7 +101,8 @@ def _time_on_cuda(forward: Callable[[], object]) -> float:
     return start.elapsed_time(end)
 
 
-def _name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The product's name of a GPU or of this machine's processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:

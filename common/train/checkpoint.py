@@ -9,7 +9,6 @@ import io
 import json
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -17,11 +16,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from common.plain import InputError, write_atomically
+from common.plain import InputError
 
 _DIGEST = "content_sha256"  # the fact that holds the digest of a file of weights, computed with _NO_DIGEST in its place
 _NO_DIGEST = b"0" * 64
-_STATE = b"sha256 "  # how a state begins: this, the digest of the rest, a line end
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
@@ -37,44 +35,21 @@ def pack_tensors(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> byte
 
 
 def unpack_tensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the facts of a safetensors file; ValueError, with the reason, when it is damaged.
-
-    Files that others wrote hold no digest and no facts.
-    """
+    """The tensors (on the CPU) and the facts that `pack_tensors` was given; ValueError, with a reason, when damaged."""
     try:
         tensors = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         facts = json.loads(header.get("__metadata__", {}).get("meta", "{}"))
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(_first_line(error)) from None
-    if not isinstance(facts, dict):
-        raise ValueError("its facts are no object")
-    if (digest := facts.pop(_DIGEST, None)) is not None:
-        at = content.find(str(digest).encode())
-        seen = hashlib.sha256(content[:at])
-        seen.update(_NO_DIGEST)
-        seen.update(memoryview(content)[at + len(_NO_DIGEST) :])
-        if seen.hexdigest() != digest:
-            raise ValueError("its content is not what was written")
+    digest = facts.pop(_DIGEST, None) if isinstance(facts, dict) else None
+    at = content.find(str(digest).encode())
+    seen = hashlib.sha256(content[:at])
+    seen.update(_NO_DIGEST)
+    seen.update(memoryview(content)[at + len(_NO_DIGEST) :])
+    if seen.hexdigest() != digest:
+        raise ValueError("its content is not what was written")
     return tensors, facts
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write `pack_tensors` to a file, atomically."""
-    write_atomically(path, pack_tensors(tensors, meta))
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the facts of a file from `save_tensors`; InputError when missing or damaged."""
-    try:
-        return unpack_tensors(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"there are no weights at {path}: check the path, or train them first") from None
-    except (ValueError, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable safetensors file ({_first_line(error)}): it is damaged or cut short; delete it "
-            "and make it anew"
-        ) from error
 
 
 def pack_state(state: Mapping[str, Any]) -> bytes:
@@ -82,19 +57,23 @@ def pack_state(state: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()  # to memory: torch hides the system's reason when writing to a file fails
     torch.save(dict(state), buffer)
     content = buffer.getvalue()
-    return b"".join([_STATE, hashlib.sha256(content).hexdigest().encode(), b"\n", content])
+    return _state_head(content) + content
 
 
 def unpack_state(content: bytes) -> dict[str, Any]:
-    """What `pack_state` was given, on the CPU; ValueError, with the reason, when the content is damaged."""
-    begin = len(_STATE) + len(_NO_DIGEST) + 1
-    said, rest = content[len(_STATE) : begin - 1], memoryview(content)[begin:]
-    if not content.startswith(_STATE) or hashlib.sha256(rest).hexdigest().encode() != said:
+    """What `pack_state` was given, on the CPU; ValueError, with a reason, when the content is damaged."""
+    begin = len(_state_head(b""))
+    rest = memoryview(content)[begin:]
+    if content[:begin] != _state_head(rest):
         raise ValueError("its content is not what was written" if content else "it is empty")
     try:
         return torch.load(io.BytesIO(rest), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(_first_line(error)) from None
+
+
+def _state_head(content: bytes | memoryview) -> bytes:
+    return f"sha256 {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
 def _first_line(error: Exception) -> str:

@@ -178,16 +178,15 @@ def _finished(
 ) -> tuple[FitReport, dict[str, Tensor], dict[str, Any]] | None:
     """The report, the weights and the kept states of a finished stage; None where it is to be trained (again)."""
     record = run.stage_done(stage)
-    if record is None:
+    kept = run.load_state(f"{stage}-kept") if keep else {}
+    if record is None or kept is None:
+        if run.stage_file(stage).exists():
+            print(f"{stage}: finished before, but its weights are gone: it is trained again", file=sys.stderr)
         return None
     try:
         report = FitReport.from_record(record)
     except InputError as error:
         raise run.damaged(run.stage_file(stage), f"is damaged: {error}") from None
-    kept = run.load_state(f"{stage}-kept") if keep else {}
-    if kept is None or not run.has_weights(stage):
-        print(f"{stage}: finished before, but its weights are gone: it is trained again", file=sys.stderr)
-        return None
     if missing := [name for name in keep if name not in kept]:
         raise run.damaged(run.stage_file(stage), f"belongs to a training without the state of its {missing[0]}")
     return report, run.load_weights(stage)[0], kept

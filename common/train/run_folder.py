@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.evaluate.latency import device_name
 from common.plain import (
     PARTIAL,
     InputError,
@@ -226,11 +227,14 @@ class Run:
             write_json(self.stage_file(name), {"stage": name, **record})
 
     def stage_done(self, name: str) -> dict[str, Any] | None:
-        """The record of a finished stage (never empty: it holds at least its name), or None."""
+        """The record of a finished stage (never empty: it holds at least its name).
+
+        None where the stage is not done, or is to be done again because the weights that it ended with are gone.
+        """
         record = self._json(self.stage_file(name), dict)
         if record is not None and record.get("stage") != name:
             raise self.damaged(self.stage_file(name), "is damaged: it is no record of that stage")
-        return record
+        return record if self.has_weights(name) else None
 
     # ---- lines
 
@@ -418,10 +422,10 @@ def describe_environment(command: str | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: _version(package) for package in ("torch", "torchvision", "numpy")},
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
+        "cpu": device_name(torch.device("cpu")),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "gpus": [device_name(torch.device("cuda", index)) for index in range(torch.cuda.device_count())],
         "processes": distributed.size(),
     }
 
@@ -445,14 +449,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1) if found else platform.processor() or platform.machine()
 
 
 def _plain(name: str) -> str:

@@ -1,21 +1,21 @@
 """Weights go only into the architecture they came from."""
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from common.plain import InputError
-from common.train.checkpoint import load_strictly, load_tensors, save_tensors
+from common.train.checkpoint import load_strictly, pack_state, pack_tensors, unpack_state, unpack_tensors
 
 
 def network(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
 
 
-def test_weights_load_into_their_own_architecture(tmp_path, device):
+def test_weights_load_into_their_own_architecture(device):
     source, target = network(4).to(device), network(4).to(device)
-    save_tensors(tmp_path / "a.safetensors", source.state_dict(), {})
-    load_strictly(target, load_tensors(tmp_path / "a.safetensors")[0], "a")
+    load_strictly(target, unpack_tensors(pack_tensors(source.state_dict(), {}))[0], "a")
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
 
@@ -31,3 +31,25 @@ def test_the_first_tensor_that_differs_is_named_with_both_shapes():
     with pytest.raises(InputError, match=r"they hold a tensor 2\.weight of shape \(1, 8, 1, 1\)"):
         load_strictly(target, nn.Sequential(*network(8), nn.Conv2d(8, 1, 1)).state_dict(), "a.st")
     assert torch.equal(target[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("pack", "unpack"), [(lambda it: pack_tensors(it, {"a": "0" * 64}), unpack_tensors), (pack_state, unpack_state)]
+)
+def test_no_bit_may_change(pack, unpack):
+    content = pack({"weight": torch.arange(5.0)})
+    unpack(content)
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        with pytest.raises(ValueError) as error:  # noqa: PT011 (the reason depends on the place)
+            unpack(bytes(changed))
+        assert "\n" not in str(error.value)
+
+
+def test_weights_are_plain_safetensors_and_the_same_bytes_every_time():
+    weights = {"weight": torch.arange(5.0)}
+    content = pack_tensors(weights, {"AP": 0.5})
+    assert torch.equal(safetensors.torch.load(content)["weight"], weights["weight"])
+    assert content == pack_tensors(weights, {"AP": 0.5})
+    assert unpack_tensors(content)[1] == {"AP": 0.5}

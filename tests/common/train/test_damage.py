@@ -157,7 +157,7 @@ def follow(sentence: str, folder: Path) -> None:
         os.unlink(path)
 
 
-@pytest.mark.parametrize(("kind", "name", "damage"), cases())
+@pytest.mark.parametrize(("kind", "name", "damage"), list(cases()))
 def test_the_same_command_ends_as_it_would_have_after_at_most_two_sentences(tmp_path, runs, kind, name, damage):
     folder = tmp_path / "run"
     shutil.copytree(runs[kind == "unfinished"], folder)

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from operator import sub
 from pathlib import Path
 from statistics import mean
@@ -208,6 +209,7 @@ def two_processes(folder: Path, port: str) -> bool:
             status = 1
             try:
                 distributed.start("cpu")
+                time.sleep(0.3 * rank)  # nothing may depend on who comes first
                 report = {"loss": train(folder / "halves"), "detector": train_detector(folder / "halves-detector")}
                 report["finished again"] = train_detector(folder / "halves-detector")
                 with pytest.raises(InputError) as refused:
