@@ -1,37 +1,30 @@
-"""Every table and figure of Joint-DetNAS by name: what it needs, what it measures on a seed, how it is drawn.
+"""Every table and figure of Joint-DetNAS in the paper's order: what it measures on a seed, how it is drawn, its claims.
 
-`EXHIBITS[name].measure(study)` gives one seed's numbers (joint_detnas.measurements); `common.reproduce.exhibit` makes
-those of all seeds into `exhibits/<name>/`. Means are over seeds, with 95 % Student-t intervals from two seeds on.
+A claim is reproduced when the whole 95 % interval over the seeds lies on the claimed side of its threshold, in every
+condition; the rules were written before the runs that they judge. AP and the score H are in points (0 to 100). AP is
+on validation images, by which nothing was chosen; the score is on held-out training images, as the search has it.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from common.report import figures, searches
-from common.report.statistics import Difference
+from common.plain import from_json
+from common.report.claims import Claim, Condition, Evidence
+from common.report.exhibit import Drawn, Exhibit, Measured, Picture, Setting, over_seeds, stacked, triple
+from common.report.reproduce import Paper
+from common.report.statistics import Difference, kendall_tau
 from common.report.tables import Table
-from common.reproduce.exhibit import Drawn, Exhibit, Measured, over_seeds, stacked, triple
-from joint_detnas.measurements import (
-    COCO_NUMBERS,
-    measure_figure4,
-    measure_figure5,
-    measure_figure6,
-    measure_figure7,
-    measure_table1,
-    measure_table2,
-    measure_table3,
-    measure_table4,
-    measure_table5,
-    measure_table6,
-    measure_table7,
-)
-from joint_detnas.morphism import KINDS
-from joint_detnas.presets import PERCENTAGES, PRESETS, Preset
+from joint_detnas.presets import KINDS, PERCENTAGES, Teacher, size_name
 
+if TYPE_CHECKING:
+    from joint_detnas.study import JointDetNASStudy
+
+COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 BACKBONE_NAMES = {
     "resnet18": "R18",
     "resnet34": "R34",
@@ -41,23 +34,60 @@ BACKBONE_NAMES = {
     "resnext101_32x4d": "X101",
     "mobilenet_v2": "MobileNetV2",
 }
-STEPS = (*KINDS, "teacher")
-"""What a step of the search may be: four actions of the student, or another teacher."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What exhibits are drawn with."""
-
-    folder: Path
-    preset: Preset
-    data: str
-    """Short name of the data set."""
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# Columns that several tables share
+# What several exhibits measure and show
 # ------------------------------------------------------------------------------------------------------------------
+
+
+def detector_numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What tables show of a detector. result: as the study's `report` gives it, AP from 0 to 1."""
+    kept = ("macs", "macs_mmdet", "params", "backbone_macs_mmdet", "backbone_macs_at_base_size", "latency", "seconds")
+    return {
+        **{name: _points(result.get(name)) for name in COCO_NUMBERS},
+        **{name: result.get(name) for name in kept},
+        "size": size_name(result["size"]),
+        "AP_at": {size: _points(each) for size, each in result["AP_at"].items()},
+    }
+
+
+def _points(share: float | None) -> float:
+    """A share of 1 in points; NaN for None."""
+    return math.nan if share is None else 100 * share
+
+
+def upgrades(study: "JointDetNASStudy") -> dict[str, dict[str, Any]]:
+    """The base detector ("baseline") and the upgraded one ("ours") of every backbone, their latencies timed in turn."""
+    rows = {}
+    for backbone in study.preset.upgraded_backbones:
+        of = study.upgrading(backbone)
+        timed = of.latencies()
+        before = detector_numbers(of.base() | {"latency": timed["base"]["latency"]})
+        after = detector_numbers(of.upgraded() | {"latency": timed["upgraded"]["latency"]})
+        rows[backbone] = {"baseline": before, "ours": after | {"latency of the baseline's": latency_ratio(timed)}}
+    return rows
+
+
+def latency_ratio(timed: Mapping[str, Any]) -> float:
+    """Latency of the upgraded detector over that of the base: the median over the rounds, each of which timed both."""
+    return float(np.median(np.divide(timed["upgraded"]["rounds"], timed["base"]["rounds"])))
+
+
+def best_scores(searched: Mapping[str, Any]) -> list[float]:
+    """The best score after each pair of a search, the base detector's first."""
+    scores = [-math.inf if step["score"] is None else 100 * step["score"] for step in searched["steps"]]
+    return np.maximum.accumulate(scores).tolist()
+
+
+def trained_steps(searched: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The steps of a search without the base detector and without pairs that failed."""
+    return [step for step in searched["steps"][1:] if step["score"] is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; NaN of nothing."""
+    return float(np.mean(values)) if len(values) else math.nan
 
 
 def detector(backbone: str) -> str:
@@ -70,216 +100,865 @@ def _over(measured: Sequence[Measured], *keys: str, scale: float = 1.0) -> Diffe
     return over_seeds(scale * stacked(measured, *keys))
 
 
-def _apart(measured: Sequence[Measured], one: Sequence[str], other: Sequence[str], key: str = "AP") -> Difference:
-    """Mean over the seeds of one minus the other."""
-    return over_seeds(stacked(measured, *one, key) - stacked(measured, *other, key))
+def _apart(measured: Sequence[Measured], one: Sequence[str], other: Sequence[str]) -> Difference:
+    """Mean over the seeds of the AP of one minus that of the other."""
+    return over_seeds(stacked(measured, *one, "AP") - stacked(measured, *other, "AP"))
 
 
-def _change(measured: Sequence[Measured], one: Sequence[str], other: Sequence[str], key: str) -> Difference:
-    """Mean over the seeds of one over the other, less one, in per cent."""
-    return over_seeds(100 * (stacked(measured, *one, key) / stacked(measured, *other, key) - 1))
+def _change(measured: Sequence[Measured], key: str, after: Sequence[str], before: Sequence[str]) -> Difference:
+    """Mean over the seeds of what `key` changed by, in per cent of what it was before."""
+    return over_seeds(100 * (stacked(measured, *after, key) / stacked(measured, *before, key) - 1))
 
 
 def _images_a_second(measured: Sequence[Measured], *keys: str) -> Difference:
+    """Mean over the seeds of 1 / latency."""
     return over_seeds(1000 / stacked(measured, *keys, "latency"))
 
 
-def _sizes(measured: Sequence[Measured], *keys: str) -> str:
-    """The input size, or those that the seeds found."""
+def _input_size(measured: Sequence[Measured], *keys: str) -> str:
+    """The input size of a detector; several, in the order of the seeds, where the seeds found different ones."""
     found = []
-    for numbers in measured:
+    for each in measured:
         for key in keys:
-            numbers = numbers[key]
-        found.append(numbers["size"])
+            each = each[key]
+        found.append(each["size"])
     return ", ".join(dict.fromkeys(found))
 
 
+def _curve(values: ArrayLike, first: int = 0) -> list[list[float]]:
+    """A line for `common.report.figures.progress`. values: (S, N) -> x from `first` on, mean, low, high, each (N,)."""
+    values = np.asarray(values, dtype=float)
+    every = [over_seeds(values[:, place]) for place in range(values.shape[1])]
+    return [list(range(first, first + len(every))), *map(list, zip(*map(triple, every), strict=True))]
+
+
+def evidence(name: str) -> Callable[[Evidence], np.ndarray]:
+    """The value of that name as it was measured, for a condition."""
+    return lambda values: values[name]
+
+
 # ------------------------------------------------------------------------------------------------------------------
-# Tables
+# Table 1: networks out of the teacher pool
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def measure_table1(study: "JointDetNASStudy") -> Measured:
+    """Networks out of the pool beside the same ones trained alone, at the two largest sizes."""
+    sizes = [size_name(size) for size in study.preset.sizes[-2:]]
+    rows, gains = {}, []
+    for name, _ in study.preset.equivalents:
+        rows[name] = {"alone": detector_numbers(study.alone(name)), "pool": detector_numbers(study.sampled(name))}
+        gains.append(_mean([rows[name]["pool"]["AP_at"][size] - rows[name]["alone"]["AP_at"][size] for size in sizes]))
+    return {"sizes": sizes, "rows": rows, "evidence": {"pool minus alone": gains}}
+
+
+def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """Alone and out of the pool, a row for each size."""
     rows = []
     for name in measured[0]["rows"]:
         for kind, method in (("alone", "baseline"), ("pool", "our ETP")):
             for size in measured[0]["sizes"]:
-                accuracy = {one: stacked(measured, "rows", name, one, "AP_at", size) for one in ("alone", "pool")}
-                gain = over_seeds(accuracy["pool"] - accuracy["alone"]) if kind == "pool" else None
-                rows.append([f"{name}-FPN", method, size, over_seeds(accuracy[kind]), gain])
+                ap = {one: stacked(measured, "rows", name, one, "AP_at", size) for one in ("alone", "pool")}
+                gain = over_seeds(ap["pool"] - ap["alone"]) if kind == "pool" else None
+                rows.append([f"{name}-FPN", method, size, over_seeds(ap[kind]), gain])
     preset = setting.preset
-    epochs = ", ".join(f"{phase.epochs} ({phase.name})" for phase in preset.shrinking.phases)
-    networks = ", ".join(f"{name} is {teacher}" for name, teacher in preset.equivalents)
+    epochs = ", ".join(f"{phase['epochs']} ({phase['name']})" for phase in preset["shrinking"]["phases"])
+    networks = [f"{name} is {from_json(Teacher, teacher)}" for name, teacher in preset["equivalents"]]
     notes = [
-        f"Alone: {preset.base_training.epochs} epochs; the pool: {epochs}, of which every phase but the first trains "
-        f"{1 + preset.shrinking.networks_a_step} networks a step.",
-        f"{networks}; the pool is of bottlenecks throughout, so that its smallest network is no ResNet18.",
+        f"Alone: {preset['base_training']['epochs']} epochs. The pool: {epochs}; every phase but the first trains "
+        f"{1 + preset['shrinking']['networks_a_step']} networks a step.",
+        f"{', '.join(networks)}. The pool has bottlenecks throughout, so its smallest network is not a ResNet18.",
     ]
-    caption = "Networks out of the elastic teacher pool beside the same ones trained alone; AP on validation images."
-    columns = ["Base model", "Method", "Input", "AP", "Gain"]
-    return Drawn(Table(columns, rows), caption, notes, {"AP": "points", "Gain": "AP points"})
+    return Drawn(
+        Table(["Base model", "Method", "Input", "AP", "Gain"], rows),
+        "Networks out of the elastic teacher pool beside the same ones trained alone; AP on validation images.",
+        notes,
+        {"AP": "points", "Gain": "AP points"},
+    )
 
 
-def table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
+JD1 = Claim(
+    "JD-1",
+    "Table 1",
+    "sub-networks of the elastic teacher pool beat the same nets trained alone",
+    (
+        Condition(
+            "AP out of the pool minus AP of the same network trained alone by the base detector's schedule (mean "
+            "over the networks and the two largest sizes)",
+            evidence("pool minus alone"),  # (S, networks)
+            unit="AP points",
+            effect=0.5,
+        ),
+    ),
+    "+0.1..+3.4 AP",
+)
+
+TABLE1 = Exhibit(
+    "table1",
+    "Sub-networks of the elastic teacher pool against the same networks trained alone",
+    "AP of networks out of the pool and trained alone",
+    measure_table1,
+    draw_table1,
+    (JD1,),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 2: channel pruning
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def measure_table2(study: "JointDetNASStudy") -> Measured:
+    """Base detectors as they were, and with so many per cent of their channels pruned."""
+    rows, ap = {}, []
+    for backbone in study.preset.pruned_backbones:
+        of = study.upgrading(backbone)
+        rows[backbone] = {"baseline": detector_numbers(of.base())}
+        rows[backbone] |= {str(percentage): detector_numbers(of.pruned(percentage)) for percentage in PERCENTAGES}
+        ap.append([row["AP"] for row in rows[backbone].values()])
+    return {"rows": rows, "evidence": {"pruned": ap}}
+
+
+def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each percentage, and bars."""
     rows, bars = [], {}
     for backbone in measured[0]["rows"]:
+        baseline = ("rows", backbone, "baseline")
         for name in ("baseline", *map(str, PERCENTAGES)):
             row = ("rows", backbone, name)
-            accuracy = _over(measured, *row, "AP")
+            ap = _over(measured, *row, "AP")
             percentage = "baseline" if name == "baseline" else f"{name} %"
-            behind = None if name == "baseline" else _apart(measured, row, ("rows", backbone, "baseline"))
+            behind = None if name == "baseline" else _apart(measured, row, baseline)
             flops = _over(measured, *row, "backbone_macs_mmdet", scale=1e-6)
-            rows.append([detector(backbone), percentage, flops, accuracy, behind])
-            bars.setdefault(detector(backbone), {})[percentage] = triple(accuracy)
-    picture = figures.bars(bars, setting.folder / "table2.png", value_label="AP (points)")
-    epochs = setting.preset.pair_training.epochs
-    caption = f"Base detectors whose channels are pruned at once, then trained for {epochs} epochs without a teacher."
-    notes = [
-        "baseline: the detector as it was; 0 %: nothing is pruned, but it is trained on all the same. The paper's 0 % "
-        "is its baseline."
-    ]
-    columns = ["Model", "Pruning percentage", "Backbone FLOPS", "AP", "Minus the baseline"]
-    units = {"Backbone FLOPS": "M", "AP": "points", "Minus the baseline": "AP points"}
-    return Drawn(Table(columns, rows), caption, notes, units, [picture])
+            rows.append([detector(backbone), percentage, flops, ap, behind])
+            bars.setdefault(detector(backbone), {})[percentage] = triple(ap)
+    return Drawn(
+        Table(["Model", "Pruning percentage", "Backbone FLOPS", "AP", "Minus the baseline"], rows),
+        "Base detectors whose channels are pruned at once, then trained for "
+        f"{setting.preset['pair_training']['epochs']} epochs without a teacher.",
+        [
+            "baseline: the detector as it was. 0 %: nothing is pruned, but it is trained on as long as the others. The "
+            "paper's 0 % is its baseline."
+        ],
+        {"Backbone FLOPS": "M", "AP": "points", "Minus the baseline": "AP points"},
+        [Picture("table2", "bars", {"groups": bars, "value_label": "AP (points)"})],
+    )
 
 
-def table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
+BASELINE, NOT_PRUNED, TEN, THIRTY = 0, 1, 2, 4
+"""Columns of the evidence "pruned" (S, detectors, 5)."""
+
+
+def pruned_minus(one: int, other: int) -> Callable[[Evidence], np.ndarray]:
+    """A column of "pruned" minus another, (S, detectors)."""
+    return lambda values: values["pruned"][..., one] - values["pruned"][..., other]
+
+
+JD2 = Claim(
+    "JD-2",
+    "Table 2",
+    "pruning 10 % of channels costs no AP, 30 % under 1 AP",
+    (
+        Condition(
+            "AP after pruning 10 % of the channels and the training of a pair without a teacher minus AP of the "
+            "detector as it was (mean over the detectors)",
+            pruned_minus(TEN, BASELINE),
+            unit="AP points",
+            effect=0.5,
+        ),
+        Condition(
+            "AP after pruning 30 % and that training minus AP of the detector as it was (mean over the detectors)",
+            pruned_minus(THIRTY, BASELINE),
+            threshold=-1.0,
+            unit="AP points",
+            effect=0.5,
+        ),
+        Condition(
+            "AP after pruning 30 % and that training minus AP after that training alone (mean over the detectors)",
+            pruned_minus(THIRTY, NOT_PRUNED),
+            threshold=-1.0,
+            unit="AP points",
+            effect=0.5,
+        ),
+    ),
+    "R50 37.1 -> 37.3/37.0/36.4; R101 39.0 -> 39.2/38.8/38.3",
+)
+
+TABLE2 = Exhibit(
+    "table2",
+    "Channel pruning of base detectors",
+    "AP and cost after pruning 0 to 30 % of the channels",
+    measure_table2,
+    draw_table2,
+    (JD2,),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 3: distillation
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def measure_table3(study: "JointDetNASStudy") -> Measured:
+    """Students trained alone, by fine-grained feature imitation and by the paper's distillation."""
+    rows, ap = {}, []
+    for backbone, teacher in study.preset.lessons:
+        of = study.upgrading(backbone)
+        rows[backbone] = {
+            "teacher": {"name": teacher, **detector_numbers(study.sampled(teacher))},
+            "baseline": detector_numbers(of.base()),
+            "imitation": detector_numbers(of.distilled(teacher, "imitation")),
+            "ours": detector_numbers(of.distilled(teacher, "ours")),
+        }
+        ap.append([rows[backbone][name]["AP"] for name in ("baseline", "imitation", "ours")])
+    return {"rows": rows, "evidence": {"distilled": ap}}
+
+
+def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each student and method."""
     rows = []
-    for backbone in measured[0]["rows"]:
+    for backbone, row in measured[0]["rows"].items():
         here = ("rows", backbone)
         for kind, method in (("imitation", "FGFI"), ("ours", "our KD")):
             rows.append(
                 [
                     method,
                     BACKBONE_NAMES[backbone],
-                    measured[0]["rows"][backbone]["teacher"]["name"],
+                    row["teacher"]["name"],
                     _over(measured, *here, "baseline", "AP"),
                     _over(measured, *here, "teacher", "AP"),
                     _over(measured, *here, kind, "AP"),
                     _apart(measured, (*here, kind), (*here, "baseline")),
                 ]
             )
-    epochs = setting.preset.base_training.epochs
-    caption = f"Students trained for {epochs} epochs alone (baseline) and under a teacher out of the pool."
-    notes = ["Task adaptive regularisation (TAR) is not trained here."]
     columns = ["KD method", "Student", "Teacher", "Baseline AP", "Teacher AP", "AP", "Gain"]
-    units = dict.fromkeys(("Baseline AP", "Teacher AP", "AP"), "points") | {"Gain": "AP points"}
-    return Drawn(Table(columns, rows), caption, notes, units)
+    return Drawn(
+        Table(columns, rows),
+        f"Students trained for {setting.preset['base_training']['epochs']} epochs, alone (baseline) and under a "
+        "teacher out of the pool.",
+        ["Task adaptive regularisation (TAR) is not trained here."],
+        dict.fromkeys(("Baseline AP", "Teacher AP", "AP"), "points") | {"Gain": "AP points"},
+    )
 
 
-_GROUPS = {"baseline": "baseline", "distilled": "distillation alone", "ours": "ours"}
+ALONE, IMITATION, OURS = range(3)
+"""Columns of the evidence "distilled" (S, students, 3)."""
 
 
-def table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def distilled_minus(other: int) -> Callable[[Evidence], np.ndarray]:
+    """Our distillation minus another column of "distilled", (S, students)."""
+    return lambda values: values["distilled"][..., OURS] - values["distilled"][..., other]
+
+
+JD3 = Claim(
+    "JD-3",
+    "Table 3",
+    "the proposed distillation lifts a student by about 2 AP, more than fine-grained feature imitation",
+    (
+        Condition(
+            "AP by the paper's distillation minus AP of the student alone, trained as long from the same weights "
+            "(mean over the students)",
+            distilled_minus(ALONE),
+            unit="AP points",
+            effect=1.0,
+        ),
+        Condition(
+            "AP by the paper's distillation minus AP by fine-grained feature imitation (mean over the students)",
+            distilled_minus(IMITATION),
+            unit="AP points",
+            effect=1.0,
+        ),
+    ),
+    "+2.1, +2.1",
+)
+
+TABLE3 = Exhibit(
+    "table3",
+    "Distillation against baselines",
+    "AP of students alone, by imitation and by our distillation",
+    measure_table3,
+    draw_table3,
+    (JD3,),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Figure 4: dynamic and conventional distillation
+# ------------------------------------------------------------------------------------------------------------------
+
+KD_CURVES = {"dynamic": ("fixed-student", "Dynamic KD"), "conventional": ("fixed-pair", "Conventional KD")}
+"""Curve -> the search that it is of, and its label."""
+
+
+def measure_figure4(study: "JointDetNASStudy") -> Measured:
+    """The best score so far of one student, under changing teachers and under the largest."""
+    curves = {name: best_scores(study.search(control)) for name, (control, _) in KD_CURVES.items()}
+    ahead = np.subtract(curves["dynamic"], curves["conventional"])[1:]
+    found = {"dynamic ends": float(ahead[-1]), "dynamic on the way": float(ahead.mean())}
+    return {"curves": curves, "evidence": found}
+
+
+def draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each number of pairs, and the two curves."""
+    rows, curves = [], {}
+    for name, (_, label) in KD_CURVES.items():
+        scores = stacked(measured, "curves", name)  # (S, pairs + 1)
+        curves[label] = _curve(scores)
+        rows += [[label, place, over_seeds(scores[:, place])] for place in range(scores.shape[1])]
+    ends, way = (_over(measured, "evidence", key) for key in ("dynamic ends", "dynamic on the way"))
+    labels = {"x_label": "Pairs trained", "y_label": "Best score so far (points)"}
+    return Drawn(
+        Table(["Teacher", "Pairs trained", "Best score"], rows),
+        f"{detector(setting.preset['backbone'])}, its architecture fixed, trained on pair by pair "
+        f"({setting.preset['pair_training']['epochs']} epochs each) under changing teachers, or always under the "
+        "largest.",
+        [f"Dynamic minus conventional: {ends.mean:+.2f} points at the end, {way.mean:+.2f} on average."],
+        {"Best score": "points of H"},
+        [Picture("figure4", "progress", {"curves": curves, **labels})],
+    )
+
+
+JD6 = Claim(
+    "JD-6",
+    "Figure 4",
+    "a dynamic teacher lifts the student faster and ends higher than the fixed largest teacher",
+    (
+        Condition(
+            "best score of one student under changing teachers minus that under the largest after as many pairs "
+            "(mean over the pairs)",
+            evidence("dynamic on the way"),  # (S,)
+            unit="points of H",
+            effect=0.5,
+        ),
+        Condition(
+            "best score under changing teachers minus that under the largest after the last pair",
+            evidence("dynamic ends"),
+            unit="points of H",
+            effect=0.5,
+        ),
+    ),
+)
+
+FIGURE4 = Exhibit(
+    "figure4",
+    "Dynamic against conventional distillation",
+    "the score of one student under changing teachers and under the largest",
+    measure_figure4,
+    draw_figure4,
+    (JD6,),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 4: upgraded detectors
+# ------------------------------------------------------------------------------------------------------------------
+
+GROUPS = {"baseline": "baseline", "distilled": "distillation alone", "ours": "ours"}
+
+
+def measure_table4(study: "JointDetNASStudy") -> Measured:
+    """Base detectors and what they are upgraded to; of the preset's backbone also one that was only distilled: trained
+    on under the largest teacher, pair by pair, with nothing changed."""
+    rows, own = upgrades(study), study.preset.backbone
+    # timed in turn with the base, but at another time than what the search found: so by its ratio to the base
+    latency = rows[own]["baseline"]["latency"] * latency_ratio(study.latencies("fixed-pair"))
+    rows[own]["distilled"] = detector_numbers(study.upgraded("fixed-pair") | {"latency": latency})
+    every = [study.upgrading(backbone) for backbone in study.preset.upgraded_backbones]
+    found = {
+        "gain": lambda: [_points(of.upgraded()["AP"]) - _points(of.base()["AP"]) for of in every],
+        "cost": lambda: [of.upgraded()["macs_mmdet"] / of.base()["macs_mmdet"] for of in every],
+        "time": lambda: [latency_ratio(of.latencies()) for of in every],
+    }
+    return {"rows": rows, "evidence": found}
+
+
+def draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each detector, with its changes against the base."""
     rows = []
     for backbone, groups in measured[0]["rows"].items():
         before = ("rows", backbone, "baseline")
-        for kind in (name for name in _GROUPS if name in groups):
+        for kind in (name for name in GROUPS if name in groups):
             row, changed = ("rows", backbone, kind), kind != "baseline"
-            speed = _images_a_second(measured, *row)
-            faster = over_seeds(100 * (stacked(measured, *before, "latency") / stacked(measured, *row, "latency") - 1))
             rows.append(
                 [
                     detector(backbone),
-                    _GROUPS[kind],
+                    GROUPS[kind],
                     _over(measured, *row, "macs_mmdet", scale=1e-6),
-                    _change(measured, row, before, "macs_mmdet") if changed else None,
-                    speed,
-                    faster if changed else None,
+                    _change(measured, "macs_mmdet", row, before) if changed else None,
+                    _images_a_second(measured, *row),
+                    _change(measured, "latency", before, row) if changed else None,  # 1 / latency, so the other way
                     _over(measured, *row, "AP"),
                     _apart(measured, row, before) if changed else None,
-                    _sizes(measured, *row),
+                    _input_size(measured, *row),
                 ]
             )
     preset = setting.preset
-    notes = [
-        f"distillation alone: the largest teacher trains the base detector on for {preset.teaching.budget} pairs, with "
-        "nothing changed; the best of them.",
-        f"A search trains {preset.search.budget} pairs of {preset.pair_training.epochs} epochs; what it finds is "
-        "trained no further.",
-        "Base and upgraded detector are timed in turn.",
-    ]
-    caption = "Base detectors and what the search made of them, at the input size it found; on validation images."
     columns = ["Base model", "Group", "FLOPS", "FLOPS change", "FPS", "FPS change", "AP", "Gain", "Input"]
-    units = {"FLOPS": "M", "FLOPS change": "%", "FPS": "images a second", "FPS change": "%", "AP": "points"}
-    return Drawn(Table(columns, rows), caption, notes, units | {"Gain": "AP points"})
+    units = {"FLOPS": "M", "FLOPS change": "%", "FPS": "images a second", "FPS change": "%"}
+    return Drawn(
+        Table(columns, rows),
+        "Base detectors and what the search made of them, at the input size it found; on validation images.",
+        [
+            "distillation alone: the largest teacher trains the base detector on for "
+            f"{preset['teaching']['budget']} pairs, with nothing changed; the best of them.",
+            f"A search trains {preset['search']['budget']} pairs of {preset['pair_training']['epochs']} epochs; what "
+            "it finds is not trained any further.",
+            "The base detector and the upgraded one are timed in turn.",
+        ],
+        units | {"AP": "points", "Gain": "AP points"},
+    )
 
 
-_METHODS = {"prune-kd": "prune-KD", "nas-prune-kd": "NAS-prune-KD", "joint": "Joint-DetNAS"}
+JD4 = Claim(
+    "JD-4",
+    "Table 4",
+    "the search raises AP and cuts cost at once, on every backbone family",
+    (
+        Condition(
+            "least gain in AP of all backbones",
+            lambda values: values["gain"].min(axis=1),  # (S, backbones), as all three
+            unit="AP points",
+            effect=0.5,
+        ),
+        Condition(
+            "greatest ratio of FLOPs at the input size, upgraded over base, of all backbones",
+            lambda values: values["cost"].max(axis=1),
+            "below",
+            1.0,
+            "times",
+            effect=0.5,
+        ),
+        Condition(
+            "greatest ratio of latency, upgraded over base, of all backbones",
+            lambda values: values["time"].max(axis=1),
+            "below",
+            1.0,
+            "times",
+            effect=0.5,
+        ),
+    ),
+    "+2.5..+2.8 AP, -7..-48 %",
+)
+
+TABLE4 = Exhibit(
+    "table4",
+    "Base detectors and what they are upgraded to",
+    "cost, speed and AP before and after the search",
+    measure_table4,
+    draw_table4,
+    (JD4,),
+)
 
 
-def table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+# ------------------------------------------------------------------------------------------------------------------
+# Table 5: joint optimisation against pipelines
+# ------------------------------------------------------------------------------------------------------------------
+
+PIPELINES = ("prune-kd", "nas-prune-kd")
+
+
+def measure_table5(study: "JointDetNASStudy") -> Measured:
+    """Pipelines beside the joint search, at one backbone cost and one input size."""
+    rows = {
+        "baseline": {"after": detector_numbers(study.base())},
+        "joint": {"after": detector_numbers(study.upgraded())},
+    }
+    for name in PIPELINES:
+        result = study.pipeline(name)
+        rows[name] = {"before": detector_numbers(result["before"]), "after": detector_numbers(result)}
+
+    def joint_minus(name: str) -> float:
+        return _points(study.upgraded()["AP"]) - _points(study.pipeline(name)["AP"])
+
+    return {
+        "rows": rows,
+        "evidence": {f"joint minus {name}": lambda name=name: joint_minus(name) for name in PIPELINES},
+    }
+
+
+def draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each pipeline, the joint search last."""
     rows, flops = [], "backbone_macs_at_base_size"
-    base = BACKBONE_NAMES[setting.preset.backbone]
-    for name, method in _METHODS.items():
+    base, joint = BACKBONE_NAMES[setting.preset["backbone"]], ("rows", "joint", "after")
+    for name, method in zip(PIPELINES, (f"{base}-prune-KD", "NAS-prune-KD"), strict=True):
         after, before = ("rows", name, "after"), ("rows", name, "before")
-        pipeline = name != "joint"
-        title = f"{base}-prune-KD" if name == "prune-kd" else method if pipeline else f"{method} ({base})"
         rows.append(
             [
-                title,
-                _over(measured, *before, flops, scale=1e-6) if pipeline else None,
-                _over(measured, *before, "AP") if pipeline else None,
+                method,
+                _over(measured, *before, flops, scale=1e-6),
+                _over(measured, *before, "AP"),
                 _over(measured, *after, flops, scale=1e-6),
-                _change(measured, after, before, flops) if pipeline else None,
+                _change(measured, flops, after, before),
                 _over(measured, *after, "AP"),
-                _apart(measured, after, before) if pipeline else None,
-                _apart(measured, ("rows", "joint", "after"), after) if pipeline else None,
+                _apart(measured, after, before),
+                _apart(measured, joint, after),
             ]
         )
-    preset, size = setting.preset, _sizes(measured, "rows", "joint", "after")
-    before_size, nas_size = (_sizes(measured, "rows", name, "before") for name in ("prune-kd", "nas-prune-kd"))
-    notes = [
-        f"Pipelines are pruned at once and distilled from the largest teacher for {preset.base_training.epochs} "
-        "epochs, the base detector's schedule; NAS is the search without teacher and channel pruning, half its pairs.",
-        f"FLOPs at the base size; final AP at the size that the joint search found: {size}. Intermediate AP, which the "
-        f"gain is from, is at the size of each: {before_size} of the base detector, {nas_size} of what NAS found.",
-    ]
-    caption = "The joint search beside pipelines that do one thing after the other, at one backbone cost."
+    found = [_over(measured, *joint, flops, scale=1e-6), None, _over(measured, *joint, "AP")]
+    rows.append([f"Joint-DetNAS ({base})", None, None, *found, None, None])
+    size = _input_size(measured, *joint)
+    base_size, nas_size = (_input_size(measured, "rows", name, "before") for name in PIPELINES)
     columns = ["Method", "Intermediate backbone FLOPS", "Intermediate AP", "Final backbone FLOPS", "FLOPS change"]
-    columns += ["Final AP", "Gain", "Joint-DetNAS minus it"]
     units = dict.fromkeys(("Intermediate backbone FLOPS", "Final backbone FLOPS"), "M") | {"FLOPS change": "%"}
-    units |= {"Intermediate AP": "points", "Final AP": "points", "Gain": "AP points"}
-    return Drawn(Table(columns, rows), caption, notes, units | {"Joint-DetNAS minus it": "AP points"})
+    units |= dict.fromkeys(("Intermediate AP", "Final AP"), "points")
+    return Drawn(
+        Table([*columns, "Final AP", "Gain", "Joint-DetNAS minus it"], rows),
+        "The joint search beside pipelines that do one thing after the other, at one backbone cost.",
+        [
+            "Pipelines are pruned at once, then distilled from the largest teacher for "
+            f"{setting.preset['base_training']['epochs']} epochs, the base detector's schedule. NAS is the search "
+            "without teacher and channel pruning, with half its pairs.",
+            f"FLOPs are at the base size, final AP at the size that the joint search found: {size}. Intermediate AP, "
+            f"from which the gain is counted, is at the size of each: {base_size} of the base detector, {nas_size} of "
+            "what NAS found.",
+        ],
+        units | dict.fromkeys(("Gain", "Joint-DetNAS minus it"), "AP points"),
+    )
 
 
-def table6(measured: Sequence[Measured], setting: Setting) -> Drawn:
+JD5 = Claim(
+    "JD-5",
+    "Table 5",
+    "joint beats NAS -> prune -> KD and prune -> KD at equal backbone cost",
+    (
+        Condition(
+            "AP of what the joint search found minus AP of prune-KD at its backbone's cost and input size",
+            evidence("joint minus prune-kd"),  # (S,)
+            unit="AP points",
+            effect=1.0,
+        ),
+        Condition(
+            "AP of what the joint search found minus AP of NAS-prune-KD at its backbone's cost and input size",
+            evidence("joint minus nas-prune-kd"),  # (S,)
+            unit="AP points",
+            effect=1.0,
+        ),
+    ),
+    "+1.8, +2.1 AP",
+)
+
+TABLE5 = Exhibit(
+    "table5",
+    "Joint optimisation against pipelines of NAS, pruning and distillation",
+    "AP at one backbone cost",
+    measure_table5,
+    draw_table5,
+    (JD5,),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Figure 5: the size of the matching teacher
+# ------------------------------------------------------------------------------------------------------------------
+
+BEST_PAIRS = 3
+"""Teachers of so many of the best pairs say which size of teacher fits a student."""
+
+
+def measure_figure5(study: "JointDetNASStudy") -> Measured:
+    """The teachers of each fixed student: their size, how good they are, and what they brought."""
+    backbones = study.preset.taught_backbones
+
+    def taught(backbone: str) -> dict[str, Any]:
+        of = study.upgrading(backbone)
+        return teachers_of(of.search("fixed-student"), of.teachers())
+
+    def best(backbone: str) -> float:
+        return taught(backbone)["best teachers"]
+
+    return {
+        "students": {backbone: taught(backbone) for backbone in backbones},
+        "evidence": {
+            "teacher grows": lambda: best(backbones[-1]) - best(backbones[0]),
+            "teacher tau": lambda: _mean([taught(backbone)["tau"] for backbone in backbones]),
+        },
+    }
+
+
+def teachers_of(searched: Mapping[str, Any], teachers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """A student's teachers, pair by pair. "best teachers": the mean size of those of the best pairs.
+
+    teachers: by name, AP on held-out images and the parameters of the backbone. Sizes are in millions of them.
+    """
+    steps, leading, leaders = trained_steps(searched), searched["steps"][0], []
+
+    def size(step: Mapping[str, Any]) -> float:
+        return teachers[step["teacher"]]["backbone_params"] / 1e6
+
+    for step in steps:
+        leading = step if step["score"] > leading["score"] else leading
+        leaders.append(size(leading))
+    ap = [_points(teachers[step["teacher"]]["AP"]) for step in steps]
+    gains = [100 * step["increment"] for step in steps]
+    return {
+        "pairs": [step["pair"] for step in steps],
+        "teacher parameters": [size(step) for step in steps],
+        "leading teacher's parameters": leaders,
+        "teacher AP": ap,
+        "gain": gains,
+        "best teachers": _mean([size(step) for step in sorted(steps, key=lambda step: -step["score"])[:BEST_PAIRS]]),
+        "tau": kendall_tau(ap, gains) if len(set(ap)) > 1 else math.nan,
+    }
+
+
+def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each student; the best pair's teacher, pair by pair; what every teacher brought."""
+    rows, curves, clouds = [], {}, {}
+    for backbone in measured[0]["students"]:
+        label, students = detector(backbone), [each["students"][backbone] for each in measured]
+        length = min(len(each["leading teacher's parameters"]) for each in students)
+        curves[label] = _curve([each["leading teacher's parameters"][:length] for each in students], first=1)
+        clouds[label] = [
+            [size, gain]
+            for each in students
+            for size, gain in zip(each["teacher parameters"], each["gain"], strict=True)
+        ]
+        every = [over_seeds([_mean(each[key]) for each in students]) for key in ("teacher parameters", "gain")]
+        rows.append([label, _over(students, "best teachers"), *every, _over(students, "tau")])
+    columns = ["Student", "Best three pairs' teachers", "All teachers", "Gain of a pair", "Tau of AP and gain"]
+    leading = {"x_label": "Pairs trained", "y_label": "Parameters of the best pair's teacher (M)"}
+    brought = {"cost_label": "Parameters of the teacher's backbone (M)"}
+    brought["accuracy_label"] = "What it raised the score by (points)"
+    return Drawn(
+        Table(columns, rows),
+        f"Teachers of students with a fixed architecture, {setting.preset['teaching']['budget']} pairs each, the first "
+        "taught by a neighbour of the largest.",
+        [
+            "Tau: Kendall's rank correlation of a teacher's AP, on held-out training images, with the student's rise "
+            "in score under it."
+        ],
+        dict.fromkeys(columns[1:3], "M parameters of the backbone") | {"Gain of a pair": "points of H"},
+        [
+            Picture("figure5-leading", "progress", {"curves": curves, **leading}),
+            Picture("figure5-teachers", "fronts", {"points": clouds, **brought}),
+        ],
+    )
+
+
+JD7 = Claim(
+    "JD-7",
+    "Figure 5",
+    "the best teacher's size grows with the student's",
+    (
+        Condition(
+            "parameters of the backbones of the teachers in the best three pairs of the largest student minus "
+            "those of the smallest student",
+            evidence("teacher grows"),  # (S,)
+            unit="M parameters",
+            effect=0.1,
+        ),
+    ),
+)
+JD8 = Claim(
+    "JD-8",
+    "Section 4.3.1",
+    "a stronger detector is not always the better teacher",
+    (
+        Condition(
+            "Kendall's tau of a teacher's AP with what it raised the score by (mean over the students)",
+            evidence("teacher tau"),  # (S,)
+            "below",
+            0.5,
+            "tau",
+            effect=0.3,
+        ),
+    ),
+)
+
+FIGURE5 = Exhibit(
+    "figure5",
+    "The size of the matching teacher, by student",
+    "teachers of fixed students",
+    measure_figure5,
+    draw_figure5,
+    (JD7, JD8),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Figure 6: what each action brings, and when
+# ------------------------------------------------------------------------------------------------------------------
+
+STEPS = (*KINDS, "teacher")
+"""What a step of the search may be: four actions of the student, or another teacher."""
+PRUNING = "channel pruning"
+
+
+def measure_figure6(study: "JointDetNASStudy") -> Measured:
+    """Every step of the searches: what it did, when, and by how much the score rose."""
+    searches = {}
+    for backbone in study.preset.upgraded_backbones:
+        searches[backbone] = [
+            {
+                "pair": step["pair"],
+                "kind": step["kind"],
+                "gain": 100 * step["increment"],
+                "generation": step["generation"],
+            }
+            for step in trained_steps(study.upgrading(backbone).search())
+        ]
+    every = [step for steps in searches.values() for step in steps]
+    return {"searches": searches, "evidence": pruning_evidence(every, study.preset.search.budget)}
+
+
+def pruning_evidence(steps: Sequence[Mapping[str, Any]], budget: int) -> dict[str, float]:
+    """Channel pruning among the student's steps that raised the score.
+
+    "pruning's share": of all that they raised it by; 0 where none did. "pruning's place": on average how much later
+    pruning came than the others, as a share of the search; 0 where there is nothing to compare.
+    """
+    good = [step for step in steps if step["kind"] in KINDS and step["gain"] > 0]
+    pruning = [step for step in good if step["kind"] == PRUNING]
+    others = [step for step in good if step["kind"] != PRUNING]
+    share = sum(step["gain"] for step in pruning) / sum(step["gain"] for step in good) if good else 0.0
+    later = 0.0
+    if pruning and others:
+        later = (_mean([step["pair"] for step in pruning]) - _mean([step["pair"] for step in others])) / budget
+    return {"pruning's share": share, "pruning's place": later}
+
+
+def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each kind of step; increments of the score, and shares of both halves of the search, as bars."""
+    by_seed = [[step for steps in each["searches"].values() for step in steps] for each in measured]
+    good = [step for steps in by_seed for step in steps if step["gain"] > 0]
+    rows, increments = [], {}
+    for kind in STEPS:
+        count = sum(step["kind"] == kind for steps in by_seed for step in steps)
+        raised = over_seeds([sum(s["gain"] for s in steps if s["kind"] == kind and s["gain"] > 0) for steps in by_seed])
+        places = [step["pair"] for step in good if step["kind"] == kind]
+        rows.append([kind, count, len(places) / count if count else math.nan, raised, _mean(places)])
+        increments[kind] = {"Sum of increments": triple(raised)}
+    half, shares = setting.preset["search"]["budget"] // 2, {}
+    for part, early in (("first half", True), ("second half", False)):
+        kinds = [step["kind"] for step in good if (step["pair"] <= half) == early]
+        shares[part] = {
+            kind: (kinds.count(kind) / len(kinds) if kinds else math.nan, math.nan, math.nan) for kind in STEPS
+        }
+    share, place = (_over(measured, "evidence", key) for key in ("pruning's share", "pruning's place"))
+    sums = {"groups": increments, "value_label": "Sum of score increments (points)"}
+    return Drawn(
+        Table(["Step", "Pairs", "Beneficial", "Score increments", "Mean pair of beneficial ones"], rows),
+        "Steps of the searches by what they did. An increment is a pair's score minus its parent's; those above 0 are "
+        "summed.",
+        [
+            f"Channel pruning brings {100 * share.mean:.0f} % of what the student's actions raise the score by; its "
+            f"steps come {place.mean:+.2f} of the search later than the others."
+        ],
+        {"Beneficial": "share", "Score increments": "points of H"},
+        [
+            Picture("figure6-score", "bars", sums),
+            Picture("figure6-time", "bars", {"groups": shares, "value_label": "Share of all beneficial steps"}),
+        ],
+    )
+
+
+JD9 = Claim(
+    "JD-9",
+    "Figure 6",
+    "channel pruning brings most of the score, and early; the other actions come late",
+    (
+        Condition(
+            "share of channel pruning in all that the student's actions raised the score by",
+            evidence("pruning's share"),  # (S,)
+            threshold=0.5,
+            unit="share",
+            effect=0.2,
+        ),
+        Condition(
+            "mean place of its successful steps minus that of the other actions' (share of the search)",
+            evidence("pruning's place"),  # (S,)
+            "below",
+            unit="of the search",
+            effect=0.2,
+        ),
+    ),
+)
+
+FIGURE6 = Exhibit(
+    "figure6", "What each action brings, and when", "the steps of the searches", measure_figure6, draw_figure6, (JD9,)
+)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Table 6: all COCO numbers
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def measure_table6(study: "JointDetNASStudy") -> Measured:
+    """Base and upgraded detectors by all COCO numbers, and upgraded ones as a deformable cascade."""
+    rows = upgrades(study)
+    for backbone in study.preset.cascaded_backbones:
+        rows[backbone]["cascade"] = detector_numbers(study.upgrading(backbone).cascade())
+    return {"rows": rows}
+
+
+def draw_table6(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each detector."""
     rows = []
     for backbone, groups in measured[0]["rows"].items():
-        name = BACKBONE_NAMES[backbone]
-        methods = {
+        name, epochs = BACKBONE_NAMES[backbone], setting.preset["cascade"]["optimisation"]["epochs"]
+        named = {
             "baseline": ("FPN", name, None),
             "ours": (f"Joint-DetNAS ({name})", f"{name}-searched", 0),
-            "cascade": (
-                f"Joint-DetNAS ({name}-Cascade)",
-                f"{name}-searched-DCN",
-                setting.preset.cascade.optimisation.epochs,
-            ),
+            "cascade": (f"Joint-DetNAS ({name}-Cascade)", f"{name}-searched-DCN", epochs),
         }
         for kind in groups:
-            row, (method, searched, epochs) = ("rows", backbone, kind), methods[kind]
-            accuracy = [_over(measured, *row, key) for key in COCO_NUMBERS]
-            size, speed = _sizes(measured, *row), _images_a_second(measured, *row)
-            rows.append([method, searched, size, epochs, speed, *accuracy])
-    notes = [
-        "Detectors of other papers are not trained here. Post-search training: epochs after the search; its last "
-        "training is that of the pair itself."
-    ]
-    columns = ["Method", "Backbone", "Input", "Post-search training", "FPS", *COCO_NUMBERS]
-    units = {"Post-search training": "epochs", "FPS": "images a second"} | dict.fromkeys(COCO_NUMBERS, "points")
-    return Drawn(Table(columns, rows), "Base and upgraded detectors on validation images.", notes, units)
+            row, (method, searched, trained_on) = ("rows", backbone, kind), named[kind]
+            ap = [_over(measured, *row, key) for key in COCO_NUMBERS]
+            size, speed = _input_size(measured, *row), _images_a_second(measured, *row)
+            rows.append([method, searched, size, trained_on, speed, *ap])
+    return Drawn(
+        Table(["Method", "Backbone", "Input", "Post-search training", "FPS", *COCO_NUMBERS], rows),
+        "Base and upgraded detectors on validation images.",
+        [
+            "Detectors of other papers are not trained here. Post-search training: epochs after the search, in which "
+            "the last training of a detector is that of its pair."
+        ],
+        {"Post-search training": "epochs", "FPS": "images a second"} | dict.fromkeys(COCO_NUMBERS, "points"),
+    )
 
 
-_SEARCHES = {"random": "random search", "none": "Joint-DetNAS"}
+TABLE6 = Exhibit(
+    "table6", "Upgraded detectors by all COCO numbers", "speed and AP by IoU and size", measure_table6, draw_table6
+)
 
 
-def table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
+# ------------------------------------------------------------------------------------------------------------------
+# Table 7: the cost of the search
+# ------------------------------------------------------------------------------------------------------------------
+
+SEARCHES = {"random": "random search", "none": "Joint-DetNAS"}
+
+
+def measure_table7(study: "JointDetNASStudy") -> Measured:
+    """The search and random search with the same number of pairs: what each took and found."""
+    found: dict[str, Any] = {}
+    for control in SEARCHES:
+        result = study.upgraded(control)
+        found[control] = {
+            **detector_numbers(result),
+            "pairs": len(study.search(control)["steps"]) - 1,
+            "search seconds": result["seconds"],
+            "scores": best_scores(study.search(control)),
+        }
+    ours, theirs = found["none"]["scores"], found["random"]["scores"]
+    reached = {"share of the budget": share_until(ours, theirs[-1]), "search minus random": ours[-1] - theirs[-1]}
+    return {"searches": found, "pool seconds": study.pool()["seconds"], "evidence": reached}
+
+
+def share_until(scores: Sequence[float], goal: float) -> float:
+    """After which share of its pairs a search was above a score; 1 where it never was. scores: the base's first."""
+    above = [place for place, score in enumerate(scores) if score > goal]
+    return above[0] / (len(scores) - 1) if above else 1.0
+
+
+def draw_table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each search, and their best scores pair by pair."""
     rows, curves = [], {}
-    for name, method in _SEARCHES.items():
+    for name, method in SEARCHES.items():
         row = ("searches", name)
         scores = stacked(measured, *row, "scores")  # (S, pairs + 1)
-        columns = zip(*(triple(over_seeds(scores[:, place])) for place in range(scores.shape[1])), strict=True)
-        curves[method] = (np.arange(scores.shape[1]), *map(np.array, columns))
+        curves[method] = _curve(scores)
         rows.append(
             [
                 method,
@@ -290,311 +969,140 @@ def table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
                 _over(measured, *row, "search seconds", scale=1 / 60),
             ]
         )
-    picture = searches.progress(
-        curves, setting.folder / "table7.png", x_label="Pairs trained", y_label="Best score so far (points)"
-    )
-    share, apart = (_over(measured, "evidence", key) for key in ("share of the budget", "search minus random"))
+    share, ahead = (_over(measured, "evidence", key) for key in ("share of the budget", "search minus random"))
     pool = _over(measured, "pool seconds", scale=1 / 60)
-    notes = [
-        f"The search is above all that random search finds after {100 * share.mean:.0f} % of its pairs (100 %: never); "
-        f"at the end its best score is {apart.mean:+.2f} points on random search's.",
-        "random search draws parents from all pairs, so that nothing is selected; both share pool and base detector.",
-        f"Training the teacher pool takes {pool.mean:.1f} minutes beside it.",
-    ]
-    caption = "What a search trains and finds; AP on validation images, the score on held-out training images."
-    columns = ["Search method", "FLOPS", "AP", "Best score", "Searched architectures", "Search cost"]
-    units = {"FLOPS": "M", "AP": "points", "Best score": "points of H", "Search cost": "minutes"}
-    return Drawn(Table(columns, rows), caption, notes, units, [picture])
+    labels = {"x_label": "Pairs trained", "y_label": "Best score so far (points)"}
+    return Drawn(
+        Table(["Search method", "FLOPS", "AP", "Best score", "Searched architectures", "Search cost"], rows),
+        "What a search trains and finds; AP on validation images, the score on held-out training images.",
+        [
+            f"The search is above all that random search finds after {100 * share.mean:.0f} % of its pairs (100 %: "
+            f"never); at the end its best score minus random search's is {ahead.mean:+.2f} points.",
+            "Random search draws parents from all pairs, so that nothing is selected. Both share the pool and the base "
+            "detector.",
+            f"Training the teacher pool takes {pool.mean:.1f} minutes beside it.",
+        ],
+        {"FLOPS": "M", "AP": "points", "Best score": "points of H", "Search cost": "minutes"},
+        [Picture("table7", "progress", {"curves": curves, **labels})],
+    )
+
+
+JD11 = Claim(
+    "JD-11",
+    "Table 7",
+    "fewer architectures than other searches for a better result",
+    (
+        Condition(
+            "share of its pairs after which the search's best score is above all that random search finds with as "
+            "many (1 where it never is)",
+            evidence("share of the budget"),  # (S,)
+            "below",
+            0.5,
+            "of the pairs",
+            effect=0.2,
+        ),
+    ),
+    "100",
+)
+
+TABLE7 = Exhibit(
+    "table7",
+    "The cost of the search",
+    "pairs, time and result of the search and of random search",
+    measure_table7,
+    draw_table7,
+    (JD11,),
+)
 
 
 # ------------------------------------------------------------------------------------------------------------------
-# Figures
+# Figure 7: where the backbone computes
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    labels = {"dynamic": "Dynamic KD", "conventional": "Conventional KD"}
-    rows, curves = [], {}
-    for name, label in labels.items():
-        scores = stacked(measured, "curves", name)  # (S, pairs + 1)
-        means = [over_seeds(scores[:, place]) for place in range(scores.shape[1])]
-        columns = zip(*map(triple, means), strict=True)
-        curves[label] = (np.arange(len(means)), *map(np.array, columns))
-        rows += [[label, place, mean] for place, mean in enumerate(means)]
-    picture = searches.progress(
-        curves, setting.folder / "figure4.png", x_label="Pairs trained", y_label="Best score so far (points)"
-    )
-    ends, way = (_over(measured, "evidence", key) for key in ("dynamic ends", "dynamic on the way"))
-    notes = [f"Dynamic minus conventional: {ends.mean:+.2f} points at the end, {way.mean:+.2f} on average."]
-    caption = (
-        f"{detector(setting.preset.backbone)}, its architecture fixed, trained on pair by pair "
-        f"({setting.preset.pair_training.epochs} epochs each) under changing teachers, or under the largest always."
-    )
-    columns = ["Teacher", "Pairs trained", "Best score"]
-    return Drawn(Table(columns, rows), caption, notes, {"Best score": "points of H"}, [picture])
+def measure_figure7(study: "JointDetNASStudy") -> Measured:
+    """Multiply-accumulates of the backbone's four resolutions at the base size, before and after the search."""
+    stages = {backbone: study.upgrading(backbone).search()["stages"] for backbone in study.preset.upgraded_backbones}
+    lost = [np.subtract(each["before"], each["after"]) / sum(each["before"]) for each in stages.values()]
+    return {"stages": stages, "evidence": {"stages": np.mean(lost, axis=0).tolist()}}
 
 
-def figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    rows, curves, points = [], {}, {}
-    for backbone in measured[0]["students"]:
-        label, students = detector(backbone), [numbers["students"][backbone] for numbers in measured]
-        length = min(len(each["leading teacher's parameters"]) for each in students)
-        leading = np.array([each["leading teacher's parameters"][:length] for each in students])
-        columns = zip(*(triple(over_seeds(leading[:, place])) for place in range(length)), strict=True)
-        curves[label] = (np.arange(1, length + 1), *map(np.array, columns))
-        points[label] = [
-            pair for each in students for pair in zip(each["teacher parameters"], each["gain"], strict=True)
-        ]
-        every = [over_seeds([float(np.mean(each[key])) for each in students]) for key in ("teacher parameters", "gain")]
-        best, tau = (over_seeds([_number(each[key]) for each in students]) for key in ("best teachers", "tau"))
-        rows.append([label, best, *every, tau])
-    pictures = [
-        searches.progress(
-            curves,
-            setting.folder / "figure5-leading.png",
-            x_label="Pairs trained",
-            y_label="Parameters of the best pair's teacher (M)",
-        ),
-        searches.fronts(
-            points,
-            setting.folder / "figure5-teachers.png",
-            cost_label="Parameters of the teacher's backbone (M)",
-            accuracy_label="What it raised the score by (points)",
-        ),
-    ]
-    caption = (
-        f"Teachers of students with a fixed architecture, {setting.preset.teaching.budget} pairs each, the first "
-        "taught by a neighbour of the largest."
-    )
-    notes = [
-        "Tau: Kendall's rank correlation of a teacher's AP, on held-out training images, with what the student's score "
-        "rose by under it."
-    ]
-    columns = ["Student", "Best three pairs' teachers", "All teachers", "Gain of a pair", "Tau of AP and gain"]
-    units = dict.fromkeys(columns[1:3], "M parameters of the backbone") | {"Gain of a pair": "points of H"}
-    return Drawn(Table(columns, rows), caption, notes, units, pictures)
-
-
-def figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    rows, increments = [], {}
-    for kind in STEPS:
-        by_seed = [
-            [step for steps in numbers["searches"].values() for step in steps if step["kind"] == kind]
-            for numbers in measured
-        ]
-        raised = over_seeds([sum(max(step["gain"], 0.0) for step in steps) for steps in by_seed])
-        good = [step for steps in by_seed for step in steps if step["gain"] > 0]
-        count = sum(map(len, by_seed))
-        place = float(np.mean([step["pair"] for step in good])) if good else math.nan
-        rows.append([kind, count, len(good) / count if count else math.nan, raised, place])
-        increments[kind] = {"Sum of increments": triple(raised)}
-    budget = setting.preset.search.budget
-    parts = {"first half": (1, budget // 2), "second half": (budget // 2 + 1, budget)}
-    shares = {
-        part: {kind: (_share_of(measured, kind, *pairs), math.nan, math.nan) for kind in STEPS}
-        for part, pairs in parts.items()
-    }
-    pictures = [
-        figures.bars(increments, setting.folder / "figure6-score.png", value_label="Sum of score increments (points)"),
-        figures.bars(shares, setting.folder / "figure6-time.png", value_label="Share of all beneficial steps"),
-    ]
-    caption = (
-        "Steps of the searches by what they did. An increment is a pair's score less its parent's; those above 0 are "
-        "summed."
-    )
-    share, place = (_over(measured, "evidence", key) for key in ("pruning's share", "pruning's place"))
-    notes = [
-        f"Channel pruning brings {100 * share.mean:.0f} % of what the student's actions raise the score by; its steps "
-        f"come {place.mean:+.2f} of the search later than the others."
-    ]
-    columns = ["Step", "Pairs", "Beneficial", "Score increments", "Mean pair of beneficial ones"]
-    units = {"Beneficial": "share", "Score increments": "points of H"}
-    return Drawn(Table(columns, rows), caption, notes, units, pictures)
-
-
-def _share_of(measured: Sequence[Measured], kind: str, first: int, last: int) -> float:
-    """Of the beneficial steps among some pairs, those of one kind."""
-    good = [
-        step["kind"]
-        for numbers in measured
-        for steps in numbers["searches"].values()
-        for step in steps
-        if step["gain"] > 0 and first <= step["pair"] <= last
-    ]
-    return good.count(kind) / len(good) if good else math.nan
-
-
-def figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """Two rows and two groups of bars for each backbone."""
     rows, bars = [], {}
     for backbone in measured[0]["stages"]:
         for when in ("before", "after"):
             costs = 1e-6 * stacked(measured, "stages", backbone, when)  # (S, 4)
-            means = [over_seeds(costs[:, place]) for place in range(costs.shape[1])]
+            means = [over_seeds(costs[:, place]) for place in range(4)]
             rows.append([detector(backbone), when, *means])
-            bars[f"{detector(backbone)} {when}"] = {f"stage {n}": triple(mean) for n, mean in enumerate(means, 1)}
-    picture = figures.bars(bars, setting.folder / "figure7.png", value_label="FLOPs of the backbone (MMACs)")
-    shares = [_over_stage(measured, place) for place in range(4)]
-    lost = ", ".join(f"stage {n} {100 * share.mean:.1f} %" for n, share in enumerate(shares, 1))
-    notes = [f"Lost, as a share of all four stages (the stem aside), mean over the backbones: {lost}."]
-    caption = "Where the backbone computes, at the base size: stages 1 to 4 put out strides 4, 8, 16 and 32."
-    columns = ["Backbone", "Search", *(f"Stage {number}" for number in range(1, 5))]
-    return Drawn(Table(columns, rows), caption, notes, dict.fromkeys(columns[2:], "M"), [picture])
+            bars[f"{detector(backbone)} {when}"] = {f"stage {n}": triple(each) for n, each in enumerate(means, 1)}
+    lost = stacked(measured, "evidence", "stages")  # (S, 4)
+    shares = ", ".join(f"stage {place + 1} {100 * over_seeds(lost[:, place]).mean:.1f} %" for place in range(4))
+    columns = [f"Stage {number}" for number in range(1, 5)]
+    return Drawn(
+        Table(["Backbone", "Search", *columns], rows),
+        "Where the backbone computes, at the base size: stages 1 to 4 put out strides 4, 8, 16 and 32.",
+        [f"Lost, as a share of all four stages (the stem aside), mean over the backbones: {shares}."],
+        dict.fromkeys(columns, "M"),
+        [Picture("figure7", "bars", {"groups": bars, "value_label": "FLOPs of the backbone (MMACs)"})],
+    )
 
 
-def _over_stage(measured: Sequence[Measured], place: int) -> Difference:
-    return over_seeds(stacked(measured, "evidence", "stages")[:, place])
+def lost_minus(stage: int, other: int) -> Callable[[Evidence], np.ndarray]:
+    """What a stage, counted from 1, lost minus what another did, (S,)."""
+    return lambda values: values["stages"][:, stage - 1] - values["stages"][:, other - 1]
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+JD10 = Claim(
+    "JD-10",
+    "Figure 7",
+    "stage 3 is cut most, then 2, then 1",
+    (
+        Condition(
+            "FLOPs that the third resolution of the backbone lost minus what the second did (shares of all four, "
+            "mean over the backbones)",
+            lost_minus(3, 2),
+            unit="share",
+            effect=0.02,
+        ),
+        Condition(
+            "FLOPs that the second resolution lost minus what the first did (likewise)",
+            lost_minus(2, 1),
+            unit="share",
+            effect=0.02,
+        ),
+    ),
+)
+
+FIGURE7 = Exhibit(
+    "figure7",
+    "Computation of the backbone's stages before and after the search",
+    "costs of the four resolutions",
+    measure_figure7,
+    draw_figure7,
+    (JD10,),
+)
 
 
 # ------------------------------------------------------------------------------------------------------------------
 
+EXHIBITS = (TABLE1, TABLE2, TABLE3, FIGURE4, TABLE4, TABLE5, FIGURE5, FIGURE6, TABLE6, TABLE7, FIGURE7)
 
-def _named(what: str, of: str, *endings: str) -> tuple[str, ...]:
-    """Runs of all backbones that any scale has: base-resnet18, ..."""
-    backbones = dict.fromkeys(each for preset in PRESETS.values() for each in getattr(preset, of))
-    return tuple(
-        f"{what}-{backbone.replace('_', '-')}{ending}" for backbone in backbones for ending in endings or ("",)
+
+def make_study(options: Any, seed: int, command: str) -> "JointDetNASStudy":
+    """The runs of one seed."""
+    from joint_detnas.study import JointDetNASStudy
+
+    return JointDetNASStudy(options, seed, command)
+
+
+def describe(study: "JointDetNASStudy") -> str:
+    """Its data, teachers and searches, in a phrase."""
+    return (
+        f"{len(study.training_set)} training, {len(study.sets['search'])} held-out and "
+        f"{len(study.sets['validation'])} validation images; {study.preset.teachers.count():,} teachers, "
+        f"{study.preset.search.budget} pairs a search"
     )
 
 
-_OWN = tuple(dict.fromkeys(preset.backbone.replace("_", "-") for preset in PRESETS.values()))
-_NAMES = tuple(dict.fromkeys(name for preset in PRESETS.values() for name, _ in preset.equivalents))
-_STUDENTS = tuple(
-    dict.fromkeys(backbone.replace("_", "-") for preset in PRESETS.values() for backbone, _ in preset.lessons)
-)
-_UPGRADES = ("pool", *_named("base", "upgraded_backbones"), *_named("search", "upgraded_backbones"))
-_TIMED = _named("latencies", "upgraded_backbones")
-
-
-def _own(what: str, ending: str = "") -> tuple[str, ...]:
-    """Runs of the scales' own backbones."""
-    return tuple(f"{what}-{backbone}{ending}" for backbone in _OWN)
-
-
-EXHIBITS = {
-    exhibit.name: exhibit
-    for exhibit in (
-        Exhibit(
-            "table1",
-            "Table 1",
-            "Sub-networks of the elastic teacher pool against the same networks trained alone",
-            "AP of networks out of the pool and trained alone",
-            measure_table1,
-            table1,
-            runs=("pool", *(f"{what}-{name}" for what in ("alone", "sampled") for name in _NAMES)),
-        ),
-        Exhibit(
-            "table2",
-            "Table 2",
-            "Channel pruning of base detectors",
-            "AP and cost after pruning 0 to 30 % of the channels",
-            measure_table2,
-            table2,
-            runs=(
-                *_named("base", "pruned_backbones"),
-                *_named("pruned", "pruned_backbones", *(f"-{percentage}" for percentage in PERCENTAGES)),
-            ),
-        ),
-        Exhibit(
-            "table3",
-            "Table 3",
-            "Distillation against baselines",
-            "AP of students alone, by imitation and by our distillation",
-            measure_table3,
-            table3,
-            runs=(
-                "pool",
-                *(f"base-{name}" for name in _STUDENTS),
-                *(f"distilled-{name}-{method}" for name in _STUDENTS for method in ("ours", "imitation")),
-                *(f"sampled-{name}" for name in _NAMES),
-            ),
-        ),
-        Exhibit(
-            "figure4",
-            "Figure 4",
-            "Dynamic against conventional distillation",
-            "the score of one student under changing teachers and under the largest",
-            measure_figure4,
-            figure4,
-            runs=("pool", *_own("base"), *_own("search", "-fixed-student"), *_own("search", "-fixed-pair")),
-        ),
-        Exhibit(
-            "table4",
-            "Table 4",
-            "Base detectors and what they are upgraded to",
-            "cost, speed and AP before and after the search",
-            measure_table4,
-            table4,
-            runs=(*_UPGRADES, *_TIMED, *(run for what in ("search", "latencies") for run in _own(what, "-fixed-pair"))),
-        ),
-        Exhibit(
-            "table5",
-            "Table 5",
-            "Joint optimisation against pipelines of NAS, pruning and distillation",
-            "AP at one backbone cost",
-            measure_table5,
-            table5,
-            runs=(
-                "pool",
-                *_own("base"),
-                *_own("search"),
-                *_own("search", "-nas"),
-                *_own("pipeline", "-prune-kd"),
-                *_own("pipeline", "-nas-prune-kd"),
-            ),
-        ),
-        Exhibit(
-            "figure5",
-            "Figure 5",
-            "The size of the matching teacher, by student",
-            "teachers of fixed students",
-            measure_figure5,
-            figure5,
-            runs=(
-                "pool",
-                *_named("base", "taught_backbones"),
-                *_named("search", "taught_backbones", "-fixed-student"),
-                *_named("teachers", "taught_backbones"),
-            ),
-        ),
-        Exhibit(
-            "figure6",
-            "Figure 6",
-            "What each action brings, and when",
-            "the steps of the searches",
-            measure_figure6,
-            figure6,
-            runs=_UPGRADES,
-        ),
-        Exhibit(
-            "table6",
-            "Table 6",
-            "Upgraded detectors by all COCO numbers",
-            "speed and AP by IoU and size",
-            measure_table6,
-            table6,
-            runs=(*_UPGRADES, *_TIMED, *_named("cascade", "cascaded_backbones")),
-        ),
-        Exhibit(
-            "table7",
-            "Table 7",
-            "The cost of the search",
-            "pairs, time and result of the search and of random search",
-            measure_table7,
-            table7,
-            runs=("pool", *_own("base"), *_own("search"), *_own("search", "-random")),
-        ),
-        Exhibit(
-            "figure7",
-            "Figure 7",
-            "Computation of the backbone's stages before and after the search",
-            "costs of the four resolutions",
-            measure_figure7,
-            figure7,
-            runs=_UPGRADES,
-        ),
-    )
-}
+PAPER = Paper("joint_detnas", "Joint-DetNAS", Path(__file__).parent, EXHIBITS, make_study, describe)

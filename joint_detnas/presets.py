@@ -9,8 +9,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from common.cli import StudyOptions
 from common.models.architectures import ARCHITECTURES, round_channels
 from common.plain import InputError
 from common.settings import Augmentation, Optimisation, ShrinkingPhase, StudyPreset, TwoStageSettings
@@ -560,9 +561,31 @@ Time: hours; not measured yet.
 
 PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Flags
+# ----------------------------------------------------------------------------------------------------------------------
 
-def preset(name: str) -> Preset:
-    """The preset of a scale; `InputError` for an unknown name."""
-    if name not in PRESETS:
-        raise InputError(f"unknown scale {name!r}: give one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+Control = Literal["none", "random", "conventional", "nas", "fixed-student", "fixed-pair"]
+"""The search, or one of its controls; see JointDetNASStudy.settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StudyOptions):
+    """Flags that all commands of Joint-DetNAS share."""
+
+    PRESETS: ClassVar[Mapping[str, Preset]] = PRESETS
+
+    scale: Literal[tuple(PRESETS)] = "smoke"
+    preset: Preset = SMOKE
+    workers: int = 0
+    """Pairs of a search that are trained side by side, each in its own process (0: one by one in this one)."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise InputError(f"--workers must be at least 0, got {self.workers}")
+
+
+def check_backbone(name: str | None) -> None:
+    """InputError where a base detector cannot have a backbone of that name; None means the preset's."""
+    if name is not None and name not in BACKBONES:
+        raise InputError(f"no backbone is called {name!r}: give one of {', '.join(BACKBONES)}")

@@ -2,169 +2,148 @@
 
 Algorithm 1: student morphism and dynamic distillation. The base detector and the elastic teacher pool are trained first
 where they are not there yet; --base takes a detector of one's own. What is found is written as a detector that
-`common.models.detector.load_detector` reads, and needs no further training. The same command goes on from where it
-stopped.
+`common.models.detector.load_detector` reads, and needs no further training. The same command again goes on from where
+it stopped.
 """
 
-import json
-import shlex
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import tyro
-
-from common.cli import flags_given, run
-from common.models.described import Architecture
+from common.cli import Switch, command, run, show, typed_command
 from common.plain import InputError, to_json
-from common.settings import Precision
-from common.train import distributed
-from common.train.run_folder import describe_environment
-from joint_detnas.method import backbone_cost, both_stages, legal_actions, teacher_cost
-from joint_detnas.presets import BACKBONES, KINDS, PRESETS, Preset, TeacherSpace, preset, size_name
-from joint_detnas.study import Control, Study, steps
+from joint_detnas import presets
+from joint_detnas.presets import KINDS, PRESETS, Control, Preset, TeacherSpace, check_backbone, size_name
+
+if TYPE_CHECKING:
+    from common.models.described import Architecture
+    from joint_detnas.study import JointDetNASStudy
 
 COCO_CLASSES = 80
 WHY_NOT_765_000 = (
     "264 depths times five elastic widths of three choices (four stages and the neck) make 64,152; with a sixth width "
     "and four resolutions there would be 769,824, the nearest to the printed number that was found"
 )
+ONE_EACH = {"layer pruning": 1, "channel pruning": 1}
+COUNTED: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "lowest": 5_779_535,
+        "highest": 13_105_359,
+        "backbone": 3_449_344,
+        "actions": ONE_EACH | {"add-layer": 9, "rearrange": 6},
+    },
+    "nano": {
+        "lowest": 64_857_035,
+        "highest": 169_185_963,
+        "backbone": 25_254_144,
+        "actions": ONE_EACH | {"add-layer": 9, "rearrange": 6},
+    },
+    "mini": {
+        "lowest": 51_955_723_580,
+        "highest": 164_681_493_820,
+        "backbone": 20_178_493_440,
+        "actions": ONE_EACH | {"add-layer": 16, "rearrange": 6},
+    },
+    "paper": {
+        "lowest": 178_228_913_305,
+        "highest": 648_581_847_449,
+        "backbone": 167_906_009_600,
+        "actions": ONE_EACH | {"add-layer": 33, "rearrange": 6},
+    },
+}
+"""What `count_space` gives for the scales as they are, so that --describe answers at once."""
 
 
-@dataclass(frozen=True)
-class SearchCommand:
+@dataclass(frozen=True, kw_only=True)
+class Options(presets.Options):
     """Upgrade a base detector, and write what was found to disk."""
 
-    scale: Literal[tuple(PRESETS)] | None = None
-    """Size of everything: smoke, nano, mini or paper (none: smoke; paper with --describe)."""
-    data: str = "scenes"
-    """Detection set: scenes (built in), coco:DIR, voc:DIR or bdd:DIR."""
+    DESCRIBED: ClassVar[str] = "paper"
+
     base: Path | None = None
     """Detector to upgrade: a file that this project wrote, or torchvision's fasterrcnn_resnet50_fpn of COCO, .pth or
-    .safetensors (none: one is trained on --backbone)."""
+    .safetensors (default: one is trained on --backbone)."""
     backbone: str | None = None
-    """Of the base detector that is trained: resnet18, ..., mobilenet_v2 (none: the scale's own)."""
+    """Backbone of the base detector that is trained: resnet18, ..., mobilenet_v2 (default: the scale's own)."""
     control: Control = "none"
     """Algorithm 1 (none); parents drawn from all pairs (random); the largest teacher always (conventional); no teacher
     and no channel pruning (nas); the teacher alone changes (fixed-student), or nothing does (fixed-pair)."""
     pairs: int | None = None
-    """Pairs of student and teacher that are trained, of the control nas half as many (none: the scale's number)."""
+    """Pairs of student and teacher that are trained, half as many for the control nas (default: the scale's number)."""
     seed: int = 0
     """Seed of weights, data order and search."""
-    out: Path = Path("runs")
-    """Folder of all runs; these go to OUT/joint_detnas/DATA-SCALE."""
-    device: str | None = None
-    """Where networks live: cpu, cuda or cuda:N (none: a GPU where there is one)."""
-    precision: Precision = "float32"
-    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it."""
-    workers: int = 0
-    """Pairs trained side by side, each in a process of its own (0: one by one in this process)."""
-    describe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print teachers, actions and sizes (counts, costs, encoding) and search nothing; no data are read."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    describe: Switch = False
+    """Print teachers, actions and sizes (of the paper's scale unless --scale is given) and search nothing."""
+    json: Switch = False
     """Print one JSON object instead of text."""
 
 
-def main(config: SearchCommand) -> None:
+def main(options: Options) -> None:
     """Describe; or search, write, report."""
-    scale = preset(config.scale or ("paper" if config.describe else "smoke"))
-    if config.backbone is not None and config.backbone not in BACKBONES:
-        raise InputError(f"no backbone is called {config.backbone!r}: give one of {', '.join(BACKBONES)}")
-    if config.describe:
-        description = describe(scale, config.backbone or scale.backbone)
-        print(json.dumps(description) if config.json else _description_text(description))
+    check_backbone(options.backbone)
+    if options.describe:
+        show(describe(options.preset, options.backbone or options.preset.backbone), options.json, _description_text)
         return
-    if config.workers < 0:
-        raise InputError(f"--workers {config.workers} is no number of processes: give 0 or more")
-    if config.pairs is not None and config.pairs < 1:
-        raise InputError(f"--pairs {config.pairs} leaves nothing to search: give 1 or more")
-    if config.base is not None and config.backbone is not None:
-        raise InputError("--base brings its own backbone: give it or --backbone, not both")
-    if config.pairs is not None:
-        search_settings, teaching = (replace(each, budget=config.pairs) for each in (scale.search, scale.teaching))
-        scale = replace(scale, search=search_settings, teaching=teaching)
-    command = shlex.join(["python", "-m", "joint_detnas.search", *sys.argv[1:]])
-    device = str(distributed.start(config.device))
-    study = Study(
-        scale,
-        config.data,
-        config.seed,
-        config.out,
-        device,
-        command,
-        config.precision,
-        config.workers,
-        config.base,
-        config.backbone,
-    )
-    images = len(study.laboratory.training_set)  # whatever is wrong with the data is said before anything is made
-    _ = study.name  # and with the base
-    environment = describe_environment()
-    print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
+    if options.pairs is not None and options.pairs < 1:
+        raise InputError(f"--pairs must be at least 1, got {options.pairs}")
+    if options.base is not None and options.backbone is not None:
+        raise InputError(f"--base {options.base} brings its own backbone: give --base or --backbone, not both")
+
+    from joint_detnas.study import JointDetNASStudy
+
+    study = JointDetNASStudy(options, options.seed, typed_command(), options.base, options.backbone, options.pairs)
+    images, base = len(study.training_set), study.name  # says what is wrong with data or base before anything is made
     print(
-        f"{scale.name} scale on {images} images of {config.data}, seed {config.seed}, into {study.folder}: "
-        f"base {study.name}, {scale.teachers.count():,} teachers, {study.settings(config.control).budget} pairs",
+        f"{study.preset.name} scale on {images} images of {study.data}, seed {study.seed}, into {study.folder}, on "
+        f"{study.device}: base {base}, {study.preset.teachers.count():,} teachers, "
+        f"{study.settings(options.control).budget} pairs",
         file=sys.stderr,
     )
     began = time.perf_counter()
-    report = search(study, config.control)
-    report |= {"seconds": time.perf_counter() - began, "next": _next(config)}
-    print(json.dumps(report) if config.json else _report_text(report))
+    report = search(study, options.control)
+    following = replace(options, control="random" if options.control == "none" else "none")
+    report |= {"seconds": time.perf_counter() - began}
+    report |= {"next": command("joint_detnas.search", following, leave_out=("json",))}
+    show(report, options.json, _report_text)
 
 
 # ---- searching
 
 
-def search(study: Study, control: Control = "none") -> dict[str, Any]:
-    """Everything that a search found, as plain JSON.
+def search(study: "JointDetNASStudy", control: Control = "none") -> dict[str, Any]:
+    """Everything that a search found.
 
     "base" and "result" say the same of the base detector and of the upgraded one: AP on the validation images at its
     size, latency (both timed in turn), costs, "file", and "seconds" of training (of all pairs for the result; of the
-    pool beside it).
-    "steps" is the search, pair by pair.
+    pool beside it). "steps" is the search, pair by pair.
     """
-    searched = study.search(control)
-    history, timed = searched.history, study.latencies(control)
-    return to_json(
-        {
-            "paper": "joint_detnas",
-            "scale": study.preset.name,
-            "data": study.data,
-            "seed": study.seed,
-            "control": control,
-            "folder": searched.folder,
-            "base": study.base | _latency(timed["base"]),
-            "result": study.upgraded(control) | _latency(timed["upgraded"]),
-            "pool": study.pool,
-            "pairs": len(history.pairs) - 1,
-            "failed": sum(each.student is None for each in history.pairs),
-            "base_score": history.base.score,
-            "steps": steps(history),
-        }
-    )
+    searched, timed = study.search(control), study.latencies(control)
+    both = {"base": study.base(), "result": study.upgraded(control)}
+    latencies = {"base": timed["base"], "result": timed["upgraded"]}
+    return {
+        "paper": "joint_detnas",
+        "scale": study.preset.name,
+        "data": study.data,
+        "seed": study.seed,
+        "control": control,
+        "folder": study.run_path(study.named("search", control)),
+        **{
+            name: each | {key: latencies[name][key] for key in ("latency", "latency_of")} for name, each in both.items()
+        },
+        "pool": None if study.settings(control).teacher == "none" else study.pool(),
+        "pairs": len(searched["steps"]) - 1,
+        "failed": sum(step["score"] is None for step in searched["steps"]),
+        "base_score": searched["steps"][0]["score"],
+        "steps": searched["steps"],
+    }
 
 
-def _latency(timed: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: timed[name] for name in ("latency", "latency_of")}
-
-
-def _next(config: SearchCommand) -> str:
-    """What to type after the search: its control, or the search of which it was one."""
-    words = ["python", "-m", "joint_detnas.search", "--scale", config.scale or "smoke", "--data", config.data]
-    words += flags_given(config, "base", "backbone", "pairs", "seed", "out", "device", "precision", "workers")
-    words += ["--control", "random"] if config.control == "none" else []
-    return shlex.join(words)
-
-
-# ---- the report
-
-
-def _report_text(report: dict[str, Any]) -> str:
-    base, result = report["base"], report["result"]
+def _report_text(report: Mapping[str, Any]) -> str:
+    base, result, pool = report["base"], report["result"], report["pool"]
     measured = result["latency_of"]
     rows = [
         ("AP", *(f"{100 * each['AP']:.1f}" for each in (base, result))),
@@ -183,7 +162,7 @@ def _report_text(report: dict[str, Any]) -> str:
             f"score {report['base_score']:.4f} to {result['score']:.4f}: pair {result['pair']} of {report['pairs']}"
             f" ({report['failed']} failed), taught by {result['teacher']}",
             "steps: " + ", ".join(f"{count} {kind}" for kind, count in sorted(actions.items())),
-            f"teacher pool: {report['pool']['seconds']:.0f} s of training, {report['pool']['teachers']:,} teachers",
+            *([f"teacher pool: {pool['seconds']:.0f} s of training, {pool['teachers']:,} teachers"] if pool else []),
             f"latency on {measured['device']}, {measured['precision']}, {measured['software']}",
             f"{report['seconds']:.0f} s, run: {report['folder']}",
             f"base detector: {base['file']}",
@@ -196,20 +175,17 @@ def _report_text(report: dict[str, Any]) -> str:
 # ---- the search space
 
 
-def describe(scale: Preset, backbone: str) -> dict[str, Any]:
-    """What a scale's search chooses from, as plain JSON: teachers, actions on the base's backbone, sizes."""
-    space, detector, size = scale.teachers, scale.detector, scale.base_size
-    width = detector.width / 64 if backbone == "mobilenet_v2" else detector.width
-    student = Architecture.standard(backbone, width)
-    legal = Counter(action.kind for action in legal_actions(student, scale.search.morphism))
-    costs = [
-        teacher_cost(space, each, size, COCO_CLASSES, *both_stages(detector))
-        for each in (space.smallest(), space.largest())
-    ]
+def describe(preset: Preset, backbone: str) -> dict[str, Any]:
+    """What a scale's search chooses from: teachers, actions on the base's backbone, sizes; costs are of COCO's classes
+    at the base size.
+    """
+    space, size = preset.teachers, size_name(preset.base_size)
+    as_published = PRESETS.get(preset.name) == preset and backbone == preset.backbone
+    counted = COUNTED[preset.name] if as_published else count_space(preset, backbone)
     return to_json(
         {
             "paper": "joint_detnas",
-            "scale": scale.name,
+            "scale": preset.name,
             "teachers": {
                 "space": asdict(space),
                 "size": space.count(),
@@ -220,10 +196,10 @@ def describe(scale: Preset, backbone: str) -> dict[str, Any]:
                     "why_another": WHY_NOT_765_000,
                 },
                 "cost": {
-                    "lowest": costs[0].macs_mmdet,
-                    "highest": costs[1].macs_mmdet,
+                    "lowest": counted["lowest"],
+                    "highest": counted["highest"],
                     "unit": "MAC",
-                    "of": f"whole teachers of {COCO_CLASSES} classes at {size_name(size)} pixels",
+                    "of": f"whole teachers of {COCO_CLASSES} classes at {size} pixels",
                 },
                 "encoding": {
                     "form": "dDEPTHS_wWIDTHS_nNECK",
@@ -234,18 +210,47 @@ def describe(scale: Preset, backbone: str) -> dict[str, Any]:
             },
             "student": {
                 "backbone": backbone,
-                "architecture": student.to_dict(),
-                "cost": {"backbone_macs_mmdet": backbone_cost(student, size).macs_mmdet, "at": size_name(size)},
-                "actions": {kind: legal[kind] for kind in KINDS},
-                "settings": asdict(scale.search.morphism),
+                "cost": {"backbone_macs_mmdet": counted["backbone"], "at": size},
+                "actions": counted["actions"],
+                "settings": asdict(preset.search.morphism),
             },
-            "sizes": [size_name(each) for each in scale.sizes],
-            "search": asdict(scale.search),
+            "sizes": [size_name(each) for each in preset.sizes],
+            "search": asdict(preset.search),
         }
     )
 
 
-def _description_text(description: dict[str, Any]) -> str:
+def count_space(preset: Preset, backbone: str) -> dict[str, Any]:
+    """Multiply-accumulates of the smallest ("lowest") and the largest teacher ("highest") and of the base detector's
+    backbone, and how many actions of each kind are legal on that.
+    """
+    from joint_detnas.method import backbone_cost, both_stages, legal_actions, teacher_cost
+
+    space, stages = preset.teachers, both_stages(preset.detector)
+    lowest, highest = (
+        teacher_cost(space, teacher, preset.base_size, COCO_CLASSES, *stages).macs_mmdet
+        for teacher in (space.smallest(), space.largest())
+    )
+    student = standard_student(preset, backbone)
+    legal = Counter(action.kind for action in legal_actions(student, preset.search.morphism))
+    return {
+        "lowest": lowest,
+        "highest": highest,
+        "backbone": backbone_cost(student, preset.base_size).macs_mmdet,
+        "actions": {kind: legal[kind] for kind in KINDS},
+    }
+
+
+def standard_student(preset: Preset, backbone: str) -> "Architecture":
+    """A standard backbone of a scale's width, described."""
+    from common.models.described import Architecture
+    from common.study import STANDARD_WIDTH
+
+    width = preset.detector.width
+    return Architecture.standard(backbone, width / STANDARD_WIDTH if backbone == "mobilenet_v2" else width)
+
+
+def _description_text(description: Mapping[str, Any]) -> str:
     teachers, student = description["teachers"], description["student"]
     printed, cost = teachers["printed"], teachers["cost"]
     actions = ", ".join(f"{count} {kind}" for kind, count in student["actions"].items())
@@ -264,4 +269,4 @@ def _description_text(description: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(main, SearchCommand)
+    run(main, Options)

@@ -1,185 +1,185 @@
-"""One seed of the reproduction on one data set: base detector, teacher pool and searches, made when first asked for.
-
-The exhibits ask for what they draw; runs that several exhibits need are made once.
+"""One seed of Joint-DetNAS on one data set: base detector, teacher pool and searches, made when first asked for.
 
 classification-BACKBONE    a backbone trained on object crops, in ImageNet's place; "teacher-pool" is the pool's
 base-BACKBONE              the base detector, trained; base-FILE where a detector was given, measured only
 pool                       the elastic teacher pool
 search-BACKBONE            the search; `pairs/` in it holds the weights of pairs that may yet be parents
-search-BACKBONE-CONTROL    the search with one thing changed, see `Study.settings`
+search-BACKBONE-CONTROL    the search with one thing changed, see `settings`
+latencies-BACKBONE         base detector and what the search made of it, timed in turn; also with -CONTROL
 alone-NAME                 the network of a teacher, trained without the pool
 sampled-NAME               the same network out of the pool, measured only
-teachers-BACKBONE          AP of every teacher that a search with a fixed student drew, measured only
-latencies-BACKBONE         base detector and what the search made of it, timed in turn; also with -CONTROL
+teachers-BACKBONE          every teacher that the search with a fixed student drew, measured only
 pruned-BACKBONE-PERCENT    the base detector pruned at once, then trained a little
 distilled-BACKBONE-METHOD  a base detector trained from the start under one teacher
 pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillation; or architecture search before both
 cascade-BACKBONE           what the search found, with deformable convolutions and a cascade of heads, trained on
 """
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.batch import Batch
 from common.cost import count
-from common.cli import short_name
+from common.data.batches import ResolutionBatches
 from common.letterbox import padded
-from common.models.described import as_described
+from common.models.architectures import ARCHITECTURES
+from common.models.described import STRIDES, Architecture, DescribedBackbone, as_described, on_backbone
 from common.models.detector import load_detector, save_detector
+from common.models.fpn import FPN
 from common.models.from_torchvision import is_of_torchvision, write_faster_rcnn
-from common.models.two_stage import TwoStage
-from common.plain import InputError, to_json
+from common.models.mobilenet import MobileNetV2
+from common.models.resnet import ResNet
+from common.models.two_stage import TwoStage, two_stage_losses
+from common.plain import InputError, read_json
 from common.search.executors import evaluate_all
-from common.settings import Precision
+from common.settings import Optimisation
+from common.study import STANDARD_WIDTH, BackboneStudy, remove_folder, slug, spent
 from common.train import distributed
-from common.train.laboratory import remove_folder
-from common.train.loop import FitReport
+from common.train.checkpoint import load_strictly
+from common.train.loop import FitReport, Step, fit
 from common.train.run_folder import Run, describe_environment
-from joint_detnas.baselines import pruned_to
-from joint_detnas.method import ChannelPruning, History, Judge, Pair, evolve, hill_climb
-from joint_detnas.presets import BACKBONES, KINDS, ImitationSettings, Preset, SearchSettings, Size, Teacher
-from joint_detnas.trial import Laboratory, pair_folder, read_base, size_name
+from joint_detnas.baselines import Imitator, cascade_losses, pruned_to, with_cascade_and_deformable
+from joint_detnas.method import (
+    ChannelPruning,
+    History,
+    Judge,
+    Pair,
+    Pupil,
+    Shrinking,
+    TeacherPool,
+    backbone_cost,
+    both_stages,
+    build_teacher,
+    check_distillable,
+    child_of,
+    described,
+    evolve,
+    hill_climb,
+    integrated_progressive_shrinking,
+    taught_by,
+    train_pupil,
+)
+from joint_detnas.presets import (
+    KINDS,
+    Control,
+    Options,
+    Preset,
+    SearchSettings,
+    Size,
+    Teacher,
+    check_backbone,
+    size_name,
+)
 
-Control = Literal["none", "random", "conventional", "nas", "fixed-student", "fixed-pair"]
-Method = Literal["ours", "imitation"]
-Pipeline = Literal["prune-kd", "nas-prune-kd"]
-
-
-@dataclass(frozen=True)
-class Searched:
-    """A finished search. pool: what was measured of each pair, by its number."""
-
-    history: History
-    pool: Mapping[int, Mapping[str, Any]]
-    folder: Path
+POOL = "teacher-pool"
+"""The name of the largest teacher's backbone."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What a pair goes through; plain enough to be sent to another process."""
+    """What a pair of a search goes through; plain enough to be sent to another process."""
 
-    laboratory: Laboratory
+    study: "JointDetNASStudy"
     base: Path
-    pool: Path
     pairs: Path
     judge: Judge
     taught: bool
 
     def __call__(self, pair: Pair) -> dict[str, Any]:
-        return self.laboratory.train_pair(pair, self.base, self.pool, self.pairs, self.judge, self.taught)
+        return self.study.train_pair(pair, self.base, self.pairs, self.judge, self.taught)
 
 
-class Study:
-    """All runs of one seed.
+class JointDetNASStudy(BackboneStudy):
+    """All runs of one seed; see the module.
 
-    preset: the scale. data: as `--data` (common.data.source). seed: of weights, data order and search. out: the folder
-    of all runs. device: where networks live. precision: of the forward passes of training; whatever is measured is
-    measured in float32. workers: pairs trained side by side, each in a process of its own; 0: here, one by one.
-    base: file of the detector to upgrade, as `save_detector` writes it, or torchvision's own; none: one is trained on
-    `backbone`.
+    base: file of the detector to upgrade, as `save_detector` writes it, or torchvision's own; None means that one is
+    trained on `backbone` (None: the preset's). pairs: that every search trains; None means the preset's number.
     """
+
+    paper = "joint_detnas"
 
     def __init__(
         self,
-        preset: Preset,
-        data: str,
-        seed: int,
-        out: Path | str = "runs",
-        device: str = "cpu",
+        options: Options,
+        seed: int = 0,
         command: str | None = None,
-        precision: Precision = "float32",
-        workers: int = 0,
         base: Path | None = None,
         backbone: str | None = None,
+        pairs: int | None = None,
     ):
-        self.preset, self.data, self.seed, self.device, self.command = preset, data, seed, device, command
-        self.precision, self.workers, self._base, self.out = precision, workers, base, Path(out)
-        self.folder = Path(out) / "joint_detnas" / f"{short_name(data)}-{preset.name}"
-        self.backbone = backbone or preset.backbone
-        if self.backbone not in BACKBONES:
-            raise InputError(f"no backbone is called {self.backbone!r}: give one of {', '.join(BACKBONES)}")
-        self.laboratory = Laboratory(preset, data, seed, self.folder, device, precision)
+        super().__init__(options, seed, command)
+        self.base_file, self.base_backbone, self.pairs = base, backbone or self.preset.backbone, pairs
+        check_backbone(self.base_backbone)
 
-    def on(self, backbone: str) -> "Study":
-        """The study of the same seed on a base detector with that backbone; its runs are kept as long as this one's."""
-        if self._base is None and backbone == self.backbone:
-            return self
-        if backbone not in self._others:
-            rest = self.device, self.command, self.precision, self.workers
-            self._others[backbone] = Study(self.preset, self.data, self.seed, self.out, *rest, backbone=backbone)
-        return self._others[backbone]
+    def upgrading(self, backbone: str) -> "JointDetNASStudy":
+        """The study of the same seed on a base detector with that backbone; what it uses counts as used here."""
+        other = type(self)(self.options, self.seed, self.command, backbone=backbone, pairs=self.pairs)
+        other._results, other._recorders = self._results, self._recorders
+        return other
 
-    @cached_property
-    def _others(self) -> dict[str, "Study"]:
-        return {}
+    # ---- networks and data
 
-    @cached_property
-    def given(self) -> Path | None:
-        """Where the detector to upgrade lies as this project writes it; torchvision's weights are taken over before."""
-        if self._base is None or not is_of_torchvision(self._base):
-            return self._base
-        categories = self.laboratory.categories
-        return write_faster_rcnn(self._base, categories, self.folder / "torchvision" / self._base.stem)
+    @property
+    def backbone_width(self) -> int:
+        """Channels of the first stage of a standard backbone."""
+        return self.preset.detector.width
 
-    @cached_property
-    def name(self) -> str:
-        """Names the base in run folders."""
-        return self.backbone.replace("_", "-") if self.given is None else f"file-{self._given['weights_sha256'][:8]}"
+    def backbone(self, name: str) -> nn.Module:
+        """A fresh backbone: a standard one, that of the largest teacher (POOL), or that of any by its name."""
+        if name == "mobilenet_v2":
+            return MobileNetV2(width=self.backbone_width / STANDARD_WIDTH)
+        if name in ARCHITECTURES:
+            return ResNet(name, width=self.backbone_width)
+        space = self.preset.teachers
+        return DescribedBackbone(described(space, space.largest() if name == POOL else Teacher.parse(name))[0])
 
-    @cached_property
-    def _given(self) -> dict[str, Any]:
-        """What the given detector says of itself; `InputError` where it is none for these data."""
-        detector = load_detector(self.given)
-        if detector.categories != self.laboratory.categories:
-            raise InputError(
-                f"the base detector {self.given} knows {_listed(detector.categories)}, and {self.data} has "
-                f"{_listed(self.laboratory.categories)}: give a detector that was trained on these classes"
-            )
-        read_base(self.given)
-        return detector.description
+    def base_detector(self) -> TwoStage:
+        """A fresh one on a backbone that was trained on classification, its other weights drawn by the seed."""
+        torch.manual_seed(self.seed)
+        settings, backbone = self.preset.detector, self.backbone(self.base_backbone)
+        fpn = FPN(backbone.out_channels, width=settings.neck_width)
+        detector = TwoStage(backbone, len(self.categories), fpn, *both_stages(settings))
+        return self._with_pretrained(detector, self.base_backbone)
 
-    # ---- runs
+    def equivalent(self, teacher: Teacher) -> TwoStage:
+        """The network of a teacher, as fresh as a base detector is, to be trained without the pool."""
+        torch.manual_seed(self.seed)
+        settings = self.preset.teachers, teacher, len(self.categories)
+        return self._with_pretrained(build_teacher(*settings, *both_stages(self.preset.detector)), str(teacher))
 
-    def open(self, what: str, **settings: Any) -> Run:
-        """The run folder of `what`, its config everything that its numbers depend on."""
-        preset = self.preset
-        config = {
-            "paper": "joint_detnas",
-            "what": what,
-            "data": self.data,
-            "training_set": self.laboratory.training_set.fingerprint(),
-            "images_an_epoch": self.laboratory.images_an_epoch,
-            "seed": self.seed,
-            "precision": self.precision,
-            "device": self.device,
-            "detector": asdict(preset.detector),
-            "sizes": preset.sizes,
-            "base_size": preset.base_size,
-            "batch_size": preset.batch_size,
-            "augmentation": asdict(preset.augmentation),
-            "search_images": preset.search_images,
-            **settings,
-        }
-        return Run.open(self._folder(what), config, self.command)
+    def _with_pretrained(self, detector: TwoStage, backbone: str) -> TwoStage:
+        weights = self.pretrained(backbone)
+        detector.backbone.load_state_dict({name: weights[name] for name in detector.backbone.state_dict()})
+        return self.placed(detector)
 
-    def _folder(self, what: str) -> Path:
-        return self.folder / f"{what}-s{self.seed}"
+    def batches(self, seed: int | None = None) -> ResolutionBatches:
+        """Training batches at a size drawn anew for each step. seed: of all draws; None means the study's."""
+        sizes = map(padded, self.preset.sizes)
+        parts = {size: self.training_batches(size, self.preset.batch_size, seed) for size in sizes}
+        return ResolutionBatches(parts, self.seed if seed is None else seed)
+
+    # ---- measuring
+
+    def precisions(self, network: nn.Module, where: str) -> dict[Size, dict[str, float]]:
+        """The 12 COCO numbers at every size."""
+        return {size: self.precision_at(network, padded(size), where) for size in self.preset.sizes}
 
     def report(self, network: TwoStage, size: Size) -> dict[str, Any]:
         """What is printed of a detector at its input size: AP on the validation images, latency, costs; and AP at every
         size."""
-        laboratory = self.laboratory
-        numbers = laboratory.precisions(network, "validation")
-        cost = count(network, size)
+        numbers, cost = self.precisions(network, "validation"), count(network, size)
         return {
             "size": size,
             **numbers[size],
             "AP_at": {size_name(each): one["AP"] for each, one in numbers.items()},
-            **laboratory.latency_at(network, padded(size), "validation"),
+            **self.latency_at(network, padded(size), "validation"),
             "macs_mmdet": cost.macs_mmdet,
             "macs": cost.macs,
             "params": cost.params,
@@ -188,75 +188,110 @@ class Study:
             "backbone_macs_at_base_size": count(network, self.preset.base_size).parts["backbone"]["macs_mmdet"],
         }
 
+    def write_detector(self, run: Run, network: TwoStage, result: Mapping[str, Any]) -> None:
+        """The network in its run's folder, for `load_detector(RUN/detector)`. result: as `report` gives it."""
+        if distributed.rank() > 0:
+            return
+        description = {
+            "categories": list(self.categories),
+            "input_size": padded(tuple(result["size"])),
+            "AP": result["AP"],
+            "latency": result["latency_of"],
+            "cost": {key: result[key] for key in ("macs", "macs_mmdet", "params", "backbone_macs_mmdet")},
+            "provenance": {
+                "run": str(run.path),
+                "data": self.data,
+                "scale": self.preset.name,
+                "seed": self.seed,
+                "commit_of_run": run.environment.get("git_commit"),
+                "command": describe_environment(self.command)["command"],
+            },
+        }
+        save_detector(run.path / "detector" / "detector", network, description)
+
+    def _detector_of(self, what: str) -> dict[str, str]:
+        return _on_disk(self.run_path(what) / "detector" / "detector.json")
+
     # ---- the base detector
 
     @cached_property
-    def base(self) -> dict[str, Any]:
-        """The base detector on the validation images at the base size; "file" is where it lies, "seconds" what training
-        it took."""
-        if self.given is not None:
-            settings = {"base": self._given["weights_sha256"]}
-        else:
-            settings = {"backbone": self.backbone, "optimisation": asdict(self.preset.base_training)}
-        with self.open(f"base-{self.name}", **settings) as run:
-            file = self.given or run.path / "detector" / "detector.json"
-            if run.result is None:
-                if self.given is not None:
-                    network, spent = read_base(self.given, self.device), {"seconds": None}
-                else:
-                    network = self.laboratory.base_detector(self.backbone)
-                    spent = _spent(self.laboratory.train_detector(run, network))
-                result = self.report(network, self.preset.base_size)
-                if self.given is None:
-                    self._write(run.path, network, result, run.environment)
-                run.finish({**result, **spent})
-            return run.result | _on_disk(file)
-
-    def _write(
-        self, folder: Path, network: TwoStage, result: Mapping[str, Any], environment: Mapping[str, Any]
-    ) -> None:
-        if distributed.rank() > 0:
-            return
-        save_detector(
-            folder / "detector" / "detector",
-            network,
-            {
-                "categories": list(self.laboratory.categories),
-                "input_size": padded(tuple(result["size"])),
-                "AP": result["AP"],
-                "latency": result["latency_of"],
-                "cost": {key: result[key] for key in ("macs", "macs_mmdet", "params", "backbone_macs_mmdet")},
-                "provenance": {
-                    "run": str(folder),
-                    "data": self.data,
-                    "scale": self.preset.name,
-                    "seed": self.seed,
-                    "commit_of_run": environment.get("git_commit"),
-                    "command": describe_environment(self.command)["command"],
-                },
-            },
-        )
-
-    # ---- the pool
+    def given(self) -> Path | None:
+        """Where the detector to upgrade lies as this project writes it; torchvision's weights are taken over before."""
+        if self.base_file is None or not is_of_torchvision(self.base_file):
+            return self.base_file
+        return write_faster_rcnn(self.base_file, self.categories, self.folder / "torchvision" / self.base_file.stem)
 
     @cached_property
+    def name(self) -> str:
+        """Names the base in run folders. `InputError` where the one that was given is none for these data."""
+        if self.given is None:
+            return slug(self.base_backbone)
+        detector = load_detector(self.given)
+        if detector.categories != self.categories:
+            raise InputError(
+                f"the base detector {self.given} knows {_listed(detector.categories)}, and {self.data} has "
+                f"{_listed(self.categories)}: give a detector that was trained on these classes"
+            )
+        read_base(self.given)
+        return f"file-{detector.description['weights_sha256'][:8]}"
+
+    def base(self) -> dict[str, Any]:
+        """The base detector as `report` has it, at the base size; "file" is where it lies, "seconds" what training it
+        took."""
+        what = f"base-{self.name}"
+
+        def make(run: Run) -> dict[str, Any]:
+            if self.given is not None:
+                return {**self.report(read_base(self.given, self.device), self.preset.base_size), "seconds": None}
+            network = self.base_detector()
+            took = spent(self.train_detector(run, network))
+            result = self.report(network, self.preset.base_size)
+            self.write_detector(run, network, result)
+            return {**result, **took}
+
+        result = self.once(what, make)
+        return result | (self._detector_of(what) if self.given is None else _on_disk(self.given))
+
+    def train_detector(self, run: Run, network: TwoStage) -> FitReport:
+        """Train a detector at all sizes ("2x+ms"), in place."""
+
+        def losses(batch: Batch, _: Step) -> Iterator[dict[str, Tensor]]:
+            yield two_stage_losses(network(batch.images), batch)
+
+        return fit(run, "detector", network, self.batches(), losses, self.training(self.preset.base_training))
+
+    # ---- the pool of teachers
+
     def pool(self) -> dict[str, Any]:
-        """What training the elastic teacher pool took."""
+        """What training the elastic teacher pool took, from a pre-trained backbone of the largest teacher."""
         preset = self.preset
-        described = asdict(preset.teachers) | {"count": preset.teachers.count()}
-        with self.open("pool", space=described, shrinking=asdict(preset.shrinking)) as run:
-            if run.result is None:
-                reports = self.laboratory.train_pool(run)
-                run.finish(
-                    {
-                        "teachers": preset.teachers.count(),
-                        "seconds": sum(each.seconds for each in reports),
-                        "cpu_seconds": sum(each.cpu_seconds for each in reports),
-                        "phases": [phase.name for phase in preset.shrinking.phases],
-                        "losses": [each.losses for each in reports],
-                    }
-                )
-            return run.result
+
+        def make(run: Run) -> dict[str, Any]:
+            torch.manual_seed(self.seed)
+            model = self.placed(_fresh_pool(preset, len(self.categories)))
+            model.pool.backbone.load_state_dict(self.pretrained(POOL))
+            shrinking, training = preset.shrinking, self.training(preset.shrinking.optimisation)
+            reports = integrated_progressive_shrinking(run, model, self.batches(), shrinking, training)
+            return {
+                "teachers": preset.teachers.count(),
+                "seconds": sum(each.seconds for each in reports),
+                "cpu_seconds": sum(each.cpu_seconds for each in reports),
+                "phases": [phase.name for phase in preset.shrinking.phases],
+                "losses": [each.losses for each in reports],
+            }
+
+        return self.once("pool", make)
+
+    def teacher(self, teacher: Teacher) -> TwoStage:
+        """A teacher out of the trained pool, its batch-norm statistics reset."""
+        self.pool()
+        pool = _trained_pool(self.preset, len(self.categories), self.run_path("pool"), self.device)
+        return pool.ready(teacher, self._calibration())
+
+    def _calibration(self) -> Iterator[Tensor]:
+        for size in self.preset.sizes:
+            for batch in self.training_images(padded(size), self.preset.calibration_images).in_order():
+                yield batch.images
 
     # ---- searches
 
@@ -267,250 +302,346 @@ class Study:
         nas: no teacher and no channel pruning, half the pairs: the first part of a pipeline. fixed-student: the teacher
         alone changes, as in Figures 4 and 5. fixed-pair: neither does; the largest teacher trains the student on.
         """
-        preset = self.preset
-        settings, kinds = preset.search, tuple(kind for kind in KINDS if kind != ChannelPruning.kind)
-        without_pruning = replace(settings.morphism, kinds=kinds)
-        alone = {"teacher": "none", "student_probability": 1.0, "morphism": without_pruning}
+        search, teaching = (
+            each if self.pairs is None else replace(each, budget=self.pairs)
+            for each in (self.preset.search, self.preset.teaching)
+        )
+        without_pruning = tuple(kind for kind in KINDS if kind != ChannelPruning.kind)
+        alone = {"teacher": "none", "student_probability": 1.0}
         return {
-            "none": settings,
-            "random": replace(settings, k=None),
-            "conventional": replace(settings, teacher="largest"),
-            "nas": replace(settings, budget=settings.budget // 2, **alone),
-            "fixed-student": preset.teaching,
-            "fixed-pair": replace(preset.teaching, teacher="largest"),
+            "none": search,
+            "random": replace(search, k=None),
+            "conventional": replace(search, teacher="largest"),
+            "nas": replace(
+                search, budget=search.budget // 2, morphism=replace(search.morphism, kinds=without_pruning), **alone
+            ),
+            "fixed-student": teaching,
+            "fixed-pair": replace(teaching, teacher="largest"),
         }[control]
 
-    def search(self, control: Control = "none") -> Searched:
-        """Algorithm 1 on the base detector, or one of its controls."""
-        if control not in self._searched:
-            self._searched[control] = self._search(control)
-        return self._searched[control]
+    def named(self, kind: str, control: Control = "none") -> str:
+        """What the run of that kind is called: base-resnet18, search-resnet18-random."""
+        parts = [kind, self.name] + ([] if control == "none" else [control])
+        return "-".join(parts if self.pairs is None else [*parts, str(self.pairs), "pairs"])
 
-    @cached_property
-    def _searched(self) -> dict[str, Searched]:
-        return {}
+    def search(self, control: Control = "none") -> dict[str, Any]:
+        """Algorithm 1 on the base detector, or one of its controls.
 
-    def _what(self, control: Control, kind: str = "search") -> str:
-        return f"{kind}-{self.name}" + ("" if control == "none" else f"-{control}")
-
-    def _search(self, control: Control) -> Searched:
+        "steps": every pair, see `steps`; "pair", "score", "teacher" and "architecture" of the best one, "upgraded": its
+        student as `report` has it, at the size that it is best at; "stages": multiply-accumulates of the backbone's
+        four resolutions, before and after; "seconds" that all pairs took.
+        """
         if distributed.size() > 1:
-            raise InputError("a search is not for torchrun: start one process, with --workers for pairs side by side")
+            raise InputError("a search cannot run under torchrun: start one process, with --workers for several pairs")
         preset, settings = self.preset, self.settings(control)
-        file = Path(self.base["file"])
-        _ = self.pool
-        weights = self.base["weights_sha256"]
-        run = self.open(
-            self._what(control),
-            base=weights,
-            search=asdict(settings),
-            optimisation=asdict(preset.pair_training),
-            distillation=asdict(preset.distillation),
-            space=asdict(preset.teachers),
-            shrinking=asdict(preset.shrinking),
-            calibration_images=preset.calibration_images,
-        )
-        base = read_base(file)
-        judge = Judge(float(count(base, preset.base_size).macs_mmdet), preset.base_size, settings.alpha, settings.beta)
-        pairs = run.path / "pairs"
-        work = _Work(self.laboratory, file, self._folder("pool"), pairs, judge, settings.teacher != "none")
 
-        def evaluate(proposals: Sequence[Pair]) -> Iterator[Mapping[str, Any]]:
-            label = f"{self._what(control)}, seed {self.seed}"
-            return evaluate_all(work, proposals, run, Pair.to_dict, self.workers, score="score", label=label)
+        def make(run: Run) -> dict[str, Any]:
+            file, taught = Path(self.base()["file"]), settings.teacher != "none"
+            if taught:
+                self.pool()
+            base, pairs = read_base(file), run.path / "pairs"
+            cost = float(count(base, preset.base_size).macs_mmdet)
+            judge = Judge(cost, preset.base_size, settings.alpha, settings.beta)
+            work = _Work(self, file, pairs, judge, taught)
 
-        def forget(numbers: Sequence[int]) -> None:
-            for number in numbers:
-                remove_folder(pair_folder(pairs, number))
+            def evaluate(drawn: Sequence[Pair]) -> Iterator[Mapping[str, Any]]:
+                rest = {"workers": self.options.workers, "score": "score", "label": run.path.name}
+                return evaluate_all(work, drawn, run, Pair.to_dict, **rest)
 
-        history = hill_climb(preset.teachers, settings, evaluate, self.seed, forget)
-        measured = {record["key"]["pair"]: record for record in run.candidates()}
-        if run.result is None:
+            def forget(numbers: Sequence[int]) -> None:
+                for number in numbers:
+                    remove_folder(pair_folder(pairs, number))
+
+            history = hill_climb(preset.teachers, settings, evaluate, self.seed, forget)
             best = history.best()
-            network = self.laboratory.pupil(file, pair_folder(pairs, best.number)).student
+            network = self.pupil(file, pair_folder(pairs, best.number)).student
             upgraded = self.report(network, best.resolution)
-            self._write(run.path, network, upgraded, run.environment)
-            run.finish(
-                {
-                    "pair": best.number,
-                    "score": best.score,
-                    "teacher": str(best.teacher),
-                    "architecture": best.student.to_dict(),
-                    "upgraded": upgraded,
-                    "seconds": sum(record["seconds"] for record in measured.values()),
-                    "steps": steps(history),
-                }
-            )
-        forget([each.number for each in history.pairs if each.number != run.result["pair"]])
-        run.close()
-        return Searched(history, measured, run.path)
+            self.write_detector(run, network, upgraded)
+            forget([pair.number for pair in history.pairs if pair.number != best.number])
+            every = {"before": base.backbone.architecture, "after": best.student}
+            return {
+                "pair": best.number,
+                "score": best.score,
+                "teacher": str(best.teacher),
+                "architecture": best.student.to_dict(),
+                "upgraded": upgraded,
+                "stages": {when: resolution_costs(each, preset.base_size) for when, each in every.items()},
+                "seconds": sum(record["seconds"] for record in run.candidates()),
+                "steps": steps(history),
+            }
+
+        return self.once(self.named("search", control), make, base=self.base()["weights_sha256"], search=settings)
 
     def upgraded(self, control: Control = "none") -> dict[str, Any]:
-        """What a search made of the base detector: as `base`, at the resolution that it found best."""
-        searched = self.search(control)
-        result = Run.read(searched.folder).result
-        rest = {key: result[key] for key in ("pair", "score", "teacher", "architecture", "seconds")}
-        return {**result["upgraded"], **rest, **_on_disk(searched.folder / "detector" / "detector.json")}
+        """What a search made of the base detector: as `base`, at the size that it is best at."""
+        result = self.search(control)
+        kept = {key: result[key] for key in ("pair", "score", "teacher", "architecture", "seconds")}
+        return {**result["upgraded"], **kept, **self._detector_of(self.named("search", control))}
 
     def latencies(self, control: Control = "none") -> dict[str, dict[str, Any]]:
         """Of the "base" detector and of the "upgraded" one that a search made of it, each at its input size, timed in
-        turn: between the reports of both lie hours, in which a machine may change its pace."""
-        detectors = {"base": self.base, "upgraded": self.upgraded(control)}
-        weights = {name: each["weights_sha256"] for name, each in detectors.items()}
-        with self.open(self._what(control, "latencies"), detectors=weights) as run:
-            if run.result is None:
-                networks = {
-                    name: (read_base(Path(each["file"]), self.device), padded(tuple(each["size"])))
-                    for name, each in detectors.items()
-                }
-                run.finish(self.laboratory.latencies_in_turn(networks, "validation"))
-            return run.result
+        turn: hours lie between their trainings, in which a machine may change its pace."""
 
-    # ---- parts of the framework on their own: Tables 1 to 3
+        def make(_: Run) -> dict[str, Any]:
+            detectors = {"base": self.base(), "upgraded": self.upgraded(control)}
+            networks = {
+                name: (read_base(Path(each["file"]), self.device), padded(tuple(each["size"])))
+                for name, each in detectors.items()
+            }
+            return self.latencies_in_turn(networks, "validation")
+
+        weights = [each["weights_sha256"] for each in (self.base(), self.upgraded(control))]
+        return self.once(self.named("latencies", control), make, detectors=weights)
+
+    # ---- a pair
+
+    def train_pair(self, pair: Pair, base: Path, pairs: Path, judge: Judge, taught: bool) -> dict[str, Any]:
+        """A pair made from its parent's weights, trained with its teacher and measured at all sizes.
+
+        base: the base detector's file. pairs: a folder for each pair that was trained; this one's, too, where its
+        weights stay. taught: if not, the teacher is left out. One that was broken off goes on.
+        """
+        config = {"pair": pair.to_dict(), "data": self.data, "seed": self.seed, "precision": self.precision}
+        with Run.open(pair_folder(pairs, pair.number), config) as run:
+            if pair.parent is None:  # pair 0 is not trained any further
+                pupil, took = self._pupil(read_base(base, self.device)), {}
+                run.write_json("student", pupil.student.backbone.architecture.to_dict())
+                run.save_weights("pair", pupil.state_dict())
+            else:
+                parent = self.pupil(base, pair_folder(pairs, pair.parent))
+                pupil = child_of(parent, pair.action, self._seed_of(pair, 1), self.preset.search.morphism)
+                run.write_json("student", pupil.student.backbone.architecture.to_dict())
+                teacher = self.teacher(pair.teacher) if taught else None
+                seed = self._seed_of(pair)  # each pair its own order
+                training = self.training(self.preset.pair_training, seed)
+                report = train_pupil(run, "pair", pupil, teacher, self.batches(seed), self.preset, training)
+                took = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds}
+                took |= {"losses": report.losses, "peak_memory": report.peak_memory}
+            return self._measured(pupil.student, judge) | took
+
+    def _seed_of(self, pair: Pair, *purpose: int) -> int:
+        return int(np.random.SeedSequence([self.seed, pair.number, *purpose]).generate_state(1)[0])
+
+    def _measured(self, student: TwoStage, judge: Judge) -> dict[str, Any]:
+        numbers = self.precisions(student, "search")
+        cost = count(student, self.preset.base_size)
+        ap_at = {size: each["AP"] for size, each in numbers.items()}
+        score, resolution = judge.best(ap_at, float(cost.macs_mmdet))
+        return {
+            "architecture": student.backbone.architecture.to_dict(),
+            "score": score,
+            "resolution": resolution,
+            "cost": float(cost.macs_mmdet),
+            "AP_at": {size_name(size): ap for size, ap in ap_at.items()},
+            **numbers[resolution],
+            "macs": cost.macs,
+            "params": cost.params,
+            "backbone_macs_mmdet": cost.parts["backbone"]["macs_mmdet"],
+        }
+
+    def _pupil(self, student: TwoStage) -> Pupil:
+        space = self.preset.teachers
+        return self.placed(Pupil(student, space.neck_channels(space.largest())).requires_grad_(True))
+
+    def pupil(self, base: Path, folder: Path) -> Pupil:
+        """The student of a trained pair with its f_adap, from the pair's folder. base: the base detector's file."""
+        run = Run.read(folder)
+        weights, _ = run.load_weights("pair")
+        like = read_base(base, self.device)
+        architecture = Architecture.from_dict(run.read_json("student"))
+        inside = {name.removeprefix("student."): each for name, each in weights.items() if name.startswith("student.")}
+        pupil = self._pupil(on_backbone(like, architecture, like.backbone.norm, inside))
+        load_strictly(pupil, weights, str(folder / "pair.safetensors"))
+        return pupil
+
+    # ---- parts of the framework on their own: Tables 1 to 3, Figure 5
 
     def alone(self, name: str) -> dict[str, Any]:
         """An equivalent of Table 1, trained without the pool; as `base`."""
-        teacher = dict(self.preset.equivalents)[name]
-        with self.open(f"alone-{name}", teacher=str(teacher), optimisation=asdict(self.preset.base_training)) as run:
-            if run.result is None:
-                network = self.laboratory.equivalent(teacher)
-                spent = _spent(self.laboratory.train_detector(run, network))
-                run.finish({**self.report(network, self.preset.base_size), **spent})
-            return run.result
+
+        def make(run: Run) -> dict[str, Any]:
+            network = self.equivalent(dict(self.preset.equivalents)[name])
+            took = spent(self.train_detector(run, network))
+            return {**self.report(network, self.preset.base_size), **took}
+
+        return self.once(f"alone-{name}", make)
 
     def sampled(self, name: str) -> dict[str, Any]:
         """An equivalent of Table 1 as it comes out of the pool; as `base`."""
-        teacher = dict(self.preset.equivalents)[name]
-        with self._of_the_pool(f"sampled-{name}", teacher=str(teacher)) as run:
-            if run.result is None:
-                run.finish(self.report(self._teacher(teacher), self.preset.base_size))
-            return run.result
 
-    def teacher_precisions(self) -> dict[str, float]:
-        """AP on the held-out images, at the base size, of every teacher that the search with a fixed student drew."""
-        teachers = [each.teacher for each in self.search("fixed-student").history.pairs]
-        names = list(dict.fromkeys(map(str, teachers)))
-        with self._of_the_pool(f"teachers-{self.name}", teachers=names) as run:
-            if run.result is None:
-                size = padded(self.preset.base_size)
-                networks = ((name, self._teacher(Teacher.parse(name))) for name in names)
-                run.finish({name: self.laboratory.precision_at(each, size, "search")["AP"] for name, each in networks})
-            return run.result
+        def make(_: Run) -> dict[str, Any]:
+            return self.report(self.teacher(dict(self.preset.equivalents)[name]), self.preset.base_size)
 
-    def _of_the_pool(self, what: str, **settings: Any) -> Run:
-        """The run folder of something that hangs on the trained pool."""
-        _ = self.pool
-        preset = self.preset
-        made = {"space": asdict(preset.teachers), "shrinking": asdict(preset.shrinking)}
-        return self.open(what, calibration_images=preset.calibration_images, **made, **settings)
+        return self.once(f"sampled-{name}", make)
 
-    def _teacher(self, teacher: Teacher) -> TwoStage:
-        return self.laboratory.teacher(self._folder("pool"), teacher)
+    def teachers(self) -> dict[str, dict[str, float]]:
+        """Every teacher that the search with a fixed student drew, by its name: "AP" on the held-out images at the base
+        size, and "backbone_params"."""
+        size = self.preset.base_size
+
+        def make(_: Run) -> dict[str, Any]:
+            measured = {}
+            for name in dict.fromkeys(step["teacher"] for step in self.search("fixed-student")["steps"]):
+                network = self.teacher(Teacher.parse(name))
+                parameters = count(network, size).parts["backbone"]["params"]
+                ap = self.precision_at(network, padded(size), "search")["AP"]
+                measured[name] = {"AP": ap, "backbone_params": parameters}
+            return measured
+
+        return self.once(self.named("teachers"), make)
 
     def pruned(self, percentage: int) -> dict[str, Any]:
         """The base detector after one channel pruning (0: none) and the training of a pair without a teacher."""
         preset = self.preset
-        base, settings = self.base, asdict(preset.search.morphism)
-        training = {"optimisation": asdict(preset.pair_training), "base": base["weights_sha256"]}
-        with self.open(f"pruned-{self.name}-{percentage}", morphism=settings, **training) as run:
-            if run.result is None:
-                student = read_base(Path(base["file"]), self.device)
-                if percentage:
-                    student = evolve(student, ChannelPruning(float(percentage)), 0, preset.search.morphism)
-                report = self.laboratory.train_student(run, student, preset.pair_training, None)
-                run.finish({**self.report(student, preset.base_size), **_spent(report)})
-            return run.result
 
-    def distilled(self, teacher_name: str, method: Method) -> dict[str, Any]:
-        """A detector as fresh as the base was, trained as long, but under a teacher of the pool; as `base`."""
+        def make(run: Run) -> dict[str, Any]:
+            student = read_base(Path(self.base()["file"]), self.device)
+            if percentage:
+                student = evolve(student, ChannelPruning(float(percentage)), settings=preset.search.morphism)
+            took = self.train_student(run, student, preset.pair_training, None)
+            return {**self.report(student, preset.base_size), **took}
+
+        base = self.base()["weights_sha256"]
+        return self.once(f"pruned-{self.name}-{percentage}", make, base=base)
+
+    def distilled(self, teacher: str, method: Literal["ours", "imitation"]) -> dict[str, Any]:
+        """A detector as fresh as the base was, trained as long, but under one of the equivalents, out of the pool; as
+        `base`."""
         preset = self.preset
-        teacher = dict(preset.equivalents)[teacher_name]
-        weights = {"ours": asdict(preset.distillation), "imitation": asdict(ImitationSettings())}[method]
-        training = {"optimisation": asdict(preset.base_training), "distillation": weights, "teacher": str(teacher)}
-        with self._of_the_pool(f"distilled-{self.name}-{method}", **training) as run:
-            if run.result is None:
-                student = as_described(self.laboratory.base_detector(self.backbone))
-                arguments = run, student, preset.base_training, self._teacher(teacher), method == "imitation"
-                spent = _spent(self.laboratory.train_student(*arguments))
-                run.finish({**self.report(student, preset.base_size), **spent})
-            return run.result
 
-    # ---- pipelines: Table 5
+        def make(run: Run) -> dict[str, Any]:
+            student = as_described(self.base_detector())
+            network = self.teacher(dict(preset.equivalents)[teacher])
+            took = self.train_student(run, student, preset.base_training, network, imitation=method == "imitation")
+            return {**self.report(student, preset.base_size), **took}
 
-    def pipeline(self, name: Pipeline) -> dict[str, Any]:
+        return self.once(f"distilled-{self.name}-{method}", make, teacher=teacher)
+
+    def train_student(
+        self, run: Run, student: TwoStage, optimisation: Optimisation, teacher: TwoStage | None, imitation: bool = False
+    ) -> dict[str, Any]:
+        """Train a student, in place, all along under one teacher, or under none; what it took.
+
+        imitation: by fine-grained feature imitation; else by the loss of section 3.3.
+        """
+        training = self.training(optimisation)
+        if not imitation:
+            pupil = self._pupil(student)
+            return spent(train_pupil(run, "student", pupil, teacher, self.batches(), self.preset, training))
+        torch.manual_seed(self.seed)
+        model = self.placed(Imitator(student, teacher.fpn.width))
+
+        def losses(batch: Batch, _: Step) -> Iterator[dict[str, Tensor]]:
+            yield model.losses(batch, teacher)
+
+        return spent(fit(run, "student", model, self.batches(), losses, training))
+
+    # ---- pipelines and the cascade: Tables 5 and 6
+
+    def pipeline(self, name: Literal["prune-kd", "nas-prune-kd"]) -> dict[str, Any]:
         """One thing after the other: (architecture search,) pruning to the backbone's cost of what the search found,
         distillation from the largest teacher; judged at the found one's size. "before": what was pruned."""
-        preset, goal = self.preset, self.upgraded()
-        before = self.base if name == "prune-kd" else self.upgraded("nas")
-        training = {"optimisation": asdict(preset.base_training), "distillation": asdict(preset.distillation)}
-        settings = {"morphism": asdict(preset.search.morphism), "start": before["weights_sha256"]}
-        macs, size = goal["backbone_macs_at_base_size"], tuple(goal["size"])
-        with self._of_the_pool(f"pipeline-{self.name}-{name}", goal=macs, size=size, **settings, **training) as run:
-            if run.result is None:
-                start = read_base(Path(before["file"]), self.device)
-                student = pruned_to(start, macs, preset.base_size, preset.search.morphism)
-                teacher = self._teacher(preset.teachers.largest())
-                spent = _spent(self.laboratory.train_student(run, student, preset.base_training, teacher))
-                run.finish({**self.report(student, size), **spent})
-            return run.result | {"before": before}
-
-    # ---- beyond the search
-
-    def cascade(self, control: Control = "none") -> dict[str, Any]:
-        """What a search found, with deformable convolutions and a cascade of heads and trained on (Table 6's
-        X101-Cascade): as `base`, at the base size."""
         preset = self.preset
-        found = Path(self.upgraded(control)["file"])
-        run = self.open(
-            self._what(control, "cascade"),
-            found=json.loads(found.read_text())["weights_sha256"],
-            cascade=asdict(preset.cascade),
-            distillation=asdict(preset.distillation),
-            space=asdict(preset.teachers),
-            shrinking=asdict(preset.shrinking),
-            calibration_images=preset.calibration_images,
+
+        def make(run: Run) -> dict[str, Any]:
+            goal, before = self.upgraded(), self.base() if name == "prune-kd" else self.upgraded("nas")
+            start, macs = read_base(Path(before["file"]), self.device), goal["backbone_macs_at_base_size"]
+            student = pruned_to(start, macs, preset.base_size, preset.search.morphism)
+            teacher = self.teacher(preset.teachers.largest())
+            took = self.train_student(run, student, preset.base_training, teacher)
+            return {**self.report(student, tuple(goal["size"])), **took, "before": before}
+
+        return self.once(self.named("pipeline") + f"-{name}", make)
+
+    def cascade(self) -> dict[str, Any]:
+        """What the search found, with deformable convolutions and a cascade of heads and trained on, at all sizes under
+        the largest teacher (Table 6's X101-Cascade): as `base`, at the base size."""
+        preset, what = self.preset, self.named("cascade")
+
+        def make(run: Run) -> dict[str, Any]:
+            found = read_base(Path(self.upgraded()["file"]), self.device)
+            pupil = self._pupil(with_cascade_and_deformable(found, preset.cascade))
+            teacher = self.teacher(preset.teachers.largest())
+
+            def losses(batch: Batch, _: Step) -> Iterator[dict[str, Tensor]]:
+                teaching = taught_by(teacher, batch.images)
+                yield cascade_losses(pupil.student(batch.images), batch, teaching, pupil.adapter, preset.distillation)
+
+            training = self.training(preset.cascade.optimisation)
+            took = spent(fit(run, "detector", pupil, self.batches(), losses, training))
+            result = self.report(pupil.student, preset.base_size)
+            self.write_detector(run, pupil.student, result)
+            return {**result, **took}
+
+        return self.once(what, make) | self._detector_of(what)
+
+
+def pair_folder(pairs: Path, number: int) -> Path:
+    """Where a pair is trained, and its weights stay."""
+    return pairs / f"{number:04d}"
+
+
+def read_base(file: Path, device: str = "cpu") -> TwoStage:
+    """The base detector of a file (see `common.models.detector`) as a student; `InputError` where it cannot be one."""
+    network = load_detector(file, device).model
+    if not isinstance(network, TwoStage) or not isinstance(network.fpn, FPN):
+        raise InputError(
+            f"{file} is no detector that can be upgraded: give a two-stage detector on a feature pyramid, such as "
+            "python -m joint_detnas.train writes"
         )
-        with run:
-            if run.result is None:
-                network, report = self.laboratory.train_cascade(run, found, self._folder("pool"))
-                result = self.report(network, preset.base_size)
-                self._write(run.path, network, result, run.environment)
-                spent = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds, "losses": report.losses}
-                run.finish({**result, **spent})
-            return run.result | {"file": str(run.path / "detector" / "detector.json")}
-
-
-CONTROLS: tuple[Control, ...] = get_args(Control)
-PIPELINES: tuple[Pipeline, ...] = get_args(Pipeline)
-
-
-def _spent(report: FitReport) -> dict[str, Any]:
-    """What a training took."""
-    return {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds, "losses": report.losses}
+    try:
+        check_distillable(network)
+        return as_described(network).requires_grad_(True)
+    except InputError as error:
+        raise InputError(f"{file} cannot be upgraded: {error}") from error
 
 
 def steps(history: History) -> list[dict[str, Any]]:
     """A history as JSON: each step with its action, parent, score, cost, resolution, and what it brought."""
-    return to_json(
-        [
-            {
-                **each.to_dict(),
-                "step": each.step,
-                "kind": each.kind,
-                "generation": each.generation,
-                "score": each.score,
-                "cost": each.cost,
-                "resolution": each.resolution,
-                "increment": history.increment(each) if each.number else math.nan,
-            }
-            for each in history.pairs
-        ]
-    )
+    return [
+        {
+            **pair.to_dict(),
+            "step": pair.step,
+            "kind": pair.kind,
+            "generation": pair.generation,
+            "score": pair.score,
+            "cost": pair.cost,
+            "resolution": pair.resolution,
+            "increment": history.increment(pair) if pair.number else None,
+        }
+        for pair in history.pairs
+    ]
+
+
+def resolution_costs(architecture: Architecture, size: Size) -> list[int]:
+    """Multiply-accumulates of a backbone at strides 4, 8, 16 and 32, without the stem."""
+    parts, costs, place = backbone_cost(architecture, size).parts, [0] * len(STRIDES), 0
+    for number in range(1, len(architecture.stages) + 1):
+        costs[place] += parts[f"stage{number}"]["macs_mmdet"]
+        if number in architecture.feature_stages:
+            place += 1
+    if "head" in parts:
+        costs[-1] += parts["head"]["macs_mmdet"]
+    return costs
+
+
+def _fresh_pool(preset: Preset, categories: int) -> Shrinking:
+    return Shrinking(TeacherPool(preset.teachers, categories, *both_stages(preset.detector)))
+
+
+@lru_cache(maxsize=1)
+def _trained_pool(preset: Preset, categories: int, folder: Path, device: str) -> TeacherPool:
+    """The finished pool of a folder, read once a process."""
+    with torch.random.fork_rng(devices=[]):  # what is drawn next must not depend on whether the pool was read before
+        model = _fresh_pool(preset, categories)
+    last = preset.shrinking.phases[-1].name
+    load_strictly(model, Run.read(folder).load_weights(last)[0], str(folder / f"{last}.safetensors"))
+    return model.to(device, memory_format=torch.channels_last).pool
 
 
 def _on_disk(file: Path) -> dict[str, str]:
     """Where a detector lies, and which weights those are."""
-    return {"file": str(file), "weights_sha256": json.loads(file.with_suffix(".json").read_text())["weights_sha256"]}
+    return {"file": str(file), "weights_sha256": read_json(file.with_suffix(".json"))["weights_sha256"]}
 
 
 def _listed(names: Sequence[str]) -> str:

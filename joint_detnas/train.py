@@ -1,167 +1,152 @@
-"""Train what a search stands on: python -m joint_detnas.train --what base --scale nano --data scenes
+"""Train what a search builds on: python -m joint_detnas.train --what base --scale nano --data scenes
 
 The base detector, on a backbone that is trained on classification first; or the elastic teacher pool, by integrated
-progressive shrinking. A search does both by itself. Or what comes behind a search, which is made first where it is not
+progressive shrinking. A search does both by itself. Or what comes after a search, which is made first where it is not
 there yet: the detector that it found with deformable convolutions and a cascade of heads, Table 6's X101-Cascade.
 The same command again goes on from where it stopped.
 """
 
-import json
-import shlex
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
-import tyro
-
-from common.cli import flags_given, run
-from common.cost import count
-from common.models.described import Architecture
-from common.models.elastic_detector import plain_two_stage
-from common.models.outline import outline
+from common.cli import Switch, command, run, show, typed_command
 from common.plain import InputError, to_json
-from common.settings import Precision
-from common.train import distributed
-from common.train.run_folder import describe_environment
-from joint_detnas.baselines import with_cascade_and_deformable
-from joint_detnas.method import both_stages, teacher_cost
-from joint_detnas.presets import BACKBONES, PRESETS, Preset, Teacher, preset, size_name
-from joint_detnas.search import COCO_CLASSES, describe
-from joint_detnas.study import Study
-
-What = Literal["base", "pool", "cascade"]
+from joint_detnas import presets, search
+from joint_detnas.presets import Preset, Teacher, check_backbone, size_name
+from joint_detnas.search import COCO_CLASSES
 
 
-@dataclass(frozen=True)
-class TrainCommand:
+@dataclass(frozen=True, kw_only=True)
+class Options(presets.Options):
     """Train the base detector, the teacher pool, or a found detector with a cascade, by its scale's schedule."""
 
-    what: What = "base"
+    DESCRIBED: ClassVar[str] = "paper"
+
+    what: Literal["base", "pool", "cascade"] = "base"
     """The detector to be upgraded, the elastic teacher pool, or the found detector as deformable cascade."""
-    scale: Literal[tuple(PRESETS)] | None = None
-    """Size of everything: smoke, nano, mini or paper (none: smoke; paper with --describe)."""
-    data: str = "scenes"
-    """Detection set: scenes (built in), coco:DIR, voc:DIR or bdd:DIR."""
     backbone: str | None = None
-    """Of the base detector: resnet18, resnet50, ..., mobilenet_v2 (none: the scale's own)."""
+    """Backbone of the base detector: resnet18, resnet50, ..., mobilenet_v2 (default: the scale's own)."""
     seed: int = 0
     """Seed of weights and data order."""
-    out: Path = Path("runs")
-    """Folder of all runs; this one goes to OUT/joint_detnas/DATA-SCALE."""
-    device: str | None = None
-    """Where networks live: cpu, cuda or cuda:N (none: a GPU where there is one)."""
-    precision: Precision = "float32"
-    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it."""
     teacher: str | None = None
-    """Teacher that --describe counts the cost of: d3-4-23-3_w1.5-1.25-1-1.5_n1.5 (none: the largest)."""
-    describe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print what would be trained, its cost and schedule, and train nothing; no data are read."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Teacher whose cost --describe counts: d3-4-23-3_w1.5-1.25-1-1.5_n1.5 (default: the largest)."""
+    describe: Switch = False
+    """Print what would be trained, its cost and schedule (of the paper's scale unless --scale is given)."""
+    json: Switch = False
     """Print one JSON object instead of text."""
 
 
-def main(config: TrainCommand) -> None:
+def main(options: Options) -> None:
     """Describe; or train, write, report."""
-    scale = preset(config.scale or ("paper" if config.describe else "smoke"))
-    backbone = config.backbone or scale.backbone
-    if backbone not in BACKBONES:
-        raise InputError(f"no backbone is called {backbone!r}: give one of {', '.join(BACKBONES)}")
-    if config.teacher is not None and not (config.describe and config.what == "pool"):
+    check_backbone(options.backbone)
+    if options.teacher is not None and not (options.describe and options.what == "pool"):
         raise InputError("--teacher is for --what pool --describe: a pool is always trained whole")
-    if config.describe:
-        plan = describe_training(scale, config.what, backbone, config.teacher)
-        print(json.dumps(plan) if config.json else _plan_text(plan))
+    if options.describe:
+        show(describe(options), options.json, _plan_text)
         return
-    command = shlex.join(["python", "-m", "joint_detnas.train", *sys.argv[1:]])
-    device = str(distributed.start(config.device))
-    study = Study(
-        scale, config.data, config.seed, config.out, device, command, config.precision, backbone=config.backbone
-    )
-    images = len(study.laboratory.training_set)  # whatever is wrong with the data is said before anything is made
-    environment, speaks = describe_environment(), distributed.rank() == 0
-    if speaks:
-        print(f"commit {environment['git_commit']}, torch {environment['torch']}, device {device}", file=sys.stderr)
-        print(f"{scale.name} scale on {images} images of {config.data}, seed {config.seed}", file=sys.stderr)
+
+    from common.train import distributed
+    from joint_detnas.study import JointDetNASStudy
+
+    study = JointDetNASStudy(options, options.seed, typed_command(), backbone=options.backbone)
+    images = len(study.training_set)  # says what is wrong with the data before anything is made
+    if distributed.rank() == 0:
+        print(
+            f"{study.preset.name} scale on {images} images of {study.data}, seed {study.seed}, on {study.device}",
+            file=sys.stderr,
+        )
     began = time.perf_counter()
-    result = {"base": lambda: study.base, "pool": lambda: study.pool, "cascade": study.cascade}[config.what]()
-    name = "pool" if config.what == "pool" else f"{config.what}-{study.name}"
+    result = {"base": study.base, "pool": study.pool, "cascade": study.cascade}[options.what]()
     report = {
         "paper": "joint_detnas",
-        "what": config.what,
-        "run": study.folder / f"{name}-s{study.seed}",
+        "what": options.what,
+        "run": study.run_path("pool" if options.what == "pool" else f"{options.what}-{study.name}"),
         "seconds_of_command": time.perf_counter() - began,
-        "next": _next(config),
-        **({"found": study.upgraded()} if config.what == "cascade" else {}),
+        "next": _next(options),
+        **({"found": study.upgraded()} if options.what == "cascade" else {}),
         **result,
     }
     distributed.stop()
-    if speaks:
-        print(json.dumps(to_json(report)) if config.json else _report_text(report))
+    if distributed.rank() == 0:
+        show(report, options.json, _report_text)
 
 
-def _next(config: TrainCommand) -> str:
-    """What to type after a training: the search; after a cascade, which stands on one, that of the next seed."""
-    last = config.what == "cascade"
-    words = ["python", "-m", *(("joint_detnas.train", "--what", "cascade") if last else ("joint_detnas.search",))]
-    words += ["--scale", config.scale or "smoke", "--data", config.data]
-    following = replace(config, seed=config.seed + last)
-    return shlex.join([*words, *flags_given(following, "backbone", "seed", "out", "device", "precision")])
+def _next(options: Options) -> str:
+    """What to type after a training: the search; after a cascade, which builds on one, that of the next seed."""
+    if options.what == "cascade":
+        return command("joint_detnas.train", replace(options, seed=options.seed + 1), leave_out=("json",))
+    return command("joint_detnas.search", options, leave_out=("what", "teacher", "json"))
 
 
-def describe_training(scale: Preset, what: What, backbone: str, teacher: str | None = None) -> dict[str, Any]:
-    """What would be trained, as plain JSON; costs are those for COCO's classes at the base size.
+# ---- the plan
+
+
+def describe(options: Options) -> dict[str, Any]:
+    """What would be trained; costs are those for COCO's classes at the base size.
 
     A cascade's are those of the base detector, before and after, for what a search finds is not known.
     """
-    described = describe(scale, backbone)
-    plan = {"paper": "joint_detnas", "scale": scale.name, "what": what, "sizes": described["sizes"]}
-    if what == "base":
-        plan |= {"student": described["student"], "training": asdict(scale.base_training)}
-    elif what == "cascade":
-        costs = _cascade_costs(scale, Architecture.from_dict(described["student"]["architecture"]))
-        plan |= {"backbone": backbone, "cascade": asdict(scale.cascade), "training": asdict(scale.cascade.optimisation)}
-        plan |= {"cost": {"at": size_name(scale.base_size), "categories": COCO_CLASSES, **costs}}
+    preset, backbone = options.preset, options.backbone or options.preset.backbone
+    described = search.describe(preset, backbone)
+    plan = {"paper": "joint_detnas", "scale": preset.name, "what": options.what, "sizes": described["sizes"]}
+    at = {"at": size_name(preset.base_size), "categories": COCO_CLASSES}
+    if options.what == "base":
+        plan |= {"student": described["student"], "training": asdict(preset.base_training)}
+    elif options.what == "cascade":
+        plan |= {"backbone": backbone, "cascade": asdict(preset.cascade), "cost": at | cascade_costs(preset, backbone)}
+        plan |= {"training": asdict(preset.cascade.optimisation)}
     else:
-        space, detector = scale.teachers, scale.detector
-        chosen = space.largest() if teacher is None else Teacher.parse(teacher)
-        cost = teacher_cost(space, chosen, scale.base_size, COCO_CLASSES, *both_stages(detector))
-        plan |= {"teachers": described["teachers"], "training": asdict(scale.shrinking), "teacher": str(chosen)}
-        plan |= {"cost": {"at": size_name(scale.base_size), "categories": COCO_CLASSES, **asdict(cost)}}
-    return to_json(plan | {"images_a_step": scale.batch_size})
+        from joint_detnas.method import both_stages, teacher_cost
+
+        space = preset.teachers
+        teacher = space.largest() if options.teacher is None else Teacher.parse(options.teacher)
+        cost = teacher_cost(space, teacher, preset.base_size, COCO_CLASSES, *both_stages(preset.detector))
+        plan |= {"teachers": described["teachers"], "teacher": str(teacher), "cost": at | asdict(cost)}
+        plan |= {"training": asdict(preset.shrinking)}
+    return to_json(plan | {"images_a_step": preset.batch_size})
 
 
-def _cascade_costs(scale: Preset, architecture: Architecture) -> dict[str, dict[str, Any]]:
-    """Of a detector with such a backbone, "before" and "after"."""
-    settings = scale.detector
+def cascade_costs(preset: Preset, backbone: str) -> dict[str, dict[str, Any]]:
+    """Of a detector with a standard backbone, "before" and "after" it became a deformable cascade."""
+    from common.cost import count
+    from common.models.elastic_detector import plain_two_stage
+    from common.models.outline import outline
+    from joint_detnas.baselines import with_cascade_and_deformable
+    from joint_detnas.method import both_stages
+
+    student = search.standard_student(preset, backbone)
     with outline():
-        before = plain_two_stage(architecture, settings.neck_width, COCO_CLASSES, *both_stages(settings))
-    after = with_cascade_and_deformable(before, scale.cascade)
-    return {name: asdict(count(each, scale.base_size)) for name, each in (("before", before), ("after", after))}
+        before = plain_two_stage(student, preset.detector.neck_width, COCO_CLASSES, *both_stages(preset.detector))
+    after = with_cascade_and_deformable(before, preset.cascade)
+    return {name: asdict(count(each, preset.base_size)) for name, each in (("before", before), ("after", after))}
 
 
-def _plan_text(plan: dict[str, Any]) -> str:
+def _plan_text(plan: Mapping[str, Any]) -> str:
     training = plan["training"]
+    schedule = (
+        ""
+        if plan["what"] == "pool"
+        else (f"{training['epochs']} epochs by {training['optimiser']} at {training['learning_rate']:g}")
+    )
     if plan["what"] == "base":
         student = plan["student"]
         first = (
             f"base detector at {plan['scale']} scale: {student['backbone']}, "
             f"{student['cost']['backbone_macs_mmdet'] / 1e9:.4g} G MAC of backbone at {student['cost']['at']}"
         )
-        schedule = f"{training['epochs']} epochs by {training['optimiser']} at {training['learning_rate']:g}"
     elif plan["what"] == "cascade":
         before, after = (
             f"{cost['macs_mmdet'] / 1e9:.4g} G MAC and {cost['params'] / 1e6:.4g} M parameters"
             for cost in (plan["cost"]["before"], plan["cost"]["after"])
         )
-        heads = plan["cascade"]["heads"]
         first = (
-            f"cascade at {plan['scale']} scale: the detector that a search found, with {heads} heads and deformable "
-            f"convolutions\n{plan['backbone']} as it is would go from {before} to {after} at {plan['cost']['at']}"
+            f"cascade at {plan['scale']} scale: the detector that a search found, with {plan['cascade']['heads']} "
+            f"heads and deformable convolutions\n{plan['backbone']} as it is would go from {before} to {after} at "
+            f"{plan['cost']['at']}"
         )
-        schedule = f"{training['epochs']} epochs by {training['optimiser']} at {training['learning_rate']:g}"
     else:
         cost = plan["cost"]
         first = (
@@ -173,7 +158,7 @@ def _plan_text(plan: dict[str, Any]) -> str:
     return f"{first}\nimages of {', '.join(plan['sizes'])} pixels, {plan['images_a_step']} a step; {schedule}"
 
 
-def _report_text(report: dict[str, Any]) -> str:
+def _report_text(report: Mapping[str, Any]) -> str:
     if report["what"] == "pool":
         lines = [f"teacher pool: {report['teachers']:,} teachers, phases {', '.join(report['phases'])}"]
     else:
@@ -196,4 +181,4 @@ def _detector_text(name: str, measured: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(main, TrainCommand)
+    run(main, Options)

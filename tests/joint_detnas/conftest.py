@@ -1,34 +1,42 @@
-"""Thin students of every family, and a search of seconds."""
+"""Thin students of every family, and a search of seconds.
+
+Scripts that tests start in processes of their own, to be killed there, import this file, too. Nothing here loads torch
+before a test asks for it.
+"""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
-from common.batch import Batch
-from common.evaluate.latency import Latency
-from common.models.described import as_described
-from joint_detnas.presets import SMOKE, Phase, Preset
-from tests.common.models.families import CLASSES, thin_detector
+from joint_detnas.presets import PRESETS, SMOKE, Options, Phase, Preset
 
 
 @pytest.fixture
 def student_of():
     """(family, kind of norm, settings of the pyramid) -> a thin Faster R-CNN on a described backbone."""
+    from common.models.described import as_described
+    from tests.common.models.families import thin_detector
+
     return lambda *arguments, **settings: as_described(thin_detector(*arguments, **settings))
 
 
 @pytest.fixture
-def images() -> Tensor:
+def images():
     """(2, 3, 64, 64)"""
+    import torch
+
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
-def batch(images) -> Batch:
+def batch(images):
     """Two images with three objects each."""
+    import torch
+
+    from common.batch import Batch
+    from tests.common.models.families import CLASSES
+
     generator = torch.Generator().manual_seed(2)
     corner = torch.rand(2, 3, 2, generator=generator) * 30
     size = torch.rand(2, 3, 2, generator=generator) * 24 + 8
@@ -42,7 +50,7 @@ def batch(images) -> Batch:
     )
 
 
-# ---- SMOKE a few times smaller, for all tests that train; scripts that are killed import this file, too
+# ---- SMOKE a few times smaller, for all tests that train
 
 DATA = "scenes:train=40,val=8,size=32"
 TINY = replace(
@@ -58,31 +66,32 @@ TINY = replace(
     base_training=replace(SMOKE.base_training, epochs=1),
     shrinking=replace(SMOKE.shrinking, phases=(Phase("full", 1, steps_down=0), Phase("all", 1)), networks_a_step=1),
     search=replace(SMOKE.search, budget=4, k=2, generation=2),
+    upgraded_backbones=("resnet18",),
+    taught_backbones=("resnet18",),
 )
 
 
-def steady_latency(network, input_shape, device="cpu", **_) -> Latency:
+def tiny_options(out: Path, data: str = DATA, preset: Preset = TINY, workers: int = 0) -> Options:
+    """Options of a study at the scale of the tests."""
+    return Options(preset=preset, data=data, out=out, device="cpu", workers=workers)
+
+
+def steady_latency(network, input_shape, device="cpu", **_):
     """A made-up latency that depends on network and image alone."""
+    from common.evaluate.latency import Latency
+
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Latency(parameters * 1e-5 + input_shape[-1], 0.0, str(device), "float32", "none", 1)
 
 
 @pytest.fixture
-def tiny() -> Preset:
-    """See above."""
+def tiny(monkeypatch) -> Preset:
+    """TINY, which the commands take for smoke; latencies are made up."""
+    from common import study
+
+    monkeypatch.setitem(PRESETS, "smoke", TINY)
+    monkeypatch.setattr(study, "measure_latency", steady_latency)
     return TINY
-
-
-@pytest.fixture
-def data() -> str:
-    """As `--data`: the fewest scenes of which TINY holds out as many as it says."""
-    return DATA
-
-
-@pytest.fixture
-def steady(monkeypatch):
-    """Latencies are made up."""
-    monkeypatch.setattr("common.study.measure_latency", steady_latency)
 
 
 @pytest.fixture(scope="session")

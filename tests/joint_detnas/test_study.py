@@ -9,29 +9,34 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from common.cost import count
 from common.data.source import SCENES_DEFAULTS
 from common.letterbox import padded
+from common.models.described import Architecture, as_described
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.resnet import ResNet
 from common.models.retinanet import RetinaNet
 from common.plain import InputError
+from common.report.reproduce import measure_exhibit
 from common.train import loop
+from common.train.loop import FitReport
 from common.train.run_folder import Run
 from joint_detnas import method
-from joint_detnas.method import ChannelPruning, Judge, Pair, Pupil, evolve
-from joint_detnas.presets import preset
-from joint_detnas.study import Study
-from joint_detnas.trial import Laboratory, pair_folder
+from joint_detnas import study as study_module
+from joint_detnas.baselines import Imitator, pruned_to
+from joint_detnas.exhibits import PAPER
+from joint_detnas.method import ChannelPruning, Judge, Pair, Pupil, backbone_cost, build_teacher, evolve
+from joint_detnas.presets import PRESETS, Options, Teacher
+from joint_detnas.study import JointDetNASStudy, pair_folder, read_base, resolution_costs
+from tests.joint_detnas.conftest import TINY, steady_latency, tiny_options
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = {"seconds", "cpu_seconds", "train_seconds", "train_cpu_seconds", "peak_memory"}
-
-pytestmark = pytest.mark.usefixtures("steady")
 
 
 def _without_times(value):
@@ -40,65 +45,108 @@ def _without_times(value):
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 
-def records(study: Study) -> list:
+def records(study: JointDetNASStudy) -> list:
     """The pairs of the search, in their order, and its result."""
-    run = Run.read(study.folder / "search-resnet18-s0")
+    run = Run.read(study.run_path("search-resnet18"))
     return _without_times([*run.candidates(), run.result])
 
 
 @pytest.fixture
-def study(tiny, data, searched) -> Study:
+def study(tiny, searched) -> JointDetNASStudy:
     """Seed 0, searched once for all tests."""
-    study = Study(tiny, data, 0, searched)
+    study = JointDetNASStudy(tiny_options(searched))
     study.search()
     return study
 
 
 def test_a_search_upgrades_the_base_detector(study, tiny):
-    searched, base, upgraded = study.search(), study.base, study.upgraded()
-    history = searched.history
-    assert [each.number for each in history.pairs] == list(range(tiny.search.budget + 1))
+    searched, base, upgraded = study.search(), study.base(), study.upgraded()
+    assert [step["pair"] for step in searched["steps"]] == list(range(tiny.search.budget + 1))
     start = load_detector(base["file"]).model
     judge = Judge(float(count(start, tiny.base_size).macs_mmdet), tiny.base_size, 0.07, 1.0)
-    assert base["macs_mmdet"] == judge.base_cost == history.base.cost
-    for each in history.pairs:
-        record = searched.pool[each.number]
+    assert base["macs_mmdet"] == judge.base_cost == searched["steps"][0]["cost"]
+    candidates = Run.read(study.run_path("search-resnet18")).candidates()
+    by_pair = {record["key"]["pair"]: record for record in candidates}
+    for step in searched["steps"]:
+        record = by_pair[step["pair"]]
         ap_at = {tuple(map(int, name.split("x"))): ap for name, ap in record["AP_at"].items()}
         assert set(ap_at) == set(tiny.sizes)
-        assert (each.score, each.resolution) == judge.best(ap_at, record["cost"])
-        assert record["AP"] == ap_at[each.resolution]
-        assert record["key"] == each.to_dict()
-    best = history.best()
-    assert upgraded["pair"] == best.number
-    assert tuple(upgraded["size"]) == best.resolution
+        assert (step["score"], tuple(step["resolution"])) == judge.best(ap_at, record["cost"])
+        assert record["AP"] == ap_at[tuple(step["resolution"])]
+        assert record["key"] == {key: step[key] for key in ("pair", "parent", "action", "teacher")}
+        if step["pair"]:
+            assert step["increment"] == step["score"] - searched["steps"][step["parent"]]["score"]
+    best = max(searched["steps"], key=lambda step: (step["score"], -step["pair"]))
+    assert (upgraded["pair"], upgraded["score"], upgraded["size"]) == tuple(
+        best[key] for key in ("pair", "score", "resolution")
+    )
     detector = load_detector(upgraded["file"])
-    assert detector.model.backbone.architecture == best.student
-    assert upgraded["macs_mmdet"] == count(detector.model, best.resolution).macs_mmdet
-    again = study.laboratory.precision_at(detector.model, padded(best.resolution), "validation")
+    architecture = Architecture.from_dict(by_pair[best["pair"]]["architecture"])
+    assert detector.model.backbone.architecture == architecture == Architecture.from_dict(upgraded["architecture"])
+    size = tuple(best["resolution"])
+    assert upgraded["macs_mmdet"] == count(detector.model, size).macs_mmdet
+    again = study.precision_at(detector.model, padded(size), "validation")
     assert upgraded["AP"] == detector.description["AP"] == again["AP"]
-    steps = Run.read(searched.folder).result["steps"]
-    assert {"pair", "parent", "action", "teacher", "score", "cost", "resolution", "increment"} <= steps[1].keys()
-    for step, each in zip(steps[1:], history.pairs[1:], strict=True):
-        assert step["increment"] == each.score - history.pairs[step["parent"]].score
+    costs = {"before": Architecture.standard("resnet18", 8), "after": architecture}
+    assert searched["stages"] == {when: resolution_costs(each, tiny.base_size) for when, each in costs.items()}
 
 
 def test_only_the_weights_of_the_best_pair_are_left(study):
-    pairs = study.search().folder / "pairs"
-    assert [each.name for each in pairs.iterdir()] == [f"{study.search().history.best().number:04d}"]
+    pairs = study.run_path("search-resnet18") / "pairs"
+    assert [each.name for each in pairs.iterdir()] == [f"{study.search()['pair']:04d}"]
     assert not [path for path in study.folder.rglob("*") if path.suffix == ".state"]
 
 
-def test_a_second_study_trains_nothing_and_finds_the_same(study, tiny, data, searched, monkeypatch):
+def test_a_second_study_trains_nothing_and_finds_the_same(study, searched, monkeypatch):
     before = records(study)
-    monkeypatch.setattr(loop._Training, "train", lambda *_: pytest.fail("something was trained again"))
-    monkeypatch.setattr(Laboratory, "train_pair", lambda *_: pytest.fail("a pair was tried again"))
-    again = Study(tiny, data, 0, searched)
+    monkeypatch.setattr(loop._Stage, "train", lambda *_: pytest.fail("something was trained again"))
+    monkeypatch.setattr(JointDetNASStudy, "train_pair", lambda *_: pytest.fail("a pair was tried again"))
+    again = JointDetNASStudy(tiny_options(searched))
     assert again.search() == study.search()
     assert again.upgraded() == study.upgraded()
     assert records(again) == before
-    other = Study(replace(tiny, search=replace(tiny.search, budget=6)), data, 0, searched)
-    with pytest.raises(InputError, match=r"holds a run with search\.budget = 4, and this command asks for 6"):
-        other.search()
+    longer = JointDetNASStudy(tiny_options(searched), pairs=6)
+    assert (longer.settings().budget, longer.settings("nas").budget) == (6, 3)
+    assert longer.named("search", "random") == "search-resnet18-random-6-pairs"
+
+
+# ---- what an exhibit rests on
+
+
+def test_an_exhibits_runs_are_those_that_measuring_it_touches(tiny, tmp_path, monkeypatch):
+    """In a fresh folder: pre-training, pool and base are among them; a second study reads the same from the records."""
+    few = replace(tiny, teaching=replace(tiny.teaching, budget=1))
+    study, touched = JointDetNASStudy(tiny_options(tmp_path, preset=few)), set()
+    opened, read = Run.open.__func__, Run.read.__func__
+
+    def noting(function):
+        def note(cls, path, *rest):
+            if Path(path).parent == study.folder:
+                touched.add(f"{study.folder.name}/{Path(path).name}")
+            return function(cls, path, *rest)
+
+        return classmethod(note)
+
+    monkeypatch.setattr(Run, "open", noting(opened))
+    monkeypatch.setattr(Run, "read", noting(read))
+    figure4 = measure_exhibit(PAPER.by_name["figure4"], study)
+    assert set(figure4["runs"]) == touched == {f"{study.folder.name}/{path.name}" for path in study.folder.iterdir()}
+    names = {run.partition("/")[2] for run in touched}
+    assert names == {
+        "classification-teacher-pool-s0",
+        "classification-resnet18-s0",
+        "pool-s0",
+        "base-resnet18-s0",
+        "search-resnet18-fixed-student-s0",
+        "search-resnet18-fixed-pair-s0",
+    }
+    touched.clear()
+    table1 = measure_exhibit(PAPER.by_name["table1"], JointDetNASStudy(tiny_options(tmp_path, preset=few)))
+    made_before = {f"{study.folder.name}/classification-teacher-pool-s0"}  # by the pool, whose record names it
+    assert set(table1["runs"]) == touched | made_before
+    assert len(table1["runs"]) == 2 + 3 * len(few.equivalents)
+    again = JointDetNASStudy(tiny_options(tmp_path, preset=few))
+    assert measure_exhibit(PAPER.by_name["figure4"], again) == figure4
 
 
 # ---- a pair
@@ -107,13 +155,11 @@ def test_a_second_study_trains_nothing_and_finds_the_same(study, tiny, data, sea
 @pytest.mark.parametrize("action", [None, ChannelPruning(10.0)], ids=str)
 def test_weights_are_inherited_from_the_parent(study, tiny, monkeypatch, tmp_path, action):
     """What training begins with is the parent's, changed by the action; the teacher is the pair's own."""
-    parents = study.search().folder / "pairs"
-    parent = study.search().history.best()
+    parents, parent = study.run_path("search-resnet18") / "pairs", study.search()["pair"]
     pairs = tmp_path / "pairs"
-    shutil.copytree(pair_folder(parents, parent.number), pair_folder(pairs, parent.number))
-    file, pool = Path(study.base["file"]), study.folder / "pool-s0"
-    teacher = tiny.teachers.smallest()
-    pair = Pair(9, 3, parent.number, "student", action, teacher)
+    shutil.copytree(pair_folder(parents, parent), pair_folder(pairs, parent))
+    file, teacher = Path(study.base()["file"]), tiny.teachers.smallest()
+    pair = Pair(9, 3, parent, "student", action, teacher)
     caught = {}
 
     def instead(run, stage, pupil, batches, losses, training):
@@ -122,27 +168,28 @@ def test_weights_are_inherited_from_the_parent(study, tiny, monkeypatch, tmp_pat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(method, "fit", instead)
-    judge = Judge(1.0, tiny.base_size, 0.07, 1.0)
     with pytest.raises(KeyboardInterrupt):
-        study.laboratory.train_pair(pair, file, pool, pairs, judge)
-    weights, _ = Run.read(pair_folder(pairs, parent.number)).load_weights("pair")
-    expected = study.laboratory.pupil(file, pair_folder(pairs, parent.number))
+        study.train_pair(pair, file, pairs, Judge(1.0, tiny.base_size, 0.07, 1.0), True)
+    weights, _ = Run.read(pair_folder(pairs, parent)).load_weights("pair")
+    expected = study.pupil(file, pair_folder(pairs, parent))
     assert all(torch.equal(each, weights[name]) for name, each in expected.state_dict().items())
     if action is not None:
-        student = evolve(expected.student, action, 0, tiny.search.morphism)
+        seed = int(np.random.SeedSequence([0, 9, 1]).generate_state(1)[0])
+        student = evolve(expected.student, action, seed, tiny.search.morphism)
         assert student.backbone.architecture != expected.student.backbone.architecture
         weights = {f"student.{name}": each for name, each in student.state_dict().items()} | {
             name: each for name, each in weights.items() if name.startswith("adapter.")
         }
     assert caught["state"].keys() == weights.keys()
     assert all(torch.equal(each, weights[name]) for name, each in caught["state"].items())
-    before = study.laboratory.base_detector("resnet18").state_dict()
+    before = study.base_detector().state_dict()
     assert not torch.equal(weights["student.rpn.conv.weight"], before["rpn.conv.weight"]), "trained weights"
 
     taught = []
     monkeypatch.setattr(Pupil, "losses", lambda self, batch, teacher, *_: taught.append(teacher) or {})
     next(iter(caught["losses"](None, None)))
-    assert taught[0].backbone.active_blocks == teacher.depths
+    like = build_teacher(tiny.teachers, teacher, len(study.categories))
+    assert taught[0].backbone.architecture == like.backbone.architecture
     assert taught[0].fpn.width == tiny.teachers.neck_channels(teacher)
     assert not taught[0].training
     assert set(caught["batches"].parts) == set(map(padded, tiny.sizes))
@@ -152,13 +199,15 @@ def test_weights_are_inherited_from_the_parent(study, tiny, monkeypatch, tmp_pat
     ("error", "said"),
     [(MemoryError("9 GiB"), "does not fit in memory (9 GiB)"), (FloatingPointError("not finite"), "not finite")],
 )
-def test_a_pair_that_fails_is_recorded_and_the_search_goes_on(study, tiny, data, tmp_path, monkeypatch, error, said):
-    """Nothing is trained: the laboratory makes its numbers up. Weights that no pair can start from go."""
-    _copy_of_parts(study, tmp_path)
+def test_a_pair_that_fails_is_recorded_and_the_search_goes_on(study, tiny, tmp_path, monkeypatch, error, said):
+    """Nothing is trained: the numbers are made up. Weights that no pair can start from go."""
+    base, pool = study.base(), study.pool()
+    monkeypatch.setattr(JointDetNASStudy, "base", lambda _: base)
+    monkeypatch.setattr(JointDetNASStudy, "pool", lambda _: pool)
     longer = replace(tiny, search=replace(tiny.search, budget=13, k=2, generation=3))
-    measured, most = study.search().pool[0], []
+    measured, most = Run.read(study.run_path("search-resnet18")).candidates()[0], []
 
-    def made_up(self, pair, base, pool, pairs, judge, taught):
+    def made_up(self, pair, base, pairs, judge, taught):
         folder = pair_folder(pairs, pair.number)
         if pair.parent is not None:
             assert pair_folder(pairs, pair.parent).is_dir(), "a parent's weights are there"
@@ -167,14 +216,14 @@ def test_a_pair_that_fails_is_recorded_and_the_search_goes_on(study, tiny, data,
         if pair.number == 2:
             raise error
         ap = 0.1 + 0.01 * ((7 * pair.number) % 11)
-        return {**measured, "AP": ap, "score": ap}
+        return {"architecture": measured["architecture"], "cost": 1.0, "resolution": (32, 32), "score": ap}
 
-    monkeypatch.setattr(Laboratory, "train_pair", made_up)
-    monkeypatch.setattr(Laboratory, "pupil", lambda *_: pytest.fail("the search came to its end"))
-    searching = Study(longer, data, 0, tmp_path)
+    monkeypatch.setattr(JointDetNASStudy, "train_pair", made_up)
+    monkeypatch.setattr(JointDetNASStudy, "pupil", lambda *_: pytest.fail("the search came to its end"))
+    searching = JointDetNASStudy(tiny_options(tmp_path, preset=longer))
     with pytest.raises(pytest.fail.Exception, match="came to its end"):
         searching.search()
-    found = Run.read(searching.folder / "search-resnet18-s0").candidates()
+    found = Run.read(searching.run_path("search-resnet18")).candidates()
     assert len(found) == 14
     assert [record["key"]["pair"] for record in found if record["status"] == "failed"] == [2]
     assert said in found[2]["reason"]
@@ -182,48 +231,218 @@ def test_a_pair_that_fails_is_recorded_and_the_search_goes_on(study, tiny, data,
     assert max(most) == longer.search.k + longer.search.generation
 
 
+# ---- parts on their own, and pipelines: what each starts from, who teaches, what is pruned
+
+
+@pytest.fixture
+def copied(study, tmp_path) -> JointDetNASStudy:
+    """The same in a copy that made-up trainings may be written to."""
+    study.upgraded("nas")
+    shutil.copytree(study.folder.parents[1], tmp_path / "runs")
+    return JointDetNASStudy(tiny_options(tmp_path / "runs"))
+
+
+@pytest.fixture
+def trainings(copied, monkeypatch) -> list:
+    """What is trained from here on, as (model, weights at the start, optimisation, losses): nothing is."""
+    seen = []
+
+    def caught(run, stage, model, batches, losses, training):
+        weights = {name: each.clone() for name, each in model.state_dict().items()}
+        seen.append((model, weights, training.optimisation, losses))
+        return FitReport(1.0, 1.0, 0.0, 0, 0, {}, 0)
+
+    for module in (method, study_module):
+        monkeypatch.setattr(module, "fit", caught)
+    return seen
+
+
+def teachers_seen(monkeypatch, losses) -> list:
+    """The teachers that a training's losses are computed with."""
+    seen = []
+    for kind in (Pupil, Imitator):
+        monkeypatch.setattr(kind, "losses", lambda self, batch, teacher, *_: seen.append(teacher) or {})
+    next(iter(losses(None, None)))
+    return seen
+
+
+def student_weights(weights: dict) -> dict:
+    return {name.removeprefix("student."): each for name, each in weights.items() if name.startswith("student.")}
+
+
+def test_a_pruned_detector_is_the_base_one_without_its_least_channels(copied, tiny, trainings, monkeypatch):
+    base = load_detector(copied.base()["file"]).model
+    for percentage in (0, 20):
+        result = copied.pruned(percentage)
+        model, weights, optimisation, losses = trainings[-1]
+        expected = read_base(Path(copied.base()["file"]))
+        if percentage:
+            expected = evolve(expected, ChannelPruning(20.0), 0, tiny.search.morphism)
+        assert model.student.backbone.architecture == expected.backbone.architecture
+        start = student_weights(weights)
+        assert all(torch.equal(each, start[name]) for name, each in expected.state_dict().items())
+        assert optimisation == tiny.pair_training
+        assert teachers_seen(monkeypatch, losses) == [None]
+        assert (result["macs_mmdet"] < count(base, tiny.base_size).macs_mmdet) == bool(percentage)
+
+
+@pytest.mark.parametrize(("kind", "model"), [("ours", Pupil), ("imitation", Imitator)])
+def test_a_distilled_student_starts_as_fresh_as_the_base_did(copied, tiny, trainings, monkeypatch, kind, model):
+    """And alike whether pool and backbone were there before or not."""
+    name, teacher = tiny.equivalents[-1]
+    starts = []
+    for read_before in (False, True):
+        study_module._trained_pool.cache_clear()
+        if read_before:
+            copied.teacher(teacher)
+        JointDetNASStudy(copied.options).distilled(name, kind)
+        trained, weights, optimisation, losses = trainings[-1]
+        starts.append(weights)
+        shutil.rmtree(copied.run_path(f"distilled-resnet18-{kind}"))
+    assert all(torch.equal(each, starts[1][key]) for key, each in starts[0].items())
+    assert type(trained) is model
+    assert optimisation == tiny.base_training
+    fresh, start = as_described(copied.base_detector()), student_weights(weights)
+    assert all(torch.equal(each, start[key]) for key, each in fresh.state_dict().items())
+    (seen,) = teachers_seen(monkeypatch, losses)
+    assert seen.backbone.active_blocks == teacher.depths
+    assert not seen.training
+
+
+def test_an_equivalent_is_the_teachers_network_on_a_backbone_of_its_own(copied, tiny, trainings):
+    name, teacher = tiny.equivalents[0]
+    copied.alone(name)
+    network, _, optimisation, _ = trainings[-1]
+    assert network.backbone.active_blocks == teacher.depths
+    assert optimisation == tiny.base_training
+    own = copied.pretrained(str(teacher))
+    assert all(torch.equal(each, own[key]) for key, each in network.backbone.state_dict().items())
+
+
+def test_a_network_out_of_the_pool_has_the_pools_weights(copied, tiny):
+    name, teacher = tiny.equivalents[0]
+    result, network = copied.sampled(name), copied.teacher(teacher)
+    assert result["macs_mmdet"] == count(network, tiny.base_size).macs_mmdet
+    assert result["AP"] == copied.precisions(network, "validation")[tiny.base_size]["AP"]
+
+
+@pytest.mark.parametrize("name", ["prune-kd", "nas-prune-kd"])
+def test_a_pipeline_prunes_to_the_joint_searchs_cost_and_distils_from_the_largest(
+    copied, tiny, trainings, monkeypatch, name
+):
+    goal = copied.upgraded()
+    before = copied.base() if name == "prune-kd" else copied.upgraded("nas")
+    result = copied.pipeline(name)
+    _, weights, optimisation, losses = trainings[-1]
+    assert optimisation == tiny.base_training
+    start, macs = read_base(Path(before["file"])), goal["backbone_macs_at_base_size"]
+    expected, found = pruned_to(start, macs, tiny.base_size, tiny.search.morphism), student_weights(weights)
+    assert all(torch.equal(each, found[key]) for key, each in expected.state_dict().items())
+    assert result["size"] == list(goal["size"])
+    assert result["before"] == before
+    (seen,) = teachers_seen(monkeypatch, losses)
+    assert seen.backbone.active_blocks == tiny.teachers.largest().depths
+
+
+def test_architecture_search_alone_neither_prunes_channels_nor_is_taught(study, tmp_path, monkeypatch):
+    _copy_of_parts(study, tmp_path)
+    monkeypatch.setattr(JointDetNASStudy, "teacher", lambda *_: pytest.fail("a teacher was asked for"))
+    searching = JointDetNASStudy(tiny_options(tmp_path))
+    kinds = [step["kind"] for step in searching.search("nas")["steps"][1:]]
+    assert kinds
+    assert set(kinds) <= {"layer pruning", "add-layer", "rearrange"}
+    assert "pool-s0" not in " ".join(Run.read(searching.run_path("search-resnet18-nas")).read_json("uses"))
+
+
+def test_a_fixed_student_keeps_its_architecture_and_its_teachers_are_measured(study, tiny):
+    steps, teachers = study.search("fixed-student")["steps"], study.teachers()
+    assert {step["kind"] for step in steps[1:]} == {"teacher"}
+    assert len(teachers) > 1
+    assert set(teachers) == {step["teacher"] for step in steps}
+    for name, measured in teachers.items():
+        teacher = Teacher.parse(name)
+        network = build_teacher(tiny.teachers, teacher, len(study.categories))
+        assert measured["backbone_params"] == sum(each.numel() for each in network.backbone.parameters())
+        again = study.precision_at(study.teacher(teacher), padded(tiny.base_size), "search")
+        assert measured["AP"] == again["AP"]
+    assert {step["teacher"] for step in study.search("fixed-pair")["steps"]} == {str(tiny.teachers.largest())}
+
+
+def test_another_backbone_shares_the_pool_and_what_was_used(study):
+    other = study.upgrading("mobilenet_v2")
+    assert (other.name, other.run_path("pool")) == ("mobilenet-v2", study.run_path("pool"))
+    with study.recording() as used:
+        other.pool()
+    assert list(used)[-1] == "scenes-smoke/pool-s0"
+
+
+def test_resolution_costs_are_those_of_the_stages():
+    size, resnet = (96, 64), Architecture.standard("resnet18", 8)
+    parts = backbone_cost(resnet, size).parts
+    assert resolution_costs(resnet, size) == [parts[f"stage{number}"]["macs_mmdet"] for number in range(1, 5)]
+    mobilenet = Architecture.standard("mobilenet_v2", 0.25)
+    cost = backbone_cost(mobilenet, size)
+    parts = {part: each["macs_mmdet"] for part, each in cost.parts.items()}
+    costs = resolution_costs(mobilenet, size)
+    assert costs == [
+        parts["stage1"] + parts["stage2"],  # the first is at stride 2
+        parts["stage3"],
+        parts["stage4"] + parts["stage5"],
+        parts["stage6"] + parts["stage7"] + parts["head"],
+    ]
+    assert sum(costs) + parts["stem"] == cost.macs_mmdet
+
+
 # ---- the detector to upgrade
 
 
-def test_a_given_detector_is_upgraded_as_if_it_had_been_trained_here(study, tiny, data, tmp_path, monkeypatch):
-    file = Path(study.base["file"])
+def test_a_given_detector_is_upgraded_as_if_it_had_been_trained_here(study, tmp_path, monkeypatch):
+    file = Path(study.base()["file"])
     _copy_of_parts(study, tmp_path)
-    few = replace(tiny, search=replace(tiny.search, budget=0))
-    monkeypatch.setattr(loop._Training, "train", lambda *_: pytest.fail("something was trained"))
-    given = Study(few, data, 0, tmp_path, base=file)
-    assert given.base["AP"] == study.base["AP"]
-    assert given.base["file"] == str(file)
-    assert given.search().history.base == study.search().history.base
+    monkeypatch.setattr(loop._Stage, "train", lambda *_: pytest.fail("something was trained"))
+    given = JointDetNASStudy(tiny_options(tmp_path), base=file, pairs=0)
+    assert given.base()["AP"] == study.base()["AP"]
+    assert given.base()["file"] == str(file)
+    assert given.search()["steps"] == study.search()["steps"][:1]
     assert given.upgraded()["pair"] == 0
-    assert given.search().folder.name == f"search-{given.name}-s0"
+    assert (given.folder / f"search-{given.name}-0-pairs-s0").is_dir()
 
 
-def test_detectors_that_cannot_be_upgraded_are_said(study, tiny, data, tmp_path):
-    categories = list(study.laboratory.categories)
-    other = load_detector(study.base["file"])
+def test_detectors_that_cannot_be_upgraded_are_said(study, tmp_path):
+    categories = list(study.categories)
+    other = load_detector(study.base()["file"])
+
+    def given(file: Path) -> JointDetNASStudy:
+        return JointDetNASStudy(tiny_options(tmp_path), base=file)
+
     with pytest.raises(InputError, match=r"is not there"):
-        _ = Study(tiny, data, 0, tmp_path, base=tmp_path / "nothing").base
+        given(tmp_path / "nothing").base()
     renamed = save_detector(
         tmp_path / "renamed", other.model, {"categories": [*categories[:-1], "yak"], "input_size": 64}
     )
     with pytest.raises(InputError, match=r"knows \d+ classes .* trained on these classes"):
-        _ = Study(tiny, data, 0, tmp_path, base=renamed).base
+        given(renamed).base()
     backbone = ResNet("resnet18", width=8)
     one_stage = RetinaNet(backbone, len(categories), FPN(backbone.out_channels, 2, 4, 16))
     file = save_detector(tmp_path / "one-stage", one_stage, {"categories": categories, "input_size": 64})
     with pytest.raises(InputError, match=r"one-stage.json is no detector that can be upgraded"):
-        _ = Study(tiny, data, 0, tmp_path, base=file).base
+        given(file).base()
     with pytest.raises(InputError, match="no backbone is called 'resnet9'"):
-        Study(tiny, data, 0, tmp_path, backbone="resnet9")
+        JointDetNASStudy(tiny_options(tmp_path), backbone="resnet9")
 
 
 # ---- controls
 
 
-def test_controls_share_base_and_pool(study, tiny):
+def test_controls_change_one_thing_of_the_search(study, tiny):
+    assert study.settings() == tiny.search
     assert study.settings("random") == replace(tiny.search, k=None)
     assert study.settings("conventional") == replace(tiny.search, teacher="largest")
-    assert study.settings() == tiny.search
+    assert study.settings("fixed-student") == tiny.teaching
+    assert study.settings("fixed-pair") == replace(tiny.teaching, teacher="largest")
+    kinds = ("layer pruning", "add-layer", "rearrange")
+    alone = {"teacher": "none", "student_probability": 1.0, "morphism": replace(tiny.search.morphism, kinds=kinds)}
+    assert study.settings("nas") == replace(tiny.search, budget=2, **alone)
 
 
 # ---- data
@@ -231,49 +450,42 @@ def test_controls_share_base_and_pool(study, tiny):
 
 @pytest.mark.parametrize("name", ["smoke", "nano", "mini"])
 def test_the_scenes_are_many_enough_for_all_held_out_images_of_a_scale(name, tmp_path):
-    settings = preset(name)
-    scenes = Laboratory(settings, "scenes", 0, tmp_path)
-    assert len(scenes.sets["search"]) == settings.search_images
-    assert len(scenes.training_set) == (settings.train_images or SCENES_DEFAULTS["train"] - settings.search_images)
+    settings = PRESETS[name]
+    study = JointDetNASStudy(Options(scale=name, preset=settings, out=tmp_path, device="cpu"))
+    assert len(study.sets["search"]) == settings.search_images
+    assert len(study.training_set) == (settings.train_images or SCENES_DEFAULTS["train"] - settings.search_images)
 
 
 # ---- a kill changes nothing
 
 
-def _copy_of_parts(study: Study, out: Path) -> None:
+def _copy_of_parts(study: JointDetNASStudy, out: Path) -> None:
     """Base detector and pool of a finished study, without its search."""
-    ignored = shutil.ignore_patterns("search-*")
+    ignored = shutil.ignore_patterns("search-*", "latencies-*")
     shutil.copytree(study.folder, out / study.folder.relative_to(study.folder.parents[1]), ignore=ignored)
 
 
-def test_killed_in_a_pair_it_comes_to_the_same_end(study, tiny, data, tmp_path):
+def test_killed_in_a_pair_it_comes_to_the_same_end(study, tmp_path):
     """SIGKILL, in another process, at the second step of the third pair; then on in this one."""
     _copy_of_parts(study, tmp_path)
-    script = [sys.executable, __file__, str(tmp_path), data]
+    script = [sys.executable, __file__, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.parent.name for path in tmp_path.rglob("pair.state")] == ["0003"]
-    assert len(Run.read(study_folder(tmp_path)).candidates()) == 3
-    resumed = Study(tiny, data, 0, tmp_path)
-    assert resumed.search().history == study.search().history
-    assert all(math.isfinite(each.score) for each in resumed.search().history.pairs)
+    resumed = JointDetNASStudy(tiny_options(tmp_path))
+    assert len(Run.read(resumed.run_path("search-resnet18")).candidates()) == 3
+    assert all(math.isfinite(step["score"]) for step in resumed.search()["steps"])
     assert records(resumed) == records(study)
 
 
-def study_folder(out: Path) -> Path:
-    """Of the search."""
-    return next(out.rglob("search-resnet18-s0"))
-
-
-def _search_until_killed(out: Path, data: str) -> None:
-    from conftest import TINY, steady_latency
-
-    from common.train import laboratory
+def _search_until_killed(out: Path) -> None:
+    from common import study
 
     fit, losses, seen = method.fit, Pupil.losses, []
     method.fit = lambda *args: fit(*args[:-1], replace(args[-1], checkpoint_every_s=0.0))
-    laboratory.measure_latency = steady_latency
+    study.measure_latency = steady_latency
+    PRESETS["smoke"] = TINY
 
     def counted(*arguments):
         seen.append(0)
@@ -282,17 +494,17 @@ def _search_until_killed(out: Path, data: str) -> None:
         return losses(*arguments)
 
     Pupil.losses = counted
-    Study(TINY, data, 0, out).search()
+    JointDetNASStudy(tiny_options(out)).search()
 
 
 if __name__ == "__main__":
-    _search_until_killed(Path(sys.argv[1]), sys.argv[2])
+    _search_until_killed(Path(sys.argv[1]))
 
 
-def test_workers_measure_what_one_process_does(study, tiny, data, tmp_path):
-    """AP and costs hang on no latency, so that whole searches can be compared; pairs are recorded as they end."""
+def test_workers_measure_what_one_process_does(study, tmp_path):
+    """AP and costs depend on no latency, so that whole searches can be compared; pairs are recorded as they end."""
     _copy_of_parts(study, tmp_path)
-    side_by_side = Study(tiny, data, 0, tmp_path, workers=2)
+    side_by_side = JointDetNASStudy(tiny_options(tmp_path, workers=2))
     side_by_side.search()
     found, expected = ({each["key"]["pair"]: each for each in records(one)[:-1]} for one in (side_by_side, study))
     assert found == expected

@@ -24,8 +24,8 @@ from joint_detnas.method import (
     described,
     evolve,
 )
-from joint_detnas.study import Study
-from joint_detnas.trial import read_base
+from joint_detnas.study import JointDetNASStudy, read_base
+from tests.joint_detnas.conftest import tiny_options
 
 ACTIONS = (AddLayer(2, 2), ChannelPruning(10.0), LayerPruning(), Rearrange(3, 1))
 
@@ -72,20 +72,20 @@ def small(tiny):
     return replace(tiny, train_images=4, search_images=2, validation_images=2, batch_size=2, evaluation_batch_size=2)
 
 
-@pytest.mark.usefixtures("steady")
 def test_torchvisions_weights_are_upgraded(weights, small, tmp_path):
     names = (*COCO_CLASSES[5:8], "person")
-    study = Study(small, coco_folder(tmp_path / "data", names), 0, tmp_path / "runs", base=weights)
-    assert study.base["AP"] >= 0
+    options = tiny_options(tmp_path / "runs", coco_folder(tmp_path / "data", names), small)
+    study = JointDetNASStudy(options, base=weights)
+    assert study.base()["AP"] >= 0
     assert study.name.startswith("file-")
-    student = read_base(study.base["file"])
+    student = read_base(study.base()["file"])
     assert student.categories == len(names)
     assert student.fpn.strides == (4, 8, 16, 32, 64), "the teachers' levels"
     images = torch.randn(1, 3, 32, 64)
     with torch.no_grad():
         before = student.fpn(student.eval().backbone(images))
     cost = backbone_cost(student.backbone.architecture, (64, 32)).macs_mmdet
-    assert study.base["backbone_macs_mmdet"] == cost
+    assert study.base()["backbone_macs_mmdet"] == cost
 
     evolved = {action.kind: evolve(student, action) for action in ACTIONS}
     blocks = {kind: each.backbone.architecture.blocks for kind, each in evolved.items()}
@@ -102,7 +102,7 @@ def test_torchvisions_weights_are_upgraded(weights, small, tmp_path):
     pool = TeacherPool(small.teachers, len(names), *both_stages(small.detector))
     teacher = pool.extract(*described(small.teachers, small.teachers.largest())).eval()
     pupil = Pupil(evolved["channel pruning"].train(), teacher.fpn.width).requires_grad_(True)
-    batch = next(study.laboratory.training_batches((64, 32), 2).epoch(0))
+    batch = next(study.training_batches((64, 32), 2).epoch(0))
     losses = pupil.losses(batch, teacher, small.distillation, 1e-5)
     losses["loss"].backward()
     assert losses["gamma"] > 0
@@ -111,8 +111,8 @@ def test_torchvisions_weights_are_upgraded(weights, small, tmp_path):
     assert all(gamma.grad.abs().sum() > 0 for gamma in gammas)
 
 
-def test_classes_that_coco_has_not_are_refused(weights, small, data, tmp_path):
+def test_classes_that_coco_has_not_are_refused(weights, small, tmp_path):
     with pytest.raises(
         InputError, match=r"fasterrcnn.pth is not taken over: it was trained on COCO, which has no class"
     ):
-        _ = Study(small, data, 0, tmp_path, base=weights).name
+        _ = JointDetNASStudy(tiny_options(tmp_path, preset=small), base=weights).name
