@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sm_nas.presets import SMOKE, Preset, SearchOptions
+from sm_nas.presets import PRESETS, SMOKE, Preset, SearchOptions
 
 DATA = "scenes:train=40,val=8,size=32"
 TINY = replace(
@@ -49,9 +49,9 @@ def checkpoint_at_every_step(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny() -> Preset:
-    """See the module."""
-    return TINY
+def tiny_smoke(monkeypatch):
+    """The smoke scale is TINY."""
+    monkeypatch.setitem(PRESETS, "smoke", TINY)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from sm_nas.encoding import Structure
 from sm_nas.exhibits import PAPER
 from sm_nas.method import Strategy, not_larger
 from sm_nas.networks import build_backbone, losses_of
-from sm_nas.presets import PRESETS, SMOKE, Preset
+from sm_nas.presets import MINI, NANO, PRESETS, SMOKE, Preset
 from sm_nas.reproduce import Options
 from sm_nas.study import SMNAS, in_parts, load_backbone
 from tests.sm_nas.conftest import DATA, TINY, checkpoint_at_every_step, steady_latency, tiny_options
@@ -39,7 +39,7 @@ RETINANET = Structure("resnet18", (32, 32), (2, 4), 16, None, 0)
 CASCADE = Structure("basicblock_12_12-1-21-12", (32, 32), (1, 5), 16, "rpn", 2)
 SCRATCH = SMOKE.stage_two_training
 
-pytestmark = pytest.mark.usefixtures("steady")
+pytestmark = pytest.mark.usefixtures("steady", "tiny_smoke")
 
 
 def searches(study: SMNAS) -> dict:
@@ -208,9 +208,8 @@ def test_half_a_folder_that_was_being_taken_away_is_no_obstacle(fresh, tmp_path,
     assert list((tmp_path / "here").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["smoke", "nano", "mini"])
-def test_the_scenes_are_many_enough_for_all_held_out_images_of_a_scale(name, tmp_path):
-    preset = PRESETS[name]
+@pytest.mark.parametrize("preset", [SMOKE, NANO, MINI], ids=lambda preset: preset.name)
+def test_the_scenes_are_many_enough_for_all_held_out_images_of_a_scale(preset, tmp_path):
     scenes = SMNAS(tiny_options(tmp_path, "scenes", preset))
     assert len(scenes.sets["search"]) == preset.search_images
     assert len(scenes.training_set) == (preset.train_images or SCENES_DEFAULTS["train"] - preset.search_images)
@@ -448,6 +447,7 @@ def run_until_killed(what: str, out: Path) -> subprocess.CompletedProcess:
 def _until_killed(what: str, out: Path) -> None:
     from common import study as shared
 
+    PRESETS["smoke"] = TINY
     checkpoint_at_every_step(pytest.MonkeyPatch())
     shared.measure_latency = steady_latency
     study, steps = SMNAS(tiny_options(out)), []

@@ -2,28 +2,31 @@
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tyro
 
-from common.cli import run
+from common import study as shared
+from common.cli import parse, run
 from common.evaluate.average_precision import GroundTruth
 from common.models.detector import load_detector
 from common.plain import InputError
-from common.train import laboratory, loop
-from sm_nas.method import Structure
-from sm_nas.presets import PAPER, PRESETS, SMOKE
-from sm_nas.search import SearchCommand
-from sm_nas.train import ROWS, TrainCommand, _next, find_model, find_strategy, main
-from sm_nas.trial import Laboratory
+from common.train import loop
+from sm_nas import search
+from sm_nas.encoding import Structure
+from sm_nas.presets import PAPER, SMOKE
+from sm_nas.study import SMNAS
+from sm_nas.train import ROWS, Options, find_model, find_strategy, main
+from tests.sm_nas.conftest import DATA, tiny_options
 
 CODED = "MBblock_12_1-2-21-21 64x32 P1-P5 c16 rpn cascade2"
 
 
 def said(capsys, *flags: str) -> str:
-    run(main, TrainCommand, [*flags, "--device", "cpu"])
+    run(main, Options, [*flags, "--device", "cpu"])
     printed = capsys.readouterr()
     return printed.out
 
@@ -57,13 +60,13 @@ def test_strategies():
 
 @pytest.fixture
 def no_data(monkeypatch):
-    monkeypatch.setattr(laboratory, "load", lambda *_, **__: pytest.fail("data were read"))
+    monkeypatch.setattr(shared, "load", lambda *_, **__: pytest.fail("data were read"))
 
 
 @pytest.mark.usefixtures("no_data")
 def test_the_papers_e3_without_any_other_flag(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run(main, TrainCommand, ["--model", "E3", "--describe", "--json"])
+    run(main, Options, ["--model", "E3", "--describe", "--json"])
     printed = capsys.readouterr()
     plan = json.loads(printed.out)
     assert printed.err == ""
@@ -105,12 +108,13 @@ def test_a_plan_for_people(capsys):
     assert "92 M parameters" in text
 
 
-def test_help_fits_a_screen_and_explains_every_flag(capsys):
+def test_help_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as ended:
-        tyro.cli(TrainCommand, args=["--help"])
-    text = capsys.readouterr().out
+        run(main, Options, ["--help"])
+    text, _, settings = capsys.readouterr().out.partition("preset options")
     assert ended.value.code == 0
-    assert len(text.splitlines()) <= 40
+    assert len(text.splitlines()) <= 60
+    assert "--preset.final-training.optimisation.epochs" in settings
     for flag in ("model", "scale", "data", "strategy", "seed", "out", "device", "precision", "describe", "json"):
         assert f"--{flag}" in text
 
@@ -118,66 +122,63 @@ def test_help_fits_a_screen_and_explains_every_flag(capsys):
 # ---- training
 
 
-@pytest.fixture
-def tiny_smoke(tiny, monkeypatch, steady):
-    """The smoke scale of these tests is TINY."""
-    monkeypatch.setitem(PRESETS, "smoke", tiny)
-
-
-@pytest.mark.usefixtures("tiny_smoke")
-def test_a_detector_is_trained_once_and_written(capsys, tmp_path, tiny, data, monkeypatch):
-    flags = ("--model", CODED, "--strategy", "from-scratch", "--data", data, "--out", str(tmp_path))
+@pytest.mark.usefixtures("tiny_smoke", "steady")
+def test_a_detector_is_trained_once_and_written(capsys, tmp_path, monkeypatch):
+    flags = ("--model", CODED, "--strategy", "from-scratch", "--data", DATA, "--out", str(tmp_path))
     report = json.loads(said(capsys, *flags, "--json"))
-    folder = tmp_path / "sm_nas" / "scenes-tiny" / "from-scratch-mbblock-12-1-2-21-21-64x32-p1-p5-c16-rpn-cascade2-s0"
+    folder = tmp_path / "sm_nas" / "scenes-smoke" / "from-scratch-mbblock-12-1-2-21-21-64x32-p1-p5-c16-rpn-cascade2-s0"
     assert Path(report["run"]) == folder
     assert report["structure"] == report["model"] == CODED
     assert json.loads((folder / "result.json").read_text())["AP"] == report["AP"]
-    assert report["next"] == f"python -m sm_nas.search --scale smoke --data {data} --out {tmp_path} --device cpu"
+    assert report["next"] == f"python -m sm_nas.search --scale smoke --data {DATA} --out {tmp_path} --device cpu"
 
     detector = load_detector(folder / "detector")
-    laboratory = Laboratory(tiny, data, 0, tmp_path)
-    pictures = laboratory.sets["validation"]
+    study = SMNAS(tiny_options(tmp_path))
+    pictures = study.sets["validation"]
     images = [pictures.load_image(index) for index in range(len(pictures))]
     numbers = GroundTruth(pictures).evaluate(detector.detect(images), np.arange(len(images)))
     assert numbers["AR100"] == pytest.approx(report["AR100"], abs=0.02)  # boxes are clipped to the picture here
     assert detector.input_size == (64, 32)
-    assert detector.categories == laboratory.categories
+    assert detector.categories == study.categories
     description = json.loads(Path(report["file"]).read_text())
     assert description["cost"]["params"] == sum(parameter.numel() for parameter in detector.model.parameters())
     assert description["cost"]["macs"] == report["macs"]
     assert description["provenance"].items() >= {"run": str(folder), "scale": "tiny", "seed": 0}.items()
 
-    monkeypatch.setattr(loop._Training, "train", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr(loop._Stage, "train", lambda *_: pytest.fail("it was trained again"))
     text = said(capsys, *flags)
     assert f"AP {100 * report['AP']:.1f}" in text
     assert f"detector: {report['file']}" in text
     assert f"next: {report['next']}" in text
 
 
-@pytest.mark.usefixtures("tiny_smoke")
-def test_a_final_is_the_run_that_the_exhibits_share(capsys, tmp_path, data, monkeypatch):
+@pytest.mark.usefixtures("tiny_smoke", "steady")
+def test_a_final_is_the_run_that_the_exhibits_share(capsys, tmp_path, monkeypatch):
     """Nothing is trained here: what would be is looked at."""
     asked = {}
 
-    def train(self, run, stage, trial_):
-        asked[run.path.name] = trial_
+    def train(self, run, structure, strategy):
+        asked[run.path.name] = strategy
         raise InputError("enough")
 
-    monkeypatch.setattr(Laboratory, "train", train)
+    monkeypatch.setattr(SMNAS, "train", train)
     for flags in (("E0",), ("E0", "--seed", "3"), ("FPN R50",), ("E0", "--strategy", "4")):
         with pytest.raises(SystemExit):
-            said(capsys, "--data", data, "--out", str(tmp_path), "--model", *flags)
+            said(capsys, "--data", DATA, "--out", str(tmp_path), "--model", *flags)
     assert list(asked) == ["final-e0-s0", "final-e0-s3", "final-fpn-r50-s0", "row-4-e0-s0"]
-    assert asked["final-e0-s0"].strategy == SMOKE.final_training
-    assert asked["row-4-e0-s0"].strategy == SMOKE.strategies[4]
-    assert {each.measured_on for each in asked.values()} == {"validation"}
+    assert asked["final-e0-s0"] == SMOKE.final_training
+    assert asked["row-4-e0-s0"] == SMOKE.strategies[4]
 
 
-def test_what_is_next_is_of_the_same_runs():
-    """Runs of another device or precision are others: a command that left these out would be refused."""
-    given = TrainCommand("E0", "nano", "coco:a b", "final", 2, Path("o"), "cpu", "bfloat16")
-    following = tyro.cli(SearchCommand, args=shlex.split(_next(given))[3:])
-    assert following == SearchCommand("nano", "coco:a b", 2, Path("o"), "cpu", "bfloat16")
+@pytest.mark.usefixtures("tiny_smoke", "steady")
+def test_what_is_next_is_of_the_same_runs(capsys, tmp_path, monkeypatch):
+    """Runs of another device, precision or setting are others: a command that left these out would be refused."""
+    monkeypatch.setattr(SMNAS, "trained", lambda *_: {"AP": 0.5})
+    monkeypatch.setattr(SMNAS, "write_detector", lambda *_: "file")
+    given = ["--data", DATA, "--seed", "2", "--out", str(tmp_path), "--precision", "bfloat16", "--preset.groups", "3"]
+    report = json.loads(said(capsys, *given, "--json", "--strategy", "4"))
+    following = parse(search.Options, shlex.split(report["next"])[3:])
+    assert following == parse(search.Options, [*given, "--device", "cpu"])
 
 
 # ---- bad input
@@ -187,9 +188,9 @@ def test_what_is_next_is_of_the_same_runs():
     ("flags", "word"),
     [
         (["--model", "E6"], "no model is called 'E6': give one of E0, E1,"),
-        (["--model", "resnet50 96x96 P1-P5 c32"], "is no structure: write it as"),
+        (["--model", "resnet50 96x96 P1-P5 c32"], "is not a structure: write it as"),
         (["--model", "basicblock_64_1-1-1-1 96x96 P1-P5 c32 rpn 2fc"], "must double 3 times"),
-        (["--seed", "-1"], "--seed -1 is no seed: give 0 or more"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
         (["--data", "coco:/nowhere/at/all"], "no folder"),
         (["--data", "sceness"], "unknown data"),
@@ -199,7 +200,7 @@ def test_what_is_next_is_of_the_same_runs():
 )
 def test_bad_input_is_one_sentence(flags, word, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        run(main, TrainCommand, ["--device", "cpu", "--out", str(tmp_path), *flags])
+        run(main, Options, ["--device", "cpu", "--out", str(tmp_path), *flags])
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert printed.out == ""
@@ -207,3 +208,14 @@ def test_bad_input_is_one_sentence(flags, word, tmp_path, capsys):
     assert printed.err.count("\n") == 1
     assert word in printed.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_be_known_to_be_wrong_is_said_without_torch():
+    script = (
+        "import sys, sm_nas.train as t\n"
+        "from common.cli import run\n"
+        "try: run(t.main, t.Options, ['--model', 'E6'])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "False\n")
