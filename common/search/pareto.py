@@ -35,21 +35,6 @@ def pareto_front(costs: ArrayLike, scores: ArrayLike) -> np.ndarray:
     return front[np.argsort(np.asarray(costs, dtype=np.float64).ravel()[front])]
 
 
-def pareto_rank(costs: ArrayLike, scores: ArrayLike) -> np.ndarray:
-    """The front (N,) on which each candidate lies: 0 for the best, then what would be best without those, and so on.
-
-    Ties in both share a rank; candidates that are not finite come after all others.
-    """
-    points, places = _points(costs, scores)
-    ranks = np.full(np.size(costs), 0, dtype=np.int64)
-    if len(places):
-        ranks[places] = moocore.pareto_rank(points, maximise=COST_DOWN_SCORE_UP)
-    failed = np.ones(len(ranks), dtype=bool)
-    failed[places] = False
-    ranks[failed] = ranks[places].max(initial=-1) + 1
-    return ranks
-
-
 def hypervolume(costs: ArrayLike, scores: ArrayLike, reference: tuple[float, float]) -> float:
     """Area between the front and `reference`, a (cost, score) worse than all that counts: large is good.
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.search.pareto import attainment, hypervolume, pareto_front, pareto_rank
+from common.search.pareto import attainment, hypervolume, pareto_front
 
 
 def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
@@ -43,20 +43,6 @@ def test_front_of_nothing_and_of_failures():
     assert pareto_front([1.0, np.nan], [np.nan, 0.5]).tolist() == []
     with pytest.raises(ValueError, match="2 costs, but 1 scores"):
         pareto_front([1, 2], [1])
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_rank_is_the_front_left_when_better_ones_are_taken_away(seed):
-    costs, scores = make_candidates(seed)
-    points = list(zip(costs.tolist(), scores.tolist(), strict=True))
-    left = [index for index, point in enumerate(points) if np.isfinite(point).all()]
-    expected, rank = {}, 0
-    while left:
-        front = [index for index in left if not any(beats(points[other], points[index]) for other in left)]
-        expected.update(dict.fromkeys(front, rank))
-        left = [index for index in left if index not in front]
-        rank += 1
-    assert pareto_rank(costs, scores).tolist() == [expected.get(index, rank) for index in range(len(costs))]
 
 
 @pytest.mark.parametrize("seed", range(4))
