@@ -2,12 +2,12 @@
 
 Lewei Yao, Hang Xu, Wei Zhang, Xiaodan Liang, Zhenguo Li; AAAI 2020. The method in the paper's order:
 
-    NAS Pipeline (Figure 2)                        structural_to_modular, Settings
-    Stage-one: Structural-level Searching          StructuralSpace, stage_one
-    Stage-two: Modular-level Search                ModularSpace, Group, stage_two, pick, hand_on
-    Train from Scratch and Fast Evaluate (Table 3) Strategy
-    Multi-objective Search Algorithm               LATENCY, FLOPS, History, evolve, not_larger, speaks_against
-    its control                                    random_search
+    NAS Pipeline (Figure 2)                         structural_to_modular, Settings
+    Stage-one: Structural-level Searching           StructuralSpace, stage_one
+    Stage-two: Modular-level Search                 ModularSpace, Group, stage_two, pick, hand_on
+    Train from Scratch and Fast Evaluate (Table 3)  Strategy
+    Multi-objective Search Algorithm                LATENCY, FLOPS, History, evolve, not_larger, speaks_against
+    its control                                     random_search
 
 How architectures are written stands in sm_nas.encoding. Nothing here trains: what does is handed in, by
 sm_nas.study with run folders, or by a test with a made-up landscape.

@@ -42,7 +42,7 @@ class EncodedBackbone(nn.Module):
     def __init__(self, code: BackboneCode, norm: Norm | None = None) -> None:
         super().__init__()
         norm = replace(norm or Norm(), groups=max(1, code.base // 2))
-        self.description = {"kind": "sm_nas", "code": str(code), "norm": norm.to_dict()}
+        self.description = {"kind": "sm_nas:EncodedBackbone", "code": str(code), "norm": norm.to_dict()}
         self.strides = (4, 8, 16, 32)
         self.stem = nn.Sequential(
             *(nn.Conv2d(3, code.base // 2, 3, 2, 1, bias=False), norm.layer(code.base // 2), nn.ReLU(inplace=True)),

@@ -29,21 +29,22 @@ from common.models.outline import outline
 from common.plain import InputError
 
 FORMAT = "detector 1"
+_ROOT = Path(__file__).resolve().parents[2]
 # Description keys without which a detector cannot be built or used.
 REQUIRED = ("categories", "input_size")
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
 
-# Where the class of each kind stands, imported when a description first asks for it. This is an allow-list: a file
-# cannot have anything else imported. A backbone has `from_dict(description)`, a detector `from_config(description,
-# backbone)`; both are built on the meta device, without values, so every tensor they need must be in their state dict.
+# Where the class of each kind stands, imported when a description first asks for it. A paper's own backbone is of the
+# kind PAPER:CLASS and stands in the paper's networks.py. A file cannot have anything else imported. A backbone has
+# `from_dict(description)`, a detector `from_config(description, backbone)`; both are built on the meta device, without
+# values, so every tensor they need must be in their state dict.
 BACKBONES = {
     **dict.fromkeys(ARCHITECTURES, "common.models.resnet:ResNet"),
     "mobilenet_v2": "common.models.mobilenet:MobileNetV2",
     "ofa_resnet": "common.models.ofa_resnet:ResNet",
     "described": "common.models.described:DescribedBackbone",
-    "sm_nas": "sm_nas.networks:EncodedBackbone",
 }
 DETECTORS = {
     "centernet": "common.models.centernet:CenterNet",
@@ -74,14 +75,20 @@ def _build(
     kinds: dict[str, str], part: str, description: dict[str, Any], build: Callable[[type], nn.Module]
 ) -> nn.Module:
     kind = description.get("kind") if isinstance(description, dict) else None
-    if kind not in kinds:
+    if kind not in kinds and not (kinds is BACKBONES and _is_of_a_paper(kind)):
         raise InputError(f"no {part} is of kind {kind!r}: known are {', '.join(sorted(kinds))}")
-    module, name = kinds[kind].split(":")
+    module, name = kinds.get(kind, kind.replace(":", ".networks:")).split(":")
     try:
         return build(getattr(import_module(module), name))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(f"the description of the {part} of kind {kind!r} cannot be built: {reason}") from error
+
+
+def _is_of_a_paper(kind: Any) -> bool:
+    """Whether a kind names a class of a paper's package, which holds the paper's printed numbers."""
+    package, _, name = kind.partition(":") if isinstance(kind, str) else ("", "", "")
+    return package.isidentifier() and name.isidentifier() and (_ROOT / package / "printed.json").is_file()
 
 
 # --- detector ---------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def detectors_of_every_kind() -> dict[str, nn.Module]:
     return {
         "ofa_resnet": small_detector(),
         "described": two_stage(DescribedBackbone(Architecture.standard("resnet18", 8))),
-        "sm_nas": RetinaNet(encoded, 3, FPN(encoded.out_channels, width=8)),
+        "sm_nas:EncodedBackbone": RetinaNet(encoded, 3, FPN(encoded.out_channels, width=8)),
         "resnet50": two_stage(ResNet("resnet50", width=8)),
         "mobilenet_v2": CenterNet(MobileNetV2(width=0.25), 3, (8, 8, 8), 8),
     }
