@@ -1,11 +1,11 @@
 """COCO average precision and recall of a whole set of detections, from tensors.
 
-The evaluation is hotcoco's (https://github.com/derekallman/hotcoco), a compiled equal of pycocotools: the same 12
+hotcoco (https://github.com/derekallman/hotcoco), a compiled equivalent of pycocotools, does the evaluation: the same 12
 numbers to the last bits, ties and crowds included. The ground truth is loaded once; each candidate then costs one
 (N, 7) array, and no Python object per detection.
 
-One departure, on purpose: pycocotools takes an annotation whose id is 0 for "unmatched" and counts its detection as
-false; here it counts as found.
+It differs from pycocotools in one point, on purpose: pycocotools takes an annotation whose id is 0 for "unmatched" and
+counts its detection as false; here it counts as found.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ METRICS_WITHOUT_AREAS = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
 
 
 class GroundTruth:
-    """The objects to find, prepared once; `evaluate` then scores any number of detectors against them."""
+    """The objects to find, prepared once; `evaluate` scores any number of detectors against them."""
 
     def __init__(self, dataset: DetectionSet, indices: Sequence[int] | np.ndarray | Tensor | None = None) -> None:
         """The images of `dataset` at positions `indices` (all of them by default); images without objects count too."""
-        image_ids = np.asarray(dataset.image_ids, dtype=np.int64)
+        image_ids = _numbered(dataset.image_ids)
         offsets = np.asarray(dataset.offsets, dtype=np.int64)
         chosen = np.arange(len(image_ids)) if indices is None else np.asarray(indices, dtype=np.int64)
         owner = np.repeat(np.arange(len(image_ids)), np.diff(offsets))  # the image of each annotation
@@ -42,7 +42,7 @@ class GroundTruth:
 
         boxes = np.asarray(dataset.boxes, dtype=np.float64).reshape(-1, 4)[keep]
         boxes[:, 2:] -= boxes[:, :2]  # xyxy to the x, y, width, height of COCO files
-        category_ids = np.asarray(dataset.category_ids, dtype=np.int64)
+        category_ids = _numbered(dataset.category_ids)
         sizes = np.asarray(dataset.sizes)
         self._prepare(
             image_ids=image_ids[chosen],
@@ -104,7 +104,7 @@ class GroundTruth:
         """The 12 COCO numbers, each in 0..1, or -1 where there is nothing to find.
 
         detections: boxes (N, D, 4) in *original* pixels. indices: (N,) positions in the `DetectionSet`, the image of
-        each row; by default the images that this ground truth was built from, in that order. Images of the ground
+        each row (default: the images that this ground truth was built from, in that order). Images of the ground
         truth that are not among them count as images where nothing was found.
         areas: False leaves out APs APm APl ARs ARm ARl, which halves the time.
         per_class: adds "per_class", the AP by category name.
@@ -113,7 +113,11 @@ class GroundTruth:
         return self.evaluate_rows(self.rows(detections, indices), areas=areas, per_class=per_class)
 
     def rows(self, detections: Detections, indices: ArrayLike | Tensor | None = None) -> np.ndarray:
-        """The valid detections as COCO's array: (M, 7) image id, x, y, width, height, score, category id."""
+        """The valid detections as COCO's array: (M, 7) image, x, y, width, height, score, category.
+
+        Images and categories are numbered from 1 in the order of their ids in the `DetectionSet`: ids may be larger
+        than a float can hold, and equal scores keep the order that they have in pycocotools.
+        """
         positions = self._chosen if indices is None else _on_cpu(indices).astype(np.int64)
         N, D = detections.scores.shape  # images, detections an image
         if len(positions) != N:
@@ -160,6 +164,10 @@ class GroundTruth:
         order = np.argsort(np.argsort(self._category_ids))
         means = precision.mean(axis=(0, 1))  # a category without objects is -1 throughout, so its mean is -1
         return {name: float(means[place]) for name, place in zip(self._names, order, strict=True)}
+
+
+def _numbered(ids: ArrayLike) -> np.ndarray:
+    return np.argsort(np.argsort(np.asarray(ids, dtype=np.int64))) + 1
 
 
 def _on_cpu(values: ArrayLike | Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Batch-norm statistics of a sub-network, estimated anew.
+"""Re-estimation of batch-norm statistics.
 
-A sub-network of a supernet sees other activations than those whose running averages the supernet keeps, so its
-batch-norm layers need statistics of their own before it is evaluated.
+The running averages of a supernet mix the activations of all its sub-networks. So a sub-network's batch-norm layers
+need statistics of their own before it is evaluated.
 """
 
 from collections.abc import Iterable
@@ -24,8 +24,8 @@ class _NothingLeft(Exception):
 def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel of x (B, C, ...): (C,), (C,), in two passes, so that no digits cancel.
 
-    A CPU goes through channels-last memory a pixel at a time, which with few channels is a loop of a few numbers. Rows
-    of 16 pixels are memory of the same order; the statistics of their 16 C columns are merged afterwards.
+    A CPU goes through channels-last memory pixel by pixel, in loops over C numbers, which is slow when C is small. Here
+    16 pixels make one row of 16 C columns in the same memory, and the columns' statistics are merged afterwards.
     """
     C = x.shape[1]
     pixels = x.numel() // C
@@ -40,7 +40,7 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class _Inputs:
-    """What a layer was given, call by call: elements a channel, their mean (C,) and their biased variance (C,)."""
+    """What a layer was given, call by call: elements per channel, their mean (C,) and their biased variance (C,)."""
 
     counts: list[int] = field(default_factory=list)
     means: list[Tensor] = field(default_factory=list)
@@ -60,7 +60,7 @@ class _Inputs:
 
 
 class _Statistics:
-    """Hooks of the layers of one network: each normalises by the batch that it is given, which is remembered."""
+    """Hooks that make each layer normalise by the batch that it is given, and remember that batch's statistics."""
 
     def __init__(self, layers: list[_BatchNorm]) -> None:
         self.inputs = {layer: _Inputs() for layer in layers}
@@ -72,7 +72,7 @@ class _Statistics:
         C = x.shape[1]
         count = x.numel() // C
         if count < 2:
-            raise ValueError(f"a batch-norm layer is given one value a channel (shape {tuple(x.shape)}): no variance")
+            raise ValueError(f"batch norm needs at least two values per channel, got shape {tuple(x.shape)}")
         mean, variance = _batch_statistics(x)
         inputs = self.inputs[layer]
         inputs.counts.append(count)
@@ -94,7 +94,7 @@ class _Statistics:
         self.calls_a_pass = self.calls
 
     def write(self, batches: int) -> None:
-        """Puts the pooled statistics into the layers that were called; the others have nothing new to say."""
+        """Put the pooled statistics into the layers that were called; the others keep theirs."""
         for layer, inputs in self.inputs.items():
             if inputs.counts:
                 mean, variance = inputs.pooled()
@@ -105,15 +105,15 @@ class _Statistics:
 
 @torch.no_grad()
 def reestimate_batch_norm(model: nn.Module, images: Iterable[Tensor]) -> None:
-    """Replaces the running statistics of every batch-norm layer by the exact ones over all `images`.
+    """Replace the running statistics of every batch-norm layer by the exact ones over all `images`.
 
     images: batches (B, 3, H, W), on the device of `model`; their sizes may differ. Each layer normalises by the batch
     it sees, as in training; its running mean and variance become those of all its inputs together. Everything else of
     the model runs in evaluation mode (no dropout), without gradients; train/eval flags are restored. Layers that no
-    image reached keep their statistics. `model` calls as many batch-norm layers for one batch as for another: from the
-    second batch on it is left at the last of them, before any head that has none.
+    image reached keep their statistics. `model` must call as many batch-norm layers for one batch as for another: from
+    the second batch on, its forward pass stops at the last of them, before any head that has none.
 
-    Raises ValueError where `images` is empty, or a layer's input has a single value a channel.
+    Raises ValueError where `images` is empty, or a layer's input has a single value per channel.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     training = {module: module.training for module in model.modules()}

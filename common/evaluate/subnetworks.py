@@ -1,7 +1,7 @@
 """Evaluating many sub-networks of one supernet on the same images.
 
-A sub-network's batch-norm statistics are those of nobody until they are re-estimated; each evaluation here does that
-first, on training images, and then measures loss or AP on images that the network was not trained on.
+A sub-network has no batch-norm statistics of its own until they are re-estimated. Each evaluation here does that first,
+on training images, and then measures loss or AP on images that the network was not trained on.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -53,10 +53,10 @@ class Evaluator:
 
 @torch.no_grad()
 def folded(network: nn.Module) -> nn.Module:
-    """A copy of `network` for evaluation, its batch norms made part of the convolutions that they follow.
+    """A copy of `network` for evaluation, its batch norms merged into the convolutions that they follow.
 
-    That is a quarter of a thin network's forward pass. Convolution and norm are found where they are known to be called
-    one after the other: in a `ConvNorm` or an nn.Sequential. Elastic layers stay as they are.
+    This saves a quarter of a thin network's forward pass. Only those in a `ConvNorm` or an nn.Sequential are merged,
+    where the norm is known to be called right after the convolution. Elastic layers stay as they are.
     """
     network = deepcopy(network).eval()
     for parent in list(network.modules()):

@@ -1,8 +1,9 @@
 """Training in several processes, started by `torchrun`; in a single process every function here does next to nothing.
 
-Each process sees the same batches and takes its own part of every one, so a run's data do not depend on how many
-processes share it. Gradients are averaged after the backward pass on `.grad` itself: elastic layers write there
-without passing through the hooks that DistributedDataParallel relies on.
+Each process sees the same batches and takes its own part of every one, batch norm normalises by the whole batch, and
+losses divide by what the whole batch holds (`common.models.divisor`): a run's numbers depend on the number of processes
+only by rounding. Gradients are averaged after the backward pass on `.grad` itself: elastic layers write there without
+passing through the hooks that DistributedDataParallel relies on.
 """
 
 import os
@@ -28,8 +29,8 @@ PATIENCE = timedelta(days=1)  # the others wait while the first evaluates or wai
 def start(device: str | None = None) -> torch.device:
     """Join the other processes when `torchrun` started this one; returns the device that this process works on.
 
-    device: "cpu", "cuda" or "cuda:N"; None takes a GPU when there is one. Under torchrun each process on a machine
-    takes the GPU of its local rank.
+    device: "cpu", "cuda" or "cuda:N" (default: GPU if available). Under torchrun each process on a machine takes the
+    GPU of its local rank. Raises InputError for a device that cannot be used.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1

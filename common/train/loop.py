@@ -36,7 +36,7 @@ class TrainingError(InputError):
 
 
 class Batches(Protocol):
-    """What training draws from: the same batches for the same epoch, whenever and however often it is asked."""
+    """What training draws from: an epoch has the same batches whenever and however often it is asked for."""
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -45,7 +45,7 @@ class Batches(Protocol):
 
 
 class Stateful(Protocol):
-    """Anything that is saved with a checkpoint: tensors, numbers and strings in a dict."""
+    """Anything that can be saved with a checkpoint, as a dict of tensors, numbers and strings."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -140,18 +140,19 @@ def fit(
     """Train `model` in place; its weights end up in the run folder under the name of the stage.
 
     step_losses(batch, step) yields one dict per sub-network: "loss", a scalar to backpropagate, and any named parts.
-    Each is backpropagated before the next is asked for, so that one graph at a time is in memory; gradients add up,
-    then the optimiser steps once. Logged values are means over the dicts of a step that hold the name.
+    Each is backpropagated before the next is asked for, so that only one graph is in memory; gradients add up, then the
+    optimiser steps once. Logged values are means over the dicts of a step that hold the name.
     before_epoch(epoch) runs at the start of an epoch, and again when one is resumed in the middle; after_epoch(epoch)
     may return values for the epoch's log line. The model is in training mode when before_epoch is called.
     keep: further objects whose state goes with the checkpoint (a moving average, a teacher pool).
 
-    The same call again goes on from the last checkpoint, with the same final weights to the bit on a CPU; a stage
-    already finished is loaded and reported at once. SIGINT and SIGTERM save first, then raise KeyboardInterrupt.
-    Under `torchrun` each process works on its part of every batch.
+    The same call again goes on from the last checkpoint, with the same final weights to the bit on a CPU. A finished
+    stage is loaded and reported at once, unless its weights are gone: then it is trained again. SIGINT and SIGTERM save
+    first, then raise KeyboardInterrupt. Under `torchrun` each process works on its part of every batch; batch norm sees
+    the whole batch, and the losses are those of one process with the whole batch up to rounding.
 
     Raises TrainingError, leaving everything on disk as it was, when a loss or weight is not finite; InputError when
-    the folder holds the stage of another architecture or schedule, or the disk is full.
+    the folder holds the stage of another architecture or schedule, when a file in it is damaged, or the disk is full.
     """
     device = torch.device(training.device)
     keep = keep or {}
@@ -517,10 +518,10 @@ def _cpu_seconds() -> float:
 
 
 class _Interruption:
-    """Makes of SIGINT and SIGTERM a wish that the loop grants after its step, when the state is whole.
+    """Catches SIGINT and SIGTERM, so that the loop stops after the step under way, when its state is whole.
 
-    The second signal, and any while a callback runs, raises KeyboardInterrupt at once. Outside the main thread
-    signals cannot be caught: then nothing changes.
+    The second signal, and any signal during a callback, raises KeyboardInterrupt at once. Outside the main thread
+    signals cannot be caught, and nothing changes.
     """
 
     def __init__(self) -> None:
@@ -545,7 +546,7 @@ class _Interruption:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """In here a signal interrupts at once: a checkpoint of a few seconds ago stands, and callbacks may be long."""
+        """In here a signal interrupts at once: the last checkpoint is seconds old, and callbacks may take long."""
         if self.asked and distributed.size() == 1:
             raise KeyboardInterrupt
         self._at_once = True
@@ -568,13 +569,13 @@ class Progress:
         self._bar = tqdm(desc=label, total=total, initial=done, unit=unit, dynamic_ncols=True) if on_terminal else None
 
     def show(self, **values: Any) -> None:
-        """Values to stand beside the bar from now on; None leaves one out."""
+        """Show these values beside the bar from now on; None leaves one out."""
         self.shown.update(values)
         if self._bar is not None:
             self._bar.set_postfix_str(self._values(), refresh=False)
 
     def advance(self, count: int = 1) -> None:
-        """`count` more are done."""
+        """Count so many more as done."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -587,7 +588,7 @@ class Progress:
             )
 
     def close(self) -> None:
-        """Leave the terminal to others."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
 

@@ -365,7 +365,7 @@ class _Records:
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_with_shared_names)
             if isinstance(record, dict):
                 return record
             problem = f"it must be an object, and is a {type(record).__name__}"
@@ -397,6 +397,11 @@ class _Records:
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
                 file.truncate(whole)
+
+
+def _with_shared_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A third of the memory of a million records is the names of their fields, unless they share them."""
+    return {sys.intern(name): value for name, value in pairs}
 
 
 def _key_name(key: Any) -> str:

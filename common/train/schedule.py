@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate over a training: one frozen record, and the torch objects built from it.
+"""The optimiser and the learning rate of a training, built from its settings.
 
 The learning rate is a pure function of the step, so a resumed training needs only the step's number to go on exactly.
 """
@@ -25,8 +25,8 @@ def build_optimiser(model: nn.Module, optimisation: Optimisation) -> optim.Optim
         decayed = [parameter for parameter in parameters if parameter.ndim > 1]
         plain = [parameter for parameter in parameters if parameter.ndim <= 1]
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    # foreach rather than fused: fused kernels take it for granted that a gradient lies in memory as its weight does,
-    # which a layer that writes its own .grad need not keep to
+    # foreach rather than fused: fused kernels assume that a gradient has the memory layout of its weight, and a layer
+    # that writes its own .grad need not keep to that
     shared = {"lr": optimisation.learning_rate, "weight_decay": optimisation.weight_decay, "foreach": True}
     if optimisation.optimiser == "sgd":
         return optim.SGD(groups, momentum=optimisation.momentum, nesterov=optimisation.nesterov, **shared)
@@ -35,7 +35,7 @@ def build_optimiser(model: nn.Module, optimisation: Optimisation) -> optim.Optim
 
 
 def learning_rate_factor(optimisation: Optimisation, steps_per_epoch: int, step: int) -> float:
-    """What the learning rate is multiplied by at `step` (from 0).
+    """The factor of the learning rate at `step` (from 0).
 
     The same numbers as torch's LinearLR (warm-up) followed by CosineAnnealingLR over the steps that are left, or
     times MultiStepLR with milestones counted from the start of the training.

@@ -149,8 +149,11 @@ def test_images_may_come_in_any_order_and_from_a_part_of_the_set():
     assert_equal(ground_truth.evaluate(turned, torch.tensor(chosen[::-1])), expected)
 
 
-def test_ground_truth_as_detections_is_perfect():
+@pytest.mark.parametrize("first_id", [1, 2**53, -(2**62), 1_700_000_000_000_000_000])
+def test_ground_truth_as_detections_is_perfect(first_id):
+    """Whatever the ids: as floating point numbers, those beyond 2^53 would be mixed up."""
     dataset = make_dataset(2, crowds=0)
+    dataset = replace(dataset, image_ids=np.arange(len(dataset.image_ids)) + first_id)
     N, D = len(dataset.image_ids), 8
     boxes, labels, valid = (
         torch.zeros(N, D, 4),

@@ -98,7 +98,7 @@ def test_from_the_second_batch_on_a_head_without_statistics_is_not_run():
 
 
 def test_a_single_value_a_channel_has_no_variance():
-    with pytest.raises(ValueError, match="one value a channel"):
+    with pytest.raises(ValueError, match="at least two values per channel"):
         reestimate_batch_norm(nn.BatchNorm2d(3), [torch.zeros(1, 3, 1, 1)])
 
 
