@@ -57,7 +57,7 @@ def check(data: str, pictures: bool = False, input_size: int = 96) -> dict[str, 
     Keys: form; splits: name -> images, empty, boxes, ignored, classes (name -> boxes), sizes; faults: a list of split,
     kind, count and examples, for which training would refuse the set; remarks: sentences on what it would not refuse.
     """
-    data = f"auto:{data}" if Path(data).is_dir() else data
+    data = f"auto:{data}" if Path(data).is_dir() or (":" not in data and data != "scenes") else data
     kind, _, repair = data_parts(data)
     if kind == "scenes":
         raise InputError("scenes are drawn by the program itself: there is nothing to check; give a folder")

@@ -1,0 +1,158 @@
+"""`python -m common.data check`: all faults of a set at once, and what is in it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.cli import run
+from common.data.__main__ import CheckCommand, check, main
+from common.data.source import load
+from common.plain import InputError
+
+IMAGES = 6
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A sound set of 6 images a split, 40x20 pixels, with a cat in the first five and a dog, ignored, in the first."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / split).mkdir()
+        images = [{"id": k, "file_name": f"{k}.png", "width": 40, "height": 20} for k in range(IMAGES)]
+        for image in images:
+            pixels = random.integers(0, 255, (20, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / image["file_name"])
+        boxes = [{"id": k, "image_id": k, "category_id": 1, "bbox": [4, 4, 8, 2 + k]} for k in range(5)]
+        boxes.append({"id": 9, "image_id": 0, "category_id": 2, "bbox": [1, 1, 9, 9], "iscrowd": 1})
+        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+        write(tmp_path, {"images": images, "annotations": boxes, "categories": categories}, split)
+    return tmp_path
+
+
+def contents_of(folder, split="train"):
+    return json.loads((folder / f"annotations/instances_{split}.json").read_text())
+
+
+def write(folder, contents, split="train"):
+    (folder / f"annotations/instances_{split}.json").write_text(json.dumps(contents))
+
+
+def test_what_is_in_a_set(folder):
+    report = check(str(folder), input_size=80)
+    assert (report["form"], report["faults"], report["remarks"]) == ("coco", [], [])
+    train = report["splits"]["train"]
+    assert {key: train[key] for key in ("images", "empty", "boxes", "ignored")} == {
+        "images": 6, "empty": 1, "boxes": 6, "ignored": 1,
+    }  # fmt: skip
+    assert train["classes"] == {"cat": 5, "dog": 0}  # what is ignored is not counted
+    # 40x20 pixels fill an input of 80 at twice their size; the heights are 2 to 6
+    sides = np.sqrt([16 * 2 * height for height in range(2, 7)])
+    assert train["sizes"]["median"] == pytest.approx(np.median(sides))
+    assert train["sizes"]["lowest"] == pytest.approx(np.quantile(sides, 0.05))
+    assert train["sizes"]["thin"] == 0
+    assert check(str(folder), input_size=40)["splits"]["train"]["sizes"]["thin"] == 0.4  # heights 2 and 3
+
+
+def test_all_faults_are_counted_and_training_would_refuse_the_set(folder, capsys):
+    contents = contents_of(folder)
+    contents["annotations"] += [
+        *({"id": 20 + k, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 5]} for k in range(7)),
+        {"id": 30, "image_id": 1, "category_id": 1, "bbox": [30, 4, 0, 5]},
+        {"id": 31, "image_id": 99, "category_id": 1, "bbox": [30, 4, 1, 5]},
+        {"id": 32, "image_id": 1, "category_id": 1, "bbox": "box"},
+        3,
+    ]
+    contents["images"] += [{"id": 50, "file_name": "gone.png"}, {"id": 51, "file_name": "../out.png"}]
+    write(folder, contents)
+    (folder / "val/3.png").write_bytes(b"no image")
+    (folder / "val/4.png").write_bytes((folder / "val/4.png").read_bytes()[:500])
+    Image.new("RGB", (41, 20)).save(folder / "val/5.png")
+    faults = {(fault["split"], fault["kind"]): fault for fault in check(str(folder))["faults"]}
+    assert {key: fault["count"] for key, fault in faults.items()} == {
+        ("train", "boxes over the edge of their image"): 7,
+        ("train", "box without area in its image"): 1,
+        ("train", "records that cannot be read"): 3,
+        ("train", "images that are missing"): 2,
+        ("val", "images that cannot be decoded"): 2,
+    }
+    examples = faults["train", "boxes over the edge of their image"]["examples"]
+    assert len(examples) == 3
+    assert examples[0] == "annotation 20 of '1.png' (corners 30, 4, 50, 9, image 40x20)"
+    decoded = check(str(folder), pictures=True)["faults"]
+    assert [fault["count"] for fault in decoded if fault["split"] == "val"] == [3]  # the cut file too
+
+    with pytest.raises(SystemExit) as ended:
+        run(main, CheckCommand, ["check", f"coco:{folder}"])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert "train: 7 boxes over the edge of their image\n    annotation 20 of" in printed.out
+    assert printed.err.endswith("for 15 faults; mend the data\n")
+    with pytest.raises(InputError):  # as it says
+        load(f"coco:{folder}", "train")
+
+
+def test_repairs_are_no_faults(folder, capsys):
+    contents = contents_of(folder)
+    contents["annotations"].append({"id": 20, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 5]})
+    write(folder, contents)
+    run(main, CheckCommand, ["check", f"coco:{folder},repair"])
+    printed = capsys.readouterr().out
+    assert "7 boxes (1 ignored), 2 classes; 1 box over the edge of its image clipped\n" in printed
+    assert printed.endswith("no fault found\n")
+    assert len(load(f"coco:{folder},repair", "train").boxes) == 7
+
+
+def test_what_training_takes_but_someone_should_know(folder):
+    contents = contents_of(folder, "val")
+    contents["annotations"] = [record | {"category_id": 2, "iscrowd": 0} for record in contents["annotations"]]
+    write(folder, contents, "val")
+    (folder / "val/0.png").write_bytes((folder / "train/4.png").read_bytes())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("1.png", "2.png"):
+        with Image.open(folder / "val" / name) as image:
+            image.save(folder / "val" / name, exif=exif)
+    contents["images"][1] |= {"width": 20, "height": 40}
+    write(folder, contents, "val")
+    report = check(str(folder))
+    assert report["faults"] == []
+    assert report["remarks"] == [
+        "val: 2 images are stored turned, and turned upright, but 1 of them not, as their annotations give the stored "
+        "size",
+        "val: no object of cat",
+        "1 picture is both in train and in val: 4.png = 0.png",
+    ]
+
+
+def test_what_stops_the_reading_is_a_fault_of_its_split(folder):
+    (folder / "annotations/instances_val.json").write_text("{")
+    for fault in check(str(folder))["faults"]:
+        assert "not valid JSON" in fault["examples"][0]
+    (folder / "annotations/instances_val.json").unlink()
+    faults = check(str(folder))["faults"]
+    assert [fault["split"] for fault in faults] == ["train", "val"]
+    assert all("has no val split" in fault["examples"][0] for fault in faults)
+
+
+def test_a_set_without_splits_is_checked_once(folder):
+    contents = contents_of(folder)
+    contents["annotations"].append({"id": 20, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 5]})
+    (folder / "train").rename(folder / "images")
+    (folder / "annotations.json").write_text(json.dumps(contents))
+    for split in ("train", "val"):
+        (folder / f"annotations/instances_{split}.json").unlink()
+    report = check(str(folder))
+    assert [(fault["split"], fault["count"]) for fault in report["faults"]] == [("train", 1)]
+    assert [content["images"] for content in report["splits"].values()] == [5, 1]
+
+
+def test_json_is_one_object_and_scenes_need_no_check(folder, capsys):
+    run(main, CheckCommand, ["check", str(folder), "--json"])
+    assert json.loads(capsys.readouterr().out)["form"] == "coco"
+    with pytest.raises(InputError, match="scenes are drawn"):
+        check("scenes")
+    with pytest.raises(InputError, match="no folder nowhere"):
+        check("nowhere")
