@@ -683,21 +683,21 @@ def algorithm_1(study: "DetOFAStudy", run: Run, pruning: PruningSettings | None)
     progressive shrinking.
     """
     preset, space = study.preset, Operations.all(study.space)
-    # Input: supernet weights and path filter, both pre-trained on classification.
+    # Input (`pretrain_supernet`, `pretrain_filter`): supernet weights and path filter, pre-trained on classification.
     study.shared("classification")
     study.shared("filter")
     # Line 1: the space that is searched begins as the whole of A.
     sampler: Sampler = space.sample
-    # Lines 2 to 4: warm-up on detection from the transferred weights, sampled paths, fine-tuning of the filter.
+    # Lines 2 to 4 (`warm_up`): warm-up from the transferred weights, sampled paths, fine-tuning of the filter.
     warmed_up = study.shared("warm-up")["costs"]
     supernet, costs = study.restore(study.detector(), "warm-up", "warm-up"), {"warm-up": warmed_up["warm-up"]}
     if pruning is not None:
-        # Line 5: prune operations via the path filter. Line 6: a threshold of path scores for each FLOPs bucket.
+        # Lines 5 and 6 (`prune`): operations are pruned by the filter, then each FLOPs bucket gets a score threshold.
         sampler, _ = prune(
             space, study.scorer(study.filter_of("warm-up")), pruning, preset.operation_samples, study.seed
         )
         costs |= {part: warmed_up[part] for part in ("sampling", "filter")}
-    # Lines 7 to 16: gradient descent on one path a step; the sampler does lines 10 to 13.
+    # Lines 7 to 16 (`train`): gradient descent on one path a step; `PathSampler` does lines 10 to 13.
     report = train(run, "fine-tuning", supernet, study.detection_task, sampler, study.training(preset.fine_tuning))
     return supernet, costs | {"fine-tuning": spent(report)}
 
