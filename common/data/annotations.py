@@ -1,31 +1,25 @@
-"""What the readers of all disk formats share: values and files, faults, and the way to a `DetectionSet`."""
+"""What the readers of all disk formats share: faults, annotations, and the way to a `DetectionSet`."""
 
-import codecs
-import gc
-import json
 import math
 import os
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.data.detection_set import DetectionSet, counted, first_rows
 from common.data.image_files import ImageFiles, upright_size
+from common.data.values import BadRecord, refuse_escape, shown
 from common.plain import InputError
 
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """Our splits -> the names that folders and lists of files give them."""
 OVERHANG = 1.0
 """Pixels by which a box may stick out of its image without a word: rounding, which is clipped."""
-LARGEST_SIDE = 1_000_000  # pixels
 EXAMPLES = 3  # of each kind of fault that are kept
-YES = ("1", "1.0", "yes", "y", "true", "t", "on")
-NO = ("0", "0.0", "no", "n", "false", "f", "off", "none", "null", "unspecified", "")
 
 Kind = tuple[str, str]
 """What a fault is called: one, many."""
@@ -62,14 +56,14 @@ class Faults:
 
     def add_rows(
         self, kind: Kind, bad: NDArray[np.bool_], source: Path, where: Callable[[int], str], repair: str = ""
-    ) -> NDArray[np.bool_]:
-        """Note that the rows (M,) `bad` of `source` have a fault, and return `bad`.
+    ) -> None:
+        """Note that the rows (M,) `bad` of `source` have a fault.
 
         where: row -> what and where it is. repair: what is done to such rows where faults are repaired.
         """
         count = int(bad.sum())
         if not count:
-            return bad
+            return
         if repair and self.repair:
             self.notes.append(f"{counted(count, *kind)} {repair}")
         elif self.collected is None:
@@ -82,135 +76,6 @@ class Faults:
             )
         else:
             self.add(kind, *map(where, np.flatnonzero(bad)[:EXAMPLES].tolist()), count=count)
-        return bad
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Values and files
-# ------------------------------------------------------------------------------------------------------------------
-
-Value = TypeVar("Value")
-
-
-class BadRecord(Exception):
-    """What is wrong with a record, "has ...": whoever knows which record it is makes the sentence."""
-
-
-_REQUIRED: Any = object()
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
-
-
-def shown(value: Any) -> str:
-    """A value for an error message, cut short where it is long."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # Python does not spell out integers of more than 4,300 digits
-        return "a number of thousands of digits"
-
-
-def read_field(record: Mapping[str, Any], key: str, read: Callable[[Any], Value], default: Any = _REQUIRED) -> Value:
-    """record[key] as `read` takes it; a missing value or null is the default. Raises `BadRecord`.
-
-    `read` raises ValueError, TypeError or OverflowError for a value that its docstring does not describe.
-    """
-    value = record.get(key)
-    if value is None:
-        if default is _REQUIRED:
-            raise BadRecord(f"has no {key}")
-        return default
-    try:
-        return read(value)
-    except (ValueError, TypeError, OverflowError):
-        raise BadRecord(f"has {shown(value)} as {key}, which must be {read.__doc__}") from None
-
-
-def number(value: Any) -> float:
-    """a finite number"""
-    result = float(value)
-    if isinstance(value, bool) or not math.isfinite(result):
-        raise ValueError
-    return result
-
-
-def whole_number(value: Any) -> int:
-    """a whole number"""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    result = number(value)
-    if not result.is_integer():
-        raise ValueError
-    return int(result)
-
-
-def side(value: Any) -> int:
-    """a whole number of pixels"""
-    result = whole_number(value)
-    if result > LARGEST_SIDE:
-        raise ValueError
-    return max(result, 0)  # tools write 0 or -1 for what they do not know
-
-
-def identity(value: Any) -> int | str:
-    """a whole number or a text"""
-    return value if isinstance(value, str) else whole_number(value)
-
-
-def text(value: Any) -> str:
-    """a text"""
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError
-    return value.strip()
-
-
-def flag(value: Any) -> bool:
-    """0 or 1, or a word for no or yes"""
-    word = str(value).strip().lower() if isinstance(value, bool | int | float | str) else "?"
-    if word not in YES + NO:
-        raise ValueError
-    return word in YES
-
-
-def read_bytes(path: Path) -> bytes:
-    """The contents of a file; `InputError` where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"no annotations at {path}; check the folder and its layout") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', error)}); check the file") from None
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one."""
-    contents = read_bytes(path)
-    utf_16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return contents.decode("utf-16" if utf_16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-
-
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file of annotations, in any of Unicode's encodings."""
-    contents = read_bytes(path)
-    collecting = gc.isenabled()
-    gc.disable()  # a million records are no garbage, and looking through them again and again doubles the time
-    try:
-        return json.loads(contents)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}); export or download it again") from None
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def refuse_escape(file_name: str, what: str) -> None:
-    """Raise `InputError` unless `file_name` stays inside the folder that it is relative to, on any system."""
-    windows = PureWindowsPath(file_name)
-    absolute = PurePosixPath(file_name).is_absolute() or windows.drive or windows.root
-    if not file_name or "\0" in file_name or absolute or ".." in windows.parts:
-        raise InputError(f"{what} does not stay inside its folder; give a plain relative path")
 
 
 def read_each(records: Any, what: str, read: Callable[[dict[str, Any]], None], faults: Faults) -> None:
@@ -227,11 +92,6 @@ def read_each(records: Any, what: str, read: Callable[[dict[str, Any]], None], f
             faults.add(BAD_RECORDS, f"record {place}{which} of {what} {error}; correct or remove it")
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# One split
-# ------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Layout:
     """Where a folder keeps its splits. parts: split, or "all" for a set without splits -> what reads its annotations.
@@ -245,7 +105,7 @@ class Layout:
 
 @dataclass
 class Annotations:
-    """What one split says on disk, in any format; `detection_set` makes the set of it.
+    """What one split says on disk, in any format; `assemble` makes the set of it.
 
     source: its file or folder, for messages. folders: where images may lie. noun: what the format calls the record of a
     box. classes: names in the set's order. left_out: names of empty parent classes.
@@ -293,7 +153,7 @@ class Annotations:
         self.area.append(area)
 
 
-def detection_set(found: Annotations, name: str, split: str, categories: Sequence[str], faults: Faults) -> DetectionSet:
+def assemble(found: Annotations, name: str, split: str, categories: Sequence[str], faults: Faults) -> DetectionSet:
     """The set of one split, checked; `categories` are the classes of all its splits.
 
     Sizes that are absent come from the image files. Boxes are clipped to their images. Image ids are 1..N in the order
@@ -324,7 +184,8 @@ def detection_set(found: Annotations, name: str, split: str, categories: Sequenc
 
     def leave_out(kind: Kind, bad: NDArray[np.bool_], where: Callable[[int], str], repair: str = "") -> None:
         nonlocal kept
-        kept = kept & ~faults.add_rows(kind, kept & bad, found.source, where, repair)
+        faults.add_rows(kind, kept & bad, found.source, where, repair)
+        kept = kept & ~bad
 
     leave_out(UNKNOWN_CLASS, labels < 0, lambda row: f"{where(row)}, a {shown(found.classes_of[row])}")
     leave_out(NEGATIVE_AREA, area < 0, lambda row: f"{where(row)}, {area[row]:g}")

@@ -8,20 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.data.annotations import (
-    Annotations,
-    BadRecord,
-    Faults,
-    Layout,
-    flag,
-    number,
-    read_each,
-    read_field,
-    read_json,
-    shown,
-    side,
-    text,
-)
+from common.data.annotations import Annotations, Faults, Layout, read_each
+from common.data.values import BadRecord, flag, number, read_field, read_json, shown, side, text
 
 # fmt: off
 BDD_CATEGORIES = (

@@ -9,23 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.data.annotations import (
-    REPEATED,
-    SPLIT_NAMES,
-    Annotations,
-    BadRecord,
-    Faults,
-    Layout,
-    flag,
-    identity,
-    number,
-    read_each,
-    read_field,
-    read_json,
-    shown,
-    side,
-    text,
-)
+from common.data.annotations import REPEATED, SPLIT_NAMES, Annotations, Faults, Layout, read_each
+from common.data.values import BadRecord, flag, identity, number, read_field, read_json, shown, side, text
 from common.plain import InputError
 
 # Two annotations of COCO's own instances_train2017.json have no height (github.com/cocodataset/cocoapi/issues/355).

@@ -28,7 +28,7 @@ import tyro
 from tqdm import tqdm
 
 from common.cli import run
-from common.data.annotations import refuse_escape
+from common.data.values import refuse_escape
 from common.plain import InputError
 
 CHUNK = 1 << 20  # bytes

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from common.cli import data_parts
-from common.data.annotations import Faults, Layout, detection_set
+from common.data.annotations import Faults, Layout, assemble
 from common.data.bdd import LABEL_FILES, find_bdd
 from common.data.coco import find_coco
 from common.data.detection_set import DetectionSet
@@ -98,7 +98,7 @@ def read_split(form: str, directory: Path, layout: Layout, split: str, faults: F
     for name in found.left_out:
         if name not in classes or name in found.classes:
             faults.notes.append(f"the empty parent class {name!r} left out")
-    whole = detection_set(found, directory.resolve().name, split, classes, faults)
+    whole = assemble(found, directory.resolve().name, split, classes, faults)
     return whole if part == split else _held_out(whole, split)
 
 

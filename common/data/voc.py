@@ -16,13 +16,10 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeElementTree
 
-from common.data.annotations import (
-    BAD_RECORDS,
-    SPLIT_NAMES,
-    Annotations,
+from common.data.annotations import BAD_RECORDS, SPLIT_NAMES, Annotations, Faults, Layout
+from common.data.image_files import SUFFIXES
+from common.data.values import (
     BadRecord,
-    Faults,
-    Layout,
     Value,
     flag,
     number,
@@ -34,7 +31,6 @@ from common.data.annotations import (
     side,
     text,
 )
-from common.data.image_files import SUFFIXES
 from common.plain import InputError
 
 # fmt: off

@@ -12,23 +12,9 @@ from typing import Any
 
 import yaml
 
-from common.data.annotations import (
-    BAD_IMAGES,
-    BAD_RECORDS,
-    SPLIT_NAMES,
-    Annotations,
-    BadRecord,
-    Faults,
-    Layout,
-    number,
-    read_field,
-    read_text,
-    refuse_escape,
-    shown,
-    text,
-    whole_number,
-)
+from common.data.annotations import BAD_IMAGES, BAD_RECORDS, SPLIT_NAMES, Annotations, Faults, Layout
 from common.data.image_files import SUFFIXES, upright_size
+from common.data.values import BadRecord, number, read_field, read_text, refuse_escape, shown, text, whole_number
 from common.plain import InputError
 
 SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")

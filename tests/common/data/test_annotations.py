@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.annotations import (
-    Annotations,
+from common.data.annotations import Annotations, Faults, assemble, ranks
+from common.data.values import (
     BadRecord,
-    Faults,
-    detection_set,
     flag,
     identity,
     number,
-    ranks,
     read_field,
     read_json,
     read_text,
@@ -122,7 +119,7 @@ def annotations(folder: Path, boxes, size=(20, 30), classes=("a", "b"), **more) 
 
 
 def made(found, faults=None, categories=("a", "b")):
-    return detection_set(found, "made", "train", categories, faults or Faults())
+    return assemble(found, "made", "train", categories, faults or Faults())
 
 
 def test_boxes_given_in_any_order_are_grouped_by_image_and_keep_their_order(tmp_path):

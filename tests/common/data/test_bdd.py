@@ -84,15 +84,9 @@ BAD = {
     "labels no list": (lambda f: f[0].update(labels=3), r"labels of frame 'b\.jpg' .* must be a list"),
     "flag of another kind": (first(attributes={"crowd": "perhaps"}), "has 'perhaps' as crowd"),
     "outside": (lambda f: f[0]["labels"][0]["box2d"].update(x2=70), r"1 box over the edge .* 'motor' of 'b\.jpg'"),
-    "no area": (lambda f: f[0]["labels"][0]["box2d"].update(x2=0), "1 box without area"),
     "not finite": (lambda f: f[0]["labels"][0]["box2d"].update(x2=float("nan")), "as finite numbers"),
     "name missing": (lambda f: f[2].pop("name"), "record 2 of the frames .* has no name"),
-    "duplicate frame": (lambda f: f[1].update(name="b.jpg"), r"lists the image 'b\.jpg' twice"),
-    "climbing": (lambda f: f[1].update(name="../c.jpg"), r"file_name '\.\./c\.jpg' .* does not stay inside"),
-    "missing": (lambda f: f[1].update(name="gone.jpg"), r"1 of the 4 images .* missing, first .*gone\.jpg"),
     "bad size": (lambda f: f[1].update(size=[1, 2]), "as size, which must be an object with height"),
-    "no frames": (lambda f: f.clear(), "holds no image"),
-    "no labels": (lambda f: [frame.update(labels=[]) for frame in f], "holds no box"),
 }
 
 
@@ -126,11 +120,3 @@ def test_missing_labels_and_a_missing_split(tmp_path):
     write(tmp_path, FRAMES, ["train"])
     with pytest.raises(InputError, match=r"has no val split .*det_20/det_val\.json"):
         read(tmp_path)
-
-
-def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
-    write(tmp_path, FRAMES)
-    path = tmp_path / "images" / "100k" / "train" / "b.jpg"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"b\.jpg cannot be decoded"):
-        read(tmp_path).load_image(0)

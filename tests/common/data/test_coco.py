@@ -189,7 +189,6 @@ BAD = {
         lambda c: c.update(categories=[]),
         "record 0 .id 1. of 'annotations' .* has 2 as category_id, which no category has",
     ),
-    "annotations without images": (lambda c: c.update(images=[]), "has 7 as image_id, which no image has"),
     "unknown category": (
         annotation(category_id=5),
         "record 1 .id 2. of 'annotations' .* has 5 as category_id, which no category has",
@@ -206,11 +205,8 @@ BAD = {
         annotation(bbox=[10, 5, 31.5, 10]),
         r"1 box over the edge of its image, first annotation 2 of 'first\.jpg'",
     ),
-    "outside left": (annotation(bbox=[-3, 5, 10, 10]), "1 box over the edge"),
     "no width": (annotation(bbox=[10, 5, 0, 10]), "1 box without area in its image, first annotation 2"),
-    "negative height": (annotation(bbox=[10, 15, 4, -3]), "1 box without area"),
     "not a number": (annotation(bbox=[10, 5, float("nan"), 10]), "must be .* as finite numbers"),
-    "infinite": (annotation(bbox=[10, 5, float("inf"), 10]), "must be .* as finite numbers"),
     "three numbers": (annotation(bbox=[10, 5, 3]), "record 1 .id 2. .* has .10, 5, 3. as bbox, which must be"),
     "box of words": (annotation(bbox=["1", "2", "3", "four"]), "as finite numbers"),
     "box missing": (removal("annotations", "bbox"), "record 1 .id 2. .* has no bbox"),
@@ -225,9 +221,7 @@ BAD = {
     "flag of another kind": (annotation(iscrowd="perhaps"), "has 'perhaps' as iscrowd, which must be 0 or 1"),
     "name missing": (removal("categories", "name"), "of 'categories' .* has no name"),
     "climbing file": (image(file_name="../annotations/x.jpg"), r"file_name '\.\./annotations.* does not stay inside"),
-    "absolute file": (image(file_name="/etc/hostname"), "file_name '/etc/hostname' .* does not stay inside"),
     "missing file": (image(file_name="deep/gone.png"), r"1 of the 3 images .* missing, first .*deep/gone\.png"),
-    "missing folder": (image(file_name="nowhere/second.png"), "1 of the 3 images .* missing"),
 }
 
 
@@ -258,16 +252,6 @@ def test_a_missing_split_is_said_before_anything_is_trained(tmp_path):
     write(tmp_path, CONTENTS)
     with pytest.raises(InputError, match="has no test split"):
         read(tmp_path, "test")
-
-
-def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
-    write(tmp_path, CONTENTS)
-    path = tmp_path / "images" / "first.jpg"
-    path.write_bytes(path.read_bytes()[:-40])
-    found = read(tmp_path)
-    with pytest.raises(InputError, match=r"first\.jpg cannot be decoded"):
-        found.load_image(0)
-    assert found.load_image(2).shape == (16, 16, 3)
 
 
 AQUARIUM = {

@@ -260,13 +260,3 @@ def test_folders_without_lists(tmp_path):
             target.parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "made" / folder / f"photo{k}{suffix}").rename(target)
     assert [len(read(tmp_path / "roboflow", split)) for split in ("train", "val", "test")] == [6, 3, 1]
-
-
-def test_a_truncated_image_is_named_when_it_is_decoded(tmp_path):
-    write_image(tmp_path, "a", [CAT])
-    write_list(tmp_path, "train", ["a"])
-    write_list(tmp_path, "val", ["a"])
-    path = tmp_path / "JPEGImages" / "a.jpg"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"a\.jpg cannot be decoded"):
-        read(tmp_path, "val").load_image(0)
