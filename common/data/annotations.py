@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.data.detection_set import DetectionSet, counted, first_rows
 from common.data.image_files import ImageFiles, upright_size
-from common.data.values import BadRecord, refuse_escape, shown
+from common.data.values import BadRecord, names_in, refuse_escape, shown
 from common.plain import InputError
 
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -282,9 +282,7 @@ def _present(folder: Path, names: Sequence[str]) -> tuple[list[str], NDArray[np.
     def holds(name: str) -> bool:
         parent, base = os.path.split(name)
         if parent not in listed:
-            place = os.path.join(folder, parent)
-            # false, not an error, for a path that no system could hold
-            listed[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
+            listed[parent] = set(names_in(os.path.join(folder, parent)))
         return base in listed[parent]
 
     spelled = [name if holds(name) else name.replace("\\", "/") for name in names]

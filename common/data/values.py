@@ -4,6 +4,7 @@ import codecs
 import gc
 import json
 import math
+import os
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -129,6 +130,14 @@ def read_json(path: Path) -> Any:
     finally:
         if collecting:
             gc.enable()
+
+
+def names_in(folder: str | Path) -> list[str]:
+    """Names of what lies in a folder; none for what is no folder, also for a path that no system could hold."""
+    try:
+        return os.listdir(folder) if os.path.isdir(folder) else []
+    except OSError as error:
+        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from None
 
 
 def refuse_escape(file_name: str, what: str) -> None:

@@ -4,7 +4,6 @@ Format: the development kit, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devk
 and include the last one, so a box here runs from `xmin - 1` to `xmax`.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from common.data.values import (
     BadRecord,
     Value,
     flag,
+    names_in,
     number,
     read_bytes,
     read_field,
@@ -145,8 +145,7 @@ def _stems(part: _Part) -> list[str]:
 
 def _images(folder: Path) -> dict[str, str]:
     """Stem -> file name of the images of a folder; .jpg, the format's own, wins over the others."""
-    names = os.listdir(folder) if folder.is_dir() else []
-    images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    images = [name for name in names_in(folder) if Path(name).suffix.lower() in SUFFIXES]
     return {
         Path(name).stem: name for name in sorted(images, key=lambda name: Path(name).suffix != ".jpg", reverse=True)
     }

@@ -12,6 +12,7 @@ from common.data.values import (
     BadRecord,
     flag,
     identity,
+    names_in,
     number,
     read_field,
     read_json,
@@ -76,7 +77,7 @@ def test_texts_of_every_editor_are_read(tmp_path, encoding):
     assert read_json(tmp_path / "a.json") == ["höhe"]
 
 
-def test_files_that_cannot_be_read_are_one_sentence(tmp_path):
+def test_files_that_cannot_be_read_are_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no annotations at"):
         read_json(tmp_path / "gone.json")
     with pytest.raises(InputError, match="cannot be read"):
@@ -89,6 +90,13 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path):
     (tmp_path / "latin.txt").write_bytes("höhe".encode("latin-1"))
     with pytest.raises(InputError, match=r"not UTF-8 text .* save it as UTF-8"):
         read_text(tmp_path / "latin.txt")
+
+    def listdir(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", listdir)
+    with pytest.raises(InputError, match=r"cannot be listed \(Permission denied\)"):
+        names_in(tmp_path)
 
 
 @pytest.mark.parametrize(
