@@ -6,7 +6,9 @@ on validation images, by which nothing was chosen; the score is on held-out trai
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,11 +134,6 @@ def _curve(values: ArrayLike, first: int = 0) -> list[list[float]]:
     return [list(range(first, first + len(every))), *map(list, zip(*map(triple, every), strict=True))]
 
 
-def evidence(name: str) -> Callable[[Evidence], np.ndarray]:
-    """The value of that name as it was measured, for a condition."""
-    return lambda values: values[name]
-
-
 # ------------------------------------------------------------------------------------------------------------------
 # Table 1: networks out of the teacher pool
 # ------------------------------------------------------------------------------------------------------------------
@@ -185,7 +182,7 @@ JD1 = Claim(
         Condition(
             "AP out of the pool minus AP of the same network trained alone by the base detector's schedule (mean "
             "over the networks and the two largest sizes)",
-            evidence("pool minus alone"),  # (S, networks)
+            itemgetter("pool minus alone"),  # (S, networks)
             unit="AP points",
             effect=0.5,
         ),
@@ -249,9 +246,9 @@ BASELINE, NOT_PRUNED, TEN, THIRTY = 0, 1, 2, 4
 """Columns of the evidence "pruned" (S, detectors, 5)."""
 
 
-def pruned_minus(one: int, other: int) -> Callable[[Evidence], np.ndarray]:
+def pruned_apart(evidence: Evidence, one: int, other: int) -> np.ndarray:
     """A column of "pruned" minus another, (S, detectors)."""
-    return lambda values: values["pruned"][..., one] - values["pruned"][..., other]
+    return evidence["pruned"][..., one] - evidence["pruned"][..., other]
 
 
 JD2 = Claim(
@@ -262,20 +259,20 @@ JD2 = Claim(
         Condition(
             "AP after pruning 10 % of the channels and the training of a pair without a teacher minus AP of the "
             "detector as it was (mean over the detectors)",
-            pruned_minus(TEN, BASELINE),
+            partial(pruned_apart, one=TEN, other=BASELINE),
             unit="AP points",
             effect=0.5,
         ),
         Condition(
             "AP after pruning 30 % and that training minus AP of the detector as it was (mean over the detectors)",
-            pruned_minus(THIRTY, BASELINE),
+            partial(pruned_apart, one=THIRTY, other=BASELINE),
             threshold=-1.0,
             unit="AP points",
             effect=0.5,
         ),
         Condition(
             "AP after pruning 30 % and that training minus AP after that training alone (mean over the detectors)",
-            pruned_minus(THIRTY, NOT_PRUNED),
+            partial(pruned_apart, one=THIRTY, other=NOT_PRUNED),
             threshold=-1.0,
             unit="AP points",
             effect=0.5,
@@ -345,9 +342,9 @@ ALONE, IMITATION, OURS = range(3)
 """Columns of the evidence "distilled" (S, students, 3)."""
 
 
-def distilled_minus(other: int) -> Callable[[Evidence], np.ndarray]:
+def ours_minus(evidence: Evidence, other: int) -> np.ndarray:
     """Our distillation minus another column of "distilled", (S, students)."""
-    return lambda values: values["distilled"][..., OURS] - values["distilled"][..., other]
+    return evidence["distilled"][..., OURS] - evidence["distilled"][..., other]
 
 
 JD3 = Claim(
@@ -358,13 +355,13 @@ JD3 = Claim(
         Condition(
             "AP by the paper's distillation minus AP of the student alone, trained as long from the same weights "
             "(mean over the students)",
-            distilled_minus(ALONE),
+            partial(ours_minus, other=ALONE),
             unit="AP points",
             effect=1.0,
         ),
         Condition(
             "AP by the paper's distillation minus AP by fine-grained feature imitation (mean over the students)",
-            distilled_minus(IMITATION),
+            partial(ours_minus, other=IMITATION),
             unit="AP points",
             effect=1.0,
         ),
@@ -426,13 +423,13 @@ JD6 = Claim(
         Condition(
             "best score of one student under changing teachers minus that under the largest after as many pairs "
             "(mean over the pairs)",
-            evidence("dynamic on the way"),  # (S,)
+            itemgetter("dynamic on the way"),  # (S,)
             unit="points of H",
             effect=0.5,
         ),
         Condition(
             "best score under changing teachers minus that under the largest after the last pair",
-            evidence("dynamic ends"),
+            itemgetter("dynamic ends"),
             unit="points of H",
             effect=0.5,
         ),
@@ -516,13 +513,13 @@ JD4 = Claim(
     (
         Condition(
             "least gain in AP of all backbones",
-            lambda values: values["gain"].min(axis=1),  # (S, backbones), as all three
+            lambda evidence: evidence["gain"].min(axis=1),  # (S, backbones), as all three
             unit="AP points",
             effect=0.5,
         ),
         Condition(
             "greatest ratio of FLOPs at the input size, upgraded over base, of all backbones",
-            lambda values: values["cost"].max(axis=1),
+            lambda evidence: evidence["cost"].max(axis=1),
             "below",
             1.0,
             "times",
@@ -530,7 +527,7 @@ JD4 = Claim(
         ),
         Condition(
             "greatest ratio of latency, upgraded over base, of all backbones",
-            lambda values: values["time"].max(axis=1),
+            lambda evidence: evidence["time"].max(axis=1),
             "below",
             1.0,
             "times",
@@ -623,13 +620,13 @@ JD5 = Claim(
     (
         Condition(
             "AP of what the joint search found minus AP of prune-KD at its backbone's cost and input size",
-            evidence("joint minus prune-kd"),  # (S,)
+            itemgetter("joint minus prune-kd"),  # (S,)
             unit="AP points",
             effect=1.0,
         ),
         Condition(
             "AP of what the joint search found minus AP of NAS-prune-KD at its backbone's cost and input size",
-            evidence("joint minus nas-prune-kd"),  # (S,)
+            itemgetter("joint minus nas-prune-kd"),  # (S,)
             unit="AP points",
             effect=1.0,
         ),
@@ -743,7 +740,7 @@ JD7 = Claim(
         Condition(
             "parameters of the backbones of the teachers in the best three pairs of the largest student minus "
             "those of the smallest student",
-            evidence("teacher grows"),  # (S,)
+            itemgetter("teacher grows"),  # (S,)
             unit="M parameters",
             effect=0.1,
         ),
@@ -756,7 +753,7 @@ JD8 = Claim(
     (
         Condition(
             "Kendall's tau of a teacher's AP with what it raised the score by (mean over the students)",
-            evidence("teacher tau"),  # (S,)
+            itemgetter("teacher tau"),  # (S,)
             "below",
             0.5,
             "tau",
@@ -859,14 +856,14 @@ JD9 = Claim(
     (
         Condition(
             "share of channel pruning in all that the student's actions raised the score by",
-            evidence("pruning's share"),  # (S,)
+            itemgetter("pruning's share"),  # (S,)
             threshold=0.5,
             unit="share",
             effect=0.2,
         ),
         Condition(
             "mean place of its successful steps minus that of the other actions' (share of the search)",
-            evidence("pruning's place"),  # (S,)
+            itemgetter("pruning's place"),  # (S,)
             "below",
             unit="of the search",
             effect=0.2,
@@ -995,7 +992,7 @@ JD11 = Claim(
         Condition(
             "share of its pairs after which the search's best score is above all that random search finds with as "
             "many (1 where it never is)",
-            evidence("share of the budget"),  # (S,)
+            itemgetter("share of the budget"),  # (S,)
             "below",
             0.5,
             "of the pairs",
@@ -1048,9 +1045,9 @@ def draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-def lost_minus(stage: int, other: int) -> Callable[[Evidence], np.ndarray]:
+def lost_apart(evidence: Evidence, stage: int, other: int) -> np.ndarray:
     """What a stage, counted from 1, lost minus what another did, (S,)."""
-    return lambda values: values["stages"][:, stage - 1] - values["stages"][:, other - 1]
+    return evidence["stages"][:, stage - 1] - evidence["stages"][:, other - 1]
 
 
 JD10 = Claim(
@@ -1061,13 +1058,13 @@ JD10 = Claim(
         Condition(
             "FLOPs that the third resolution of the backbone lost minus what the second did (shares of all four, "
             "mean over the backbones)",
-            lost_minus(3, 2),
+            partial(lost_apart, stage=3, other=2),
             unit="share",
             effect=0.02,
         ),
         Condition(
             "FLOPs that the second resolution lost minus what the first did (likewise)",
-            lost_minus(2, 1),
+            partial(lost_apart, stage=2, other=1),
             unit="share",
             effect=0.02,
         ),

@@ -34,9 +34,7 @@ NAMES = (
     "table7",
     "figure7",
 )
-HALF = 4.30265272991 / math.sqrt(
-    3
-)  # of the interval of three seeds one apart: the quantile of 2 degrees over the root of 3
+HALF = 0.95 * math.sqrt(2 / (4 * 0.975 * 0.025)) / math.sqrt(3)  # Student's t of 2 degrees, for three seeds one apart
 NAN = math.nan
 
 
@@ -159,7 +157,7 @@ def same(one: Any, other: Any) -> bool:
         return one == other
     if one is None or other is None:
         return all(each is None or math.isnan(each) for each in (one, other))
-    return one == pytest.approx(other, nan_ok=True)
+    return one == pytest.approx(other, rel=1e-9, nan_ok=True)
 
 
 def test_a_detector_is_shown_in_points_and_what_is_missing_as_nothing():
@@ -299,32 +297,34 @@ def test_figure5_takes_the_teachers_of_the_best_three_pairs():
     sizes = {letter: {"AP": ap, "backbone_params": 1e6 * size} for letter, ap, size in
              (("S", 0.2, 1), ("M", 0.1, 2), ("L", 0.3, 4))}  # fmt: skip
     runs = {
-        "search-resnet18-fixed-student": search(*first, (2, "teacher", 0.6), (1, "teacher", 0.52), teachers="LSMLSL"),
-        "search-resnet50-fixed-student": search(*first[:2], (1, "teacher", 0.2), teachers="LLM"),
-        "search-mobilenet_v2-fixed-student": search(*first[:2], (1, "teacher", 0.4), teachers="LLL"),
+        "search-resnet18-fixed-student": search(*first, (2, "teacher", 0.6), (1, "teacher", 0.52), teachers="LSMLML"),
+        "search-resnet50-fixed-student": search(*first[:2], (1, "teacher", 0.3), teachers="LLM"),
+        "search-mobilenet_v2-fixed-student": search(first[0], (0, "teacher", 0.05), teachers="SL"),
         **{f"teachers-{backbone}": sizes for backbone in ("resnet18", "resnet50", "mobilenet_v2")},
     }
     measured = measured_of("figure5", {"taught_backbones": ("mobilenet_v2", "resnet18", "resnet50")}, runs)
     one = measured["students"]["resnet18"]
     assert one["pairs"] == [1, 2, 4, 5]  # the third failed
-    assert same(one["teacher parameters"], [1, 2, 1, 4])
-    assert same(one["leading teacher's parameters"], [1, 2, 1, 1])
+    assert same(one["teacher parameters"], [1, 2, 2, 4])
+    assert same(one["leading teacher's parameters"], [1, 2, 2, 2])
     assert same(one["gain"], [20, 25, 5, 22])
-    assert same(one["teacher AP"], [20, 10, 20, 30])
-    assert same(one["best teachers"], (1 + 2 + 4) / 3)
-    # of six pairs of pairs, 1 and 4 have teachers of one AP; the better teacher brought more in two of the others
-    assert same(one["tau"], (2 - 3) / math.sqrt(5 * 6))
+    assert same(one["teacher AP"], [20, 10, 10, 30])
+    assert same(one["best teachers"], (2 + 2 + 4) / 3)
+    # of six pairs of pairs, 2 and 4 have teachers of one AP; the better teacher brought more in three of the others
+    assert same(one["tau"], (3 - 2) / math.sqrt(5 * 6))
     other = measured["students"]["resnet50"]
     assert same([other["best teachers"], other["tau"]], [3, 1])  # two pairs; the better teacher brought more
+    assert same(other["leading teacher's parameters"], [4, 4])  # as good is not better
     alike = measured["students"]["mobilenet_v2"]
     assert same([alike["best teachers"], alike["tau"]], [4, None])  # one teacher has no rank
+    assert same(alike["leading teacher's parameters"], [1])  # the base is better still
     assert same(measured["evidence"], {"teacher grows": 3 - 4, "teacher tau": None})
     last = {f"{what}-{backbone}{end}" for what, end in (("search", "-fixed-student"), ("teachers", ""))
             for backbone in ("mobilenet_v2", "resnet50")}  # fmt: skip
     assert set(measured["rests_on"]["teacher grows"]) == last
     assert set(measured["rests_on"]["teacher tau"]) == set(runs)
     two = measured_of("figure5", {"taught_backbones": ("resnet18", "resnet50")}, runs)
-    assert same(two["evidence"], {"teacher grows": 3 - 7 / 3, "teacher tau": (1 - 1 / math.sqrt(30)) / 2})
+    assert same(two["evidence"], {"teacher grows": 3 - 8 / 3, "teacher tau": (1 + 1 / math.sqrt(30)) / 2})
 
 
 def test_figure6_names_every_step_that_was_trained():
@@ -358,17 +358,17 @@ def test_table6_also_shows_cascades():
 def test_table7_measures_both_searches():
     runs = {
         "search-resnet18-none": search(
-            (None, "base", 0.1), (0, "add-layer", 0.2), (1, "teacher", 0.4), upgraded=result(0.3)
+            (None, "base", 0.1), (0, "add-layer", 0.25), (1, "teacher", 0.4), upgraded=result(0.3)
         ),
         "search-resnet18-random": search(
-            (None, "base", 0.1), (0, "add-layer", 0.3), (0, "teacher", 0.2), upgraded=result(0.25, seconds=9.0)
+            (None, "base", 0.1), (0, "add-layer", 0.2), (0, "teacher", 0.3), upgraded=result(0.25, seconds=9.0)
         ),
         "pool": {"seconds": 11.0},
     }
     measured = measured_of("table7", {}, runs)
     searches = {
-        "random": shown(25, seconds=9.0) | {"pairs": 2, "search seconds": 9.0, "scores": [10, 30, 30]},
-        "none": shown(30) | {"pairs": 2, "search seconds": 7.0, "scores": [10, 20, 40]},
+        "random": shown(25, seconds=9.0) | {"pairs": 2, "search seconds": 9.0, "scores": [10, 20, 30]},
+        "none": shown(30) | {"pairs": 2, "search seconds": 7.0, "scores": [10, 25, 40]},
     }
     assert same(measured["searches"], searches)
     assert measured["pool seconds"] == 11.0
@@ -488,7 +488,7 @@ def made_up(name: str, x: float) -> Measured:
         other |= {"best teachers": 6, "tau": 0.5}
         found = {"students": {"resnet18": one, "mobilenet_v2": other}}
     elif name == "figure6":
-        kinds = [(1, PRUNING, 2 + x), (2, PRUNING, -1), (3, "teacher", 3.0), (4, "add-layer", 0.5)]
+        kinds = [(1, PRUNING, 2 + x), (2, PRUNING, -1), (3, "teacher", 3.0), (4, "add-layer", 0.5), (5, "rearrange", 0)]
         steps = [{"pair": pair, "kind": kind, "gain": gain} for pair, kind, gain in kinds]
         found = {"searches": {"resnet18": steps, "mobilenet_v2": [{"pair": 6, "kind": "teacher", "gain": 1.5}]}}
         found["evidence"] = {"pruning's share": 0.8, "pruning's place": -0.25}
@@ -516,9 +516,8 @@ def drawn(name: str, measured: list[Measured]) -> ExhibitResult:
     return draw(PAPER, PAPER.by_name[name], by_seed, SETTING, "command")
 
 
-@pytest.fixture(scope="module")
-def of_three_seeds() -> dict[str, ExhibitResult]:
-    return {name: drawn(name, [made_up(name, x) for x in (-1.0, 0.0, 1.0)]) for name in NAMES}
+def of_three_seeds(name: str) -> ExhibitResult:
+    return drawn(name, [made_up(name, x) for x in (-1.0, 0.0, 1.0)])
 
 
 def m(mean: float, slope: float = 0.0) -> Difference:
@@ -633,7 +632,7 @@ TABLES = {
             ["layer pruning", 0, NAN, m(0), NAN],
             ["channel pruning", 6, 0.5, m(2, 1), 1.0],
             ["add-layer", 3, 1.0, m(0.5), 4.0],
-            ["rearrange", 0, NAN, m(0), NAN],
+            ["rearrange", 3, 0.0, m(0), NAN],
             ["teacher", 6, 1.0, m(4.5), 4.5],
         ],
         {"Beneficial": "share", "Score increments": "points of H"},
@@ -805,10 +804,10 @@ def same_cell(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_cell_is_the_one_written_by_hand(of_three_seeds, name):
-    table, (columns, rows, units) = of_three_seeds[name].table, TABLES[name]
+def test_every_cell_is_the_one_written_by_hand(name):
+    table, (columns, rows, units) = of_three_seeds(name).table, TABLES[name]
     assert list(table.columns) == columns
-    assert of_three_seeds[name].units == units
+    assert of_three_seeds(name).units == units
     wrong = [
         (row[:3], column, ours, theirs)
         for row, expected in zip(table.rows, rows, strict=True)
@@ -819,22 +818,22 @@ def test_every_cell_is_the_one_written_by_hand(of_three_seeds, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pictures_hold_the_numbers_written_by_hand(of_three_seeds, name):
-    pictures, expected = of_three_seeds[name].pictures, PICTURES.get(name, [])
+def test_pictures_hold_the_numbers_written_by_hand(name):
+    pictures, expected = of_three_seeds(name).pictures, PICTURES.get(name, [])
     assert [(each.name, each.kind) for each in pictures] == [(stem, kind) for stem, kind, _ in expected]
     for picture, (_, _, data) in zip(pictures, expected, strict=True):
         assert same(picture.data, data)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_captions_and_notes_say_the_numbers(of_three_seeds, name):
-    text = " ".join([of_three_seeds[name].caption, *of_three_seeds[name].notes])
+def test_captions_and_notes_say_the_numbers(name):
+    text = " ".join([of_three_seeds(name).caption, *of_three_seeds(name).notes])
     assert [said for said in SAID[name] if said not in text] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_seed_has_no_interval_and_the_same_means(name, of_three_seeds):
-    one, three = (each.table for each in (drawn(name, [made_up(name, 0.0)]), of_three_seeds[name]))
+def test_one_seed_has_no_interval_and_the_same_means(name):
+    one, three = (each.table for each in (drawn(name, [made_up(name, 0.0)]), of_three_seeds(name)))
     cells = [(ours, all_) for rows in zip(one.rows, three.rows, strict=True) for ours, all_ in zip(*rows, strict=True)]
     means = [(ours, all_) for ours, all_ in cells if isinstance(ours, Difference)]
     assert means
