@@ -69,7 +69,11 @@ def evaluate_all(
         else:
             records[name] = record
     if todo and not run.writes and run.result is not None:
-        raise run.damaged(run.path / "candidates.jsonl", f"lacks {len(todo)} of the candidates of this finished run")
+        raise InputError(
+            f"{run.path} is finished, and {len(todo)} of its candidates are "
+            f"{'to be tried again' if retry_failed else 'missing from candidates.jsonl'}: delete "
+            f"{run.path / 'result.json'} and run the same command again to evaluate them"
+        )
     progress = Progress(label, len(todo) + len(records), len(records), unit="candidate")
     best, failed = _best(records.values(), score), 0
     outcomes = _outcomes(function, todo, run, workers, backend)

@@ -2,6 +2,7 @@
 
     config.json  environment.json  log.jsonl  candidates.jsonl  result.json
     NAME.safetensors (weights)  NAME.state (for resuming)  stages/NAME.json (what a finished stage found)
+    attempt.json (the candidate that a search is evaluating)
 
 Every file is written whole or not at all; the two .jsonl files grow line by line, and a line cut short by a killed
 process is dropped when the run is next opened. Weights and states hold a digest of themselves, which loading checks.

@@ -152,10 +152,12 @@ def test_failed_ones_are_tried_again_when_asked(tmp_path):
 
 def test_a_finished_run_that_lacks_a_candidate_says_how_to_complete_it(tmp_path):
     with Run.open(tmp_path, {}) as run:
-        evaluate(run, [(0, 1)])
+        evaluate(run, [(0, 1), (1, 0)])
         run.finish({"AP": 0.1})
-    with pytest.raises(InputError, match=r"lacks 1 of the candidates .*delete .*candidates\.jsonl and .*result\.json"):
+    with pytest.raises(InputError, match=r"1 of its candidates are missing .*delete .*result\.json and run the same"):
         evaluate(Run.read(tmp_path), [(0, 1), (0, 2)])
+    with pytest.raises(InputError, match=r"1 of its candidates are to be tried again: delete .*result\.json"):
+        evaluate(Run.read(tmp_path), [(0, 1), (1, 0)], retry_failed=True)
     assert evaluate(Run.read(tmp_path), [(0, 1)])[0]["AP"] == 0.1
 
 
