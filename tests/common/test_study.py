@@ -1,6 +1,7 @@
 """Runs of a study: made once, read afterwards, remembered with all that they were made from."""
 
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,6 +101,29 @@ def test_a_run_is_made_once_and_remembered_with_what_it_was_made_from(options):
     assert sorted(names(used)) == ["all-s3", "one-s3", "two-s3"]
     with again.recording() as used:
         again.two()
+    assert sorted(names(used)) == ["one-s3", "two-s3"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json", "uses.json"])
+@pytest.mark.parametrize("content", [None, b"", b"\0\0\0", b"5", b"null"])
+def test_a_damaged_file_of_a_finished_run_is_made_anew_as_the_error_says(options, name, content):
+    Sums(options, 3).two()
+    file = options.out / "sums" / "scenes-smoke" / "two-s3" / name
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="delete") as refused:
+            Sums(options, 3).two()
+        for path in re.findall(rf"{options.out}/\S+\.json", str(refused.value).split(": delete ")[1]):
+            Path(path).unlink()
+    again = Sums(options, 3)
+    with again.recording() as used:
+        if content is None and name == "uses.json":
+            with pytest.raises(InputError, match=r"uses\.json is missing: delete .*/two-s3/result\.json and run"):
+                again.two()
+            file.with_name("result.json").unlink()
+        assert again.two() == 2
     assert sorted(names(used)) == ["one-s3", "two-s3"]
 
 
