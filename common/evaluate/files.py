@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from common.data.annotations import Faults, number, ranks, read_each, read_field, read_json
+from common.data.annotations import Faults, ranks, read_each
 from common.data.coco import CocoFile, box, known_identity, read_file
+from common.data.values import number, read_field, read_json
 from common.evaluate.average_precision import GroundTruth
 from common.plain import InputError
 
