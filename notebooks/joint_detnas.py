@@ -10,16 +10,15 @@
 # # Joint-DetNAS, upgrading a detector step by step
 #
 # *Joint-DetNAS: Upgrade Your Detector with NAS, Pruning and Dynamic Distillation*, Yao, Pi, Xu, Zhang, Li, Zhang; CVPR
-# 2021. The code is `joint_detnas/method.py` with `morphism.py`, `teachers.py` and `distillation.py` beside it, in the
-# paper's order; the differences from the paper are numbered in `joint_detnas/README.md`. Here each piece runs on
-# something small enough to look at, followed by the committed results.
+# 2021. The code is `joint_detnas/method.py`, in the paper's order; the differences from the paper are numbered in
+# `joint_detnas/README.md`. Here each piece runs on something small enough to look at, followed by the committed
+# results.
 
 # %%
 import contextlib
 import io
 import sys
 import tempfile
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,25 +26,23 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 
 sys.path.insert(0, str(next(folder for folder in (Path.cwd(), Path.cwd().parent) if (folder / "common").is_dir())))
 
 from common.data.batches import DetectionBatches
 from common.data.source import load
+from common.models.described import as_described
 from common.models.fpn import FPN
 from common.models.resnet import ResNet
 from common.models.two_stage import TwoStage
-from common.plain import read_json
+from common.report.card import Shown
+from common.report.exhibit import ExhibitResult
 from common.report.scoreboard import find_claims, scoreboard
-from common.report.tables import ExhibitResult, to_markdown
-from joint_detnas import method, morphism
-from joint_detnas.exhibits import EXHIBITS, Setting
-from joint_detnas.presets import PAPER, preset
-from joint_detnas.students import as_student
-from joint_detnas.study import Study
-from joint_detnas.teachers import TeacherPool, teacher_cost
-from joint_detnas.trial import size_name
+from joint_detnas import method
+from joint_detnas.exhibits import EXHIBITS
+from joint_detnas.presets import NANO, PAPER, Options, SearchSettings, size_name
+from joint_detnas.study import JointDetNASStudy
 
 # %%
 for package in ("torch", "torchvision", "numpy", "pandas", "matplotlib"):
@@ -60,12 +57,11 @@ plt.rcParams["figure.dpi"] = 80
 # its batch-norm weights are drawn as if it had been trained.
 
 # %%
-nano, scenes = preset("nano"), load("scenes:train=8,size=96", "train")
-settings, size = nano.detector, nano.base_size
+scenes, size = load("scenes:train=8,size=96", "train"), NANO.base_size
 torch.manual_seed(0)
-backbone = ResNet("resnet18", width=settings.width)
-neck = FPN(backbone.out_channels, 1, 5, settings.neck_width)
-student = as_student(TwoStage(backbone, len(scenes.categories), neck, settings.rpn, settings.roi))
+backbone = ResNet("resnet18", width=NANO.detector.width)
+neck, stages = FPN(backbone.out_channels, width=NANO.detector.neck_width), method.both_stages(NANO.detector)
+student = as_described(TwoStage(backbone, len(scenes.categories), neck, *stages))
 
 # %%
 for layer in student.backbone.modules():
@@ -81,18 +77,18 @@ print(student.backbone.architecture)
 # %%
 changed = {"as it was": student}
 for action in (
-    morphism.LayerPruning(),
-    morphism.ChannelPruning(10.0),
-    morphism.AddLayer(stage=3, position=2),
-    morphism.Rearrange(stage=2, direction=1),
+    method.LayerPruning(),
+    method.ChannelPruning(10.0),
+    method.AddLayer(stage=3, position=2),
+    method.Rearrange(stage=2, direction=1),
 ):
-    changed[str(action)] = morphism.evolve(student, action)
+    changed[str(action)] = method.evolve(student, action)
 
 # %%
 rows = []
 for name, network in changed.items():
     architecture = network.backbone.architecture
-    own, before = (each.cost(size) for each in (architecture, student.backbone.architecture))
+    own, before = (method.backbone_cost(each, size) for each in (architecture, student.backbone.architecture))
     rows.append([name, str(architecture), own.macs_mmdet / 1e6, own.macs_mmdet / before.macs_mmdet, own.params / 1e3])
 columns = ["action", "backbone", "MMACs", "of what it was", "parameters, thousands"]
 display(pd.DataFrame(rows, columns=columns).round(3))
@@ -112,11 +108,11 @@ print(f"{deeper.backbone.architecture.blocks} blocks say what {student.backbone.
 # ## One threshold for all channels (Section 3.3)
 #
 # Channels are pruned by the batch norm's weights, under one threshold for the whole backbone. What a stage puts out is
-# one set, for all its blocks write to it and read it. So some widths lose much, and others nothing.
+# one set, since all its blocks write to it and read it. So some widths lose much, and others nothing.
 
 # %%
-importance = morphism.channel_importance(student.backbone)
-kept = morphism.kept_channels(student.backbone, 10.0)
+importance = method.channel_importance(student.backbone)
+kept = method.kept_channels(student.backbone, 10.0)
 removed = {name: np.delete(values, kept[name]) for name, values in importance.items()}
 threshold = max(values.max(initial=0) for values in removed.values())
 for place, (name, values) in enumerate(importance.items()):
@@ -145,7 +141,7 @@ print(f"with one more elastic width of three, and four resolutions: {3 * 4 * spa
 
 # %%
 named = {"smallest": space.smallest(), **dict(PAPER.equivalents[1:]), "largest": space.largest()}
-costs = {name: teacher_cost(space, teacher, PAPER.base_size, 80) for name, teacher in named.items()}
+costs = {name: method.teacher_cost(space, teacher, PAPER.base_size, 80) for name, teacher in named.items()}
 rows = [[name, str(named[name]), cost.macs_mmdet / 1e9, cost.params / 1e6] for name, cost in costs.items()]
 display(pd.DataFrame(rows, columns=["", "teacher", "G at 1333x800", "parameters, M"]).round(1))
 
@@ -155,23 +151,23 @@ display(pd.DataFrame(rows, columns=["", "teacher", "G at 1333x800", "parameters,
 # %%
 teacher = space.largest()
 for _ in range(4):
-    teacher = space.mutate(teacher, generator)
+    teacher = method.mutate_teacher(space, teacher, generator)
     print(teacher)
 
 # %% [markdown]
 # ## What a teacher adds to the loss (Section 3.2)
 #
 # Features of positive regions, class probabilities of all sampled ones, and boxes weighted by the teacher's
-# probabilities. Here on eight scenes, with a student and a pool that have learnt nothing.
+# probabilities. Here they are computed on eight scenes, with a student and a pool that have learnt nothing.
 
 # %%
 batch = next(iter(DetectionBatches(scenes, size, len(scenes), "cpu").in_order()))
-pool = TeacherPool(nano.teachers, len(scenes.categories), settings.rpn, settings.roi)
+pool = method.TeacherPool(NANO.teachers, len(scenes.categories), *stages)
 pupil = method.Pupil(student.train(), pool.fpn.width)
 losses = {}
-for name, teacher in (("smallest", nano.teachers.smallest()), ("largest", nano.teachers.largest())):
+for name, teacher in (("smallest", NANO.teachers.smallest()), ("largest", NANO.teachers.largest())):
     torch.manual_seed(0)  # the same regions are sampled for both
-    taught = pupil.losses(batch, pool.ready(teacher, [batch.images]), nano.distillation, gamma_weight=1e-5)
+    taught = pupil.losses(batch, pool.ready(teacher, [batch.images]), NANO.distillation, gamma_weight=1e-5)
     losses[f"under the {name}"] = {part: float(value.detach()) for part, value in taught.items()}
 display(pd.DataFrame(losses).round(4))
 
@@ -198,36 +194,35 @@ plt.show()
 # teacher that is some four times as large. The search draws parents from the five best pairs, random search from all.
 
 # %%
-space, first = nano.teachers, student.backbone.architecture.cost(size)
+space, first = NANO.teachers, method.backbone_cost(student.backbone.architecture, size)
 thin = method.Judge(float(first.macs_mmdet), size, alpha=0.07, beta=1.0)
 
 
 def made_up_ap(student, teacher):
-    taught_by = teacher_cost(space, teacher, size, 10).parts["backbone"]["params"]
+    taught_by = method.teacher_cost(space, teacher, size, 10).parts["backbone"]["params"]
     match = np.exp(-(np.log(taught_by / student.params / 4) ** 2))
     return (1 - np.exp(-1.5 * student.params / first.params)) * (0.9 + 0.1 * match)
 
 
 # %%
-def made_up(proposals):
-    for each in proposals:
+def made_up(pairs):
+    for each in pairs:
         parent = students.get(each.parent, student)
-        students[each.number] = parent if each.action is None else morphism.evolve(parent, each.action)
+        students[each.number] = parent if each.action is None else method.evolve(parent, each.action)
         architecture = students[each.number].backbone.architecture
-        cost = architecture.cost(size)
+        cost = method.backbone_cost(architecture, size)
         score, best = thin.best({size: made_up_ap(cost, each.teacher)}, float(cost.macs_mmdet))
         measured = {"score": score, "cost": float(cost.macs_mmdet), "resolution": best}
         yield {"architecture": architecture.to_dict(), **measured}
 
 
 # %%
-base = method.Pair(student.backbone.architecture, space.largest())
 for name, k in (("Algorithm 1", 5), ("random search", None)):
     students = {}
-    history = method.hill_climb(base, space, method.Settings(budget=60, k=k), made_up, seed=0)
+    history = method.hill_climb(space, SearchSettings(budget=60, k=k), made_up, seed=0)
     best = history.best()
     plt.plot(history.scores(), label=name)
-    print(f"{name}: {best.pair.student} under {best.pair.teacher}, {best.cost / thin.base_cost:.2f} of the cost")
+    print(f"{name}: {best.student} under {best.teacher}, {best.cost / thin.base_cost:.2f} of the cost")
 plt.xlabel("pairs")
 plt.ylabel("best score, made up")
 plt.legend()
@@ -240,13 +235,12 @@ plt.show()
 # steps are those of every scale.
 
 # %%
-smoke = preset("smoke")
-few = replace(smoke, search=replace(smoke.search, budget=4))
-study = Study(few, "scenes:train=64,val=16", seed=0, out=tempfile.mkdtemp())
+options = Options(data="scenes:train=64,val=16", out=tempfile.mkdtemp(), device="cpu")
+study = JointDetNASStudy(options, pairs=4)
 with contextlib.redirect_stderr(io.StringIO()):
-    history, both = study.search().history, {"base": study.base, "upgraded": study.upgraded()}
-for each in history.evaluated:
-    print(f"{each.number}, from {each.proposal.parent}: {each.proposal.action or each.proposal.step}, {each.score:.5f}")
+    searched, both = study.search(), {"base": study.base(), "upgraded": study.upgraded()}
+for step in searched["steps"]:
+    print(f"{step['pair']}, from {step['parent']}: {step['action']}, {step['score']:.5f}")
 
 # %%
 shown = {"AP, points": ("AP", 100), "AP50, points": ("AP50", 100), "MMACs": ("macs_mmdet", 1e-6)}
@@ -257,27 +251,15 @@ display(pd.DataFrame(rows).round(2))
 # %% [markdown]
 # ## The results
 #
-# What `python -m joint_detnas.reproduce --scale nano --seeds 5 --publish` puts into `results/nano/joint_detnas`: each
-# table beside the paper's and each figure, then the verdict on each claim by the rule written down before the runs
-# (`joint_detnas/claims.py`).
+# What `python -m joint_detnas.reproduce --scale nano --seeds 5 --publish` committed to `results/nano/joint_detnas`:
+# each table beside the paper's and each figure, then the verdict on each claim by the rule that was written before
+# the runs (`joint_detnas/exhibits.py`).
 
 # %%
 folder = Path(sys.path[0]) / "results" / "nano" / "joint_detnas"
-measured = read_json(folder / "measured.json") if folder.is_dir() else {}
-if not measured:
-    print("Nothing is there yet: python -m joint_detnas.reproduce --scale nano --seeds 5 --publish puts it there.")
-
-
-def pictures(name):
-    setting = Setting(Path(tempfile.mkdtemp()), preset("nano"), "scenes")
-    return [Image(path) for path in EXHIBITS[name].draw(list(measured[name].values()), setting).pictures]
-
+for exhibit in EXHIBITS:
+    display(Shown(ExhibitResult.load(folder / f"{exhibit.name}.json")))
 
 # %%
-for name in measured:
-    exhibit = ExhibitResult.load(folder / f"{name}.json")
-    display(Markdown(f"### {exhibit.title}\n\n{exhibit.caption}\n\n{to_markdown(exhibit)}"), *pictures(name))
-
-# %%
-if measured:
-    display(Markdown(scoreboard(find_claims([folder]))))
+claims, _ = find_claims([folder])
+display(Markdown(scoreboard([claim for claim in claims if len(claim["seeds"]) > 1])))
