@@ -50,29 +50,36 @@ FOLDER = Path(__file__).parent
 LABELS = {name: variant.title for name, variant in VARIANTS.items()} | {"random": "Random search, same budget"}
 ORDER = tuple(LABELS[name] for name in ("ours", "ofa", "ofa-shrinking", "compofa", "random", "ofa-scratch"))
 NAN = math.nan
-AP = {"unit": "AP points", "effect": 0.5}
+
+OVER_BUDGETS, AT_SMALLEST, AT_LARGEST = (
+    ", averaged over the budgets,",
+    " at the smallest budget",
+    " at the largest budget",
+)
+BUDGETS = {OVER_BUDGETS: slice(None), AT_SMALLEST: slice(0, 1), AT_LARGEST: slice(-1, None)}
 
 
 def _paper_table(name: str) -> Table:
     return printed_table(printed(FOLDER)["exhibits"], name)
 
 
-def minus(one: str, other: str, budgets: slice = slice(None)) -> Callable[[Evidence], np.ndarray]:
-    """evidence -> AP of `one` minus AP of `other` at the given budgets (or in all buckets)."""
-    return lambda evidence: evidence[one][:, budgets] - evidence[other][:, budgets]
-
-
-def scalar_minus(one: str, other: str) -> Callable[[Evidence], np.ndarray]:
-    """evidence -> `one` minus `other`, which are one number a seed."""
+def difference(one: str, other: str) -> Callable[[Evidence], np.ndarray]:
+    """evidence -> `one` minus `other`."""
     return lambda evidence: evidence[one] - evidence[other]
 
 
-SMALLEST, LARGEST = slice(0, 1), slice(-1, None)
+def ap_rule(quantity: str, value: Callable[[Evidence], np.ndarray], *bound: Any) -> Condition:
+    """A condition on AP, of which half a point is worth finding. bound: direction and threshold; default: above 0."""
+    return Condition(quantity, value, *bound, unit="AP points", effect=0.5)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Table 1: the search spaces
-# ------------------------------------------------------------------------------------------------------------------
+def better(words: str, one: str, other: str, where: str = OVER_BUDGETS, direction: str = "above") -> Condition:
+    """The condition that AP of the nets of `one` minus those of `other` lies above (or below) 0; `words` name them."""
+    chosen = BUDGETS[where]
+    return ap_rule(f"AP of {words}{where}", lambda e: e[one][:, chosen] - e[other][:, chosen], direction)
+
+
+# ---- Table 1: the search spaces
 
 
 def space_sizes(space: OFAResNetSpace) -> dict[str, dict[str, int]]:
@@ -114,9 +121,7 @@ def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
 TABLE1 = Exhibit("table1", "The search spaces", "exact sizes, and the printed formulas", measure_table1, draw_table1)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# AP against cost: what figures 5, 8 and 9 share
-# ------------------------------------------------------------------------------------------------------------------
+# ---- AP against cost: what figures 5, 8 and 9 share
 
 
 def results_of(study: "DetOFAStudy", names: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -136,55 +141,41 @@ def results_of(study: "DetOFAStudy", names: Sequence[str]) -> tuple[dict[str, di
     return results, missing
 
 
-def points(records: Sequence[Mapping[str, Any] | None]) -> list[float]:
-    """AP in points of measured networks; NaN where there is none."""
-    values = [None if record is None else record.get("AP") for record in records]
-    return [NAN if value is None else 100 * value for value in values]
+def curve(records: Sequence[Mapping[str, Any] | None]) -> dict[str, list[float]]:
+    """AP in points and cost of measured networks; NaN where there is none."""
 
+    def values(key: str, factor: float) -> list[float]:
+        found = [None if record is None else record.get(key) for record in records]
+        return [NAN if value is None else factor * value for value in found]
 
-def costs(records: Sequence[Mapping[str, Any] | None]) -> list[float]:
-    """Cost of measured networks; NaN where there is none."""
-    values = [None if record is None else record.get("cost") for record in records]
-    return [NAN if value is None else float(value) for value in values]
+    return {"AP": values("AP", 100.0), "cost": values("cost", 1.0)}
 
 
 def measure_curves(names: Sequence[str], study: "DetOFAStudy") -> Measured:
     """AP and cost of the nets found for each budget in the supernets of some variants."""
     results, missing = results_of(study, names)
-    curves, evidence = {}, {}
-    for name, result in results.items():
-        if "found" in result:
-            curves[name] = {"AP": points(result["found"]), "cost": costs(result["found"])}
-            evidence[name] = lambda name=name: points(study.result(name)["found"])
+    curves = {name: curve(result["found"]) for name, result in results.items() if "found" in result}
+    evidence = {name: lambda name=name: curve(study.result(name)["found"])["AP"] for name in curves}
     if "ours" in results:
-        chance = results["ours"]["random"]
-        curves["random"] = {"AP": points(chance), "cost": costs(chance)}
+        curves["random"] = curve(results["ours"]["random"])
     measured = {"budgets": study.budgets, "curves": curves, "missing": missing, "evidence": evidence}
     if "fullnet" in results:
-        full = [results["fullnet"]["full"]]
-        measured["full"] = {"AP": points(full)[0], "cost": costs(full)[0]}
-        evidence["full"] = lambda: points([study.result("fullnet")["full"]])[0]
+        measured["full"] = {name: values[0] for name, values in curve([results["fullnet"]["full"]]).items()}
+        evidence["full"] = lambda: curve([study.result("fullnet")["full"]])["AP"][0]
     return measured
 
 
-def cost_unit(setting: Setting, highest: float) -> tuple[float, str]:
-    """What to divide costs by, and the unit that leaves."""
+def cost_axis(setting: Setting, highest: float) -> tuple[float, str, str]:
+    """What to divide costs up to `highest` by, the unit that leaves, and the label of their axis."""
     constraint, billions = setting.options["constraint"], bool(highest >= 1e9)
-    if constraint == "latency":
-        return 1.0, "ms"
-    units = {"macs": ("MMACs", "GMACs"), "params": ("million parameters", "billion parameters")}
-    return (1e9 if billions else 1e6), units[constraint][billions]
-
-
-def cost_label(setting: Setting, unit: str) -> str:
-    """The axis of costs."""
-    size = f"{setting.preset['image_size']}x{setting.preset['image_size']}"
-    names = {
-        "macs": f"Multiply-accumulates of the backbone at {size}",
-        "params": "Parameters of the backbone",
-        "latency": f"Latency of the backbone at {size}, batch 1",
-    }
-    return f"{names[setting.options['constraint']]} ({unit})"
+    size = "{0}x{0}".format(setting.preset["image_size"])
+    name, *units = {
+        "macs": (f"Multiply-accumulates of the backbone at {size}", "MMACs", "GMACs"),
+        "params": ("Parameters of the backbone", "million parameters", "billion parameters"),
+        "latency": (f"Latency of the backbone at {size}, batch 1", "ms", "ms"),
+    }[constraint]
+    factor = 1.0 if constraint == "latency" else 1e9 if billions else 1e6
+    return factor, units[billions], f"{name} ({units[billions]})"
 
 
 def curve_rows(measured: Sequence[Measured], labels: Mapping[str, str], reference: str) -> list[list]:
@@ -203,28 +194,26 @@ def curve_picture(
     measured: Sequence[Measured], labels: Mapping[str, str], setting: Setting, name: str, **more: Any
 ) -> Picture:
     """AP with its interval over the mean cost of the nets found, a line for each variant."""
-    factor, unit = cost_unit(setting, max(measured[0]["budgets"]))
+    factor, _, label = cost_axis(setting, max(measured[0]["budgets"]))
     series = {}
     for variant in in_all(measured, "curves", list(labels)):
         cost = stacked(measured, "curves", variant, "cost").T / factor  # (budgets, S)
         accuracy = stacked(measured, "curves", variant, "AP").T
         both = [(over_seeds(at).mean, *triple(over_seeds(ap))) for at, ap in zip(cost, accuracy, strict=True)]
         series[labels[variant]] = [point for point in both if math.isfinite(point[1])]
-    return Picture(name, "accuracy_against_cost", {"series": series, "cost_label": cost_label(setting, unit), **more})
+    return Picture(name, "accuracy_against_cost", {"series": series, "cost_label": label, **more})
 
 
 def budget_columns(measured: Sequence[Measured], setting: Setting) -> list[str]:
     """Heads of the columns of AP by budget."""
-    factor, unit = cost_unit(setting, max(measured[0]["budgets"]))
+    factor, unit, _ = cost_axis(setting, max(measured[0]["budgets"]))
     return [f"≤ {budget / factor:.3g} {unit}" for budget in stacked(measured, "budgets").mean(axis=0)]
 
 
 _FOUND = "AP in points of the net found for each budget, batch norm re-estimated, on the validation images. "
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Figure 5: the best architecture at each budget
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Figure 5: the best architecture at each budget
 
 CURVES5 = ("ours", "ofa", "ofa-shrinking", "compofa", "random", "ofa-scratch")
 
@@ -233,7 +222,7 @@ def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
     labels = {name: LABELS[name] for name in CURVES5}
     rows = curve_rows(measured, labels, "ours")
     budgets = budget_columns(measured, setting)
-    factor, unit = cost_unit(setting, max(measured[0]["budgets"]))
+    factor, unit, _ = cost_axis(setting, max(measured[0]["budgets"]))
     references, notes = {}, []
     if all("full" in numbers for numbers in measured):
         cost, accuracy = over_seeds(stacked(measured, "full", "cost") / factor), stacked(measured, "full", "AP")
@@ -265,61 +254,44 @@ FIGURE5 = Exhibit(
             "DO-1",
             "Figure 5",
             "better AP than OFA without shrinking at every budget",
-            (Condition("AP of ours minus OFA (w/o PS), averaged over the budgets,", minus("ours", "ofa"), **AP),),
-            paper_value="+0.85 VOC, +0.45 COCO",
+            (better("ours minus OFA (w/o PS)", "ours", "ofa"),),
+            "+0.85 VOC, +0.45 COCO",
         ),
         Claim(
             "DO-8",
             "Section 4.2",
             "transfer from classification helps",
-            (
-                Condition(
-                    "AP of OFA (w/o PS) pre-trained on classification minus the same from scratch, averaged over the "
-                    "budgets,",
-                    minus("ofa", "ofa-scratch"),
-                    **AP,
-                ),
-            ),
-            paper_value="+6.55, +1.85",
+            (better("OFA (w/o PS) pre-trained on classification minus the same from scratch", "ofa", "ofa-scratch"),),
+            "+6.55, +1.85",
         ),
         Claim(
             "DO-9",
             "Section 4.2",
             "best paths come within 0.5 / 1.0 AP of the full net",
             (
-                Condition(
+                ap_rule(
                     "AP of the full net minus the best found path's",
                     lambda evidence: evidence["full"] - evidence["ours"].max(axis=1),
                     "below",
                     1.0,
-                    **AP,
                 ),
             ),
-            paper_value="0.50, 1.00",
+            "0.50, 1.00",
         ),
         Claim(
             "DO-10",
             "Figure 5",
             "CompOFA* is good at large budgets and weak at small ones",
             (
-                Condition(
-                    "AP of CompOFA* minus OFA (w/o PS) at the largest budget", minus("compofa", "ofa", LARGEST), **AP
-                ),
-                Condition(
-                    "AP of CompOFA* minus OFA (w/o PS) at the smallest budget",
-                    minus("compofa", "ofa", SMALLEST),
-                    "below",
-                    **AP,
-                ),
+                better("CompOFA* minus OFA (w/o PS)", "compofa", "ofa", AT_LARGEST),
+                better("CompOFA* minus OFA (w/o PS)", "compofa", "ofa", AT_SMALLEST, "below"),
             ),
         ),
     ),
 )
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Figure 6: uniformly sampled paths
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Figure 6: uniformly sampled paths
 
 
 def bucket_means(sampled: Mapping[str, Sequence], buckets: int) -> list[float]:
@@ -337,7 +309,7 @@ def measure_figure6(study: "DetOFAStudy") -> Measured:
 
     def numbers(name: str) -> dict[str, list]:
         records = study.sampled(name)
-        return {"AP": points(records), "cost": costs(records), "bucket": [each.get("bucket") for each in records]}
+        return curve(records) | {"bucket": [record.get("bucket") for record in records]}
 
     return {
         "sampled": {name: numbers(name) for name in results},
@@ -352,16 +324,16 @@ def measure_figure6(study: "DetOFAStudy") -> Measured:
 def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     names = in_all(measured, "sampled", ["ours", "ofa"])
     edges = stacked(measured, "edges").mean(axis=0)
-    factor, unit = cost_unit(setting, edges[-1])
-    dots = {}
-    for name in names:
-        pairs = [(numbers["sampled"][name]["cost"], numbers["sampled"][name]["AP"]) for numbers in measured]
-        dots[LABELS[name]] = [
-            (at / factor, ap)
-            for cost, accuracy in pairs
-            for at, ap in zip(cost, accuracy, strict=True)
-            if ap is not None and ap == ap
+    factor, unit, label = cost_axis(setting, edges[-1])
+    dots = {
+        LABELS[name]: [
+            (cost / factor, accuracy)
+            for numbers in measured
+            for cost, accuracy in zip(*(numbers["sampled"][name][key] for key in ("cost", "AP")), strict=True)
+            if accuracy is not None and math.isfinite(accuracy)
         ]
+        for name in names
+    }
     means = {name: stacked(measured, "evidence", f"sampled:{name}") for name in names}  # (S, buckets)
     rows = []
     for bucket in range(len(edges) - 1):
@@ -370,22 +342,13 @@ def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
         span = f"{edges[bucket] / factor:.3g} to {edges[bucket + 1] / factor:.3g} {unit}"
         rows.append([f"{bucket + 1}: {span}", *cells, both])
     columns = ["Bucket", *(LABELS[name] for name in names), "Ours minus OFA (w/o PS)"]
-    picture = Picture(
-        "figure6",
-        "scatter_by_bucket",
-        {
-            "points": dots,
-            "edges": (edges / factor).tolist(),
-            "cost_label": cost_label(setting, unit),
-            "order": ORDER,
-        },
-    )
+    scattered = {"points": dots, "edges": (edges / factor).tolist(), "cost_label": label, "order": ORDER}
     caption = (
         f"AP in points of {setting.preset['figure6_paths']} uniformly sampled paths in each of {len(edges) - 1} cost "
         "buckets and for each seed, from the pruned space for ours and the whole space for OFA. Bars: a bucket's mean."
     )
     notes = ["A bucket that hardly any path of a space falls into has fewer paths, or none."]
-    return Drawn(Table(columns, rows), caption, notes, pictures=[picture])
+    return Drawn(Table(columns, rows), caption, notes, pictures=[Picture("figure6", "scatter_by_bucket", scattered)])
 
 
 FIGURE6 = Exhibit(
@@ -400,11 +363,10 @@ FIGURE6 = Exhibit(
             "Figure 6",
             "sampled paths are better across all budgets",
             (
-                Condition(
+                ap_rule(
                     "mean AP of paths of the pruned space minus that of paths of OFA (w/o PS), averaged over the "
                     "buckets,",
-                    minus("sampled:ours", "sampled:ofa"),
-                    **AP,
+                    difference("sampled:ours", "sampled:ofa"),
                 ),
             ),
         ),
@@ -412,9 +374,7 @@ FIGURE6 = Exhibit(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Figure 7: operation scores
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Figure 7: operation scores
 
 SUPERNETS = {"classification": "filter", "detection": "warm-up"}  # the run whose path filter scores
 SUPERNET_TITLES = {"classification": "Classification (pre-training)", "detection": "Detection (warm-up)"}
@@ -503,7 +463,7 @@ FIGURE7 = Exhibit(
             (
                 Condition(
                     "Kendall's tau of operation score with cost, within blocks, of detection minus classification,",
-                    scalar_minus("tau:detection", "tau:classification"),
+                    difference("tau:detection", "tau:classification"),
                     unit="tau",
                     effect=0.1,
                 ),
@@ -513,9 +473,7 @@ FIGURE7 = Exhibit(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Table 2: ablation of the path filter
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Table 2: ablation of the path filter
 
 
 def weakest_quarter(badness: np.ndarray, buckets: np.ndarray) -> np.ndarray:
@@ -558,13 +516,7 @@ def measure_table2(study: "DetOFAStudy") -> Measured:
     }
 
 
-TABLE2_NUMBERS = {
-    "Accuracy": "accuracy",
-    "Precision": "precision",
-    "Recall": "recall",
-    "Found / all": "found",
-    "Tau": "tau",
-}
+TABLE2_NUMBERS = ("accuracy", "precision", "recall", "found", "tau")
 TABLE2_BARS = ("Without bounded loss", "Without budget", "Without block position", "Whole filter")
 
 
@@ -572,11 +524,12 @@ def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     theirs = _paper_table("table2")
     rows, bars = [], {}
     for name, title, (*switches, _, precision, _) in zip(ABLATIONS, TABLE2_BARS, theirs.rows, strict=True):
-        numbers = {key: over_seeds(stacked(measured, "numbers", name, key)) for key in TABLE2_NUMBERS.values()}
+        numbers = {key: over_seeds(stacked(measured, "numbers", name, key)) for key in TABLE2_NUMBERS}
         gain = stacked(measured, "numbers", "ours", "precision") - stacked(measured, "numbers", name, "precision")
         rows.append([*switches, *numbers.values(), None if name == "ours" else over_seeds(gain)])
         bars[title] = {"Ours": triple(numbers["precision"]), "Paper": (precision, NAN, NAN)}
-    columns = [*theirs.columns[:3], *TABLE2_NUMBERS, "Precision, whole filter minus it"]
+    columns = [*theirs.columns[:3], "Accuracy", "Precision", "Recall", "Found / all", "Tau"]
+    columns.append("Precision, whole filter minus it")
     picture = Picture("table2", "bars", {"groups": bars, "value_label": "Precision for the weakest quarter"})
     caption = (
         "The path filter's finding of the weakest quarter of each cost bucket's paths, "
@@ -605,45 +558,34 @@ TABLE2 = Exhibit(
             tuple(
                 Condition(
                     f"precision of the whole filter minus that of the filter without {part}",
-                    scalar_minus("precision:ours", f"precision:{name}"),
+                    difference("precision:ours", f"precision:{name}"),
                     effect=0.05,
                 )
-                for name, part in {
-                    "unbounded": "the bounded loss",
-                    "no-budget": "the budget",
-                    "no-block": "the block position",
-                }.items()
+                for name, part in zip(ABLATIONS, ("the bounded loss", "the budget", "the block position"), strict=False)
             ),
-            paper_value=".590 -> .870, .830 -> .870, .850 -> .870",
+            ".590 -> .870, .830 -> .870, .850 -> .870",
         ),
     ),
 )
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Table 3: computation cost
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Table 3: computation cost
 
 METHODS = {"ofa-shrinking": "OFA (w/ PS)", "ofa": "OFA (w/o PS)", "compofa": "CompOFA*", "ours": "Ours"}
-
-
-def total_seconds(parts: Mapping[str, Mapping[str, float]], kind: str = "cpu_seconds") -> float:
-    """Seconds to the finished supernet; what the search samples afterwards is not part of the paper's Table 3."""
-    return sum(part[kind] for name, part in parts.items() if name != "search sampling")
 
 
 def measure_table3(study: "DetOFAStudy") -> Measured:
     """Seconds to the finished supernet."""
     results, missing = results_of(study, list(METHODS))
-    spent = {}
-    for name, result in results.items():
-        parts = result["costs"]
-        spent[name] = {
-            "cpu": total_seconds(parts),
-            "wall": total_seconds(parts, "seconds"),
-            "sampling": parts["sampling"]["cpu_seconds"] if "sampling" in parts else None,
-        }
-    evidence = {f"cost:{name}": lambda name=name: total_seconds(study.result(name)["costs"]) for name in results}
+
+    def seconds(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+        # What the search samples afterwards is not part of the paper's Table 3.
+        counted = [part for name, part in parts.items() if name != "search sampling"]
+        cpu, wall = (sum(part[kind] for part in counted) for kind in ("cpu_seconds", "seconds"))
+        return {"cpu": cpu, "wall": wall, "sampling": parts.get("sampling", {}).get("cpu_seconds")}
+
+    spent = {name: seconds(result["costs"]) for name, result in results.items()}
+    evidence = {f"cost:{name}": lambda name=name: seconds(study.result(name)["costs"])["cpu"] for name in results}
     return {"spent": spent, "missing": missing, "evidence": evidence}
 
 
@@ -688,9 +630,7 @@ TABLE3 = Exhibit(
             "Table 3, Figure 5",
             "better than OFA with shrinking at 30 % / 63 % less cost",
             (
-                Condition(
-                    "AP of ours minus OFA (w/ PS), averaged over the budgets,", minus("ours", "ofa-shrinking"), **AP
-                ),
+                better("ours minus OFA (w/ PS)", "ours", "ofa-shrinking"),
                 Condition(
                     "ratio of CPU seconds",
                     lambda evidence: evidence["cost:ours"] / evidence["cost:ofa-shrinking"],
@@ -699,16 +639,14 @@ TABLE3 = Exhibit(
                     effect=0.5,
                 ),
             ),
-            paper_value="0.800 vs 1.150, 5.260 vs 14.41 GPU-days",
-            exhibits=("figure5",),
+            "0.800 vs 1.150, 5.260 vs 14.41 GPU-days",
+            ("figure5",),
         ),
     ),
 )
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Figures 8 and 9: strategies and ratios of pruning
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Figures 8 and 9: strategies and ratios of pruning
 
 Panels = Mapping[str, tuple[Mapping[str, str], str]]
 """Panel -> (variant -> label, the variant that the others are compared with)."""
@@ -744,21 +682,9 @@ FIGURE8 = Exhibit(
             "Figure 8",
             "FLOPs & score (all) is the best operation pruning; scored path pruning beats uniform sampling",
             (
-                Condition(
-                    "AP of FLOPs & score (all) minus FLOPs, averaged over the budgets,",
-                    minus("operations-all", "operations-flops"),
-                    **AP,
-                ),
-                Condition(
-                    "AP of FLOPs & score (all) minus FLOPs & score (per bucket), averaged over the budgets,",
-                    minus("operations-all", "operations-bucket"),
-                    **AP,
-                ),
-                Condition(
-                    "AP of scored path pruning minus uniform sampling, averaged over the budgets,",
-                    minus("paths-score", "ofa"),
-                    **AP,
-                ),
+                better("FLOPs & score (all) minus FLOPs", "operations-all", "operations-flops"),
+                better("FLOPs & score (all) minus FLOPs & score (per bucket)", "operations-all", "operations-bucket"),
+                better("scored path pruning minus uniform sampling", "paths-score", "ofa"),
             ),
         ),
     ),
@@ -786,26 +712,16 @@ FIGURE9 = Exhibit(
             "Figure 9",
             "some path pruning beats none; operation pruning matters for small paths; 40 % is too much",
             (
-                Condition(
-                    "AP of ours minus r_path = 0, averaged over the budgets,", minus("ours", "operations-all"), **AP
-                ),
-                Condition(
-                    "AP of ours minus r_op = 0 at the smallest budget", minus("ours", "paths-score", SMALLEST), **AP
-                ),
-                Condition(
-                    "AP of ours minus the mean of the two 40 % settings, averaged over the budgets,",
-                    lambda evidence: (
-                        evidence["ours"] - (evidence["operations-ratio-40"] + evidence["paths-ratio-40"]) / 2
-                    ),
-                    **AP,
+                better("ours minus r_path = 0", "ours", "operations-all"),
+                better("ours minus r_op = 0", "ours", "paths-score", AT_SMALLEST),
+                ap_rule(
+                    f"AP of ours minus the mean of the two 40 % settings{OVER_BUDGETS}",
+                    lambda e: e["ours"] - (e["operations-ratio-40"] + e["paths-ratio-40"]) / 2,
                 ),
             ),
         ),
     ),
 )
-
-
-# ------------------------------------------------------------------------------------------------------------------
 
 EXHIBITS = (TABLE1, FIGURE5, FIGURE6, FIGURE7, TABLE2, TABLE3, FIGURE8, FIGURE9)
 
