@@ -29,9 +29,7 @@ class NoPath(InputError):
     """A budget that no path meets, in the whole space or in what is left of it."""
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Paths
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Paths
 
 
 @dataclass(frozen=True)
@@ -265,9 +263,7 @@ class OFAResNetSpace:
         return path
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Costs
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Costs
 
 # Up to this many entries a stage is one look-up; beyond it, one look-up a layer. Tables that leave the cache are slow.
 LARGEST_TABLE = 1 << 18
@@ -378,7 +374,7 @@ class CostTable:
         parts = [_stem_part(space, cost, size)]
         size = _halved(_halved(size))
         for stage in range(STAGES):
-            parts += _stage_parts(space, stage, _BlockCosts(space, stage, cost, size))
+            parts += _stage_parts(space, stage, cost, size)
             size = _halved(size) if space.stage_strides[stage] == 2 else size
         if head is not None:
             costs = np.array([head(space.stage_width(STAGES - 1, width)) for width in range(len(space.widths))])
@@ -419,75 +415,51 @@ class CostTable:
 
 
 def _stem_part(space: OFAResNetSpace, cost: Cost, size: Size) -> _Part:
-    widths = len(space.widths)
-    known = {
-        (skip, middle, width): cost(StemShape(space.stem_middle(middle), space.stem_out(width), not skip, size))
-        for skip, middle, width in itertools.product(*space.choices[space.stem_columns])
-    }
-    costs = np.zeros((2, widths, widths), dtype=np.array([*known.values()]).dtype)
-    for place, value in known.items():
-        costs[place] = value
-    return _Part((0, 1, 2), costs.shape, costs.ravel())
+    costs = np.zeros((2, len(space.widths), len(space.widths)), dtype=object)
+    for skip, middle, width in itertools.product(*space.choices[space.stem_columns]):
+        shape = StemShape(space.stem_middle(middle), space.stem_out(width), not skip, size)
+        costs[skip, middle, width] = cost(shape)
+    return _Part((0, 1, 2), costs.shape, np.array(costs.ravel().tolist()))
 
 
-class _BlockCosts:
-    """Costs of the blocks of one stage."""
+def _stage_parts(space: OFAResNetSpace, stage: int, cost: Cost, size: Size) -> Iterator[_Part]:
+    """The whole stage as one part where its table is small enough, else a part a layer. size: of what comes in."""
+    widths, expands = range(len(space.widths)), range(len(space.expands))
+    stride, depths = space.stage_strides[stage], space.base_depths[stage] + np.array(space.depths)
+    after = _halved(size) if stride == 2 else size
 
-    def __init__(self, space: OFAResNetSpace, stage: int, cost: Cost, size: Size) -> None:
-        self.space, self.stage, self.cost, self.size = space, stage, cost, size
-        self.stride = space.stage_strides[stage]
+    def block(before: int | None, width: int, expand: int) -> float:
+        """Cost of the block that opens the stage after the width choice `before`; None: of any further block."""
+        middle, out = space.middle_width(stage, width, expand), space.stage_width(stage, width)
+        if before is None:
+            return cost(BlockShape(out, middle, out, 1, False, after))
+        channels = space.stage_width(stage - 1, before) if stage else space.stem_out(before)
+        return cost(BlockShape(channels, middle, out, stride, True, size))
 
-    def first(self, before: int, width: int, expand: int) -> float:
-        """The block that opens the stage; `before`: index of the width choice of what comes in."""
-        space = self.space
-        channels = space.stage_width(self.stage - 1, before) if self.stage else space.stem_out(before)
-        return self._ask(channels, width, expand, self.stride, True, self.size)
-
-    def later(self, width: int, expand: int) -> float:
-        """Any further block of the stage."""
-        size = _halved(self.size) if self.stride == 2 else self.size
-        return self._ask(self.space.stage_width(self.stage, width), width, expand, 1, False, size)
-
-    def _ask(self, channels: int, width: int, expand: int, stride: int, first: bool, size: Size) -> float:
-        middle, out = self.space.middle_width(self.stage, width, expand), self.space.stage_width(self.stage, width)
-        return self.cost(BlockShape(channels, middle, out, stride, first, size))
-
-
-def _stage_parts(space: OFAResNetSpace, stage: int, blocks: _BlockCosts) -> Iterator[_Part]:
-    """The whole stage as one part where its table is small enough, else a part a layer."""
-    widths, depths, expands = len(space.widths), len(space.depths), len(space.expands)
-    before = space.width_columns.start + stage - 1 if stage else 2  # the column of the width that comes in
-    depth_column, width_column = space.depth_columns.start + stage, space.width_columns.start + stage
+    opening = np.array([[[block(before, w, e) for e in expands] for w in widths] for before in widths])
+    further = np.array([[[block(None, w, e) for e in expands] for w in widths]])
+    shared = (len(widths), len(widths), len(depths))  # the choices that every layer of the stage depends on
+    columns = (
+        space.width_columns.start + stage - 1 if stage else space.stem_columns.stop - 1,
+        space.width_columns.start + stage,
+        space.depth_columns.start + stage,
+    )
     layers = np.flatnonzero(space.layer_stage == stage) + space.expand_columns.start
-    opening = np.array(
-        [[[blocks.first(b, w, e) for e in range(expands)] for w in range(widths)] for b in range(widths)]
-    )  # (width before, width, expand)
-    further = np.array([[blocks.later(w, e) for e in range(expands)] for w in range(widths)])
-    # (layer, depth choice): whether the depth keeps the layer
-    kept = np.arange(len(layers))[:, None] < space.base_depths[stage] + np.array(space.depths)
-
-    counts = (widths, widths, depths, *[expands] * len(layers))
-    if prod(counts) <= LARGEST_TABLE:
-        axes = len(counts)
-        costs = np.zeros(counts, dtype=opening.dtype)
-        costs += opening.reshape(widths, widths, 1, expands, *[1] * (axes - 4))
-        for index in range(1, len(layers)):
-            term = further[:, None, :] * kept[index][None, :, None]  # (width, depth, expand)
-            costs += term.reshape(1, widths, depths, *[expands if i == index else 1 for i in range(len(layers))])
-        yield _Part((before, width_column, depth_column, *layers.tolist()), counts, costs.ravel())
-        return
-    yield _Part((before, width_column, int(layers[0])), opening.shape, opening.ravel())
-    for index in range(1, len(layers)):
-        term = further[:, None, :] * kept[index][None, :, None]
-        yield _Part((width_column, depth_column, int(layers[index])), term.shape, term.ravel())
+    everything = range(len(layers))
+    fits = prod(shared) * len(expands) ** len(layers) <= LARGEST_TABLE
+    for group in [everything] if fits else [[layer] for layer in everything]:
+        costs = np.zeros((*shared, *[len(expands)] * len(group)), dtype=opening.dtype)
+        for axis, layer in enumerate(group):
+            kept = (layer < depths)[:, None]  # (depth, 1)
+            term = (further if layer else opening)[:, :, None] * kept  # (width before or 1, width, depth, expand)
+            term = term.reshape(*term.shape, *[1] * (len(group) - 1))
+            costs += np.moveaxis(term, len(shared), len(shared) + axis)
+        yield _Part((*columns, *layers[list(group)].tolist()), costs.shape, costs.ravel())
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Search
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Search
 
-Score = Callable[[np.ndarray], np.ndarray]
-Feasible = Callable[[np.ndarray], np.ndarray]
+Rows = Callable[[np.ndarray], np.ndarray]
 Sample = Callable[[int, np.random.Generator], np.ndarray]
 Breed = Callable[[np.ndarray, int], np.ndarray]
 
@@ -528,7 +500,7 @@ class EvolutionResult:
 class _Scores:
     """Scores of rows already seen. A row's key is its mixed-radix number, exact in 64 bits."""
 
-    def __init__(self, score: Score, canonical: Callable[[np.ndarray], np.ndarray], radices: np.ndarray):
+    def __init__(self, score: Rows, canonical: Rows, radices: np.ndarray):
         if np.prod(radices.astype(float)) >= 2.0**63:
             raise InputError("this search space has 2^63 encodings or more; the search keys them by 64-bit numbers")
         self._score, self._canonical = score, canonical
@@ -575,9 +547,9 @@ class _Samples:
 
 def evolve(
     sample: Sample,
-    canonical: Callable[[np.ndarray], np.ndarray],
-    feasible: Feasible,
-    score: Score,
+    canonical: Rows,
+    feasible: Rows,
+    score: Rows,
     radices: np.ndarray,
     settings: EvolutionSettings,
     generator: np.random.Generator,
@@ -638,7 +610,7 @@ def _children(
     wanted: np.ndarray,
     parents: np.ndarray,
     parent_keys: np.ndarray,
-    feasible: Feasible,
+    feasible: Rows,
     scores: _Scores,
     rounds: int = 3,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -664,7 +636,7 @@ def _children(
     return np.concatenate([*rows, parents[filling]]), np.concatenate([*keys, parent_keys[filling]])
 
 
-def _feasible_samples(sample: Sample, feasible: Feasible, count: int, generator, draws: int = 200) -> np.ndarray:
+def _feasible_samples(sample: Sample, feasible: Rows, count: int, generator, draws: int = 200) -> np.ndarray:
     kept: list[np.ndarray] = []
     for _ in range(draws):
         candidates = sample(max(count, 1000), generator)
