@@ -90,7 +90,7 @@ class Study:
         name = what if shared else self.run_name(what)
         if name not in self._results:
             with self._opened(name, what, settings | ({} if shared else {"seed": self.seed})) as run:
-                if not distributed.first_says(run.result is not None):
+                if not distributed.by_first(lambda: run.result is not None):
                     with self.recording() as used:
                         result = make(run)
                     run.write_json("uses", list(used))

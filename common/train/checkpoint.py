@@ -86,26 +86,19 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     Raises InputError naming the first tensor that differs and both shapes: the weights belong to another
     architecture. The model is then untouched.
     """
-    expected = model.state_dict()
-    for name, tensor in expected.items():
-        wanted = tuple(tensor.shape)
-        if name not in tensors:
-            problem = f"the model has a tensor {name} of shape {wanted} and the weights have none of that name"
-        elif (found := tuple(tensors[name].shape)) != wanted:
-            problem = f"tensor {name} has shape {found} there and {wanted} in the model"
-        else:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    there = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in [*expected, *there]:  # the model's first
+        if there.get(name) == expected.get(name):
             continue
-        raise _other_architecture(source, problem)
-    extra = next((name for name in tensors if name not in expected), None)
-    if extra is not None:
-        raise _other_architecture(
-            source, f"they hold a tensor {extra} of shape {tuple(tensors[extra].shape)} that the model has not"
+        if name not in there:
+            problem = f"the model has a tensor {name} of shape {expected[name]} and the weights have none of that name"
+        elif name not in expected:
+            problem = f"they hold a tensor {name} of shape {there[name]} that the model has not"
+        else:
+            problem = f"tensor {name} has shape {there[name]} there and {expected[name]} in the model"
+        raise InputError(
+            f"the weights in {source} belong to another architecture: {problem}; give the encoding or preset they "
+            "were trained with, or other weights"
         )
     model.load_state_dict(dict(tensors))
-
-
-def _other_architecture(source: str, problem: str) -> InputError:
-    return InputError(
-        f"the weights in {source} belong to another architecture: {problem}; give the encoding or preset they were "
-        "trained with, or other weights"
-    )

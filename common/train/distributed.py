@@ -104,30 +104,21 @@ def by_first(make: Callable[[], Value]) -> Value:
     """
     if size() == 1:
         return make()
-    answer: list[Any] = [None, None]
+    answer: list[Any] = [None]
     if rank() == 0:
         try:
-            answer[0] = make()
+            answer = [make()]
         except InputError as error:
-            answer[1] = error
+            answer = [error]
     dist.broadcast_object_list(answer, src=0)
-    if answer[1] is not None:
-        raise answer[1]
+    if isinstance(answer[0], InputError):
+        raise answer[0]
     return answer[0]
-
-
-def first_says(flag: bool) -> bool:
-    """The flag of process 0, in every process."""
-    return by_first(lambda: flag)
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set in any process; all must ask at the same step."""
-    if size() == 1:
-        return flag
-    seen = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(seen)
-    return bool(seen.item() > 0)
+    return flag if size() == 1 else bool(average(torch.tensor([float(flag)], device=device)).item() > 0)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -224,12 +215,12 @@ class _Normalised(autograd.Function):
 
 
 def batch_size(batch: Any) -> int:
-    """The first dimension of the first tensor in a batch (a tensor, dataclass, dict or sequence of tensors)."""
-    if isinstance(batch, Tensor):
-        return batch.shape[0]
-    if is_dataclass(batch):
-        return batch_size(getattr(batch, fields(batch)[0].name))
-    return batch_size(next(iter(batch.values() if isinstance(batch, dict) else batch)))
+    """The first dimension of the first tensor in a batch (a tensor, or a sequence or dataclass of such)."""
+    return batch.shape[0] if isinstance(batch, Tensor) else batch_size(_parts(batch)[0])
+
+
+def _parts(batch: Any) -> list[Any]:
+    return [getattr(batch, field.name) for field in fields(batch)] if is_dataclass(batch) else list(batch)
 
 
 def part_of(batch: Any) -> Any:
@@ -251,8 +242,5 @@ def part_of(batch: Any) -> Any:
 def _slice(batch: Any, part: slice) -> Any:
     if isinstance(batch, Tensor):
         return batch[part]
-    if is_dataclass(batch):
-        return type(batch)(**{field.name: _slice(getattr(batch, field.name), part) for field in fields(batch)})
-    if isinstance(batch, dict):
-        return {name: _slice(value, part) for name, value in batch.items()}
-    return type(batch)(_slice(value, part) for value in batch)
+    parts = [_slice(each, part) for each in _parts(batch)]
+    return type(batch)(*parts) if is_dataclass(batch) else type(batch)(parts)

@@ -44,14 +44,6 @@ class Batches(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]: ...
 
 
-class Stateful(Protocol):
-    """Anything that can be saved with a checkpoint, as a dict of tensors, numbers and strings."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Step:
     """Where a training is: `index` counts steps in the epoch, `global_step` in the whole stage, both from 0."""
@@ -86,9 +78,9 @@ class FitReport:
     """What a stage of training took.
 
     seconds, cpu_seconds: wall clock and process time (all threads) of the steps with their batches, over all the
-    resumptions; work lost to a kill and done again counts once. callback_seconds: wall clock of before_epoch and
-    after_epoch, not part of `seconds`. samples: images trained on. losses: means over the last epoch.
-    peak_memory: bytes, on the GPU in this stage, or of the whole process so far when trained on a CPU.
+    resumptions; work lost to a kill and done again counts once. callback_seconds: wall clock of after_epoch, not part
+    of `seconds`. samples: images trained on. losses: means over the last epoch. peak_memory: bytes, on the GPU in this
+    stage, or of the whole process so far when trained on a CPU.
     """
 
     seconds: float
@@ -98,12 +90,6 @@ class FitReport:
     steps: int
     losses: dict[str, float]
     peak_memory: int
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "FitReport":
-        """The report in a stage's record on disk; InputError when it is not one."""
-        names = {field.name for field in fields(cls)}
-        return from_json(cls, {name: value for name, value in record.items() if name in names}, "the record")
 
 
 StepLosses = Callable[[Any, Step], Iterable[dict[str, Tensor]]]
@@ -133,18 +119,14 @@ def fit(
     step_losses: StepLosses,
     training: Training,
     *,
-    before_epoch: Callable[[int], None] | None = None,
     after_epoch: Callable[[int], dict[str, Any] | None] | None = None,
-    keep: Mapping[str, Stateful] | None = None,
 ) -> FitReport:
     """Train `model` in place; its weights end up in the run folder under the name of the stage.
 
     step_losses(batch, step) yields one dict per sub-network: "loss", a scalar to backpropagate, and any named parts.
     Each is backpropagated before the next is asked for, so that only one graph is in memory; gradients add up, then the
     optimiser steps once. Logged values are means over the dicts of a step that hold the name.
-    before_epoch(epoch) runs at the start of an epoch, and again when one is resumed in the middle; after_epoch(epoch)
-    may return values for the epoch's log line. The model is in training mode when before_epoch is called.
-    keep: further objects whose state goes with the checkpoint (a moving average, a teacher pool).
+    after_epoch(epoch) may return values for the epoch's log line; the model is put back in training mode after it.
 
     The same call again goes on from the last checkpoint, with the same final weights to the bit on a CPU. A finished
     stage is loaded and reported at once, unless its weights are gone: then it is trained again. SIGINT and SIGTERM save
@@ -155,14 +137,11 @@ def fit(
     the folder holds the stage of another architecture or schedule, when a file in it is damaged, or the disk is full.
     """
     device = torch.device(training.device)
-    keep = keep or {}
     model.to(device)
-    finished = distributed.by_first(lambda: _finished(run, stage, keep))
+    finished = distributed.by_first(lambda: _finished(run, stage))
     if finished is not None:
-        report, weights, kept = finished
+        report, weights = finished
         load_strictly(model, weights, str(run.path / f"{stage}.safetensors"))
-        for name, thing in keep.items():
-            thing.load_state_dict(kept[name])
         return report
     if not run.writes and distributed.rank() == 0:
         raise RuntimeError(f"{run.path} was opened for reading (or closed): nothing can be trained in it")
@@ -170,59 +149,59 @@ def fit(
     if gpus:
         torch.cuda.reset_peak_memory_stats(device)
     with torch.random.fork_rng(gpus), _Interruption() as interruption:  # what follows draws as if fit never ran
-        stage_of_training = _Stage(run, stage, model, batches, step_losses, training, device, keep)
-        return stage_of_training.train(before_epoch, after_epoch, interruption)
+        return _Stage(run, stage, model, batches, step_losses, training, interruption).train(after_epoch)
 
 
-def _finished(
-    run: Run, stage: str, keep: Mapping[str, Stateful]
-) -> tuple[FitReport, dict[str, Tensor], dict[str, Any]] | None:
-    """The report, the weights and the kept states of a finished stage; None where it is to be trained (again)."""
+def _finished(run: Run, stage: str) -> tuple[FitReport, dict[str, Tensor]] | None:
+    """The report and the weights of a finished stage; None where it is to be trained (again)."""
     record = run.stage_done(stage)
-    kept = run.load_state(f"{stage}-kept") if keep else {}
-    if record is None or kept is None:
+    if record is None:
         if run.stage_file(stage).exists():
-            print(f"{stage}: finished before, but its weights are gone: it is trained again", file=sys.stderr)
+            _say(f"{stage}: finished before, but its weights are gone: it is trained again")
         return None
+    names = {field.name for field in fields(FitReport)}
     try:
-        report = FitReport.from_record(record)
+        report = from_json(FitReport, {name: record[name] for name in record if name in names}, "the record")
     except InputError as error:
         raise run.damaged(run.stage_file(stage), f"is damaged: {error}") from None
-    if missing := [name for name in keep if name not in kept]:
-        raise run.damaged(run.stage_file(stage), f"belongs to a training without the state of its {missing[0]}")
-    return report, run.load_weights(stage)[0], kept
+    return report, run.load_weights(stage)[0]
 
 
+def _say(text: str) -> None:
+    if distributed.rank() == 0:
+        print(text, file=sys.stderr)
+
+
+ASKED = ("steps_per_epoch", "total_steps", "seed")  # of a stage: what a checkpoint has to agree with,
+REACHED = ("epoch", "index", "samples")  # and what is taken from it
+
+
+@dataclass
 class _Stage:
     """The state of one stage of training, and the moves on it."""
 
-    def __init__(
-        self,
-        run: Run,
-        stage: str,
-        model: nn.Module,
-        batches: Batches,
-        step_losses: StepLosses,
-        training: Training,
-        device: torch.device,
-        keep: Mapping[str, Stateful],
-    ) -> None:
-        self.run, self.stage, self.model, self.batches = run, stage, model, batches
-        self.step_losses, self.training, self.device, self.keep = step_losses, training, device, keep
-        self.optimisation, self.seed = training.optimisation, training.seed
-        optimisation = training.optimisation
-        autocast = training.precision == "bfloat16"
-        self.autocast = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": autocast}
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimiser = build_optimiser(model, optimisation)
-        self.steps_per_epoch = batches.steps_per_epoch
-        self.total_steps = optimisation.epochs * self.steps_per_epoch
+    run: Run
+    stage: str
+    model: nn.Module
+    batches: Batches
+    step_losses: StepLosses
+    training: Training
+    interruption: "_Interruption"
+
+    def __post_init__(self) -> None:
+        self.device, self.seed = torch.device(self.training.device), self.training.seed
+        self.optimisation = self.training.optimisation
+        autocast = self.training.precision == "bfloat16"
+        self.autocast = {"device_type": self.device.type, "dtype": torch.bfloat16, "enabled": autocast}
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimiser = build_optimiser(self.model, self.optimisation)
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.total_steps = self.optimisation.epochs * self.steps_per_epoch
         if self.steps_per_epoch < 1:
-            raise InputError(f"stage {stage} has no batch to train on: choose a smaller batch size or more images")
-        self.schedule = build_schedule(self.optimiser, optimisation, self.steps_per_epoch)
+            raise InputError(f"stage {self.stage} has no batch to train on: choose a smaller batch size or more images")
+        self.schedule = build_schedule(self.optimiser, self.optimisation, self.steps_per_epoch)
         self.epoch = self.index = self.samples = 0
-        self.clock = _Clock()
-        self.losses = _Losses()
+        self.clock, self.losses = _Clock(), _Losses()
         self.last_checkpoint = time.perf_counter()
 
     @property
@@ -231,12 +210,7 @@ class _Stage:
         done = self.epoch * self.steps_per_epoch + self.index
         return Step(self.epoch, self.index, done, self.total_steps, self.seed, self.stage)
 
-    def train(
-        self,
-        before_epoch: Callable[[int], None] | None,
-        after_epoch: Callable[[int], dict[str, Any] | None] | None,
-        interruption: "_Interruption",
-    ) -> FitReport:
+    def train(self, after_epoch: Callable[[int], dict[str, Any] | None] | None) -> FitReport:
         checkpoint_every_s = self.training.checkpoint_every_s
         self._begin()
         progress = Progress(self.stage, self.total_steps, self.step.global_step, unit="step")
@@ -244,33 +218,26 @@ class _Stage:
         try:
             while self.epoch < self.optimisation.epochs:
                 self.model.train()
-                if before_epoch is not None:
-                    with self.clock.aside(), interruption.at_once():
-                        before_epoch(self.epoch)
                 for batch in self._rest_of_epoch():
                     self._train_step(batch)
                     progress.advance()
-                    if self.index % CHECK_EVERY == 0:
+                    if self.index % CHECK_EVERY == 0 or self.index == self.steps_per_epoch:
                         self._look_at_losses()
                         progress.show(loss=self.losses.latest.get("loss"), epoch=self.epoch)
-                        if distributed.any_process(interruption.asked, self.device):
-                            self._stop_here()
-                    elif interruption.asked and distributed.size() == 1:
-                        self._stop_here()
+                        self._stop_if_asked()
+                    elif distributed.size() == 1:
+                        self._stop_if_asked()
                     self._checkpoint(after_s=checkpoint_every_s)
-                self._look_at_losses()
-                progress.show(loss=self.losses.latest.get("loss"), epoch=self.epoch)
                 extra = {}
                 if after_epoch is not None:
                     self._checkpoint(after_s=checkpoint_every_s / 12)  # a kill in there then costs no training
-                    with self.clock.aside(), interruption.at_once():
+                    with self.clock.aside(), self.interruption.at_once():
                         extra = after_epoch(self.epoch) or {}
                 self._log_epoch(extra)
                 if self.epoch + 1 < self.optimisation.epochs:
                     self.losses = _Losses()
                 self.epoch, self.index = self.epoch + 1, 0
-                if distributed.any_process(interruption.asked, self.device):
-                    self._stop_here()
+                self._stop_if_asked()
                 self._checkpoint(after_s=checkpoint_every_s / 12)
         finally:
             progress.close()
@@ -318,21 +285,20 @@ class _Stage:
         if bad is not None:
             step, values = bad
             shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            raise TrainingError(
-                f"training stage {self.stage} of {self.run.path} stopped at epoch {step.epoch}, step {step.index}: "
-                f"a loss is not finite ({shown}); nothing was overwritten: lower the learning rate, clip the "
-                "gradient, or train in float32, in another output folder"
-            )
+            raise self._diverged(step, f"a loss is not finite ({shown})")
 
     def _check_weights(self) -> None:
         """A finite loss can still have had an infinite gradient; no checkpoint may hold what it made of the weights."""
         norms = torch._foreach_norm([parameter.detach() for parameter in self.parameters], math.inf)
         if not torch.stack([norm.float() for norm in norms]).isfinite().all():
-            raise TrainingError(
-                f"training stage {self.stage} of {self.run.path} stopped at epoch {self.epoch}, step {self.index}: "
-                f"a weight is not finite (losses {self.losses.means()}); nothing was overwritten: lower the learning "
-                "rate, clip the gradient, or train in float32, in another output folder"
-            )
+            raise self._diverged(self.step, f"a weight is not finite (losses {self.losses.means()})")
+
+    def _diverged(self, step: Step, problem: str) -> TrainingError:
+        return TrainingError(
+            f"training stage {self.stage} of {self.run.path} stopped at epoch {step.epoch}, step {step.index}: "
+            f"{problem}; nothing was overwritten: lower the learning rate, clip the gradient, or train in float32, in "
+            "another output folder"
+        )
 
     # ---- the folder
 
@@ -344,36 +310,33 @@ class _Stage:
         distributed.broadcast_model(self.model)
         if state is None:
             self._save()  # a disk that cannot take a checkpoint is noticed before the training, not minutes later
-        if distributed.rank() == 0:
-            environment = self.run.environment
-            commit = (environment.get("git_commit") or "unknown")[:10] + "+changes" * bool(environment.get("git_dirty"))
-            count = sum(parameter.numel() for parameter in self.model.parameters())
-            at = "" if state is None else f", resumed at epoch {self.epoch} step {self.index}"
-            print(
-                f"{self.stage}: {count:,} parameters, {self.device} {self.training.precision}, "
-                f"processes {distributed.size()}, {self.optimisation.epochs} epochs of {self.steps_per_epoch} steps, "
-                f"seed {self.seed}, commit {commit}{at}",
-                file=sys.stderr,
-            )
+        environment = self.run.environment
+        commit = (environment.get("git_commit") or "unknown")[:10] + "+changes" * bool(environment.get("git_dirty"))
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        at = "" if state is None else f", resumed at epoch {self.epoch} step {self.index}"
+        _say(
+            f"{self.stage}: {count:,} parameters, {self.device} {self.training.precision}, "
+            f"processes {distributed.size()}, {self.optimisation.epochs} epochs of {self.steps_per_epoch} steps, "
+            f"seed {self.seed}, commit {commit}{at}"
+        )
         distributed.barrier()
 
     def _restore(self, state: dict[str, Any]) -> None:
         where = f"{self.run.path / self.stage}.state"
         load_strictly(self.model, state["model"], where)
-        asked = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps, "seed": self.seed}
-        for name, value in asked.items():
-            if state[name] != value:
+        for name in ASKED:
+            if state[name] != getattr(self, name):
                 raise InputError(
-                    f"the checkpoint {where} was made with {name} = {state[name]}, and this training has {value}: "
-                    "go on with the same data and settings, or delete it to train this stage from its start"
+                    f"the checkpoint {where} was made with {name} = {state[name]}, and this training has "
+                    f"{getattr(self, name)}: go on with the same data and settings, or delete it to train this stage "
+                    "from its start"
                 )
+        for name in REACHED:
+            setattr(self, name, state[name])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        self.epoch, self.index, self.samples = state["epoch"], state["index"], state["samples"]
         self.clock = _Clock(**state["clock"])
         self.losses = _Losses(dict(state["loss_sums"]), dict(state["loss_counts"]))
-        for name, thing in self.keep.items():
-            thing.load_state_dict(state["keep"][name])
 
     def _checkpoint(self, after_s: float) -> None:
         """Save when the last checkpoint is older than `after_s` seconds. Only the first process ever writes."""
@@ -389,32 +352,24 @@ class _Stage:
                 "model": self.model.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "schedule": self.schedule.state_dict(),
-                "epoch": self.epoch,
-                "index": self.index,
-                "samples": self.samples,
-                "steps_per_epoch": self.steps_per_epoch,
-                "total_steps": self.total_steps,
-                "seed": self.seed,
+                **{name: getattr(self, name) for name in (*ASKED, *REACHED)},
                 "clock": self.clock.read(),
                 "loss_sums": self.losses.sums,
                 "loss_counts": self.losses.counts,
-                "keep": {name: thing.state_dict() for name, thing in self.keep.items()},
             },
         )
         self.last_checkpoint = time.perf_counter()
 
-    def _stop_here(self) -> None:
-        if distributed.rank() == 0:
-            self._save()
-        raise KeyboardInterrupt
+    def _stop_if_asked(self) -> None:
+        if distributed.any_process(self.interruption.asked, self.device):
+            self._checkpoint(after_s=0.0)
+            raise KeyboardInterrupt
 
     def _log_epoch(self, extra: Mapping[str, Any]) -> None:
-        clock = self.clock.read()
+        seconds = self.clock.read()["seconds"]
         record = {"stage": self.stage, "epoch": self.epoch, **self.losses.means()}
-        record["learning_rate"] = self.optimiser.param_groups[0]["lr"]
-        record["samples_per_second"] = self.samples / clock["seconds"]
-        record["seconds"] = clock["seconds"]
-        self.run.log(**{**record, **extra})
+        record |= {"learning_rate": self.optimiser.param_groups[0]["lr"], "seconds": seconds}
+        self.run.log(**{**record, "samples_per_second": self.samples / seconds, **extra})
 
     def _finish(self) -> FitReport:
         self._check_weights()
@@ -423,24 +378,17 @@ class _Stage:
         else:
             unit = 1 if sys.platform == "darwin" else 1024
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        losses = self.losses.means()
         report = FitReport(
-            **self.clock.read(),
-            samples=self.samples,
-            steps=self.total_steps,
-            losses=self.losses.means(),
-            peak_memory=peak,
+            **self.clock.read(), samples=self.samples, steps=self.total_steps, losses=losses, peak_memory=peak
         )
         self.run.save_weights(self.stage, self.model.state_dict(), {"stage": self.stage, "seed": self.seed})
-        if self.keep:  # asked for again when the finished stage is loaded
-            self.run.save_state(f"{self.stage}-kept", {name: thing.state_dict() for name, thing in self.keep.items()})
         self.run.finish_stage(self.stage, asdict(report))
         self.run.delete_state(self.stage)
-        if distributed.rank() == 0:
-            print(
-                f"{self.stage}: done in {report.seconds:,.1f} s ({report.samples / report.seconds:,.0f} samples/s, "
-                f"{report.cpu_seconds:,.1f} s of CPU), peak memory {peak / 2**20:,.0f} MiB",
-                file=sys.stderr,
-            )
+        _say(
+            f"{self.stage}: done in {report.seconds:,.1f} s ({report.samples / report.seconds:,.0f} samples/s, "
+            f"{report.cpu_seconds:,.1f} s of CPU), peak memory {peak / 2**20:,.0f} MiB"
+        )
         distributed.barrier()
         return report
 
@@ -479,12 +427,14 @@ class _Losses:
         return {name: total / self.counts[name] for name, total in self.sums.items()}
 
 
+@dataclass
 class _Clock:
     """Wall and processor seconds spent so far, carried over from checkpoint to checkpoint."""
 
-    def __init__(self, seconds: float = 0.0, cpu_seconds: float = 0.0, callback_seconds: float = 0.0) -> None:
-        self.seconds, self.cpu_seconds, self.callback_seconds = seconds, cpu_seconds, callback_seconds
-        self._since: tuple[float, float] | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    callback_seconds: float = 0.0
+    _since = None  # wall clock and processor time of the last look; no field
 
     def start(self) -> None:
         self._since = (time.perf_counter(), _cpu_seconds())
@@ -495,11 +445,7 @@ class _Clock:
             self.seconds += wall - self._since[0]
             self.cpu_seconds += cpu - self._since[1]
             self._since = (wall, cpu)
-        return {
-            "seconds": self.seconds,
-            "cpu_seconds": self.cpu_seconds,
-            "callback_seconds": self.callback_seconds,
-        }
+        return asdict(self)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Run:
     def __init__(self, path: str | Path, *, writes: bool) -> None:
         self.path = Path(path)
         self.writes = writes
-        self._lock: _Lock | None = None
+        self._lock: io.BufferedRandom | None = None
         self._log = _Records(self.path / "log.jsonl")
         self._candidates = _Records(self.path / "candidates.jsonl", result=self._file("result", ".json"))
         self._at_close: list[Callable[[], None]] = []
@@ -88,10 +88,10 @@ class Run:
         return run
 
     def _adopt(self, config: Any, command: str | None) -> None:
-        self._lock = _Lock.take(self.path / ".lock")
+        self._lock = _take_lock(self.path / ".lock")
         for leftover in self.path.rglob(f".*{PARTIAL}"):
             leftover.unlink(missing_ok=True)
-        there, environment = self.config, self._json(self._file("environment", ".json"), dict)
+        there, environment = self.config, self._json(self._file("environment", ".json"))
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         if there is not None:
             self._check_same(config)
@@ -167,15 +167,15 @@ class Run:
         except OSError as error:
             raise self.damaged(path, f"cannot be read ({error.strerror or error})") from None
 
-    def _json(self, path: Path, kind: type | None = None) -> Any | None:
-        """The JSON of a file of this run, of the type `kind` unless that is None; None where there is no file."""
+    def _json(self, path: Path, kind: type = dict) -> Any | None:
+        """The JSON of a file of this run, of the type `kind`; None where there is no file."""
         if not path.exists():
             return None
         try:
             value = json.loads(self._read(path))
         except (ValueError, RecursionError) as error:
             raise self.damaged(path, f"is damaged: it is not valid JSON ({error})") from None
-        if kind is not None and not isinstance(value, kind):
+        if not isinstance(value, kind):
             raise self.damaged(path, f"is damaged: it must hold a {kind.__name__}, and holds a {type(value).__name__}")
         return value
 
@@ -186,26 +186,23 @@ class Run:
         if self._writing():
             write_json(self._file(name, ".json"), value)
 
-    def read_json(self, name: str, kind: type | None = None) -> Any | None:
-        """What `write_json` wrote under `name`.
-
-        kind: dict or list, for a file that the run cannot do without: InputError where it is missing or holds another
-        type. None reads whatever is there, and gives None where there is no file.
-        """
+    def read_json(self, name: str, kind: type = dict) -> Any:
+        """What `write_json` wrote under `name`, a dict or list; InputError where it is missing or of another type."""
         path = self._file(name, ".json")
-        if kind is not None and not path.exists():
+        value = self._json(path, kind)
+        if value is None:
             raise self.damaged(path, "is missing")
-        return self._json(path, kind)
+        return value
 
     @property
     def config(self) -> dict[str, Any] | None:
         """The config that the run was made with, as plain JSON; None before it is first opened."""
-        return self._json(self._file("config", ".json"), dict)
+        return self._json(self._file("config", ".json"))
 
     @property
     def environment(self) -> dict[str, Any]:
         """Commit, versions and machine, as `describe_environment` saw them when the run was made."""
-        return self._json(self._file("environment", ".json"), dict) or {}
+        return self._json(self._file("environment", ".json")) or {}
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json, with at least one field: the run is done. All processes of a training find it there."""
@@ -217,9 +214,9 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """What `finish` was given, or None while the run is not done."""
-        result = self._json(self._file("result", ".json"), dict)
-        if result == {}:
-            raise self.damaged(self._file("result", ".json"), "is damaged: it holds nothing")
+        path = self._file("result", ".json")
+        if (result := self._json(path)) == {}:
+            raise self.damaged(path, "is damaged: it holds nothing")
         return result
 
     def finish_stage(self, name: str, record: Mapping[str, Any]) -> None:
@@ -232,7 +229,7 @@ class Run:
 
         None where the stage is not done, or is to be done again because the weights that it ended with are gone.
         """
-        record = self._json(self.stage_file(name), dict)
+        record = self._json(self.stage_file(name))
         if record is not None and record.get("stage") != name:
             raise self.damaged(self.stage_file(name), "is damaged: it is no record of that stage")
         return record if self.has_weights(name) else None
@@ -267,7 +264,7 @@ class Run:
 
     def candidate_named(self, key: Any) -> dict[str, Any] | None:
         """The last recorded candidate whose "key" is this one, or None; takes no longer when there are many."""
-        record = self._candidates.look().get(_key_name(to_json(key)))
+        record = self._candidates.look().get(json.dumps(to_json(key), sort_keys=True))
         return None if record is None else dict(record)
 
     # ---- tensors
@@ -346,7 +343,7 @@ class _Records:
             end, count, new = self._end, self._count, {}
             for line, record in self._lines(end, count):
                 end, count = end + len(line), count + 1
-                new[_key_name(record["key"]) if "key" in record else f"line {count}"] = record
+                new[json.dumps(record["key"], sort_keys=True) if "key" in record else f"line {count}"] = record
             self._end, self._count = end, count
             self._known |= new
         return self._known
@@ -405,10 +402,6 @@ def _with_shared_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {sys.intern(name): value for name, value in pairs}
 
 
-def _key_name(key: Any) -> str:
-    return json.dumps(key, sort_keys=True)
-
-
 def _with_fields(records: Mapping[str, dict[str, Any]], where: Mapping[str, Any]) -> list[dict[str, Any]]:
     wanted = to_json(where)
     return [
@@ -426,7 +419,7 @@ def describe_environment(command: str | None = None) -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         **_git(),
         "python": platform.python_version(),
-        **{package: _version(package) for package in ("torch", "torchvision", "numpy")},
+        **{package: version(package) for package in ("torch", "torchvision", "numpy")},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": device_name(torch.device("cpu")),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -450,13 +443,6 @@ def _git() -> dict[str, Any]:
     return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _plain(name: str) -> str:
     """Names become file names, so they may not climb out of the folder."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*", name):
@@ -464,68 +450,60 @@ def _plain(name: str) -> str:
     return name
 
 
-_HELD: "weakref.WeakValueDictionary[Path, _Lock]" = weakref.WeakValueDictionary()  # this process's locks
+_HELD: "weakref.WeakValueDictionary[Path, io.BufferedRandom]" = weakref.WeakValueDictionary()  # by this process
 
 
-class _Lock:
-    """Holds a folder's lock file for as long as it lives; the system frees it when the process dies, however it dies.
+def _take_lock(path: Path) -> io.BufferedRandom:
+    """The lock file at `path`, whose folder is made where it is missing; waits while another process holds it.
 
-    Runs opened twice by one process share one lock.
+    The lock is held for as long as the file object lives; the system frees it when the process dies, however it dies.
+    Runs opened twice by one process share it. Runs are made from other runs in one direction only, so processes that
+    wait for each other's do not lock up; a worker would wait for ever for what its parent holds, hence the
+    RuntimeError.
     """
-
-    def __init__(self, file: io.BufferedRandom) -> None:
-        self.file = file
-
-    @classmethod
-    def take(cls, path: Path) -> "_Lock":
-        """The lock of the folder of `path`, which is made where it is missing; waits while another process holds it.
-
-        Runs are made from other runs in one direction only, so processes that wait for each other's do not lock up;
-        a worker would wait for ever for what its parent holds, hence the RuntimeError.
-        """
-        key = path.resolve()
-        if (lock := _HELD.get(key)) is not None:
-            return lock
-        while True:
-            make_folder(path.parent)
-            try:
-                file = open(path, "a+b")  # noqa: SIM115 (stays open: closing it frees the lock)
-            except OSError as error:
-                raise cannot_write(path, error) from error
-            cls._wait(file, path.parent)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
-            file.close()  # the folder was removed by the process that was waited for
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
-        lock = _HELD[key] = cls(file)
-        return lock
-
-    @staticmethod
-    def _wait(file: io.BufferedRandom, folder: Path) -> None:
+    key = path.resolve()
+    if (held := _HELD.get(key)) is not None:
+        return held
+    while True:
+        make_folder(path.parent)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(20).decode(errors="replace").strip() or "unknown"
-            if holder == str(os.getppid()):
-                raise RuntimeError(f"{folder} is held by process {holder}, which waits for this one") from None
-            print(
-                f"{folder} is in use by another process (number {holder}): waiting until it is done; Ctrl-C to give up",
-                file=sys.stderr,
-                flush=True,
-            )
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: go on without one
-
-    @classmethod
-    def _leave_to_parent(cls) -> None:
-        """A forked worker must not keep the lock alive once its parent is killed."""
-        for lock in list(_HELD.values()):
-            lock.file.close()
-        _HELD.clear()
+            file = open(path, "a+b")  # noqa: SIM115 (stays open: closing it frees the lock)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        _wait_for(file, path.parent)
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()  # the folder was removed by the process that was waited for
+    file.truncate(0)
+    file.write(str(os.getpid()).encode())
+    file.flush()
+    _HELD[key] = file
+    return file
 
 
-os.register_at_fork(after_in_child=_Lock._leave_to_parent)
+def _wait_for(file: io.BufferedRandom, folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read(20).decode(errors="replace").strip() or "unknown"
+        if holder == str(os.getppid()):
+            raise RuntimeError(f"{folder} is held by process {holder}, which waits for this one") from None
+        print(
+            f"{folder} is in use by another process (number {holder}): waiting until it is done; Ctrl-C to give up",
+            file=sys.stderr,
+            flush=True,
+        )
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a file system without locks: go on without one
+
+
+def _leave_locks_to_parent() -> None:
+    """A forked worker must not keep a lock alive once its parent is killed."""
+    for file in list(_HELD.values()):
+        file.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_parent)

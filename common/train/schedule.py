@@ -34,26 +34,25 @@ def build_optimiser(model: nn.Module, optimisation: Optimisation) -> optim.Optim
     return kind(groups, betas=(optimisation.momentum, 0.999), **shared)
 
 
-def learning_rate_factor(optimisation: Optimisation, steps_per_epoch: int, step: int) -> float:
-    """The factor of the learning rate at `step` (from 0).
+def build_schedule(optimiser: optim.Optimizer, optimisation: Optimisation, steps_per_epoch: int) -> LambdaLR:
+    """A scheduler to be stepped once after every optimiser step.
 
     The same numbers as torch's LinearLR (warm-up) followed by CosineAnnealingLR over the steps that are left, or
     times MultiStepLR with milestones counted from the start of the training.
     """
     warmup = round(optimisation.warmup_epochs * steps_per_epoch)
     total = optimisation.epochs * steps_per_epoch
-    rise = 1.0
-    if step < warmup:
-        rise = optimisation.warmup_start + (1.0 - optimisation.warmup_start) * step / warmup
-    if optimisation.policy == "multistep":
-        passed = sum(round(milestone * steps_per_epoch) <= step for milestone in optimisation.milestones)
-        return rise * optimisation.decay**passed
-    if optimisation.policy == "cosine" and step >= warmup and total > warmup:
-        fall = 0.5 * (1.0 + math.cos(math.pi * min(step - warmup, total - warmup) / (total - warmup)))
-        return optimisation.final_share + (1.0 - optimisation.final_share) * fall
-    return rise
 
+    def factor(step: int) -> float:
+        rise = 1.0
+        if step < warmup:
+            rise = optimisation.warmup_start + (1.0 - optimisation.warmup_start) * step / warmup
+        if optimisation.policy == "multistep":
+            passed = sum(round(milestone * steps_per_epoch) <= step for milestone in optimisation.milestones)
+            return rise * optimisation.decay**passed
+        if optimisation.policy == "cosine" and step >= warmup and total > warmup:
+            fall = 0.5 * (1.0 + math.cos(math.pi * min(step - warmup, total - warmup) / (total - warmup)))
+            return optimisation.final_share + (1.0 - optimisation.final_share) * fall
+        return rise
 
-def build_schedule(optimiser: optim.Optimizer, optimisation: Optimisation, steps_per_epoch: int) -> LambdaLR:
-    """A scheduler to be stepped once after every optimiser step."""
-    return LambdaLR(optimiser, lambda step: learning_rate_factor(optimisation, steps_per_epoch, step))
+    return LambdaLR(optimiser, factor)

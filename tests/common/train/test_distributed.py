@@ -176,7 +176,7 @@ def test_alone_nothing_is_exchanged(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert distributed.start("cpu") == torch.device("cpu")
     assert (distributed.rank(), distributed.size()) == (0, 1)
-    batch = {"a": torch.ones(3)}
+    batch = (torch.ones(3),)
     assert distributed.part_of(batch) is batch
     assert distributed.batch_size(batch) == 3
 
@@ -184,9 +184,8 @@ def test_alone_nothing_is_exchanged(monkeypatch):
 def test_parts_of_a_batch(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 2)
     monkeypatch.setattr(distributed, "rank", lambda: 1)
-    batch = {"a": torch.arange(4), "b": [ClassificationBatch(torch.arange(4), torch.arange(4))]}
-    part = distributed.part_of(batch)
-    assert part["a"].tolist() == part["b"][0].labels.tolist() == [2, 3]
+    images, (batch,) = distributed.part_of((torch.arange(4), [ClassificationBatch(torch.arange(4), torch.arange(4))]))
+    assert images.tolist() == batch.labels.tolist() == [2, 3]
     with pytest.raises(InputError, match="a batch of 3 does not divide among 2"):
         distributed.part_of(torch.ones(3))
 

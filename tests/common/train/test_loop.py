@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from common.plain import InputError
 from common.settings import Optimisation
-from common.train.loop import FitReport, Progress, Step, Training, TrainingError, fit
+from common.train.loop import Progress, Step, Training, TrainingError, fit
 from common.train.run_folder import Run
 from common.train.schedule import build_optimiser
 
@@ -66,12 +66,6 @@ def train(folder: Path, checkpoint_every_s: float, before_batch=None) -> None:
     run = Run.open(folder, {"kind": "tiny"})
     torch.manual_seed(5)
     model = network()
-    average = torch.optim.swa_utils.AveragedModel(model)
-
-    def after_epoch(epoch: int) -> dict:
-        average.update_parameters(model)
-        return {"weight": model[0].weight.sum().item()}
-
     schedule = Optimisation(epochs=3, policy="cosine", warmup_epochs=0.5, weight_decay=0.01, clip_norm=1.0)
     for stage in ("first", "second"):
         fit(
@@ -81,10 +75,9 @@ def train(folder: Path, checkpoint_every_s: float, before_batch=None) -> None:
             Batches(before_batch=before_batch),
             losses_of(model),
             Training(schedule, seed=3, checkpoint_every_s=checkpoint_every_s),
-            after_epoch=after_epoch,
-            keep={"average": average},
+            after_epoch=lambda epoch: {"weight": model[0].weight.sum().item()},
         )
-    run.finish({"sum": sum(parameter.double().sum().item() for parameter in average.parameters())})
+    run.finish({"sum": sum(parameter.double().sum().item() for parameter in model.parameters())})
 
 
 def kill_until_done(folder: Path, checkpoint_every_s: float, seed: int) -> int:
@@ -151,15 +144,14 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path, u
 
 
 def test_a_kill_between_the_last_files_of_a_stage_loses_nothing(tmp_path, unbroken, monkeypatch):
-    """Weights, kept states, the stage's record and the removal of the checkpoint: a kill after each."""
-    for method in ("save_weights", "save_state", "finish_stage", "delete_state"):
+    """Weights, the stage's record and the removal of the checkpoint: a kill after each."""
+    for method in ("save_weights", "finish_stage", "delete_state"):
         with monkeypatch.context() as patch:
             original = getattr(Run, method)
 
-            def killed(run, name, *arguments, original=original):
-                original(run, name, *arguments)
-                if original.__name__ != "save_state" or name.endswith("-kept"):
-                    raise InterruptedError
+            def killed(*arguments, original=original):
+                original(*arguments)
+                raise InterruptedError
 
             patch.setattr(Run, method, killed)
             with pytest.raises(InterruptedError):
@@ -240,40 +232,31 @@ def test_a_finished_stage_is_loaded_and_not_trained_again(tmp_path):
 
     assert fit(run, "net", again, Batches(), never, Training(settings)) == report
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
-    assert FitReport.from_record(run.stage_done("net")) == report
     assert not (tmp_path / "net.state").exists()  # only the weights are of use now
     with pytest.raises(InputError, match="another architecture"):
         fit(run, "net", nn.Linear(4, 1), Batches(), never, Training(settings))
 
 
-def test_callbacks_and_mode(tmp_path):
-    model, seen = network(), []
-
-    def before_epoch(epoch: int) -> None:
-        seen.append(("before", epoch, model.training))
-        time.sleep(0.02)
+def test_time_and_values_of_after_epoch_and_the_random_numbers_of_others(tmp_path):
+    """Others' numbers stay: else a resumed command, which skips finished stages, would draw other weights after it."""
+    model, modes = network(), []
 
     def after_epoch(epoch: int) -> dict:
-        seen.append(("after", epoch, model.training))
+        modes.append(model.training)
         model.eval()
+        time.sleep(0.02)
         return {"AP": 0.1 * epoch}
 
-    run = Run.open(tmp_path, {})
-    arguments = (run, "net", model, Batches(), losses_of(model), Training(Optimisation(epochs=2)))
-    report = fit(*arguments, before_epoch=before_epoch, after_epoch=after_epoch)
-    assert seen == [("before", 0, True), ("after", 0, True), ("before", 1, True), ("after", 1, True)]
-    assert [record["AP"] for record in run.logged()] == [0.0, 0.1]
-    assert report.callback_seconds > 0.04
-
-
-def test_training_leaves_the_random_numbers_of_others_alone(tmp_path):
-    """Else a resumed command, which skips finished stages, would draw other weights for what comes next."""
-    model = network()
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    fit(Run.open(tmp_path, {}), "net", model, Batches(), losses_of(model), Training(Optimisation(epochs=1)))
+    run = Run.open(tmp_path, {})
+    training = Training(Optimisation(epochs=2))
+    report = fit(run, "net", model, Batches(), losses_of(model), training, after_epoch=after_epoch)
     assert torch.equal(torch.rand(3), expected)
+    assert modes == [True, True]
+    assert [record["AP"] for record in run.logged()] == [0.0, 0.1]
+    assert report.callback_seconds > 0.04
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
