@@ -118,18 +118,14 @@ def test_another_constraint_limits_while_buckets_stay_the_filters(study, tmp_pat
     assert find_all(study, (3e6,), "macs", out=tmp_path, evaluate=False)["note"] is None
 
 
-def test_no_evaluate_measures_no_ap(study, tmp_path):
-    found = find_all(study, (study.constraint.budget(0.5),), out=tmp_path, evaluate=False)["found"][0]
+def test_without_evaluation_a_random_search_is_the_best_validated_path_that_is_affordable(study, tmp_path):
+    budget = study.constraint.budget(0.5)
+    found = find_all(study, (budget,), out=tmp_path, evaluate=False)["found"][0]
     assert "AP" not in found
     assert load_detector(found["file"]).description["AP"] is None
-
-
-def test_random_search_is_the_best_validated_path_that_is_affordable(study, tmp_path):
-    budget = study.constraint.budget(0.5)
-    chance = find_all(study, (budget,), out=tmp_path, evaluate=False)["found"][0]["random"]
     pairs = zip(study.candidates.paths, study.candidates.losses, strict=True)
     affordable = [(loss, study.space.key(p)) for p, loss in pairs if study.constraint.cost(p[None])[0] <= budget]
-    assert chance["path"] == min(affordable)[1]
+    assert found["random"]["path"] == min(affordable)[1]
 
 
 # ---- the command
@@ -160,35 +156,19 @@ def test_what_is_no_finished_supernet(trained, capsys, tmp_path):
     assert "holds no run" in failure(capsys, "--run", str(tmp_path))
     assert "no supernet to search in" in failure(capsys, "--run", str(trained.run.parent / "warm-up-s0"))
     assert "--run" in failure(capsys)
-    stopped = tmp_path / "ours-s0"
-    shutil.copytree(trained.run, stopped)
-    (stopped / "result.json").unlink()
-    assert "not finished" in failure(capsys, "--run", str(stopped))
-    (stopped / "config.json").write_text('{"paper": "sm_nas"}')
-    assert "not a run of detofa" in failure(capsys, "--run", str(stopped))
-
-
-def test_settings_of_another_version_are_refused_by_name(trained, capsys, tmp_path):
-    moved = tmp_path / "ours-s0"
-    shutil.copytree(trained.run, moved)
-    config = json.loads((moved / "config.json").read_text())
-    config["preset"]["path_filter"]["wings"] = 2
-    (moved / "config.json").write_text(json.dumps(config))
-    assert "preset.path_filter has a field wings" in failure(capsys, "--run", str(moved))
-
-
-def test_what_it_was_built_on_must_be_there(trained, capsys, tmp_path):
     moved = tmp_path / "runs" / "ours-s0"
     shutil.copytree(trained.run, moved)
-    assert "warm-up-s0" in failure(capsys, "--run", str(moved))
-
-
-def test_other_images_than_it_was_trained_on(trained, capsys, tmp_path):
-    moved = tmp_path / "ours-s0"
-    shutil.copytree(trained.run, moved)
-    config = json.loads((moved / "config.json").read_text())
-    (moved / "config.json").write_text(json.dumps({**config, "data": "scenes:train=80,seed=5"}))
+    assert "warm-up-s0" in failure(capsys, "--run", str(moved)), "what it was built on must be there"
+    config, file = json.loads((moved / "config.json").read_text()), moved / "config.json"
+    file.write_text(json.dumps({**config, "data": "scenes:train=80,seed=5"}))
     assert "other images" in failure(capsys, "--run", str(moved))
+    config["preset"]["path_filter"]["wings"] = 2
+    file.write_text(json.dumps(config))
+    assert "preset.path_filter has a field wings" in failure(capsys, "--run", str(moved))
+    (moved / "result.json").unlink()
+    assert "not finished" in failure(capsys, "--run", str(moved))
+    file.write_text('{"paper": "sm_nas"}')
+    assert "not a run of detofa" in failure(capsys, "--run", str(moved))
 
 
 def test_runs_may_be_moved_together(trained, tmp_path, capsys):
@@ -208,14 +188,10 @@ def test_table_shows_each_budget(trained, capsys, tmp_path):
         assert line.split()[0] == f"{budget:.4g}"
 
 
-def test_help_fits_a_screen_and_explains_every_flag(capsys):
-    with pytest.raises(SystemExit) as ended:
+def test_help_fits_a_screen(capsys):
+    with pytest.raises(SystemExit):
         run(main, Options, ["--help"])
-    text = capsys.readouterr().out
-    assert ended.value.code == 0
-    assert len(text.splitlines()) <= 40
-    for flag in ("--run", "--budget", "--constraint", "--out", "--no-evaluate", "--describe", "--scale", "--json"):
-        assert flag in text
+    assert 15 <= len(capsys.readouterr().out.splitlines()) <= 40
 
 
 # ---- the space
