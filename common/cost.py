@@ -65,6 +65,8 @@ def _count(module: "nn.Module", image: "Tensor") -> Cost:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from common.evaluate.recalibrate import evaluation_mode
+
     part_of = {inner: name for name, child in module.named_children() for inner in child.modules()}
     flops: dict[str, int] = defaultdict(int)
     others: dict[str, int] = defaultdict(int)
@@ -81,18 +83,14 @@ def _count(module: "nn.Module", image: "Tensor") -> Cost:
 
     hooks = [layer.register_forward_pre_hook(enter) for layer in part_of]
     hooks += [layer.register_forward_hook(leave) for layer in part_of]
-    training = {layer: layer.training for layer in module.modules()}
-    module.eval()
+    # torch's counter does not know torchvision's operators
+    deformable = {torch.ops.torchvision.deform_conv2d: _flops_of_deformable_convolution}
     try:
-        # torch's counter does not know torchvision's operators
-        deformable = {torch.ops.torchvision.deform_conv2d: _flops_of_deformable_convolution}
-        with FlopCounterMode(display=False, custom_mapping=deformable) as counter:
+        with evaluation_mode(module), FlopCounterMode(display=False, custom_mapping=deformable) as counter:
             output = module(image)
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, flag in training.items():
-            layer.training = flag
 
     params = {name: sum(each.numel() for each in child.parameters()) for name, child in module.named_children()}
     total = {"params": sum(each.numel() for each in module.parameters()), "flops": counter.get_total_flops()}
@@ -100,16 +98,15 @@ def _count(module: "nn.Module", image: "Tensor") -> Cost:
     others[OUTSIDE] = 0 if part_of else _beside_products(module, (image,), output)
     params[OUTSIDE] = total["params"] - sum(params.values())
     parts = {
-        name: {
-            "params": params[name],
-            "macs_mmdet": flops[name] // 2 + others[name],
-            "macs": flops[name] // 2,
-            "flops": flops[name],
-        }
+        name: _units(params[name], flops[name], others[name])
         for name in params
         if name != OUTSIDE or params[name] or flops[name] or others[name]
     }
-    return Cost(macs_mmdet=total["flops"] // 2 + sum(others.values()), macs=total["flops"] // 2, **total, parts=parts)
+    return Cost(**_units(**total, others=sum(others.values())), parts=parts)
+
+
+def _units(params: int, flops: int, others: int) -> dict[str, int]:
+    return {"params": params, "macs_mmdet": flops // 2 + others, "macs": flops // 2, "flops": flops}
 
 
 def _beside_products(layer: "nn.Module", inputs: tuple[Any, ...], output: Any) -> int:
@@ -138,14 +135,8 @@ def _flops_of_deformable_convolution(
 
 
 CATEGORIES = 80  # COCO's, which the papers' detectors tell apart
-BACKBONES = {
-    "r18": "resnet18",
-    "r34": "resnet34",
-    "r50": "resnet50",
-    "r101": "resnet101",
-    "x50-32x4d": "resnext50_32x4d",
-    "x101-32x4d": "resnext101_32x4d",
-}
+BACKBONES = {f"r{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101)}
+BACKBONES |= {f"x{depth}-32x4d": f"resnext{depth}_32x4d" for depth in (50, 101)}
 MODELS = (*BACKBONES, *(f"{name}-fpn" for name in BACKBONES))
 
 

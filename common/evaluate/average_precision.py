@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from common.data.detection_set import DetectionSet
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-METRICS_WITHOUT_AREAS = ("AP", "AP50", "AP75", "AR1", "AR10", "AR100")
 
 
 class GroundTruth:
@@ -43,10 +42,9 @@ class GroundTruth:
         boxes = np.asarray(dataset.boxes, dtype=np.float64).reshape(-1, 4)[keep]
         boxes[:, 2:] -= boxes[:, :2]  # xyxy to the x, y, width, height of COCO files
         category_ids = _numbered(dataset.category_ids)
-        sizes = np.asarray(dataset.sizes)
         self._prepare(
             image_ids=image_ids[chosen],
-            sizes=sizes[chosen],
+            sizes=np.asarray(dataset.sizes)[chosen],
             category_ids=category_ids,
             names=list(dataset.categories),
             annotation_images=image_ids[owner[keep]],
@@ -55,8 +53,7 @@ class GroundTruth:
             area=np.asarray(dataset.area, dtype=np.float64)[keep],
             crowd=np.asarray(dataset.crowd, dtype=bool)[keep],
         )
-        self._image_id_at = image_ids
-        self._chosen = chosen
+        self._image_id_at, self._chosen = image_ids, chosen
 
     @classmethod
     def from_columns(cls, **columns: Any) -> GroundTruth:
@@ -81,36 +78,27 @@ class GroundTruth:
         area: np.ndarray,
         crowd: np.ndarray,
     ) -> None:
-        images = [
-            {"id": identity, "height": height, "width": width}
-            for identity, (height, width) in zip(image_ids.tolist(), sizes.tolist(), strict=True)
-        ]
-        categories = [
-            {"id": identity, "name": name} for identity, name in zip(category_ids.tolist(), names, strict=True)
-        ]
-        self._category_ids = category_ids
-        self._names = list(names)
+        shapes = zip(image_ids.tolist(), sizes.tolist(), strict=True)
+        images = [{"id": identity, "height": height, "width": width} for identity, (height, width) in shapes]
+        named = zip(category_ids.tolist(), names, strict=True)
+        categories = [{"id": identity, "name": name} for identity, name in named]
+        self._category_ids, self._names = category_ids, names
         self._coco = COCO.from_arrays(
             images, categories, annotation_images, annotation_categories, boxes, area=area, iscrowd=crowd
         )
 
     def evaluate(
-        self,
-        detections: Detections,
-        indices: ArrayLike | Tensor | None = None,
-        areas: bool = True,
-        per_class: bool = False,
+        self, detections: Detections, indices: ArrayLike | Tensor | None = None, per_class: bool = False
     ) -> dict[str, Any]:
         """The 12 COCO numbers, each in 0..1, or -1 where there is nothing to find.
 
         detections: boxes (N, D, 4) in *original* pixels. indices: (N,) positions in the `DetectionSet`, the image of
         each row (default: the images that this ground truth was built from, in that order). Images of the ground
         truth that are not among them count as images where nothing was found.
-        areas: False leaves out APs APm APl ARs ARm ARl, which halves the time.
         per_class: adds "per_class", the AP by category name.
         Raises ValueError where a detection is not finite, a label is unknown, or an image appears twice or not at all.
         """
-        return self.evaluate_rows(self.rows(detections, indices), areas=areas, per_class=per_class)
+        return self.evaluate_rows(self.rows(detections, indices), per_class)
 
     def rows(self, detections: Detections, indices: ArrayLike | Tensor | None = None) -> np.ndarray:
         """The valid detections as COCO's array: (M, 7) image, x, y, width, height, score, category.
@@ -142,28 +130,20 @@ class GroundTruth:
             raise ValueError("a detection has a box or score that is not finite: the network has diverged")
         return rows
 
-    def evaluate_rows(self, rows: np.ndarray, areas: bool = True, per_class: bool = False) -> dict[str, Any]:
+    def evaluate_rows(self, rows: np.ndarray, per_class: bool = False) -> dict[str, Any]:
         """`evaluate` for detections that are rows already: (M, 7) float64 as `rows` makes them."""
         evaluation = COCOeval(self._coco, self._coco.load_res(rows), "bbox")
-        if not areas:
-            evaluation.params.area_rng = evaluation.params.area_rng[:1]
-            evaluation.params.area_rng_lbl = evaluation.params.area_rng_lbl[:1]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summary_lines()  # fills `stats` and prints nothing
         numbers: dict[str, Any] = dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
-        if not areas:
-            numbers = {name: numbers[name] for name in METRICS_WITHOUT_AREAS}
         if per_class:
-            numbers["per_class"] = self._per_class(evaluation)
+            # (thresholds, recalls, K, areas, detections): all areas, 100 detections; hotcoco sorts categories by id
+            precision = evaluation.eval["precision"][:, :, :, 0, -1]
+            means = precision.mean(axis=(0, 1))  # a category without objects is -1 throughout, so its mean is -1
+            places = np.argsort(np.argsort(self._category_ids))
+            numbers["per_class"] = dict(zip(self._names, means[places].tolist(), strict=True))
         return numbers
-
-    def _per_class(self, evaluation: COCOeval) -> dict[str, float]:
-        # (thresholds, recalls, K, areas, detections): all areas, 100 detections; hotcoco sorts categories by id
-        precision = evaluation.eval["precision"][:, :, :, 0, -1]
-        order = np.argsort(np.argsort(self._category_ids))
-        means = precision.mean(axis=(0, 1))  # a category without objects is -1 throughout, so its mean is -1
-        return {name: float(means[place]) for name, place in zip(self._names, order, strict=True)}
 
 
 def _numbered(ids: ArrayLike) -> np.ndarray:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.evaluate.recalibrate import evaluation_mode
+
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -54,33 +56,26 @@ def measure_latency(
     with several threads, and on a GPU, it is wall clock.
     """
     device = torch.device(device)
-    training = {part: part.training for part in module.modules()}
-    module = module.to(device).eval()
-    passed = images or [torch.randn(1, *input_shape)]
-    passed = [image.to(device) for image in passed]
+    module.to(device)
+    passed = [image.to(device) for image in images or [torch.randn(1, *input_shape)]]
     on_cuda = device.type == "cuda"
     timed = _time_on_cuda if on_cuda else _time_on_cpu
     current = torch.cuda.device(device) if on_cuda else contextlib.nullcontext()  # events belong to the current one
-    autocast = (
-        contextlib.nullcontext()
-        if precision == "float32"
-        else torch.autocast(device.type, dtype=getattr(torch, precision))
-    )
-    try:
-        with current, autocast:
-            for run in range(warmup):
-                module(passed[run % len(passed)])
-            milliseconds = np.empty(runs)
-            for run in range(runs):
-                if pause_s:
-                    time.sleep(pause_s)
-                milliseconds[run] = timed(partial(module, passed[run % len(passed)]))
-    finally:
-        for part, flag in training.items():
-            part.training = flag
+    lower = precision != "float32"
+    lower_precision = torch.autocast(device.type, getattr(torch, precision) if lower else None, enabled=lower)
+    milliseconds = np.empty(runs)
+    with current, lower_precision, evaluation_mode(module):
+        for run in range(warmup):
+            module(passed[run % len(passed)])
+        for run in range(runs):
+            time.sleep(pause_s)
+            milliseconds[run] = timed(partial(module, passed[run % len(passed)]))
     first, median, third = np.percentile(milliseconds, [25, 50, 75])
+    software = f"torch {torch.__version__}"
+    if on_cuda:
+        software += f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     return Latency(
-        float(median), float(third - first), device_name(device), precision, _software(device), torch.get_num_threads()
+        float(median), float(third - first), device_name(device), precision, software, torch.get_num_threads()
     )
 
 
@@ -110,10 +105,3 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _software(device: torch.device) -> str:
-    parts = [f"torch {torch.__version__}"]
-    if device.type == "cuda":
-        parts += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]
-    return ", ".join(parts)

@@ -4,8 +4,8 @@ The running averages of a supernet mix the activations of all its sub-networks. 
 need statistics of their own before it is evaluated.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 PIXELS_A_ROW = 16
 MOST_CHANNELS = 48
 LEAST_PIXELS = 1 << 12
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts `model` in evaluation mode; the train/eval flag of each of its parts is restored at the end."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
 
 
 class _NothingLeft(Exception):
@@ -38,32 +50,13 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (means - mean).square_().add_(variances).sum(0) / PIXELS_A_ROW
 
 
-@dataclass
-class _Inputs:
-    """What a layer was given, call by call: elements per channel, their mean (C,) and their biased variance (C,)."""
-
-    counts: list[int] = field(default_factory=list)
-    means: list[Tensor] = field(default_factory=list)
-    variances: list[Tensor] = field(default_factory=list)
-
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """Mean and unbiased variance of all the calls' elements together, exact for calls of any sizes.
-
-        An average of the calls' variances (`torch.optim.swa_utils.update_bn`) would lack the variance between calls.
-        """
-        means, variances = torch.stack(self.means).double(), torch.stack(self.variances).double()
-        counts = torch.tensor(self.counts, dtype=torch.float64, device=means.device).unsqueeze(1)
-        total = sum(self.counts)
-        mean = (counts * means).sum(0) / total
-        squares = (counts * (variances + (means - mean).square())).sum(0)
-        return mean, squares / (total - 1)
-
-
 class _Statistics:
     """Hooks that make each layer normalise by the batch that it is given, and remember that batch's statistics."""
 
     def __init__(self, layers: list[_BatchNorm]) -> None:
-        self.inputs = {layer: _Inputs() for layer in layers}
+        # call by call: elements per channel, their mean (C,) and their biased variance (C,)
+        self.inputs: dict[_BatchNorm, list[tuple[int, Tensor, Tensor]]] = {layer: [] for layer in layers}
+        self.passes = 0
         self.calls = 0  # in this forward pass
         self.calls_a_pass: int | None = None  # known after the first
 
@@ -74,10 +67,7 @@ class _Statistics:
         if count < 2:
             raise ValueError(f"batch norm needs at least two values per channel, got shape {tuple(x.shape)}")
         mean, variance = _batch_statistics(x)
-        inputs = self.inputs[layer]
-        inputs.counts.append(count)
-        inputs.means.append(mean)
-        inputs.variances.append(variance)
+        self.inputs[layer].append((count, mean, variance))
         self.calls += 1
         if self.calls == self.calls_a_pass:
             raise _NothingLeft
@@ -86,21 +76,31 @@ class _Statistics:
 
     def see(self, model: nn.Module, batch: Tensor) -> None:
         """One forward pass, up to the last batch-norm layer where it is known which that is."""
-        self.calls = 0
+        self.passes, self.calls = self.passes + 1, 0
         try:
             model(batch)
         except _NothingLeft:
             return
         self.calls_a_pass = self.calls
 
-    def write(self, batches: int) -> None:
-        """Put the pooled statistics into the layers that were called; the others keep theirs."""
+    def write(self) -> None:
+        """Put the statistics of all calls' elements together into the layers that were called; the others keep theirs.
+
+        Exact for calls of any sizes: an average of the calls' variances (`torch.optim.swa_utils.update_bn`) would lack
+        the variance between calls.
+        """
         for layer, inputs in self.inputs.items():
-            if inputs.counts:
-                mean, variance = inputs.pooled()
-                layer.running_mean[: len(mean)].copy_(mean)
-                layer.running_var[: len(mean)].copy_(variance)  # unbiased, as batch norm keeps it
-                layer.num_batches_tracked.fill_(batches)
+            if not inputs:
+                continue
+            counts, means, variances = zip(*inputs, strict=True)
+            means, variances = torch.stack(means).double(), torch.stack(variances).double()
+            shares = torch.tensor(counts, dtype=torch.float64, device=means.device).unsqueeze(1) / sum(counts)
+            mean = (shares * means).sum(0)
+            variance = (shares * (variances + (means - mean).square())).sum(0)
+            C = len(mean)
+            layer.running_mean[:C].copy_(mean)
+            layer.running_var[:C].copy_(variance * (sum(counts) / (sum(counts) - 1)))  # unbiased, as batch norm's
+            layer.num_batches_tracked.fill_(self.passes)
 
 
 @torch.no_grad()
@@ -116,27 +116,20 @@ def reestimate_batch_norm(model: nn.Module, images: Iterable[Tensor]) -> None:
     Raises ValueError where `images` is empty, or a layer's input has a single value per channel.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    training = {module: module.training for module in model.modules()}
     before = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
     statistics = _Statistics(layers)
     hooks = [layer.register_forward_pre_hook(statistics.before_call) for layer in layers]
-    model.eval()
-
-    batches = 0
     try:
-        for batch in images:
-            # batch statistics of NCHW tensors are slow on a CPU
-            if batch.device.type == "cpu":
-                batch = batch.contiguous(memory_format=torch.channels_last)
-            statistics.see(model, batch)
-            batches += 1
+        with evaluation_mode(model):
+            for batch in images:
+                # batch statistics of NCHW tensors are slow on a CPU
+                on_cpu = batch.device.type == "cpu"
+                statistics.see(model, batch.contiguous(memory_format=torch.channels_last) if on_cpu else batch)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, flag in training.items():
-            module.training = flag
         for buffer, value in before:
             buffer.copy_(value)
-    if batches == 0:
+    if statistics.passes == 0:
         raise ValueError("no images to estimate batch-norm statistics from")
-    statistics.write(batches)
+    statistics.write()

@@ -59,7 +59,9 @@ def evaluate_all(
     Any other exception than want of memory or a number that is not finite is a fault and is raised; what was
     evaluated before stays recorded. Raises InputError when a finished run lacks a candidate.
     """
-    wanted = [(_name(key(item)), item) for item in items]
+    if workers < 0:
+        raise InputError(f"workers must be at least 0 (0 evaluates in this process), got {workers}")
+    wanted = [(json.dumps(to_json(key(item)), sort_keys=True), item) for item in items]
     records: dict[str, dict[str, Any]] = {}
     todo: dict[str, Item] = {}
     for name, item in dict(wanted).items():
@@ -76,7 +78,12 @@ def evaluate_all(
         )
     progress = Progress(label, len(todo) + len(records), len(records), unit="candidate")
     best, failed = _best(records.values(), score), 0
-    outcomes = _outcomes(function, todo, run, workers, backend)
+    if workers == 0:
+        outcomes = _here(function, todo, run)
+    elif backend == "ray":
+        outcomes = _on_ray(function, todo, workers)
+    else:
+        outcomes = _workers_of(run, workers).evaluate(function, todo)
     try:
         for name, _ in wanted:
             while name not in records:
@@ -91,10 +98,6 @@ def evaluate_all(
     finally:
         outcomes.close()
         progress.close()
-
-
-def _name(key: Any) -> str:
-    return json.dumps(to_json(key), sort_keys=True)
 
 
 def _record(key: Any, outcome: Outcome, score: str | None) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def _attempt(function: Callable[[Item], dict[str, Any]], item: Item) -> Outcome:
     begin = time.perf_counter()
     try:
         measured = dict(function(item))
-    except (MemoryError, RuntimeError, ArithmeticError, OSError, TrainingError) as error:
+    except Exception as error:
         reason = _own_failure(error)
         if reason is None:
             raise
@@ -147,33 +150,18 @@ def _own_failure(error: Exception) -> str | None:
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     ):
         return f"does not fit in memory ({text or type(error).__name__})"
-    if isinstance(error, TrainingError):
-        return text
     if isinstance(error, ArithmeticError):
         return f"{type(error).__name__}: {text}"
-    return None
+    return text if isinstance(error, TrainingError) else None
 
 
-# ---- where they run
-
-
-def _outcomes(
-    function: Callable[[Item], dict[str, Any]], todo: Mapping[str, Item], run: Run, workers: int, backend: str
-) -> Iterator[tuple[str, Outcome]]:
-    """(name, outcome) of every item, as they come."""
-    if workers < 0:
-        raise InputError(f"workers must be at least 0 (0 evaluates in this process), got {workers}")
-    if workers == 0:
-        return _here(function, todo, run)
-    if backend == "ray":
-        return _on_ray(function, todo, workers)
-    return _workers_of(run, workers).evaluate(function, todo)
+# ---- in this process
 
 
 def _here(
     function: Callable[[Item], dict[str, Any]], todo: Mapping[str, Item], run: Run
 ) -> Iterator[tuple[str, Outcome]]:
-    """In this process. The candidate under way is written down, so that one that kills the process is known by it.
+    """The candidate under way is written down, so that one that kills the process is known by it.
 
     The process may as well have been killed by somebody else. So the candidate is tried again in a process of its own,
     where its death is seen; or here, once, where it cannot be sent to another process.
@@ -183,25 +171,19 @@ def _here(
     for name, item in todo.items():
         tried = times if name == killed else 0
         if tried and function.__module__ != "__main__" and _pickles((function, item)):
-            alone = _Workers(1)
-            try:
+            with contextlib.closing(_Workers(1)) as alone:
                 yield from alone.evaluate(function, {name: item}, tried=[name])
-            finally:
-                alone.close()
         elif tried > 1:
             yield name, {"status": "failed", "reason": KILLED, "seconds": 0.0}
         else:
-            with _written_down(mark if run.writes else None, name, tried + 1):
+            with _written_down(mark, name, tried + 1) if run.writes else contextlib.nullcontext():
                 outcome = _attempt(function, item)
             yield name, outcome
 
 
 @contextlib.contextmanager
-def _written_down(mark: Path | None, name: str, times: int) -> Iterator[None]:
+def _written_down(mark: Path, name: str, times: int) -> Iterator[None]:
     """Nothing of it is left when the attempt ends in any other way than the process."""
-    if mark is None:
-        yield
-        return
     try:
         mark.write_text(json.dumps({"name": name, "times": times}))
     except OSError as error:
@@ -262,10 +244,6 @@ class _Worker:
             error.add_note(f"In a worker:\n{place}")
             raise error
         return outcome
-
-    def ask_to_end(self) -> None:
-        """A training under way saves its state first; one signal more would cut that off."""
-        self.process.terminate()
 
     def wait_for_end(self) -> None:
         self.connection.close()
@@ -332,7 +310,7 @@ def _end_all(idle: list[_Worker], busy: dict[Any, _Worker]) -> None:
     idle.clear()
     busy.clear()
     for worker in workers:
-        worker.ask_to_end()
+        worker.process.terminate()  # a training under way saves its state first; one signal more would cut that off
     for worker in workers:
         worker.wait_for_end()
 
@@ -363,18 +341,18 @@ def _serve(connection: Any, threads: int) -> None:
             connection.send(_answer(*connection.recv()))
 
 
+@lru_cache(maxsize=1)
+def _loaded(function: bytes) -> Callable[[Any], dict[str, Any]]:
+    """The same function keeps what it has loaded from one candidate to the next."""
+    return pickle.loads(function)
+
+
 def _answer(function: bytes, item: bytes) -> tuple[Outcome | None, Exception | None, str]:
     try:
         return _attempt(_loaded(function), pickle.loads(item)), None, ""
     except Exception as error:
         place = traceback.format_exc()
         return None, error if _pickles(error) else RuntimeError(f"{type(error).__name__}: {error}"), place
-
-
-@lru_cache(maxsize=1)
-def _loaded(function: bytes) -> Callable[[Any], dict[str, Any]]:
-    """The same function keeps what it has loaded from one candidate to the next."""
-    return pickle.loads(function)
 
 
 def _end_with_parent() -> None:

@@ -223,7 +223,7 @@ def test_elastic_layers_cost_what_is_in_use():
         ElasticConv2d(3, 8, 3),
         ElasticBatchNorm2d(8),
         ElasticConv2d(8, 6, 1, bias=True),
-        ElasticConvTranspose2d(6, 4, 4, 2, 1),
+        ElasticConvTranspose2d(6, 4, 4, 2, 1, bias=False),
     )
     elastic[0].active_out_channels, elastic[2].active_out_channels = 5, 2
     plain = nn.Sequential(

@@ -1,18 +1,15 @@
 """Average precision against pycocotools, number for number."""
 
-import contextlib
-import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from common.batch import Detections
 from common.data.detection_set import DetectionSet
-from common.evaluate.average_precision import METRICS, METRICS_WITHOUT_AREAS, GroundTruth
+from common.evaluate.average_precision import METRICS, GroundTruth
+from tests.common.evaluate.pycocotools_oracle import coco_numbers
 
 
 def make_dataset(seed: int, images: int = 12, categories: int = 3, crowds: float = 0.1) -> DetectionSet:
@@ -65,47 +62,26 @@ def pycocotools_numbers(dataset: DetectionSet, detections: Detections, indices=N
     """The 12 numbers by way of lists of dicts; detections are of the images at `indices`, the ground truth likewise."""
     indices = range(len(dataset.image_ids)) if indices is None else indices
     annotations, results = [], []
-    for index in indices:
-        for item in range(dataset.offsets[index], dataset.offsets[index + 1]):
-            left, top, right, bottom = dataset.boxes[item].astype(float).tolist()
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": int(dataset.image_ids[index]),
-                    "category_id": int(dataset.category_ids[dataset.labels[item]]),
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": float(dataset.area[item]),
-                    "iscrowd": int(dataset.crowd[item]),
-                }
-            )
+
+    def record(index: int, label: int, box) -> dict:
+        left, top, right, bottom = map(float, box)
+        ids = {"image_id": int(dataset.image_ids[index]), "category_id": int(dataset.category_ids[label])}
+        return {**ids, "bbox": [left, top, right - left, bottom - top]}
+
     for row, index in enumerate(indices):
+        for item in range(dataset.offsets[index], dataset.offsets[index + 1]):
+            rest = {"area": float(dataset.area[item]), "iscrowd": int(dataset.crowd[item])}
+            one = record(index, dataset.labels[item], dataset.boxes[item])
+            annotations.append({"id": len(annotations) + 1, **one, **rest})
         for item in torch.nonzero(detections.valid[row]).flatten().tolist():
-            left, top, right, bottom = detections.boxes[row, item].double().tolist()
-            results.append(
-                {
-                    "image_id": int(dataset.image_ids[index]),
-                    "category_id": int(dataset.category_ids[detections.labels[row, item]]),
-                    "bbox": [left, top, right - left, bottom - top],
-                    "score": detections.scores[row, item].item(),
-                }
-            )
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth = COCO()
-        ground_truth.dataset = {
-            "images": [{"id": int(dataset.image_ids[index])} for index in indices],
-            "categories": [{"id": int(identity)} for identity in dataset.category_ids],
-            "annotations": annotations,
-        }
-        ground_truth.createIndex()
-        found = ground_truth.loadRes(results) if results else COCO()
-        if not results:
-            found.dataset = {**ground_truth.dataset, "annotations": []}
-            found.createIndex()
-        evaluation = COCOeval(ground_truth, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation.stats
+            score = detections.scores[row, item].item()
+            results.append({**record(index, detections.labels[row, item], detections.boxes[row, item]), "score": score})
+    truth = {
+        "images": [{"id": int(dataset.image_ids[index])} for index in indices],
+        "categories": [{"id": int(identity)} for identity in dataset.category_ids],
+        "annotations": annotations,
+    }
+    return coco_numbers(truth, results)
 
 
 def assert_equal(numbers: dict[str, float], expected: np.ndarray) -> None:
@@ -116,24 +92,25 @@ def assert_equal(numbers: dict[str, float], expected: np.ndarray) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_equals_pycocotools_with_ties_crowds_and_empty_images(seed, device):
     dataset = make_dataset(seed)
-    detections = make_detections(dataset, seed)
-    numbers = GroundTruth(dataset).evaluate(detections.to(device))
-    assert numbers["AP"] > 0.05
-    assert_equal(numbers, pycocotools_numbers(dataset, detections))
-
-
-def test_equals_pycocotools_with_more_than_a_hundred_detections_of_a_class():
-    dataset = make_dataset(3, images=4, categories=1)
-    detections = make_detections(dataset, 3, per_image=150, levels=60)
-    assert_equal(GroundTruth(dataset).evaluate(detections), pycocotools_numbers(dataset, detections))
-
-
-def test_next_candidate_on_the_same_ground_truth():
-    dataset = make_dataset(0)
     ground_truth = GroundTruth(dataset)
-    for seed in (5, 6, 5):
-        detections = make_detections(dataset, seed)
-        assert_equal(ground_truth.evaluate(detections), pycocotools_numbers(dataset, detections))
+    for candidate in (seed, seed + 1, seed):  # on the same ground truth
+        detections = make_detections(dataset, candidate)
+        numbers = ground_truth.evaluate(detections.to(device))
+        assert numbers["AP"] > 0.05
+        assert_equal(numbers, pycocotools_numbers(dataset, detections))
+
+
+def test_equals_pycocotools_with_many_detections_none_and_no_objects():
+    dataset = make_dataset(3, images=4, categories=1)
+    many = make_detections(dataset, 3, per_image=150, levels=60)  # more than the hundred that count
+    none = replace(many, valid=torch.zeros_like(many.valid))
+    fields = {name: getattr(dataset, name)[:0] for name in ("boxes", "labels", "crowd", "area")}
+    empty = replace(dataset, offsets=np.zeros(5, dtype=np.int64), **fields)
+    for objects, detections in ((dataset, many), (dataset, none), (empty, many)):
+        numbers = GroundTruth(objects).evaluate(detections)
+        assert_equal(numbers, pycocotools_numbers(objects, detections))
+        assert (numbers["AP"] > 0) is (objects is dataset and detections is many)
+    assert set(numbers.values()) == {-1.0}
 
 
 def test_images_may_come_in_any_order_and_from_a_part_of_the_set():
@@ -155,11 +132,8 @@ def test_ground_truth_as_detections_is_perfect(first_id):
     dataset = make_dataset(2, crowds=0)
     dataset = replace(dataset, image_ids=np.arange(len(dataset.image_ids)) + first_id)
     N, D = len(dataset.image_ids), 8
-    boxes, labels, valid = (
-        torch.zeros(N, D, 4),
-        torch.zeros(N, D, dtype=torch.long),
-        torch.zeros(N, D, dtype=torch.bool),
-    )
+    boxes, labels = torch.zeros(N, D, 4), torch.zeros(N, D, dtype=torch.long)
+    valid = torch.zeros(N, D, dtype=torch.bool)
     for image in range(N):
         start, stop = dataset.offsets[image : image + 2]
         boxes[image, : stop - start] = torch.from_numpy(dataset.boxes[start:stop])
@@ -171,38 +145,11 @@ def test_ground_truth_as_detections_is_perfect(first_id):
     assert numbers["per_class"] == pytest.approx(dict.fromkeys(dataset.categories, 1))
 
 
-def test_no_detections_at_all():
-    dataset = make_dataset(4)
-    detections = make_detections(dataset, 4)
-    nothing = replace(detections, valid=torch.zeros_like(detections.valid))
-    numbers = GroundTruth(dataset).evaluate(nothing)
-    assert numbers["AP"] == 0
-    assert_equal(numbers, pycocotools_numbers(dataset, nothing))
-
-
-def test_no_objects_at_all_is_undefined():
-    dataset = make_dataset(5, images=2)
-    nothing = {name: getattr(dataset, name)[:0] for name in ("boxes", "labels", "crowd", "area")}
-    dataset = replace(dataset, offsets=np.zeros(3, dtype=np.int64), **nothing)
-    detections = make_detections(dataset, 0)
-    assert_equal(GroundTruth(dataset).evaluate(detections), pycocotools_numbers(dataset, detections))
-    assert set(GroundTruth(dataset).evaluate(detections).values()) == {-1.0}
-
-
-def test_without_areas_the_other_numbers_are_the_same():
-    dataset = make_dataset(0)
-    detections, ground_truth = make_detections(dataset, 0), GroundTruth(dataset)
-    full, short = ground_truth.evaluate(detections), ground_truth.evaluate(detections, areas=False)
-    assert tuple(short) == METRICS_WITHOUT_AREAS
-    assert short == {name: full[name] for name in METRICS_WITHOUT_AREAS}
-
-
-@pytest.mark.parametrize("areas", [True, False])
-def test_per_class_is_the_ap_of_each_class_alone(areas):
+def test_per_class_is_the_ap_of_each_class_alone():
     dataset = make_dataset(7, categories=4)
     dataset.labels[dataset.labels == 2] = 1  # a class without objects
     detections = make_detections(dataset, 7)
-    numbers = GroundTruth(dataset).evaluate(detections, areas=areas, per_class=True)
+    numbers = GroundTruth(dataset).evaluate(detections, per_class=True)
     for label, name in enumerate(dataset.categories):
         only = replace(detections, valid=detections.valid & (detections.labels == label))
         keep = dataset.labels == label
@@ -217,13 +164,13 @@ def test_per_class_is_the_ap_of_each_class_alone(areas):
 def test_detections_that_cannot_be_evaluated():
     dataset = make_dataset(0)
     ground_truth, good = GroundTruth(dataset), make_detections(dataset, 0)
-    with pytest.raises(ValueError, match="12 images of detections, but 3"):
-        ground_truth.evaluate(good, [0, 1, 2])
-    with pytest.raises(ValueError, match="twice"):
-        ground_truth.evaluate(good, [0] * 12)
-    with pytest.raises(ValueError, match="not part of this ground truth"):
-        GroundTruth(dataset, range(6)).evaluate(good, range(12))
-    with pytest.raises(ValueError, match="not finite"):
-        ground_truth.evaluate(replace(good, boxes=good.boxes * torch.nan))
-    with pytest.raises(ValueError, match="label outside"):
-        ground_truth.evaluate(replace(good, labels=good.labels + 1))
+    faults = [
+        ("12 images of detections, but 3", good, [0, 1, 2], ground_truth),
+        ("twice", good, [0] * 12, ground_truth),
+        ("not part of this ground truth", good, range(12), GroundTruth(dataset, range(6))),
+        ("not finite", replace(good, boxes=good.boxes * torch.nan), None, ground_truth),
+        ("label outside", replace(good, labels=good.labels + 1), None, ground_truth),
+    ]
+    for message, detections, indices, truth in faults:
+        with pytest.raises(ValueError, match=message):
+            truth.evaluate(detections, indices)
