@@ -6,8 +6,8 @@ on validation images, by which nothing was chosen; the score is on held-out trai
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,10 +37,7 @@ BACKBONE_NAMES = {
     "mobilenet_v2": "MobileNetV2",
 }
 
-
-# ------------------------------------------------------------------------------------------------------------------
-# What several exhibits measure and show
-# ------------------------------------------------------------------------------------------------------------------
+# ---- What several exhibits measure
 
 
 def detector_numbers(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,51 +89,98 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
+# ---- What several exhibits show
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Means over the seeds of what each measured under `keys`, a detector's numbers for the most part."""
+
+    measured: Sequence[Measured]
+    keys: tuple[str, ...] = ()
+
+    def __getitem__(self, keys: str | tuple[str, ...]) -> "Shown":
+        return Shown(self.measured, self.keys + (keys if isinstance(keys, tuple) else (keys,)))
+
+    @property
+    def values(self) -> np.ndarray:
+        """(S, ...)"""
+        return stacked(self.measured, *self.keys)
+
+    def mean(self, scale: float = 1.0) -> Difference:
+        return over_seeds(scale * self.values)
+
+    @property
+    def ap(self) -> Difference:
+        return self["AP"].mean()
+
+    def ap_minus(self, other: "Shown") -> Difference:
+        return over_seeds(self["AP"].values - other["AP"].values)
+
+    def change(self, key: str, before: "Shown") -> Difference:
+        """What `key` changed by, in per cent of what it was before."""
+        return over_seeds(100 * (self[key].values / before[key].values - 1))
+
+    @property
+    def images_a_second(self) -> Difference:
+        return over_seeds(1000 / self["latency"].values)
+
+    @property
+    def size(self) -> str:
+        """The input size; several, in the order of the seeds, where the seeds found different ones."""
+        found = self.measured
+        for key in self.keys:
+            found = [each[key] for each in found]
+        return ", ".join(dict.fromkeys(each["size"] for each in found))
+
+
 def detector(backbone: str) -> str:
     """A base detector in the paper's words: R18-FPN."""
     return f"{BACKBONE_NAMES[backbone]}-FPN"
 
 
-def _over(measured: Sequence[Measured], *keys: str, scale: float = 1.0) -> Difference:
-    """Mean over the seeds of what lies under `keys`."""
-    return over_seeds(scale * stacked(measured, *keys))
-
-
-def _apart(measured: Sequence[Measured], one: Sequence[str], other: Sequence[str]) -> Difference:
-    """Mean over the seeds of the AP of one minus that of the other."""
-    return over_seeds(stacked(measured, *one, "AP") - stacked(measured, *other, "AP"))
-
-
-def _change(measured: Sequence[Measured], key: str, after: Sequence[str], before: Sequence[str]) -> Difference:
-    """Mean over the seeds of what `key` changed by, in per cent of what it was before."""
-    return over_seeds(100 * (stacked(measured, *after, key) / stacked(measured, *before, key) - 1))
-
-
-def _images_a_second(measured: Sequence[Measured], *keys: str) -> Difference:
-    """Mean over the seeds of 1 / latency."""
-    return over_seeds(1000 / stacked(measured, *keys, "latency"))
-
-
-def _input_size(measured: Sequence[Measured], *keys: str) -> str:
-    """The input size of a detector; several, in the order of the seeds, where the seeds found different ones."""
-    found = []
-    for each in measured:
-        for key in keys:
-            each = each[key]
-        found.append(each["size"])
-    return ", ".join(dict.fromkeys(found))
+def _drawn(
+    units: Mapping[str, str],
+    rows: Sequence[Sequence[Any]],
+    caption: str,
+    notes: Sequence[str] = (),
+    pictures: Sequence[Picture] = (),
+) -> Drawn:
+    """units: of every column, "" for none."""
+    return Drawn(Table([*units], rows), caption, notes, {name: unit for name, unit in units.items() if unit}, pictures)
 
 
 def _curve(values: ArrayLike, first: int = 0) -> list[list[float]]:
     """A line for `common.report.figures.progress`. values: (S, N) -> x from `first` on, mean, low, high, each (N,)."""
-    values = np.asarray(values, dtype=float)
-    every = [over_seeds(values[:, place]) for place in range(values.shape[1])]
-    return [list(range(first, first + len(every))), *map(list, zip(*map(triple, every), strict=True))]
+    every = [triple(over_seeds(at)) for at in np.asarray(values, dtype=float).T]
+    return [list(range(first, first + len(every))), *map(list, zip(*every, strict=True))]
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Table 1: networks out of the teacher pool
-# ------------------------------------------------------------------------------------------------------------------
+def _score_curves(name: str, curves: Mapping[str, Any]) -> Picture:
+    labels = {"x_label": "Pairs trained", "y_label": "Best score so far (points)"}
+    return Picture(name, "progress", {"curves": curves, **labels})
+
+
+def _bars(name: str, groups: Mapping[str, Any], value_label: str) -> Picture:
+    return Picture(name, "bars", {"groups": groups, "value_label": value_label})
+
+
+# ---- What claims are judged by
+
+Judged = Callable[[Evidence], np.ndarray]
+
+
+def apart(name: str, one: int, other: int) -> Judged:
+    """evidence -> the column `one` of evidence (S, ..., columns) minus the column `other`."""
+    return lambda evidence: evidence[name][..., one] - evidence[name][..., other]
+
+
+def ap_rule(quantity: str, value: Judged, effect: float = 0.5, least: float = 0.0) -> Condition:
+    """AP points above `least`."""
+    return Condition(quantity, value, "above", least, "AP points", effect)
+
+
+# ---- Table 1: networks out of the teacher pool
 
 
 def measure_table1(study: "JointDetNASStudy") -> Measured:
@@ -150,59 +194,42 @@ def measure_table1(study: "JointDetNASStudy") -> Measured:
 
 
 def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """Alone and out of the pool, a row for each size."""
-    rows = []
+    rows, preset = [], setting.preset
     for name in measured[0]["rows"]:
-        for kind, method in (("alone", "baseline"), ("pool", "our ETP")):
-            for size in measured[0]["sizes"]:
-                ap = {one: stacked(measured, "rows", name, one, "AP_at", size) for one in ("alone", "pool")}
-                gain = over_seeds(ap["pool"] - ap["alone"]) if kind == "pool" else None
-                rows.append([f"{name}-FPN", method, size, over_seeds(ap[kind]), gain])
-    preset = setting.preset
+        alone, pool = (Shown(measured)["rows", name, kind, "AP_at"] for kind in ("alone", "pool"))
+        for size in measured[0]["sizes"]:
+            rows.append([f"{name}-FPN", "baseline", size, alone[size].mean(), None])
+        for size in measured[0]["sizes"]:
+            gain = over_seeds(pool[size].values - alone[size].values)
+            rows.append([f"{name}-FPN", "our ETP", size, pool[size].mean(), gain])
     epochs = ", ".join(f"{phase['epochs']} ({phase['name']})" for phase in preset["shrinking"]["phases"])
     networks = [f"{name} is {from_json(Teacher, teacher)}" for name, teacher in preset["equivalents"]]
-    notes = [
-        f"Alone: {preset['base_training']['epochs']} epochs. The pool: {epochs}; every phase but the first trains "
-        f"{1 + preset['shrinking']['networks_a_step']} networks a step.",
-        f"{', '.join(networks)}. The pool has bottlenecks throughout, so its smallest network is not a ResNet18.",
-    ]
-    return Drawn(
-        Table(["Base model", "Method", "Input", "AP", "Gain"], rows),
+    return _drawn(
+        {"Base model": "", "Method": "", "Input": "", "AP": "points", "Gain": "AP points"},
+        rows,
         "Networks out of the elastic teacher pool beside the same ones trained alone; AP on validation images.",
-        notes,
-        {"AP": "points", "Gain": "AP points"},
+        [
+            f"Alone: {preset['base_training']['epochs']} epochs. The pool: {epochs}; every phase but the first trains "
+            f"{1 + preset['shrinking']['networks_a_step']} networks a step.",
+            f"{', '.join(networks)}. The pool has bottlenecks throughout, so its smallest network is not a ResNet18.",
+        ],
     )
 
 
+POOL_MINUS_ALONE = ap_rule(
+    "AP out of the pool minus AP of the same network trained alone by the base detector's schedule (mean "
+    "over the networks and the two largest sizes)",
+    itemgetter("pool minus alone"),  # (S, networks)
+)
 JD1 = Claim(
     "JD-1",
     "Table 1",
     "sub-networks of the elastic teacher pool beat the same nets trained alone",
-    (
-        Condition(
-            "AP out of the pool minus AP of the same network trained alone by the base detector's schedule (mean "
-            "over the networks and the two largest sizes)",
-            itemgetter("pool minus alone"),  # (S, networks)
-            unit="AP points",
-            effect=0.5,
-        ),
-    ),
+    (POOL_MINUS_ALONE,),
     "+0.1..+3.4 AP",
 )
 
-TABLE1 = Exhibit(
-    "table1",
-    "Sub-networks of the elastic teacher pool against the same networks trained alone",
-    "AP of networks out of the pool and trained alone",
-    measure_table1,
-    draw_table1,
-    (JD1,),
-)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Table 2: channel pruning
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Table 2: channel pruning
 
 
 def measure_table2(study: "JointDetNASStudy") -> Measured:
@@ -217,83 +244,56 @@ def measure_table2(study: "JointDetNASStudy") -> Measured:
 
 
 def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """A row for each percentage, and bars."""
     rows, bars = [], {}
     for backbone in measured[0]["rows"]:
-        baseline = ("rows", backbone, "baseline")
-        for name in ("baseline", *map(str, PERCENTAGES)):
-            row = ("rows", backbone, name)
-            ap = _over(measured, *row, "AP")
-            percentage = "baseline" if name == "baseline" else f"{name} %"
-            behind = None if name == "baseline" else _apart(measured, row, baseline)
-            flops = _over(measured, *row, "backbone_macs_mmdet", scale=1e-6)
-            rows.append([detector(backbone), percentage, flops, ap, behind])
-            bars.setdefault(detector(backbone), {})[percentage] = triple(ap)
-    return Drawn(
-        Table(["Model", "Pruning percentage", "Backbone FLOPS", "AP", "Minus the baseline"], rows),
+        base, name = Shown(measured)["rows", backbone, "baseline"], detector(backbone)
+        shown = {"baseline": base} | {f"{each} %": Shown(measured)["rows", backbone, str(each)] for each in PERCENTAGES}
+        for percentage, row in shown.items():
+            behind = None if row is base else row.ap_minus(base)
+            rows.append([name, percentage, row["backbone_macs_mmdet"].mean(1e-6), row.ap, behind])
+        bars[name] = {percentage: triple(row.ap) for percentage, row in shown.items()}
+    return _drawn(
+        dict.fromkeys(("Model", "Pruning percentage"), "")
+        | {"Backbone FLOPS": "M", "AP": "points", "Minus the baseline": "AP points"},
+        rows,
         "Base detectors whose channels are pruned at once, then trained for "
         f"{setting.preset['pair_training']['epochs']} epochs without a teacher.",
         [
             "baseline: the detector as it was. 0 %: nothing is pruned, but it is trained on as long as the others. The "
             "paper's 0 % is its baseline."
         ],
-        {"Backbone FLOPS": "M", "AP": "points", "Minus the baseline": "AP points"},
-        [Picture("table2", "bars", {"groups": bars, "value_label": "AP (points)"})],
+        [_bars("table2", bars, "AP (points)")],
     )
 
 
 BASELINE, NOT_PRUNED, TEN, THIRTY = 0, 1, 2, 4
 """Columns of the evidence "pruned" (S, detectors, 5)."""
 
-
-def pruned_apart(evidence: Evidence, one: int, other: int) -> np.ndarray:
-    """A column of "pruned" minus another, (S, detectors)."""
-    return evidence["pruned"][..., one] - evidence["pruned"][..., other]
-
-
 JD2 = Claim(
     "JD-2",
     "Table 2",
     "pruning 10 % of channels costs no AP, 30 % under 1 AP",
     (
-        Condition(
+        ap_rule(
             "AP after pruning 10 % of the channels and the training of a pair without a teacher minus AP of the "
             "detector as it was (mean over the detectors)",
-            partial(pruned_apart, one=TEN, other=BASELINE),
-            unit="AP points",
-            effect=0.5,
+            apart("pruned", TEN, BASELINE),
         ),
-        Condition(
+        ap_rule(
             "AP after pruning 30 % and that training minus AP of the detector as it was (mean over the detectors)",
-            partial(pruned_apart, one=THIRTY, other=BASELINE),
-            threshold=-1.0,
-            unit="AP points",
-            effect=0.5,
+            apart("pruned", THIRTY, BASELINE),
+            least=-1.0,
         ),
-        Condition(
+        ap_rule(
             "AP after pruning 30 % and that training minus AP after that training alone (mean over the detectors)",
-            partial(pruned_apart, one=THIRTY, other=NOT_PRUNED),
-            threshold=-1.0,
-            unit="AP points",
-            effect=0.5,
+            apart("pruned", THIRTY, NOT_PRUNED),
+            least=-1.0,
         ),
     ),
     "R50 37.1 -> 37.3/37.0/36.4; R101 39.0 -> 39.2/38.8/38.3",
 )
 
-TABLE2 = Exhibit(
-    "table2",
-    "Channel pruning of base detectors",
-    "AP and cost after pruning 0 to 30 % of the channels",
-    measure_table2,
-    draw_table2,
-    (JD2,),
-)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Table 3: distillation
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Table 3: distillation
 
 
 def measure_table3(study: "JointDetNASStudy") -> Measured:
@@ -312,76 +312,48 @@ def measure_table3(study: "JointDetNASStudy") -> Measured:
 
 
 def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """A row for each student and method."""
     rows = []
     for backbone, row in measured[0]["rows"].items():
-        here = ("rows", backbone)
+        shown = Shown(measured)["rows", backbone]
+        alone, teacher = shown["baseline"], shown["teacher"]
         for kind, method in (("imitation", "FGFI"), ("ours", "our KD")):
-            rows.append(
-                [
-                    method,
-                    BACKBONE_NAMES[backbone],
-                    row["teacher"]["name"],
-                    _over(measured, *here, "baseline", "AP"),
-                    _over(measured, *here, "teacher", "AP"),
-                    _over(measured, *here, kind, "AP"),
-                    _apart(measured, (*here, kind), (*here, "baseline")),
-                ]
-            )
-    columns = ["KD method", "Student", "Teacher", "Baseline AP", "Teacher AP", "AP", "Gain"]
-    return Drawn(
-        Table(columns, rows),
+            names, taught = [method, BACKBONE_NAMES[backbone], row["teacher"]["name"]], shown[kind]
+            rows.append([*names, alone.ap, teacher.ap, taught.ap, taught.ap_minus(alone)])
+    return _drawn(
+        dict.fromkeys(("KD method", "Student", "Teacher"), "")
+        | dict.fromkeys(("Baseline AP", "Teacher AP", "AP"), "points")
+        | {"Gain": "AP points"},
+        rows,
         f"Students trained for {setting.preset['base_training']['epochs']} epochs, alone (baseline) and under a "
         "teacher out of the pool.",
         ["Task adaptive regularisation (TAR) is not trained here."],
-        dict.fromkeys(("Baseline AP", "Teacher AP", "AP"), "points") | {"Gain": "AP points"},
     )
 
 
 ALONE, IMITATION, OURS = range(3)
 """Columns of the evidence "distilled" (S, students, 3)."""
 
-
-def ours_minus(evidence: Evidence, other: int) -> np.ndarray:
-    """Our distillation minus another column of "distilled", (S, students)."""
-    return evidence["distilled"][..., OURS] - evidence["distilled"][..., other]
-
-
 JD3 = Claim(
     "JD-3",
     "Table 3",
     "the proposed distillation lifts a student by about 2 AP, more than fine-grained feature imitation",
     (
-        Condition(
+        ap_rule(
             "AP by the paper's distillation minus AP of the student alone, trained as long from the same weights "
             "(mean over the students)",
-            partial(ours_minus, other=ALONE),
-            unit="AP points",
+            apart("distilled", OURS, ALONE),
             effect=1.0,
         ),
-        Condition(
+        ap_rule(
             "AP by the paper's distillation minus AP by fine-grained feature imitation (mean over the students)",
-            partial(ours_minus, other=IMITATION),
-            unit="AP points",
+            apart("distilled", OURS, IMITATION),
             effect=1.0,
         ),
     ),
     "+2.1, +2.1",
 )
 
-TABLE3 = Exhibit(
-    "table3",
-    "Distillation against baselines",
-    "AP of students alone, by imitation and by our distillation",
-    measure_table3,
-    draw_table3,
-    (JD3,),
-)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Figure 4: dynamic and conventional distillation
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Figure 4: dynamic and conventional distillation
 
 KD_CURVES = {"dynamic": ("fixed-student", "Dynamic KD"), "conventional": ("fixed-pair", "Conventional KD")}
 """Curve -> the search that it is of, and its label."""
@@ -396,22 +368,20 @@ def measure_figure4(study: "JointDetNASStudy") -> Measured:
 
 
 def draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """A row for each number of pairs, and the two curves."""
     rows, curves = [], {}
     for name, (_, label) in KD_CURVES.items():
         scores = stacked(measured, "curves", name)  # (S, pairs + 1)
         curves[label] = _curve(scores)
-        rows += [[label, place, over_seeds(scores[:, place])] for place in range(scores.shape[1])]
-    ends, way = (_over(measured, "evidence", key) for key in ("dynamic ends", "dynamic on the way"))
-    labels = {"x_label": "Pairs trained", "y_label": "Best score so far (points)"}
-    return Drawn(
-        Table(["Teacher", "Pairs trained", "Best score"], rows),
+        rows += [[label, place, over_seeds(at)] for place, at in enumerate(scores.T)]
+    ends, way = (Shown(measured)["evidence", key].mean() for key in ("dynamic ends", "dynamic on the way"))
+    return _drawn(
+        {"Teacher": "", "Pairs trained": "", "Best score": "points of H"},
+        rows,
         f"{detector(setting.preset['backbone'])}, its architecture fixed, trained on pair by pair "
         f"({setting.preset['pair_training']['epochs']} epochs each) under changing teachers, or always under the "
         "largest.",
         [f"Dynamic minus conventional: {ends.mean:+.2f} points at the end, {way.mean:+.2f} on average."],
-        {"Best score": "points of H"},
-        [Picture("figure4", "progress", {"curves": curves, **labels})],
+        [_score_curves("figure4", curves)],
     )
 
 
@@ -436,19 +406,7 @@ JD6 = Claim(
     ),
 )
 
-FIGURE4 = Exhibit(
-    "figure4",
-    "Dynamic against conventional distillation",
-    "the score of one student under changing teachers and under the largest",
-    measure_figure4,
-    draw_figure4,
-    (JD6,),
-)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Table 4: upgraded detectors
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Table 4: upgraded detectors
 
 GROUPS = {"baseline": "baseline", "distilled": "distillation alone", "ours": "ours"}
 
@@ -470,30 +428,21 @@ def measure_table4(study: "JointDetNASStudy") -> Measured:
 
 
 def draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """A row for each detector, with its changes against the base."""
-    rows = []
+    rows, preset = [], setting.preset
     for backbone, groups in measured[0]["rows"].items():
-        before = ("rows", backbone, "baseline")
+        before = Shown(measured)["rows", backbone, "baseline"]
         for kind in (name for name in GROUPS if name in groups):
-            row, changed = ("rows", backbone, kind), kind != "baseline"
-            rows.append(
-                [
-                    detector(backbone),
-                    GROUPS[kind],
-                    _over(measured, *row, "macs_mmdet", scale=1e-6),
-                    _change(measured, "macs_mmdet", row, before) if changed else None,
-                    _images_a_second(measured, *row),
-                    _change(measured, "latency", before, row) if changed else None,  # 1 / latency, so the other way
-                    _over(measured, *row, "AP"),
-                    _apart(measured, row, before) if changed else None,
-                    _input_size(measured, *row),
-                ]
-            )
-    preset = setting.preset
-    columns = ["Base model", "Group", "FLOPS", "FLOPS change", "FPS", "FPS change", "AP", "Gain", "Input"]
-    units = {"FLOPS": "M", "FLOPS change": "%", "FPS": "images a second", "FPS change": "%"}
-    return Drawn(
-        Table(columns, rows),
+            row = Shown(measured)["rows", backbone, kind]
+            changes = [None] * 3
+            if kind != "baseline":  # 1 / latency is what FPS is, so the other way
+                changes = [row.change("macs_mmdet", before), before.change("latency", row), row.ap_minus(before)]
+            numbers = (row["macs_mmdet"].mean(1e-6), row.images_a_second, row.ap)
+            both = [cell for pair in zip(numbers, changes, strict=True) for cell in pair]
+            rows.append([detector(backbone), GROUPS[kind], *both, row.size])
+    return _drawn(
+        {"Base model": "", "Group": "", "FLOPS": "M", "FLOPS change": "%", "FPS": "images a second", "FPS change": "%"}
+        | {"AP": "points", "Gain": "AP points", "Input": ""},
+        rows,
         "Base detectors and what the search made of them, at the input size it found; on validation images.",
         [
             "distillation alone: the largest teacher trains the base detector on for "
@@ -502,8 +451,12 @@ def draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
             "it finds is not trained any further.",
             "The base detector and the upgraded one are timed in turn.",
         ],
-        units | {"AP": "points", "Gain": "AP points"},
     )
+
+
+def _greatest_ratio(of: str, name: str) -> Condition:
+    quantity = f"greatest ratio of {of}, upgraded over base, of all backbones"
+    return Condition(quantity, lambda evidence: evidence[name].max(axis=1), "below", 1.0, "times", 0.5)
 
 
 JD4 = Claim(
@@ -511,47 +464,16 @@ JD4 = Claim(
     "Table 4",
     "the search raises AP and cuts cost at once, on every backbone family",
     (
-        Condition(
-            "least gain in AP of all backbones",
-            lambda evidence: evidence["gain"].min(axis=1),  # (S, backbones), as all three
-            unit="AP points",
-            effect=0.5,
-        ),
-        Condition(
-            "greatest ratio of FLOPs at the input size, upgraded over base, of all backbones",
-            lambda evidence: evidence["cost"].max(axis=1),
-            "below",
-            1.0,
-            "times",
-            effect=0.5,
-        ),
-        Condition(
-            "greatest ratio of latency, upgraded over base, of all backbones",
-            lambda evidence: evidence["time"].max(axis=1),
-            "below",
-            1.0,
-            "times",
-            effect=0.5,
-        ),
+        ap_rule("least gain in AP of all backbones", lambda evidence: evidence["gain"].min(axis=1)),  # (S, backbones)
+        _greatest_ratio("FLOPs at the input size", "cost"),
+        _greatest_ratio("latency", "time"),
     ),
     "+2.5..+2.8 AP, -7..-48 %",
 )
 
-TABLE4 = Exhibit(
-    "table4",
-    "Base detectors and what they are upgraded to",
-    "cost, speed and AP before and after the search",
-    measure_table4,
-    draw_table4,
-    (JD4,),
-)
+# ---- Table 5: joint optimisation against pipelines
 
-
-# ------------------------------------------------------------------------------------------------------------------
-# Table 5: joint optimisation against pipelines
-# ------------------------------------------------------------------------------------------------------------------
-
-PIPELINES = ("prune-kd", "nas-prune-kd")
+PIPELINES = {"prune-kd": "prune-KD", "nas-prune-kd": "NAS-prune-KD"}
 
 
 def measure_table5(study: "JointDetNASStudy") -> Measured:
@@ -567,49 +489,32 @@ def measure_table5(study: "JointDetNASStudy") -> Measured:
     def joint_minus(name: str) -> float:
         return _points(study.upgraded()["AP"]) - _points(study.pipeline(name)["AP"])
 
-    return {
-        "rows": rows,
-        "evidence": {f"joint minus {name}": lambda name=name: joint_minus(name) for name in PIPELINES},
-    }
+    evidence = {f"joint minus {name}": lambda name=name: joint_minus(name) for name in PIPELINES}
+    return {"rows": rows, "evidence": evidence}
 
 
 def draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """A row for each pipeline, the joint search last."""
-    rows, flops = [], "backbone_macs_at_base_size"
-    base, joint = BACKBONE_NAMES[setting.preset["backbone"]], ("rows", "joint", "after")
+    rows, flops, base = [], "backbone_macs_at_base_size", BACKBONE_NAMES[setting.preset["backbone"]]
+    joint, sizes = Shown(measured)["rows", "joint", "after"], []
     for name, method in zip(PIPELINES, (f"{base}-prune-KD", "NAS-prune-KD"), strict=True):
-        after, before = ("rows", name, "after"), ("rows", name, "before")
-        rows.append(
-            [
-                method,
-                _over(measured, *before, flops, scale=1e-6),
-                _over(measured, *before, "AP"),
-                _over(measured, *after, flops, scale=1e-6),
-                _change(measured, flops, after, before),
-                _over(measured, *after, "AP"),
-                _apart(measured, after, before),
-                _apart(measured, joint, after),
-            ]
-        )
-    found = [_over(measured, *joint, flops, scale=1e-6), None, _over(measured, *joint, "AP")]
-    rows.append([f"Joint-DetNAS ({base})", None, None, *found, None, None])
-    size = _input_size(measured, *joint)
-    base_size, nas_size = (_input_size(measured, "rows", name, "before") for name in PIPELINES)
-    columns = ["Method", "Intermediate backbone FLOPS", "Intermediate AP", "Final backbone FLOPS", "FLOPS change"]
-    units = dict.fromkeys(("Intermediate backbone FLOPS", "Final backbone FLOPS"), "M") | {"FLOPS change": "%"}
-    units |= dict.fromkeys(("Intermediate AP", "Final AP"), "points")
-    return Drawn(
-        Table([*columns, "Final AP", "Gain", "Joint-DetNAS minus it"], rows),
+        before, after = (Shown(measured)["rows", name, when] for when in ("before", "after"))
+        pruned = [before[flops].mean(1e-6), before.ap, after[flops].mean(1e-6), after.change(flops, before)]
+        rows.append([method, *pruned, after.ap, after.ap_minus(before), joint.ap_minus(after)])
+        sizes.append(before.size)
+    rows.append([f"Joint-DetNAS ({base})", None, None, joint[flops].mean(1e-6), None, joint.ap, None, None])
+    return _drawn(
+        {"Method": "", "Intermediate backbone FLOPS": "M", "Intermediate AP": "points", "Final backbone FLOPS": "M"}
+        | {"FLOPS change": "%", "Final AP": "points", "Gain": "AP points", "Joint-DetNAS minus it": "AP points"},
+        rows,
         "The joint search beside pipelines that do one thing after the other, at one backbone cost.",
         [
             "Pipelines are pruned at once, then distilled from the largest teacher for "
             f"{setting.preset['base_training']['epochs']} epochs, the base detector's schedule. NAS is the search "
             "without teacher and channel pruning, with half its pairs.",
-            f"FLOPs are at the base size, final AP at the size that the joint search found: {size}. Intermediate AP, "
-            f"from which the gain is counted, is at the size of each: {base_size} of the base detector, {nas_size} of "
-            "what NAS found.",
+            f"FLOPs are at the base size, final AP at the size that the joint search found: {joint.size}. Intermediate "
+            f"AP, from which the gain is counted, is at the size of each: {sizes[0]} of the base detector, {sizes[1]} "
+            "of what NAS found.",
         ],
-        units | dict.fromkeys(("Gain", "Joint-DetNAS minus it"), "AP points"),
     )
 
 
@@ -617,36 +522,18 @@ JD5 = Claim(
     "JD-5",
     "Table 5",
     "joint beats NAS -> prune -> KD and prune -> KD at equal backbone cost",
-    (
-        Condition(
-            "AP of what the joint search found minus AP of prune-KD at its backbone's cost and input size",
-            itemgetter("joint minus prune-kd"),  # (S,)
-            unit="AP points",
+    tuple(
+        ap_rule(
+            f"AP of what the joint search found minus AP of {label} at its backbone's cost and input size",
+            itemgetter(f"joint minus {name}"),  # (S,)
             effect=1.0,
-        ),
-        Condition(
-            "AP of what the joint search found minus AP of NAS-prune-KD at its backbone's cost and input size",
-            itemgetter("joint minus nas-prune-kd"),  # (S,)
-            unit="AP points",
-            effect=1.0,
-        ),
+        )
+        for name, label in PIPELINES.items()
     ),
     "+1.8, +2.1 AP",
 )
 
-TABLE5 = Exhibit(
-    "table5",
-    "Joint optimisation against pipelines of NAS, pruning and distillation",
-    "AP at one backbone cost",
-    measure_table5,
-    draw_table5,
-    (JD5,),
-)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Figure 5: the size of the matching teacher
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Figure 5: the size of the matching teacher
 
 BEST_PAIRS = 3
 """Teachers of so many of the best pairs say which size of teacher fits a student."""
@@ -699,32 +586,29 @@ def teachers_of(searched: Mapping[str, Any], teachers: Mapping[str, Mapping[str,
 
 
 def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """A row for each student; the best pair's teacher, pair by pair; what every teacher brought."""
     rows, curves, clouds = [], {}, {}
     for backbone in measured[0]["students"]:
         label, students = detector(backbone), [each["students"][backbone] for each in measured]
         length = min(len(each["leading teacher's parameters"]) for each in students)
         curves[label] = _curve([each["leading teacher's parameters"][:length] for each in students], first=1)
-        clouds[label] = [
-            [size, gain]
-            for each in students
-            for size, gain in zip(each["teacher parameters"], each["gain"], strict=True)
-        ]
+        pairs = [zip(each["teacher parameters"], each["gain"], strict=True) for each in students]
+        clouds[label] = [[size, gain] for each in pairs for size, gain in each]
         every = [over_seeds([_mean(each[key]) for each in students]) for key in ("teacher parameters", "gain")]
-        rows.append([label, _over(students, "best teachers"), *every, _over(students, "tau")])
-    columns = ["Student", "Best three pairs' teachers", "All teachers", "Gain of a pair", "Tau of AP and gain"]
+        rows.append([label, Shown(students)["best teachers"].mean(), *every, Shown(students)["tau"].mean()])
     leading = {"x_label": "Pairs trained", "y_label": "Parameters of the best pair's teacher (M)"}
     brought = {"cost_label": "Parameters of the teacher's backbone (M)"}
     brought["accuracy_label"] = "What it raised the score by (points)"
-    return Drawn(
-        Table(columns, rows),
+    return _drawn(
+        {"Student": ""}
+        | dict.fromkeys(("Best three pairs' teachers", "All teachers"), "M parameters of the backbone")
+        | {"Gain of a pair": "points of H", "Tau of AP and gain": ""},
+        rows,
         f"Teachers of students with a fixed architecture, {setting.preset['teaching']['budget']} pairs each, the first "
         "taught by a neighbour of the largest.",
         [
             "Tau: Kendall's rank correlation of a teacher's AP, on held-out training images, with the student's rise "
             "in score under it."
         ],
-        dict.fromkeys(columns[1:3], "M parameters of the backbone") | {"Gain of a pair": "points of H"},
         [
             Picture("figure5-leading", "progress", {"curves": curves, **leading}),
             Picture("figure5-teachers", "fronts", {"points": clouds, **brought}),
@@ -732,49 +616,23 @@ def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-JD7 = Claim(
-    "JD-7",
-    "Figure 5",
-    "the best teacher's size grows with the student's",
-    (
-        Condition(
-            "parameters of the backbones of the teachers in the best three pairs of the largest student minus "
-            "those of the smallest student",
-            itemgetter("teacher grows"),  # (S,)
-            unit="M parameters",
-            effect=0.1,
-        ),
-    ),
+LARGER_TEACHERS = Condition(
+    "parameters of the backbones of the teachers in the best three pairs of the largest student minus "
+    "those of the smallest student",
+    itemgetter("teacher grows"),  # (S,)
+    unit="M parameters",
+    effect=0.1,
 )
+JD7 = Claim("JD-7", "Figure 5", "the best teacher's size grows with the student's", (LARGER_TEACHERS,))
+TAU = "Kendall's tau of a teacher's AP with what it raised the score by (mean over the students)"
 JD8 = Claim(
     "JD-8",
     "Section 4.3.1",
     "a stronger detector is not always the better teacher",
-    (
-        Condition(
-            "Kendall's tau of a teacher's AP with what it raised the score by (mean over the students)",
-            itemgetter("teacher tau"),  # (S,)
-            "below",
-            0.5,
-            "tau",
-            effect=0.3,
-        ),
-    ),
+    (Condition(TAU, itemgetter("teacher tau"), "below", 0.5, "tau", 0.3),),
 )
 
-FIGURE5 = Exhibit(
-    "figure5",
-    "The size of the matching teacher, by student",
-    "teachers of fixed students",
-    measure_figure5,
-    draw_figure5,
-    (JD7, JD8),
-)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Figure 6: what each action brings, and when
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Figure 6: what each action brings, and when
 
 STEPS = (*KINDS, "teacher")
 """What a step of the search may be: four actions of the student, or another teacher."""
@@ -783,17 +641,13 @@ PRUNING = "channel pruning"
 
 def measure_figure6(study: "JointDetNASStudy") -> Measured:
     """Every step of the searches: what it did, when, and by how much the score rose."""
-    searches = {}
-    for backbone in study.preset.upgraded_backbones:
-        searches[backbone] = [
-            {
-                "pair": step["pair"],
-                "kind": step["kind"],
-                "gain": 100 * step["increment"],
-                "generation": step["generation"],
-            }
+    searches = {
+        backbone: [
+            {name: step[name] for name in ("pair", "kind", "generation")} | {"gain": 100 * step["increment"]}
             for step in trained_steps(study.upgrading(backbone).search())
         ]
+        for backbone in study.preset.upgraded_backbones
+    }
     every = [step for steps in searches.values() for step in steps]
     return {"searches": searches, "evidence": pruning_evidence(every, study.preset.search.budget)}
 
@@ -815,7 +669,7 @@ def pruning_evidence(steps: Sequence[Mapping[str, Any]], budget: int) -> dict[st
 
 
 def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """A row for each kind of step; increments of the score, and shares of both halves of the search, as bars."""
+    """The increments of the score, and the shares of both halves of the search, are also bars."""
     by_seed = [[step for steps in each["searches"].values() for step in steps] for each in measured]
     good = [step for steps in by_seed for step in steps if step["gain"] > 0]
     rows, increments = [], {}
@@ -828,23 +682,21 @@ def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     half, shares = setting.preset["search"]["budget"] // 2, {}
     for part, early in (("first half", True), ("second half", False)):
         kinds = [step["kind"] for step in good if (step["pair"] <= half) == early]
-        shares[part] = {
-            kind: (kinds.count(kind) / len(kinds) if kinds else math.nan, math.nan, math.nan) for kind in STEPS
-        }
-    share, place = (_over(measured, "evidence", key) for key in ("pruning's share", "pruning's place"))
-    sums = {"groups": increments, "value_label": "Sum of score increments (points)"}
-    return Drawn(
-        Table(["Step", "Pairs", "Beneficial", "Score increments", "Mean pair of beneficial ones"], rows),
+        shares[part] = {kind: (_mean([each == kind for each in kinds]), math.nan, math.nan) for kind in STEPS}
+    share, place = (Shown(measured)["evidence", key].mean() for key in ("pruning's share", "pruning's place"))
+    return _drawn(
+        {"Step": "", "Pairs": "", "Beneficial": "share", "Score increments": "points of H"}
+        | {"Mean pair of beneficial ones": ""},
+        rows,
         "Steps of the searches by what they did. An increment is a pair's score minus its parent's; those above 0 are "
         "summed.",
         [
             f"Channel pruning brings {100 * share.mean:.0f} % of what the student's actions raise the score by; its "
             f"steps come {place.mean:+.2f} of the search later than the others."
         ],
-        {"Beneficial": "share", "Score increments": "points of H"},
         [
-            Picture("figure6-score", "bars", sums),
-            Picture("figure6-time", "bars", {"groups": shares, "value_label": "Share of all beneficial steps"}),
+            _bars("figure6-score", increments, "Sum of score increments (points)"),
+            _bars("figure6-time", shares, "Share of all beneficial steps"),
         ],
     )
 
@@ -871,14 +723,7 @@ JD9 = Claim(
     ),
 )
 
-FIGURE6 = Exhibit(
-    "figure6", "What each action brings, and when", "the steps of the searches", measure_figure6, draw_figure6, (JD9,)
-)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Table 6: all COCO numbers
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Table 6: all COCO numbers
 
 
 def measure_table6(study: "JointDetNASStudy") -> Measured:
@@ -890,39 +735,31 @@ def measure_table6(study: "JointDetNASStudy") -> Measured:
 
 
 def draw_table6(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """A row for each detector."""
-    rows = []
+    rows, epochs = [], setting.preset["cascade"]["optimisation"]["epochs"]
     for backbone, groups in measured[0]["rows"].items():
-        name, epochs = BACKBONE_NAMES[backbone], setting.preset["cascade"]["optimisation"]["epochs"]
+        name = BACKBONE_NAMES[backbone]
         named = {
             "baseline": ("FPN", name, None),
             "ours": (f"Joint-DetNAS ({name})", f"{name}-searched", 0),
             "cascade": (f"Joint-DetNAS ({name}-Cascade)", f"{name}-searched-DCN", epochs),
         }
         for kind in groups:
-            row, (method, searched, trained_on) = ("rows", backbone, kind), named[kind]
-            ap = [_over(measured, *row, key) for key in COCO_NUMBERS]
-            size, speed = _input_size(measured, *row), _images_a_second(measured, *row)
-            rows.append([method, searched, size, trained_on, speed, *ap])
-    return Drawn(
-        Table(["Method", "Backbone", "Input", "Post-search training", "FPS", *COCO_NUMBERS], rows),
+            row, (method, searched, trained_on) = Shown(measured)["rows", backbone, kind], named[kind]
+            ap = [row[key].mean() for key in COCO_NUMBERS]
+            rows.append([method, searched, row.size, trained_on, row.images_a_second, *ap])
+    return _drawn(
+        {"Method": "", "Backbone": "", "Input": "", "Post-search training": "epochs", "FPS": "images a second"}
+        | dict.fromkeys(COCO_NUMBERS, "points"),
+        rows,
         "Base and upgraded detectors on validation images.",
         [
             "Detectors of other papers are not trained here. Post-search training: epochs after the search, in which "
             "the last training of a detector is that of its pair."
         ],
-        {"Post-search training": "epochs", "FPS": "images a second"} | dict.fromkeys(COCO_NUMBERS, "points"),
     )
 
 
-TABLE6 = Exhibit(
-    "table6", "Upgraded detectors by all COCO numbers", "speed and AP by IoU and size", measure_table6, draw_table6
-)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Table 7: the cost of the search
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Table 7: the cost of the search
 
 SEARCHES = {"random": "random search", "none": "Joint-DetNAS"}
 
@@ -950,27 +787,19 @@ def share_until(scores: Sequence[float], goal: float) -> float:
 
 
 def draw_table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """A row for each search, and their best scores pair by pair."""
-    rows, curves = [], {}
+    rows, curves, minutes = [], {}, 1 / 60
     for name, method in SEARCHES.items():
-        row = ("searches", name)
-        scores = stacked(measured, *row, "scores")  # (S, pairs + 1)
+        row = Shown(measured)["searches", name]
+        scores = row["scores"].values  # (S, pairs + 1)
         curves[method] = _curve(scores)
-        rows.append(
-            [
-                method,
-                _over(measured, *row, "macs_mmdet", scale=1e-6),
-                _over(measured, *row, "AP"),
-                over_seeds(scores[:, -1]),
-                _over(measured, *row, "pairs").mean,
-                _over(measured, *row, "search seconds", scale=1 / 60),
-            ]
-        )
-    share, ahead = (_over(measured, "evidence", key) for key in ("share of the budget", "search minus random"))
-    pool = _over(measured, "pool seconds", scale=1 / 60)
-    labels = {"x_label": "Pairs trained", "y_label": "Best score so far (points)"}
-    return Drawn(
-        Table(["Search method", "FLOPS", "AP", "Best score", "Searched architectures", "Search cost"], rows),
+        found = [row["macs_mmdet"].mean(1e-6), row.ap, over_seeds(scores[:, -1])]
+        rows.append([method, *found, row["pairs"].mean().mean, row["search seconds"].mean(minutes)])
+    share, ahead = (Shown(measured)["evidence", key].mean() for key in ("share of the budget", "search minus random"))
+    pool = Shown(measured)["pool seconds"].mean(minutes)
+    return _drawn(
+        {"Search method": "", "FLOPS": "M", "AP": "points", "Best score": "points of H", "Searched architectures": ""}
+        | {"Search cost": "minutes"},
+        rows,
         "What a search trains and finds; AP on validation images, the score on held-out training images.",
         [
             f"The search is above all that random search finds after {100 * share.mean:.0f} % of its pairs (100 %: "
@@ -979,42 +808,23 @@ def draw_table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
             "detector.",
             f"Training the teacher pool takes {pool.mean:.1f} minutes beside it.",
         ],
-        {"FLOPS": "M", "AP": "points", "Best score": "points of H", "Search cost": "minutes"},
-        [Picture("table7", "progress", {"curves": curves, **labels})],
+        [_score_curves("table7", curves)],
     )
 
 
+REACHED = (
+    "share of its pairs after which the search's best score is above all that random search finds with as "
+    "many (1 where it never is)"
+)
 JD11 = Claim(
     "JD-11",
     "Table 7",
     "fewer architectures than other searches for a better result",
-    (
-        Condition(
-            "share of its pairs after which the search's best score is above all that random search finds with as "
-            "many (1 where it never is)",
-            itemgetter("share of the budget"),  # (S,)
-            "below",
-            0.5,
-            "of the pairs",
-            effect=0.2,
-        ),
-    ),
+    (Condition(REACHED, itemgetter("share of the budget"), "below", 0.5, "of the pairs", 0.2),),
     "100",
 )
 
-TABLE7 = Exhibit(
-    "table7",
-    "The cost of the search",
-    "pairs, time and result of the search and of random search",
-    measure_table7,
-    draw_table7,
-    (JD11,),
-)
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Figure 7: where the backbone computes
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Figure 7: where the backbone computes
 
 
 def measure_figure7(study: "JointDetNASStudy") -> Measured:
@@ -1025,29 +835,21 @@ def measure_figure7(study: "JointDetNASStudy") -> Measured:
 
 
 def draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    """Two rows and two groups of bars for each backbone."""
     rows, bars = [], {}
     for backbone in measured[0]["stages"]:
         for when in ("before", "after"):
-            costs = 1e-6 * stacked(measured, "stages", backbone, when)  # (S, 4)
-            means = [over_seeds(costs[:, place]) for place in range(4)]
-            rows.append([detector(backbone), when, *means])
-            bars[f"{detector(backbone)} {when}"] = {f"stage {n}": triple(each) for n, each in enumerate(means, 1)}
-    lost = stacked(measured, "evidence", "stages")  # (S, 4)
-    shares = ", ".join(f"stage {place + 1} {100 * over_seeds(lost[:, place]).mean:.1f} %" for place in range(4))
-    columns = [f"Stage {number}" for number in range(1, 5)]
-    return Drawn(
-        Table(["Backbone", "Search", *columns], rows),
+            costs = [over_seeds(1e-6 * stage) for stage in stacked(measured, "stages", backbone, when).T]
+            rows.append([detector(backbone), when, *costs])
+            bars[f"{detector(backbone)} {when}"] = {f"stage {n}": triple(each) for n, each in enumerate(costs, 1)}
+    lost = [100 * over_seeds(stage).mean for stage in stacked(measured, "evidence", "stages").T]
+    shares = ", ".join(f"stage {number} {share:.1f} %" for number, share in enumerate(lost, 1))
+    return _drawn(
+        {"Backbone": "", "Search": ""} | {f"Stage {number}": "M" for number in range(1, 5)},
+        rows,
         "Where the backbone computes, at the base size: stages 1 to 4 put out strides 4, 8, 16 and 32.",
         [f"Lost, as a share of all four stages (the stem aside), mean over the backbones: {shares}."],
-        dict.fromkeys(columns, "M"),
-        [Picture("figure7", "bars", {"groups": bars, "value_label": "FLOPs of the backbone (MMACs)"})],
+        [_bars("figure7", bars, "FLOPs of the backbone (MMACs)")],
     )
-
-
-def lost_apart(evidence: Evidence, stage: int, other: int) -> np.ndarray:
-    """What a stage, counted from 1, lost minus what another did, (S,)."""
-    return evidence["stages"][:, stage - 1] - evidence["stages"][:, other - 1]
 
 
 JD10 = Claim(
@@ -1058,32 +860,60 @@ JD10 = Claim(
         Condition(
             "FLOPs that the third resolution of the backbone lost minus what the second did (shares of all four, "
             "mean over the backbones)",
-            partial(lost_apart, stage=3, other=2),
+            apart("stages", 2, 1),  # (S,)
             unit="share",
             effect=0.02,
         ),
         Condition(
             "FLOPs that the second resolution lost minus what the first did (likewise)",
-            partial(lost_apart, stage=2, other=1),
+            apart("stages", 1, 0),
             unit="share",
             effect=0.02,
         ),
     ),
 )
 
-FIGURE7 = Exhibit(
-    "figure7",
-    "Computation of the backbone's stages before and after the search",
-    "costs of the four resolutions",
-    measure_figure7,
-    draw_figure7,
-    (JD10,),
+# ---- The paper
+
+TITLES = {
+    "table1": (
+        "Sub-networks of the elastic teacher pool against the same networks trained alone",
+        "AP of networks out of the pool and trained alone",
+    ),
+    "table2": ("Channel pruning of base detectors", "AP and cost after pruning 0 to 30 % of the channels"),
+    "table3": ("Distillation against baselines", "AP of students alone, by imitation and by our distillation"),
+    "figure4": (
+        "Dynamic against conventional distillation",
+        "the score of one student under changing teachers and under the largest",
+    ),
+    "table4": ("Base detectors and what they are upgraded to", "cost, speed and AP before and after the search"),
+    "table5": (
+        "Joint optimisation against pipelines of NAS, pruning and distillation",
+        "AP at one backbone cost",
+    ),
+    "figure5": ("The size of the matching teacher, by student", "teachers of fixed students"),
+    "figure6": ("What each action brings, and when", "the steps of the searches"),
+    "table6": ("Upgraded detectors by all COCO numbers", "speed and AP by IoU and size"),
+    "table7": ("The cost of the search", "pairs, time and result of the search and of random search"),
+    "figure7": (
+        "Computation of the backbone's stages before and after the search",
+        "costs of the four resolutions",
+    ),
+}
+"""Exhibit -> its title, and what is measured."""
+EXHIBITS = (
+    Exhibit("table1", *TITLES["table1"], measure_table1, draw_table1, (JD1,)),
+    Exhibit("table2", *TITLES["table2"], measure_table2, draw_table2, (JD2,)),
+    Exhibit("table3", *TITLES["table3"], measure_table3, draw_table3, (JD3,)),
+    Exhibit("figure4", *TITLES["figure4"], measure_figure4, draw_figure4, (JD6,)),
+    Exhibit("table4", *TITLES["table4"], measure_table4, draw_table4, (JD4,)),
+    Exhibit("table5", *TITLES["table5"], measure_table5, draw_table5, (JD5,)),
+    Exhibit("figure5", *TITLES["figure5"], measure_figure5, draw_figure5, (JD7, JD8)),
+    Exhibit("figure6", *TITLES["figure6"], measure_figure6, draw_figure6, (JD9,)),
+    Exhibit("table6", *TITLES["table6"], measure_table6, draw_table6),
+    Exhibit("table7", *TITLES["table7"], measure_table7, draw_table7, (JD11,)),
+    Exhibit("figure7", *TITLES["figure7"], measure_figure7, draw_figure7, (JD10,)),
 )
-
-
-# ------------------------------------------------------------------------------------------------------------------
-
-EXHIBITS = (TABLE1, TABLE2, TABLE3, FIGURE4, TABLE4, TABLE5, FIGURE5, FIGURE6, TABLE6, TABLE7, FIGURE7)
 
 
 def make_study(options: Any, seed: int, command: str) -> "JointDetNASStudy":
