@@ -1,8 +1,9 @@
-"""One supernet of smoke scale, trained once for all tests that need a finished run."""
+"""One supernet of smoke scale, trained once for all tests that need a finished run; and a quicker path sampling."""
 
 import io
 import json
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,3 +23,17 @@ def trained(tmp_path_factory) -> SimpleNamespace:
         main(Options(data=DATA, out=out, device="cpu", json=True))
     report = json.loads(printed.getvalue())
     return SimpleNamespace(data=DATA, run=Path(report["run"]), out=out, report=report)
+
+
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """A few draws for each bucket: an empty bucket of a tiny space would be looked for 40 times."""
+    from detofa import method
+
+    patch.setattr(method, "sample_per_bucket", partial(method.sample_per_bucket, draws=1))
+
+
+@pytest.fixture(scope="module")
+def hurried():
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        yield

@@ -10,12 +10,11 @@ import pytest
 from common.plain import InputError, from_json, read_json, to_json
 from common.report.claims import Evidence, judge, read_claims
 from common.report.exhibit import ExhibitResult, Setting, printed
-from common.report.reproduce import draw, judge_measured, measure_exhibit, stacked_evidence
+from common.report.reproduce import draw, stacked_evidence
 from common.report.statistics import Difference
 from detofa import exhibits
 from detofa.exhibits import FOLDER, LABELS, PAPER
 from detofa.presets import ABLATIONS, NANO, VARIANTS
-from detofa.reproduce import Options
 from detofa.space import OFAResNetSpace
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "nano" / "detofa"
@@ -699,42 +698,3 @@ def test_every_condition_compares_what_its_rule_says(name):
     assert_same(found, [seeds(*both) for both in expected.T])
     nothing = judge(CLAIMS[name], Evidence("scenes", "nano", BOTH, "typed", {}), "detofa")
     assert nothing["reason"].startswith("not measured: ")
-
-
-def test_claims_are_judged_by_what_the_exhibits_measured():
-    """From measured numbers to claims.json: the evidence has the names that the rules ask for."""
-    costs = {"costs": {"warm-up": {"cpu_seconds": 1.0, "seconds": 1.0}}}
-    study = Study({name: made_up(place) | costs for place, name in enumerate(VARIANTS)})
-    study.results["fullnet"] = {"full": {"AP": 0.45, "cost": 40e6}}
-    study.results["ours"]["random"] = found((0.21, 8e6), (0.2, 7e6))
-    used: list[dict] = []
-
-    class Recording:
-        def __enter__(self):
-            used.append({})
-            return used[-1]
-
-        def __exit__(self, *_):
-            used.pop()
-
-    study.recording = Recording
-    result = study.result
-
-    def noted(name):
-        for each in used:
-            each[f"scenes-nano/{name}-s0"] = None
-        return result(name)
-
-    study.result = noted
-    measured = {exhibit.name: measure_exhibit(exhibit, study) for exhibit in PAPER.exhibits}
-    judged = judge_measured(
-        PAPER, Options(scale="nano", seeds=2), {name: {0: each, 1: each} for name, each in measured.items()}
-    )
-    assert list(judged) == list(CLAIMS)
-    assert all(claim["difference"] is not None for claim in judged.values())
-    assert judged["DO-1"]["runs"] == ["scenes-nano/ours-s0", "scenes-nano/ofa-s0"]
-    assert judged["DO-9"]["runs"] == ["scenes-nano/fullnet-s0", "scenes-nano/ours-s0"]
-    # ours is the first of VARIANTS, ofa the second: 1 and 2 points better at the two budgets
-    assert judged["DO-1"]["difference"] == pytest.approx(-1.5)
-    assert judged["DO-9"]["difference"] == pytest.approx(45.0 - 30.0)
-    assert LABELS["random"] == "Random search, same budget"

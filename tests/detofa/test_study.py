@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,9 +23,11 @@ from common.train.run_folder import Run
 from detofa import method
 from detofa.exhibits import PAPER
 from detofa.method import Constraint, PathLosses
-from detofa.presets import SMOKE, VARIANTS, Options
+from detofa.presets import VARIANTS, Options
 from detofa.space import BlockShape, StemShape
 from detofa.study import DetOFAStudy, best_affordable, folds_of
+from tests.detofa.conftest import hurry
+from tests.detofa.tiny_space import TINY_PRESET
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = "scenes:train=40,val=8,size=32"
@@ -34,29 +35,8 @@ TIMES = {"seconds", "cpu_seconds", "search_seconds", "callback_seconds", "sample
 
 
 def tiny(out, data: str = DATA, constraint: str = "macs", precision: str = "float32", **changes) -> Options:
-    """SMOKE, a few times smaller."""
-    space = replace(SMOKE.space, depths=(0, 1), widths=(0.5, 1.0), expands=(0.25, 0.5), stage_widths=(8, 8, 16, 16))
-    preset = replace(
-        SMOKE,
-        space=space,
-        neck_widths=(8,),
-        head_width=8,
-        image_size=32,
-        train_images=16,
-        validation_images=8,
-        search_images=8,
-        calibration_images=8,
-        proxy_calibration_images=8,
-        crop_size=32,
-        crops=24,
-        pretraining_paths=2,
-        fine_tuning_paths=2,
-        operation_samples=2,
-        evolution=replace(SMOKE.evolution, population=8, generations=2),
-        budget_shares=(0.4, 0.8),
-        figure6_paths=1,
-        **changes,
-    )
+    """The tiny preset with some of its fields changed."""
+    preset = replace(TINY_PRESET, **changes)
     return Options(data=data, out=Path(out), device="cpu", constraint=constraint, precision=precision, preset=preset)
 
 
@@ -99,22 +79,11 @@ def _assert_equal_records(found: dict, expected: dict) -> None:
             assert found[name] == value, name
 
 
-def _hurry() -> pytest.MonkeyPatch:
-    """A few draws for each bucket: an empty bucket of so small a space would be looked for 40 times."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(method, "sample_per_bucket", partial(method.sample_per_bucket, draws=1))
-    return patch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _hurried():
-    patch = _hurry()
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("hurried")
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> tuple[Path, dict, float]:
+def unbroken(tmp_path_factory, hurried) -> tuple[Path, dict, float]:
     """A study of seed 0 whose only variant so far is "ours": its folder, all its records, and the seconds it took."""
     out = tmp_path_factory.mktemp("study")
     began = time.perf_counter()
@@ -194,7 +163,7 @@ def test_variants_share_what_they_build_on_and_say_so(finished):
         assert Run.read(run).result is not None
 
 
-@pytest.mark.parametrize("name", ["figure6", "figure7", "table2"])
+@pytest.mark.parametrize("name", ["figure6", "table2"])
 def test_an_exhibits_runs_are_the_folders_that_measuring_it_touched(name, tmp_path, finished):
     study = _study(tmp_path)
     first = measure_exhibit(PAPER.by_name[name], study)
@@ -402,7 +371,7 @@ def test_other_data(bccd, tmp_path):
 
 
 if __name__ == "__main__":
-    _hurry()
+    hurry(pytest.MonkeyPatch())
     torch.set_num_threads(int(sys.argv[2]))
     print("ready", flush=True)
     _study(sys.argv[1]).result("ours")

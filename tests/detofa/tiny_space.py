@@ -1,9 +1,11 @@
-"""A space small enough to list: the oracle of sizes, samples, costs and searches."""
+"""A space small enough to list, the oracle of sizes, samples, costs and searches; a scale that trains in seconds."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
+from detofa.presets import SMOKE
 from detofa.space import OFAResNetSpace
 
 TINY = OFAResNetSpace(
@@ -37,3 +39,24 @@ def list_paths(space: OFAResNetSpace) -> np.ndarray:
 
 
 EVERY_PATH = list_paths(TINY)  # 20,736
+
+TINY_PRESET = replace(
+    SMOKE,
+    space=replace(SMOKE.space, depths=(0, 1), widths=(0.5, 1.0), expands=(0.25, 0.5), stage_widths=(8, 8, 16, 16)),
+    neck_widths=(8,),
+    head_width=8,
+    image_size=32,
+    train_images=16,
+    validation_images=8,
+    search_images=8,
+    calibration_images=8,
+    proxy_calibration_images=8,
+    crops=24,
+    pretraining_paths=2,
+    fine_tuning_paths=2,
+    operation_samples=2,
+    evolution=replace(SMOKE.evolution, population=8, generations=2),
+    budget_shares=(0.4, 0.8),
+    figure6_paths=1,
+)
+"""SMOKE, a few times smaller."""
