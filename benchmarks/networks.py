@@ -18,7 +18,6 @@ from common.data.scenes import scenes
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.classifier import Classifier
 from common.models.elastic import corner
-from common.models.norm import Norm
 from common.models.ofa_resnet import OFAResNet
 from common.models.torchvision_weights import faster_rcnn_of_torchvision
 from common.models.two_stage import TwoStage, two_stage_losses
@@ -216,7 +215,7 @@ def two_stage(timing: Timing, batch_size: int, side: int = 320) -> list[Row]:
         weights=None, weights_backbone=None, num_classes=1 + CATEGORIES, min_size=side, max_size=side
     ).to(timing.device)
     theirs.transform.image_mean, theirs.transform.image_std = [0.0] * 3, [1.0] * 3  # images come normalised
-    ours = faster_rcnn_of_torchvision(theirs.state_dict(), Norm("batch"))
+    ours = faster_rcnn_of_torchvision(theirs.state_dict())
     ours.to(timing.device, memory_format=CHANNELS_LAST)
     [batch] = scene_batches("train", batch_size, side, batch_size, timing.device)
     images = list(batch.images.contiguous())  # torchvision's layout

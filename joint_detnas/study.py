@@ -33,9 +33,9 @@ from common.models.architectures import ARCHITECTURES
 from common.models.described import STRIDES, Architecture, DescribedBackbone, as_described, on_backbone
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
-from common.models.from_torchvision import is_of_torchvision, write_faster_rcnn
 from common.models.mobilenet import MobileNetV2
 from common.models.resnet import ResNet
+from common.models.torchvision_weights import is_of_torchvision, write_faster_rcnn
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.plain import InputError, read_json
 from common.search.executors import evaluate_all

@@ -22,6 +22,7 @@ from common.models.retinanet import RetinaNet, RetinaNetSettings, retinanet_loss
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage, roi_settings, rpn_settings, two_stage_losses
+from common.plain import to_json
 from sm_nas.encoding import MB_EXPANSION, STAGES, BackboneCode, BlockShape, Structure
 from sm_nas.presets import DetectorSettings
 
@@ -42,7 +43,7 @@ class EncodedBackbone(nn.Module):
     def __init__(self, code: BackboneCode, norm: Norm | None = None) -> None:
         super().__init__()
         norm = replace(norm or Norm(), groups=max(1, code.base // 2))
-        self.description = {"kind": "sm_nas:EncodedBackbone", "code": str(code), "norm": norm.to_dict()}
+        self.description = {"kind": "sm_nas:EncodedBackbone", "code": str(code), "norm": to_json(norm)}
         self.strides = (4, 8, 16, 32)
         self.stem = nn.Sequential(
             *(nn.Conv2d(3, code.base // 2, 3, 2, 1, bias=False), norm.layer(code.base // 2), nn.ReLU(inplace=True)),

@@ -1,40 +1,30 @@
 """Reference boxes at every cell of every level of a pyramid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
-
-RATIOS = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Anchors:
     """sizes: for each level the sides in pixels of its square anchors. ratios: height by width; each keeps the area.
 
-    rounded: as torchvision has them: corners in whole pixels, and the cells of a level so many whole pixels apart as
-    there are to each in the image. That is less than the stride where the level reaches past the image.
+    rounded: as torchvision has them. Corners are whole pixels, and the cells of a level lie the image's side divided by
+    the level's apart, cut to whole pixels: less than the stride where the level reaches past the image.
     """
 
     sizes: tuple[tuple[float, ...], ...]
-    ratios: tuple[float, ...] = RATIOS
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rounded: bool = False
 
     @staticmethod
     def octaves(strides: Sequence[int], base: float, count: int = 1, octaves: int = 1) -> "Anchors":
-        """From base * stride on `count` sizes an octave: one of 8 in an RPN, three of 4 in RetinaNet."""
+        """Sizes from base * stride on, `count` an octave: one from 8 strides in an RPN, three from 4 in RetinaNet."""
         steps = [2 ** (step / count) for step in range(count * octaves)]
         return Anchors(tuple(tuple(stride * base * step for step in steps) for stride in strides))
-
-    @staticmethod
-    def from_dict(fields: Mapping[str, Any] | None) -> "Anchors | None":
-        """The anchors that `asdict` wrote, JSON's lists back to tuples."""
-        if fields is None:
-            return None
-        return Anchors(tuple(map(tuple, fields["sizes"])), tuple(fields["ratios"]), fields["rounded"])
 
     @property
     def per_cell(self) -> int:
@@ -42,7 +32,7 @@ class Anchors:
         return len(self.sizes[0]) * len(self.ratios)
 
     def cell(self, level: int) -> Tensor:
-        """(A, 4) float32 the anchors of a cell of that level (from 0), centred at 0; ratio by ratio, sizes inside."""
+        """(A, 4) float32 anchors of a cell of that level (from 0), centred at 0; ratio by ratio, sizes inside."""
         size = torch.tensor(self.sizes[level])
         root = torch.tensor(self.ratios).sqrt().unsqueeze(1)
         half_width, half_height = (size / root).flatten() / 2, (size * root).flatten() / 2
@@ -52,8 +42,8 @@ class Anchors:
     def of_maps(self, maps: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
         """(N, 4) float32 anchors in pixels of maps (B, C, H_l, W_l): level by level, row by row, then within a cell.
 
-        The anchors of row y and column x are centred at (x * stride, y * stride), but for `rounded`. Remembered: do
-        not change them.
+        The anchors of row y and column x are centred at (x * stride, y * stride), except when `rounded`. They are
+        cached: do not change them.
         """
         shapes = tuple(tuple(each.shape[-2:]) for each in maps)
         steps = tuple((stride, stride) for stride in strides)
@@ -67,8 +57,8 @@ class Anchors:
 def _grid(
     anchors: Anchors, shapes: tuple[tuple[int, int], ...], steps: tuple[tuple[int, int], ...], device: torch.device
 ) -> Tensor:
-    """shapes, steps: of each level rows and columns, and pixels from one to the next."""
-    with torch.inference_mode(False), torch.device("cpu"):  # remembered: usable in training whoever asks first
+    """shapes, steps: of each level the rows and columns, and the pixels from one to the next."""
+    with torch.inference_mode(False), torch.device("cpu"):  # cached: usable in training whoever asks first
         levels = []
         for level, ((rows, columns), (down, right)) in enumerate(zip(shapes, steps, strict=True)):
             y, x = torch.meshgrid(torch.arange(rows) * down, torch.arange(columns) * right, indexing="ij")

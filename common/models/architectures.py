@@ -28,7 +28,7 @@ class ResNetArchitecture:
     def at_width(self, width: int) -> "ResNetArchitecture":
         """The same at another width. A ResNeXt keeps the channels of a group and has fewer or more groups."""
         if width < 1:
-            raise InputError(f"a ResNet of width {width} has no channels: give at least 1")
+            raise InputError(f"the width of a ResNet must be at least 1, got {width}")
         if width == self.width:
             return self
         if self.groups == 1:

@@ -10,7 +10,7 @@ A *cell* is one position of the output map, `stride` pixels wide. Sizes and offs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from common.plain import InputError
 SIDE_MULTIPLE = 32  # image sides: what the deepest backbone halves five times
 # A rare class: sigmoid(-2.19) = .1, so that the many empty cells do not swamp the first steps (RetinaNet's prior).
 HEATMAP_BIAS = -2.19
+OVERLAP = 0.7  # IoU that a box within its Gaussian keeps, CornerNet's
+SIZE_WEIGHT = 0.1
 # Elements of Gaussians held at once while targets are made: 64 MiB of float32.
 GAUSSIAN_CHUNK = 2**24
 
@@ -33,42 +35,16 @@ GAUSSIAN_CHUNK = 2**24
 # --- network ----------------------------------------------------------------------------------------------------------
 
 
-def make_neck(in_channels: int, widths: tuple[int, ...], elastic: bool = False) -> nn.Sequential:
-    """Transposed convolutions (kernel 4, stride 2, padding 1) with batch norm and ReLU, each doubling the map.
-
-    (B, in_channels, H, W) -> (B, widths[-1], H * 2^n, W * 2^n) for n widths. With `elastic` the first one takes however
-    many channels its input has, up to `in_channels`, so that the backbone's last width can vary.
-
-    Weights start normal with deviation .001, as in the released CenterNet on a plain ResNet.
-    """
-    layers: list[nn.Module] = []
-    for width in widths:
-        kind = ElasticConvTranspose2d if elastic and not layers else nn.ConvTranspose2d
-        convolution = kind(in_channels, width, kernel_size=4, stride=2, padding=1, bias=False)
-        nn.init.normal_(convolution.weight, std=0.001)
-        layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        in_channels = width
-    return nn.Sequential(*layers)
-
-
-def make_head(in_channels: int, width: int, out_channels: int) -> nn.Sequential:
-    """3x3 convolution, ReLU, 1x1 convolution, both with bias: (B, in_channels, H, W) -> (B, out_channels, H, W)."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, width, kernel_size=3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(width, out_channels, kernel_size=1),
-    )
-
-
 class CenterNet(nn.Module):
-    """Backbone, neck and three heads.
+    """Backbone, a neck of transposed convolutions that each double the map, and three heads.
 
     backbone: a module from images (B, 3, H, W) to a tuple of features, the last at stride 32, with `out_channels`, a
         tuple of their (largest) widths.
     categories: K, the number of classes.
     neck_widths: channels of the transposed convolutions; three bring the map to stride 4 (paper: 256, 256, 256).
     head_width: channels between the two convolutions of a head (paper: 64).
-    elastic: the backbone's last width varies from step to step.
+    InputError where the neck does not fit the backbone's stride.
+    elastic: the backbone's last width varies from step to step; the neck's first layer reads the channels there are.
     """
 
     def __init__(
@@ -83,18 +59,28 @@ class CenterNet(nn.Module):
         if not neck_widths or backbone.stride % 2 ** len(neck_widths):
             raise InputError(
                 f"a CenterNet neck of {len(neck_widths)} transposed convolutions does not fit a backbone of stride "
-                f"{backbone.stride}: each halves the stride, and 4 is the one to end at"
+                f"{backbone.stride}: each halves the stride, which should end at 4"
             )
         self.categories = categories
-        self.neck_widths = tuple(neck_widths)
+        self.neck_widths = neck_widths
         self.head_width = head_width
-        self.elastic = elastic
         self.stride = backbone.stride // 2 ** len(neck_widths)
         self.backbone = backbone
-        self.neck = make_neck(backbone.out_channels[-1], self.neck_widths, elastic)
-        self.heatmap = make_head(self.neck_widths[-1], head_width, categories)
-        self.size = make_head(self.neck_widths[-1], head_width, 2)
-        self.offset = make_head(self.neck_widths[-1], head_width, 2)
+        self.neck, inputs = nn.Sequential(), backbone.out_channels[-1]
+        for width in neck_widths:
+            kind = ElasticConvTranspose2d if elastic and not len(self.neck) else nn.ConvTranspose2d
+            layer = kind(inputs, width, kernel_size=4, stride=2, padding=1, bias=False)
+            nn.init.normal_(layer.weight, std=0.001)  # as in the released CenterNet on a plain ResNet
+            self.neck.extend([layer, nn.BatchNorm2d(width), nn.ReLU(inplace=True)])
+            inputs = width
+        self.heatmap, self.size, self.offset = (
+            nn.Sequential(
+                nn.Conv2d(inputs, head_width, kernel_size=3, padding=1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(head_width, outputs, kernel_size=1),
+            )
+            for outputs in (categories, 2, 2)
+        )
         nn.init.constant_(self.heatmap[-1].bias, HEATMAP_BIAS)
         for head in (self.size, self.offset):
             nn.init.normal_(head[-1].weight, std=0.001)
@@ -114,9 +100,9 @@ class CenterNet(nn.Module):
         return {"heatmap": self.heatmap(features), "size": self.size(features), "offset": self.offset(features)}
 
     @torch.no_grad()
-    def detect(self, images: Tensor, top: int = 100) -> Detections:
-        """Detections (B, top) in pixels of `images` (B, 3, H, W), best first. Call `eval()` before."""
-        return decode(self(images), top=top, stride=self.stride)
+    def detect(self, images: Tensor) -> Detections:
+        """Detections (B, 100) in pixels of `images` (B, 3, H, W), best first. Call `eval()` before."""
+        return decode(self(images), stride=self.stride)
 
     def activate(self, path: Sequence[int]) -> None:
         """Use the sub-network of `path` (see the elastic backbone) from the next forward on."""
@@ -124,7 +110,12 @@ class CenterNet(nn.Module):
 
     def extract(self, path: Sequence[int]) -> "CenterNet":
         """The plain detector on the plain backbone of `path`, with copies of the weights."""
-        return self.with_backbone(self.backbone.extract(path))
+        backbone = self.backbone.extract(path)
+        with outline():
+            plain = CenterNet(backbone, self.categories, self.neck_widths, self.head_width)
+        for part in ("neck", "heatmap", "size", "offset"):
+            copy_corner(getattr(self, part), getattr(plain, part))
+        return plain.train(self.training)
 
     def sort_channels(self) -> None:
         """Sort the elastic backbone's channels by importance, the neck's first layer moving along."""
@@ -144,24 +135,13 @@ class CenterNet(nn.Module):
         """The static network of a `config()` on a backbone, without its weights."""
         return CenterNet(backbone, config["categories"], tuple(config["neck_widths"]), config["head_width"])
 
-    def with_backbone(self, backbone: nn.Module) -> "CenterNet":
-        """A static CenterNet on `backbone` (say, one extracted from this one's), with copies of neck and heads.
-
-        The first transposed convolution keeps the weights of the first `backbone.out_channels[-1]` input channels.
-        """
-        with outline():
-            static = CenterNet(backbone, self.categories, self.neck_widths, self.head_width)
-        for part in ("neck", "heatmap", "size", "offset"):
-            copy_corner(getattr(self, part), getattr(static, part))
-        return static.train(self.training)
-
 
 # --- targets ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the maps should say for one batch; made once where several networks learn from the same batch.
+    """What the maps should say for one batch.
 
     heatmap: (B, K, h, w) float32, 1 at centres, a Gaussian round them. cell: (B, G) int64, row * w + column of the
     centre (0 where there is no object). size, offset: (B, G, 2) float32 in cells. present: (B, G) bool.
@@ -174,34 +154,26 @@ class Targets:
     present: Tensor
 
 
-def gaussian_radius(height: Tensor, width: Tensor, overlap: float = 0.7, exact: bool = False) -> Tensor:
-    """How far, in cells, both corners of a box may move while it keeps an IoU of `overlap` with the true box.
+def gaussian_radius(height: Tensor, width: Tensor) -> Tensor:
+    """How far, in cells, a box's Gaussian reaches; height and width in cells, any shape: float64 of that shape.
 
-    height, width: any shape, in cells. Returns float64 of that shape, the least over the three cases of CornerNet: one
-    corner inside and one outside the true box, both inside, both outside.
-
-    The released CornerNet and CenterNet divide the root of each quadratic by 2 instead of 2a and take the larger root
-    of the first two, so that the third case always wins, for a square with 3.3 times the radius meant. CenterNet's
-    published numbers rest on that, so it is the default here; `exact` solves the three quadratics properly.
+    Meant is how far both corners may move while the box keeps an IoU of OVERLAP with the true one, the least over
+    CornerNet's three cases: one corner inside and one outside the true box, both inside, both outside. The released
+    CornerNet and CenterNet divide the root of each quadratic by 2 instead of 2a and take the larger root of the first
+    two, so that the third case always wins, for a square with 3.3 times the radius meant. CenterNet's published
+    numbers rest on that, so it is what this returns.
     """
     # The radius is cut to a whole number next: float64 makes that the same on every device.
-    height, width = height.double(), width.double()
-    around, area = height + width, height * width
-    one_inside = torch.sqrt(around**2 - 4 * area * (1 - overlap) / (1 + overlap))
-    both_inside = torch.sqrt((2 * around) ** 2 - 16 * (1 - overlap) * area)
-    both_outside = torch.sqrt((2 * overlap * around) ** 2 + 16 * overlap * (1 - overlap) * area) - 2 * overlap * around
-    if exact:
-        cases = (around - one_inside) / 2, (2 * around - both_inside) / 8, both_outside / (8 * overlap)
-    else:
-        cases = (around + one_inside) / 2, (2 * around + both_inside) / 2, both_outside / 2
-    return torch.minimum(torch.minimum(cases[0], cases[1]), cases[2])
+    area, scaled = height.double() * width.double(), OVERLAP * (height.double() + width.double())
+    return torch.sqrt(scaled**2 + 4 * OVERLAP * (1 - OVERLAP) * area) - scaled
 
 
 @torch.no_grad()
-def centernet_targets(batch: Batch, stride: int, classes: int, overlap: float = 0.7, exact: bool = False) -> Targets:
+def centernet_targets(batch: Batch, stride: int, classes: int) -> Targets:
     """All that the losses compare with, for maps of `stride` pixels a cell and `classes` classes.
 
-    Boxes are cut at the image; one of no area then is left out. `overlap` and `exact`: see `gaussian_radius`.
+    At each object's centre the map of its class has a Gaussian of peak 1; where several meet, the maximum counts. Boxes
+    are cut at the image; one of no area then is left out.
     """
     rows, columns = (side // stride for side in batch.images.shape[-2:])
     x = (batch.boxes[..., 0::2].float() / stride).clamp(0, columns)  # (B, G, 2) left and right, in cells
@@ -213,15 +185,10 @@ def centernet_targets(batch: Batch, stride: int, classes: int, overlap: float = 
     row = centre[..., 1].long().clamp(max=rows - 1) * present
     offset = centre - torch.stack([column, row], dim=-1)
 
-    radius = gaussian_radius(size[..., 1].ceil(), size[..., 0].ceil(), overlap, exact).floor().clamp(min=0)
+    radius = gaussian_radius(size[..., 1].ceil(), size[..., 0].ceil()).floor().clamp(min=0)
     across, down = _bell(column, radius, columns), _bell(row, radius, rows) * present.unsqueeze(-1)
     heatmap = _draw_gaussians(across, down, batch.labels * present, classes)
     return Targets(heatmap, row * columns + column, size, offset, present)
-
-
-def heatmap_targets(batch: Batch, stride: int, classes: int, overlap: float = 0.7, exact: bool = False) -> Tensor:
-    """(B, K, h, w) float32: at each object's centre a Gaussian of peak 1 in the map of its class, merged by maximum."""
-    return centernet_targets(batch, stride, classes, overlap, exact).heatmap
 
 
 def _bell(centre: Tensor, radius: Tensor, length: int) -> Tensor:
@@ -250,46 +217,28 @@ def _draw_gaussians(across: Tensor, down: Tensor, labels: Tensor, classes: int) 
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
-def centernet_losses(
-    outputs: dict[str, Tensor],
-    batch: Batch | Targets,
-    size_weight: float = 0.1,
-    offset_weight: float = 1.0,
-    reduction: Literal["batch", "image"] = "batch",
-) -> dict[str, Tensor]:
-    """The three losses and their weighted sum, in float32 whatever the precision of `outputs`.
+def centernet_losses(outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """The three losses and their weighted sum, float32 scalars whatever the precision of `outputs`.
 
-    outputs: as from `CenterNet.forward`. batch: a Batch, or its `centernet_targets`.
-    Returns `loss` = `heatmap` + size_weight * `size` + offset_weight * `offset`, where
+    outputs: as from `CenterNet.forward`.
+    Returns `loss` = `heatmap` + 0.1 * `size` + `offset` (the paper's weights), where
     heatmap: penalty-reduced focal loss (equation 1, alpha 2, beta 4), summed, over the number of centres (or 1);
     size, offset: L1 distance at the centres, mean over objects and over the two coordinates (equations 2 and 3; the
         paper sums the two coordinates, the released code, which the weights belong to, takes their mean).
-
-    reduction: "batch": scalars, normalised over the whole batch, for training. "image": (B,), each image normalised by
-    itself as a batch of one would be, so that their mean over a data set does not depend on how it was batched.
     """
     logits = outputs["heatmap"].float()
-    if isinstance(batch, Batch):
-        batch = centernet_targets(batch, batch.images.shape[-1] // logits.shape[-1], logits.shape[1])
-    focal, centres = focal_loss(logits, batch.heatmap)  # (B,), (B,)
-    size = _distance_at_centres(outputs["size"], batch.size, batch)
-    offset = _distance_at_centres(outputs["offset"], batch.offset, batch)
-    objects = batch.present.sum(dim=1).float()
-    if reduction == "batch":
-        focal, size, offset = focal.sum(), size.sum(), offset.sum()
-        centres, objects = divisor(centres.sum()), divisor(objects.sum())
-    else:
-        centres, objects = centres.clamp(min=1), objects.clamp(min=1)
+    targets = centernet_targets(batch, batch.images.shape[-1] // logits.shape[-1], logits.shape[1])
+    coordinates = 2 * divisor(targets.present.sum())
     losses = {
-        "heatmap": focal / centres,
-        "size": size / (2 * objects),
-        "offset": offset / (2 * objects),
+        "heatmap": focal_loss(logits, targets.heatmap),
+        "size": _distance_at_centres(outputs["size"], targets.size, targets) / coordinates,
+        "offset": _distance_at_centres(outputs["offset"], targets.offset, targets) / coordinates,
     }
-    return {"loss": losses["heatmap"] + size_weight * losses["size"] + offset_weight * losses["offset"], **losses}
+    return {"loss": losses["heatmap"] + SIZE_WEIGHT * losses["size"] + losses["offset"], **losses}
 
 
-def focal_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Penalty-reduced focal loss, equation 1: its sum and the number of centres, both (B,), for (B, K, h, w) maps.
+def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Penalty-reduced focal loss, equation 1, of maps (B, K, h, w), over the number of centres: a scalar.
 
     With u the logit against the truth (-z at a centre, z elsewhere) both cases read sigmoid(u)^2 * softplus(u), which
     neither overflows nor loses its gradient, where the released code clips probabilities at 1e-4.
@@ -298,14 +247,14 @@ def focal_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     weight = torch.where(centre, 1.0, (1 - target) ** 4)
     wrong = torch.where(centre, -logits, logits)
     loss = weight * wrong.sigmoid() ** 2 * F.softplus(wrong)
-    return loss.flatten(1).sum(dim=1), centre.flatten(1).sum(dim=1).float()
+    return loss.sum() / divisor(centre.sum())
 
 
 def _distance_at_centres(prediction: Tensor, target: Tensor, targets: Targets) -> Tensor:
-    """Sum over objects and coordinates of |map at the centre - target|: (B, 2, h, w), (B, G, 2) -> (B,)."""
+    """Sum over objects and coordinates of |map at the centre - target|: (B, 2, h, w), (B, G, 2) -> ()."""
     index = targets.cell.unsqueeze(1).expand(-1, 2, -1)  # (B, 2, G)
     there = prediction.float().flatten(2).gather(2, index).transpose(1, 2)  # (B, G, 2)
-    return ((there - target).abs() * targets.present.unsqueeze(-1)).sum(dim=(1, 2))
+    return ((there - target).abs() * targets.present.unsqueeze(-1)).sum()
 
 
 # --- detections -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A classifier on a backbone's last feature, and its losses: how super-networks are pre-trained and shrunk."""
+"""A classifier on a backbone's last feature, and its loss: how backbones and super-networks are pre-trained."""
 
 from collections.abc import Sequence
 
@@ -42,18 +42,8 @@ class Classifier(nn.Module):
 def classification_losses(
     logits: Tensor, batch: ClassificationBatch, label_smoothing: float = 0.0
 ) -> dict[str, Tensor]:
-    """loss: mean cross-entropy of logits (B, K); accuracy: share of the batch whose best class is right."""
+    """loss: mean cross-entropy of logits (B, K); accuracy: share of the batch whose likeliest class is right."""
     return {
         "loss": F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing),
         "accuracy": (logits.detach().argmax(1) == batch.labels).float().mean(),
     }
-
-
-def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy of the student with the teacher's softened output (Hinton et al., arXiv:1503.02531, section 2).
-
-    Both (B, K). Times the temperature squared, so that gradients keep their size when it changes. No gradient reaches
-    the teacher.
-    """
-    target = (teacher_logits.detach() / temperature).softmax(1)
-    return F.cross_entropy(student_logits / temperature, target) * temperature**2

@@ -12,7 +12,7 @@ resolution.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from operator import mul
 from typing import Any, Literal, TypeVar, get_args
@@ -20,22 +20,23 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
-from common.models.architectures import ARCHITECTURES, STRIDES
+from common.models.architectures import ARCHITECTURES, STRIDES, round_channels
 from common.models.deformable import DeformableConv2d
 from common.models.fpn import FPN
-from common.models.mobilenet import MobileNetV2
 from common.models.norm import Norm
 from common.models.outline import outline
-from common.models.resnet import ResNet
-from common.plain import InputError
+from common.plain import InputError, from_json, to_json
 
 Family = Literal["basic", "bottleneck", "resnext", "inverted_residual"]
 Entry = Literal["projection", "identity", "plain"]
 # Widths inside a block that can be chosen freely. A ResNeXt's grouped convolution keeps its channels, and so does a
 # depthwise one.
 FREE_WIDTHS = {"basic": 1, "bottleneck": 2, "resnext": 1, "inverted_residual": 1}
+# Expansion, channels, blocks and stride of each stage (Sandler et al., 2018, table 2).
+MOBILENET_V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
+MOBILENET_V2 += ((6, 160, 3, 2), (6, 320, 1, 1))
+STANDARD = (*ARCHITECTURES, "mobilenet_v2")
 Detector = TypeVar("Detector", bound=nn.Module)
 Item = TypeVar("Item")
 
@@ -192,30 +193,42 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON."""
-        return asdict(self)
+        return to_json(self)
 
     @staticmethod
     def from_dict(description: Mapping[str, Any]) -> "Architecture":
-        """The architecture that `to_dict` described."""
-        stages = tuple(
-            Stage(
-                stage["width"],
-                stage["stride"],
-                stage["entry"],
-                tuple(Block(tuple(block["inner"]), block["groups"]) for block in stage["blocks"]),
-            )
-            for stage in description["stages"]
-        )
-        return Architecture(description["family"], description["stem"], stages, description["head"])
+        """The architecture that `to_dict` described; InputError where it describes none."""
+        return from_json(Architecture, description, "the backbone's description")
 
     @staticmethod
     def standard(name: str, width: float | None = None) -> "Architecture":
         """A standard backbone: one of ARCHITECTURES, `width` the channels of its first stage, or "mobilenet_v2",
         `width` multiplying all channels.
         """
-        with outline():
-            backbone = MobileNetV2(width=width or 1.0) if name == "mobilenet_v2" else ResNet(name, width=width)
-        return architecture_of(backbone)
+        stages: list[Stage] = []
+        if name == "mobilenet_v2":
+            scale = 1.0 if width is None else width
+            inputs = stem = round_channels(32 * scale)
+            for expansion, channels, depth, stride in MOBILENET_V2:
+                output = round_channels(channels * scale)
+                inner = [(expansion * each,) if expansion > 1 else () for each in (inputs, *[output] * (depth - 1))]
+                entry = "identity" if stride == 1 and inputs == output else "plain"
+                stages.append(Stage(output, stride, entry, tuple(map(Block, inner))))
+                inputs = output
+            head = round_channels(1280 * max(1.0, scale))
+            return Architecture("inverted_residual", stem, tuple(stages), head)
+        if name not in ARCHITECTURES:
+            raise InputError(f"no backbone is called {name!r}: give one of {', '.join(STANDARD)}")
+        standard = ARCHITECTURES[name].at_width(ARCHITECTURES[name].width if width is None else width)
+        family = standard.block if standard.groups == 1 else "resnext"
+        for number, depth in enumerate(standard.depths):
+            base = standard.width * 2**number
+            inner = int(base * standard.group_width / 64) * standard.groups  # as torchvision counts it
+            block = Block((inner,) * FREE_WIDTHS[family], standard.groups)
+            entry = "identity" if family == "basic" and number == 0 else "projection"
+            output = base if family == "basic" else 4 * base
+            stages.append(Stage(output, 2 if number else 1, entry, (block,) * depth))
+        return Architecture(family, standard.width, tuple(stages))
 
     # --- the convolutions of a block: the one place that says what each family is ---
 
@@ -369,7 +382,7 @@ class DescribedBackbone(nn.Module):
         self.architecture, self.norm, self.deformable = architecture, norm, tuple(deformable)
         self.description = {
             "kind": "described",
-            "norm": norm.to_dict(),
+            "norm": to_json(norm),
             "architecture": architecture.to_dict(),
             "deformable": list(deformable),
         }
@@ -447,45 +460,16 @@ def architecture_of(backbone: nn.Module) -> Architecture:
 
     InputError for any other, and for one with deformable convolutions, which no description has.
     """
-    if isinstance(backbone, DescribedBackbone | ResNet) and backbone.description["deformable"]:
+    description = getattr(backbone, "description", {})
+    if description.get("deformable"):
         raise InputError("a backbone with deformable convolutions cannot be changed: give one without them")
     if isinstance(backbone, DescribedBackbone):
         return backbone.architecture
-    if isinstance(backbone, MobileNetV2) and len(backbone.out_channels) == len(STRIDES):
-        return _mobilenet(backbone)
-    if not isinstance(backbone, ResNet) or len(backbone.stages) != len(STRIDES):
+    if description.get("kind") not in STANDARD:
         raise InputError(
-            f"a {type(backbone).__name__} cannot be described block by block: give a backbone of four stages, one of "
-            f"{', '.join((*ARCHITECTURES, 'mobilenet_v2'))}"
+            f"a {type(backbone).__name__} cannot be described block by block: give one of {', '.join(STANDARD)}"
         )
-    stages = []
-    for stage in backbone.stages:
-        first = stage[0]
-        if isinstance(first, BasicBlock):
-            family, blocks = "basic", [Block((block.conv1.out_channels,)) for block in stage]
-        elif first.conv2.groups > 1:
-            family = "resnext"
-            blocks = [Block((block.conv2.out_channels,), block.conv2.groups) for block in stage]
-        else:
-            family = "bottleneck"
-            blocks = [Block((block.conv1.out_channels, block.conv2.out_channels)) for block in stage]
-        entry = "identity" if first.downsample is None else "projection"
-        width = blocks[0].inner[0] if family == "basic" else first.conv3.out_channels
-        stages.append(Stage(width, first.stride, entry, tuple(blocks)))
-    return Architecture(family, backbone.conv1.out_channels, tuple(stages))
-
-
-def _mobilenet(backbone: MobileNetV2) -> Architecture:
-    stem, *layers, head = backbone.features
-    stages: list[Stage] = []
-    for layer in layers:
-        block = Block((layer.conv[0][0].out_channels,) if len(layer.conv) == 4 else ())
-        if stages and layer.use_res_connect:
-            stages[-1] = replace(stages[-1], blocks=(*stages[-1].blocks, block))
-        else:
-            entry = "identity" if layer.use_res_connect else "plain"
-            stages.append(Stage(layer.out_channels, layer.stride, entry, (block,)))
-    return Architecture("inverted_residual", stem[0].out_channels, tuple(stages), head[0].out_channels)
+    return Architecture.standard(description["kind"], description["width"])
 
 
 def as_described(detector: Detector) -> Detector:

@@ -16,7 +16,6 @@ With several processes, reduce `parameter.grad` after the last path of a step. T
 weights, whatever the path.
 """
 
-from collections.abc import Mapping
 from operator import gt
 
 import torch
@@ -92,13 +91,8 @@ class ElasticConv2d(nn.Conv2d):
 class ElasticConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution that reads the first channels its input has; all output channels are in use.
 
-    Input (B, C, H, W) with any C up to `in_channels`.
+    Arguments are nn.ConvTranspose2d's up to the padding, and bias. Input (B, C, H, W) with any C up to `in_channels`.
     """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, bias: bool = False
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = first_channels(self.weight, x.size(1), self.out_channels, *self.kernel_size)
@@ -115,27 +109,15 @@ class ElasticLinear(nn.Linear):
 class ElasticGroupsLinear(nn.Module):
     """A linear layer on groups of features, such as the bins of a region: of each it reads the first the input has.
 
-    Input (..., groups * F), group by group, with any F up to `group_features`. `weight` is (out, groups,
-    group_features): laid out flat it is that of a plain nn.Linear, such as `copy_corner` takes out for any F.
+    plain: the layer that it starts as, whose input features are so many groups. Input (..., groups * F), group by
+    group, with any F up to `group_features`. `weight` is (out, groups, group_features): laid out flat it is that of a
+    plain nn.Linear, such as `copy_corner` takes out for any F.
     """
 
-    def __init__(self, groups: int, group_features: int, out_features: int, bias: bool = True) -> None:
+    def __init__(self, plain: nn.Linear, groups: int) -> None:
         super().__init__()
-        if groups < 1 or group_features < 1:
-            raise ValueError(f"{groups} groups of {group_features} features are no input of a linear layer")
-        plain = nn.Linear(groups * group_features, out_features, bias)
-        self.weight = nn.Parameter(plain.weight.detach().unflatten(1, (groups, group_features)))
+        self.weight = nn.Parameter(plain.weight.detach().unflatten(1, (groups, -1)))
         self.bias = plain.bias
-
-    @staticmethod
-    def of(plain: nn.Linear, groups: int) -> "ElasticGroupsLinear":
-        """The elastic layer that starts as `plain`, whose input features are so many groups."""
-        with torch.device("meta"):
-            features = plain.in_features // groups
-            layer = ElasticGroupsLinear(groups, features, plain.out_features, plain.bias is not None)
-        layer.weight = nn.Parameter(plain.weight.detach().unflatten(1, (groups, features)))
-        layer.bias = plain.bias
-        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         out, groups, _ = self.weight.shape
@@ -154,25 +136,10 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
         channels = x.size(1)
         if channels == self.num_features:
             return super().forward(x)
-        training, momentum = self.training, self.momentum
-        mean, variance, gain, shift = self.running_mean, self.running_var, self.weight, self.bias
-        if training and mean is not None:
-            if not self.track_running_stats:
-                mean = variance = None
-            else:
-                self.num_batches_tracked.add_(1)
-                if momentum is None:  # a running mean over all batches so far
-                    momentum = 1.0 / float(self.num_batches_tracked)
-        return F.batch_norm(
-            x,
-            None if mean is None else mean[:channels],
-            None if variance is None else variance[:channels],
-            None if gain is None else gain[:channels],
-            None if shift is None else shift[:channels],
-            training or mean is None,
-            0.0 if momentum is None else momentum,
-            self.eps,
-        )
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        in_use = (each[:channels] for each in (self.running_mean, self.running_var, self.weight, self.bias))
+        return F.batch_norm(x, *in_use, self.training, self.momentum, self.eps)
 
 
 def active_weights(layer: nn.Module, in_channels: int) -> tuple[Tensor, Tensor | None]:
@@ -186,21 +153,17 @@ def make_elastic(module: nn.Module) -> nn.Module:
     It computes the same until less of it is activated. Layers of derived types stay. Returns `module`.
     """
     for name, child in list(module.named_children()):
-        if type(child) is nn.Conv2d:
-            with torch.device("meta"):
+        with torch.device("meta"):
+            if type(child) is nn.Conv2d:
                 layer = ElasticConv2d(**shape_of(child))
-            layer.weight, layer.bias = child.weight, child.bias
-        elif type(child) is nn.BatchNorm2d:
-            with torch.device("meta"):
-                layer = ElasticBatchNorm2d(
-                    child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
-                )
-            layer.weight, layer.bias = child.weight, child.bias
-            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-                setattr(layer, buffer, getattr(child, buffer))
-        else:
-            make_elastic(child)
-            continue
+            elif type(child) is nn.BatchNorm2d:
+                layer = ElasticBatchNorm2d(child.num_features, child.eps, child.momentum)
+            else:
+                make_elastic(child)
+                continue
+        for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            if hasattr(child, part):
+                setattr(layer, part, getattr(child, part))
         setattr(module, name, layer.train(child.training))
     return module
 
@@ -219,7 +182,7 @@ def copy_corner(source: nn.Module, target: nn.Module) -> nn.Module:
     This is how a plain layer or network is taken out of an elastic one: build it with the active channels, on the meta
     device if you like (it takes over device, type, memory format and training mode), and copy. Returns `target`.
     """
-    full: Mapping[str, Tensor] = source.state_dict()
+    full = source.state_dict()
     copies = {name: _corner_of(full[name], tensor.shape).clone() for name, tensor in target.state_dict().items()}
     target.load_state_dict(copies, assign=True)
     return target.train(source.training)
@@ -231,45 +194,23 @@ def _input_dimension(reader: nn.Module) -> int:
     return 0 if isinstance(reader, nn.ConvTranspose2d) else 1
 
 
-def input_importance(reader: nn.Module) -> Tensor:
-    """L1 norm of the weights that read each input channel of a conv, transposed conv or linear layer: (channels,).
-
-    The channels of an `ElasticGroupsLinear` are those of a group.
-    """
-    weight = reader.weight.detach()
-    others = [dimension for dimension in range(weight.dim()) if dimension != _input_dimension(reader)]
-    return weight.abs().sum(others)
-
-
 @torch.no_grad()
-def permute_outputs(writer: nn.Module, order: Tensor) -> None:
-    """Reorder, in place, the output channels of a conv or linear layer, or all channels of a norm layer."""
-    if isinstance(writer, nn.ConvTranspose2d):
-        raise TypeError("reordering the outputs of a transposed convolution is not supported")
-    names = ["weight", "bias"]
-    if isinstance(writer, nn.BatchNorm2d):
-        names += ["running_mean", "running_var"]
-    for name in names:
-        tensor = getattr(writer, name)
-        if tensor is not None:
-            tensor.copy_(tensor[order])
-
-
-@torch.no_grad()
-def permute_inputs(reader: nn.Module, order: Tensor) -> None:
-    """Reorder, in place, the input channels of a conv, transposed conv or linear layer."""
-    reader.weight.copy_(reader.weight.index_select(_input_dimension(reader), order))
-
-
 def sort_shared_channels(writers: list[nn.Module], readers: list[nn.Module]) -> None:
     """Sort one set of channels, most important first, leaving the full network's function as it is.
 
-    writers: every conv and norm layer whose output is these channels (several where a residual sum ties them).
-    readers: every layer that takes them as its input. A channel's importance is the L1 norm of the weights reading it.
+    writers: every convolution and norm layer whose output is these channels (several where a residual sum ties them).
+    readers: every convolution, transposed convolution or linear layer that takes them as its input; the channels of an
+    `ElasticGroupsLinear` are those of a group. A channel's importance is the L1 norm of the weights that read it.
     """
-    importance = torch.stack([input_importance(reader) for reader in readers]).sum(0)
-    order = importance.argsort(descending=True, stable=True)
+    inputs = [(reader.weight, _input_dimension(reader)) for reader in readers]
+    importance = [
+        weight.abs().sum([each for each in range(weight.dim()) if each != dimension]) for weight, dimension in inputs
+    ]
+    order = torch.stack(importance).sum(0).argsort(descending=True, stable=True)
     for writer in writers:
-        permute_outputs(writer, order)
-    for reader in readers:
-        permute_inputs(reader, order)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            tensor = getattr(writer, name, None)
+            if tensor is not None:
+                tensor.copy_(tensor[order])
+    for weight, dimension in inputs:
+        weight.copy_(weight.index_select(dimension, order))

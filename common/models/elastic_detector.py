@@ -57,7 +57,7 @@ class ElasticTwoStage(TwoStage):
         make_elastic(self)
         self._writers = {name: backbone.get_submodule(name) for name, _ in _widths(architecture)}
         head = self.roi.heads[0]
-        head.hidden[0] = ElasticGroupsLinear.of(head.hidden[0], self.roi.bins**2)
+        head.hidden[0] = ElasticGroupsLinear(head.hidden[0], self.roi.bins**2)
 
     def activate(self, architecture: Architecture, neck_width: int) -> None:
         """Be that sub-network from the next forward on."""

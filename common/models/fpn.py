@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models.norm import Norm
-from common.plain import InputError
+from common.plain import InputError, from_json, to_json
 
 FIRST_STRIDE = 4
-LEVELS = 6
 # Where the levels past the backbone come from: the last output by subsampling, or a 3x3 convolution of stride 2 on the
 # backbone's last feature or on the last output. Further levels follow in the same way, each on the one before it.
 ExtraLevels = Literal["pool", "conv-on-input", "conv-on-output"]
@@ -29,9 +28,9 @@ class FPN(nn.Module):
     """Levels first..last of a backbone's features, all `width` channels wide.
 
     in_channels: of the backbone's features, from stride 4 on. extra: how levels past the backbone are made.
-    norm: of every convolution; none: convolutions with bias, as in the paper.
+    norm: of every convolution; None means convolutions with bias, as in the paper.
 
-    forward: all the backbone's features, to a tuple of (B, width, H / strides[i], W / strides[i]).
+    forward: all the backbone's features to a tuple of (B, width, H / strides[i], W / strides[i]).
     """
 
     def __init__(
@@ -46,8 +45,8 @@ class FPN(nn.Module):
         super().__init__()
         if not 1 <= first < last or first > len(in_channels):
             raise InputError(
-                f"a pyramid P{first}-P{last} cannot be: it begins at one of the backbone's levels 1 to "
-                f"{len(in_channels)} and ends at a later one"
+                f"a pyramid must begin at one of the backbone's levels 1 to {len(in_channels)} and end at a later one, "
+                f"got P{first}-P{last}"
             )
         if extra not in get_args(ExtraLevels):
             raise InputError(f"no extra levels are called {extra!r}: give one of {', '.join(get_args(ExtraLevels))}")
@@ -87,15 +86,14 @@ class FPN(nn.Module):
             "first": self.first,
             "last": self.last,
             "width": self.width,
-            "norm": self.norm.to_dict() if self.norm else None,
+            "norm": to_json(self.norm),
             "extra": self.extra,
         }
 
     @staticmethod
     def from_config(config: Mapping[str, Any], in_channels: Sequence[int]) -> "FPN":
         """The pyramid of a `config()` on a backbone's features, without its weights."""
-        norm = config["norm"]
-        return FPN(in_channels, **{**config, "norm": Norm(**norm) if norm else None})
+        return FPN(in_channels, **{**config, "norm": from_json(Norm | None, config["norm"], "the pyramid's norm")})
 
 
 class NoPyramid(nn.Module):

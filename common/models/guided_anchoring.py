@@ -16,14 +16,13 @@ import torchvision
 from torch import Tensor, nn
 
 from common.models.anchors import Anchors
-from common.models.boxes import constant, decode, encode
+from common.models.boxes import constant, decode
 from common.models.deformable import OffsetConv2d
 from common.models.divisor import divisor
-from common.models.matching import Matches, MatchSettings, match, pick, sample
-from common.models.rpn import Proposals, ProposalSettings, sampled_losses, select_proposals
+from common.models.matching import match, pick, sample
+from common.models.rpn import ProposalNetwork, ProposalSettings, rpn_losses
 
 SHAPE_DEVIATIONS = (0.07, 0.07, 0.14, 0.14)
-BOX_DEVIATIONS = (0.07, 0.07, 0.11, 0.11)
 OFFSET_GROUPS = 4  # channels of the deformable convolution that share their offsets
 LOCATION_PRIOR = 0.01
 ELSEWHERE = 0.1  # the weight of cells that are no location; what is likely enough to propose goes with it
@@ -36,7 +35,7 @@ class GuidedSettings(ProposalSettings):
 
     centre, ignore: shares of an object's sides inside which a cell is a location, or is left out of the loss.
     least_location: probability from which a cell proposes. shape_beta: where the bounded IoU loss turns linear.
-    The rest: see `ProposalSettings`.
+    The other fields: see `ProposalSettings`.
     """
 
     base: float = 8
@@ -49,14 +48,16 @@ class GuidedSettings(ProposalSettings):
     proposals: tuple[int, int] = (300, 300)
 
 
-class GuidedRPN(nn.Module):
+class GuidedRPN(ProposalNetwork):
     """channels: of every level. strides: of the levels, in pixels."""
+
+    deviations = (0.07, 0.07, 0.11, 0.11)
 
     def __init__(self, channels: int, strides: Sequence[int], settings: GuidedSettings | None = None) -> None:
         super().__init__()
         self.settings = settings or GuidedSettings()
         self.strides = tuple(strides)
-        self.squares = Anchors(tuple((stride * self.settings.base,) for stride in strides), ratios=(1.0,))
+        self.anchors = Anchors(tuple((stride * self.settings.base,) for stride in strides), ratios=(1.0,))
         self.fixed = Anchors.octaves(strides, self.settings.base, self.settings.octave)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.location = nn.Conv2d(channels, 1, 1)
@@ -86,22 +87,18 @@ class GuidedRPN(nn.Module):
             for name, part in zip(said, parts, strict=True):
                 said[name].append(part.permute(0, 2, 3, 1).flatten(1, 2))  # (B, H * W, 1, 2 or 4)
         outputs = {name: torch.cat(parts, dim=1) for name, parts in said.items()}
-        squares = self.squares.of_maps(maps, self.strides)
+        squares = self.anchors.of_maps(maps, self.strides)
         outputs["location"] = outputs["location"].squeeze(-1)
         outputs["objectness"] = outputs["objectness"].squeeze(-1)
         return {**outputs, "squares": squares, "anchors": shaped(outputs["shape"].detach(), squares)}
 
-    @torch.no_grad()
-    def propose(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], size: tuple[int, int]) -> Proposals:
-        """The best boxes of `outputs`, cut at images of `size`; in testing only from likely locations."""
-        counts = [each.shape[-2] * each.shape[-1] for each in maps]
-        scores = outputs["objectness"].float()
-        if not self.training:
-            likely = outputs["location"].float().sigmoid() >= self.settings.least_location
-            scores = torch.where(likely, scores, -torch.inf)
-        return select_proposals(
-            outputs["anchors"], scores, outputs["codes"], counts, self.settings, size, BOX_DEVIATIONS, self.training
-        )
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """As in an RPN; in testing only likely locations propose."""
+        scores = super().scores(outputs)
+        if self.training:
+            return scores
+        likely = outputs["location"].float().sigmoid() >= self.settings.least_location
+        return torch.where(likely, scores, -torch.inf)
 
 
 def shaped(shape: Tensor, squares: Tensor) -> Tensor:
@@ -124,19 +121,14 @@ def guided_rpn_losses(
     focal = torchvision.ops.sigmoid_focal_loss(outputs["location"].float(), location.float())
     losses = {"rpn_location": (focal * weight).sum() / divisor(location.sum())}
 
-    cells = match_cells(rpn.fixed, maps, rpn.strides, boxes, valid, settings.match)
+    # a cell overlaps an object as the best of its fixed anchors does
+    cells = match(rpn.fixed.of_maps(maps, rpn.strides), boxes, valid, settings.match, group=rpn.fixed.per_cell)
     drawn = sample(cells.state, settings.samples, settings.positive_share, generator)
     anchors = shaped(pick(outputs["shape"].float(), drawn.index), outputs["squares"][drawn.index])
     target = pick(boxes, cells.target.gather(1, drawn.index))
     distance = bounded_iou_loss(anchors, target, settings.shape_beta)
     losses["rpn_shape"] = (distance * drawn.positive).sum() / divisor(drawn.valid.sum())
-
-    matches = match(outputs["anchors"], boxes, valid, settings.match)
-    drawn = sample(matches.state, settings.samples, settings.positive_share, generator)
-    said = outputs["objectness"].gather(1, drawn.index), pick(outputs["codes"], drawn.index)
-    target = pick(boxes, matches.target.gather(1, drawn.index))
-    codes = encode(target, pick(outputs["anchors"], drawn.index), BOX_DEVIATIONS)
-    return losses | sampled_losses(*said, codes, drawn, settings.beta)
+    return losses | rpn_losses(rpn, maps, outputs, boxes, valid, generator)
 
 
 @torch.no_grad()
@@ -173,19 +165,6 @@ def _cells_inside(boxes: Tensor, share: float, stride: int, shape: tuple[int, in
     rows = (y >= low[..., 1:]) & (y <= high[..., 1:])  # (B, G, H)
     columns = (x >= low[..., :1]) & (x <= high[..., :1])
     return (rows.unsqueeze(-1) & columns.unsqueeze(-2)).flatten(2)
-
-
-@torch.no_grad()
-def match_cells(
-    fixed: Anchors,
-    maps: Sequence[Tensor],
-    strides: Sequence[int],
-    boxes: Tensor,
-    valid: Tensor,
-    settings: MatchSettings,
-) -> Matches:
-    """Matches of cells: the overlap of a cell with an object is that of the best of its fixed anchors."""
-    return match(fixed.of_maps(maps, strides), boxes, valid, settings, group=fixed.per_cell)
 
 
 def bounded_iou_loss(boxes: Tensor, targets: Tensor, beta: float, epsilon: float = 1e-3) -> Tensor:

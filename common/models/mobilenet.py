@@ -7,7 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from common.models.norm import Norm
-from common.plain import InputError
+from common.plain import InputError, to_json
 
 LAST_OF_STRIDE = (3, 6, 13, 18)  # torchvision's layers after which the stride doubles, and the very last
 
@@ -22,7 +22,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, norm: Norm | None = None, width: float = 1.0) -> None:
         super().__init__()
         norm = norm or Norm()
-        self.description = {"kind": "mobilenet_v2", "norm": norm.to_dict(), "width": width}
+        self.description = {"kind": "mobilenet_v2", "norm": to_json(norm), "width": width}
         network = torchvision.models.mobilenet_v2(weights=None, width_mult=width, norm_layer=norm.layer)
         self.features = norm.convert(network.features)
         self.out_channels = tuple(network.features[index].out_channels for index in LAST_OF_STRIDE)

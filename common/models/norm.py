@@ -4,7 +4,7 @@ One `Norm` is passed to backbone, neck and heads, which ask it for their convolu
 weight standardisation is a matter of the convolution.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal, get_args
 
@@ -47,7 +47,9 @@ def shape_of(convolution: nn.Conv2d) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Norm:
-    """kind: see the module. groups: of a group norm; where they do not divide the channels, the greatest that does."""
+    """kind: see the module. groups: of a group norm; where they do not divide the channels, their greatest common
+    divisor with these.
+    """
 
     kind: NormKind = "batch"
     groups: int = 32
@@ -56,7 +58,7 @@ class Norm:
         if self.kind not in get_args(NormKind):
             raise InputError(f"no norm is called {self.kind!r}: give one of {', '.join(get_args(NormKind))}")
         if self.groups < 1:
-            raise InputError(f"a group norm of {self.groups} groups is none: give at least 1")
+            raise InputError(f"the groups of a norm must be at least 1, got {self.groups}")
 
     @property
     def standardises(self) -> bool:
@@ -82,17 +84,9 @@ class Norm:
             return module
         for name, child in list(module.named_children()):
             if type(child) is nn.Conv2d:
-                setattr(module, name, _standardised(child))
+                layer = StandardisedConv2d(**shape_of(child))
+                layer.weight, layer.bias = child.weight, child.bias
+                setattr(module, name, layer)
             else:
                 self.convert(child)
         return module
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
-        return asdict(self)
-
-
-def _standardised(plain: nn.Conv2d) -> StandardisedConv2d:
-    layer = StandardisedConv2d(**shape_of(plain))
-    layer.weight, layer.bias = plain.weight, plain.bias
-    return layer

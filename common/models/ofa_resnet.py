@@ -7,8 +7,9 @@ leading corners of the super-network's.
 """
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
 
@@ -82,22 +83,11 @@ class Stem(nn.Module):
         return self.pool(self.last(x).relu_())
 
 
-class Shortcut(nn.Module):
-    """Average pool by the stride (none at stride 1), then 1x1 convolution and norm."""
-
-    def __init__(self, layers: Layers, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
-        self.project = ConvNorm(layers, in_channels, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.pool(x))
-
-
 class Bottleneck(nn.Module):
     """1x1, 3x3 with the stride, 1x1, each with its norm; ReLU after the sum with the shortcut.
 
-    The first block of a stage projects its shortcut (`project`); the others add their input.
+    The first block of a stage projects its shortcut (`project`): an average pool by the stride, then a 1x1 convolution
+    and its norm. The others add their input.
     """
 
     def __init__(
@@ -107,7 +97,11 @@ class Bottleneck(nn.Module):
         self.reduce = ConvNorm(layers, in_channels, middle)
         self.spatial = ConvNorm(layers, middle, middle, 3, stride)
         self.expand = ConvNorm(layers, middle, out_channels)
-        self.shortcut = Shortcut(layers, in_channels, out_channels, stride) if project else None
+        self.shortcut = None
+        if project:
+            pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
+            project = ConvNorm(layers, in_channels, out_channels)
+            self.shortcut = nn.Sequential(OrderedDict(pool=pool, project=project))
 
     def activate(self, middle: int, out_channels: int) -> None:
         self.reduce.activate(middle)
@@ -141,16 +135,11 @@ class _ResNetBody(nn.Module):
                 in_channels = width
             self.stages.append(blocks)
         self.active_depths = tuple(len(blocks) for blocks in self.stages)
-        self._initialise(zero_init_last)
-
-    def _initialise(self, zero_init_last: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if zero_init_last:  # every block starts as its shortcut (arXiv:1706.02677, section 5.1)
-            for module in self.modules():
-                if isinstance(module, Bottleneck):
-                    nn.init.zeros_(module.expand.norm.weight)
+            elif isinstance(module, Bottleneck) and zero_init_last:  # starts as its shortcut (arXiv:1706.02677, 5.1)
+                nn.init.zeros_(module.expand.norm.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) -> the output of each stage: (B, C_s, H/4, W/4), ... /8, /16, /32."""
@@ -199,7 +188,7 @@ class ResNet(_ResNetBody):
 
     def __init__(self, architecture: OFAResNetArchitecture, zero_init_last: bool = False) -> None:
         super().__init__(PLAIN, architecture, zero_init_last)
-        self.description = {"kind": "ofa_resnet", **to_json(asdict(architecture))}
+        self.description = {"kind": "ofa_resnet", **to_json(architecture)}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> "ResNet":

@@ -4,16 +4,15 @@ torchvision's own state dicts load as they are (`load_state_dict(state, strict=F
 weights come by their names there: `torchvision.models.get_model_weights("resnet50").DEFAULT.get_state_dict()`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from common.models.architectures import ARCHITECTURES, ResNetArchitecture
-from common.models.deformable import DeformableConv2d
+from common.models.architectures import ARCHITECTURES, STRIDES, ResNetArchitecture
 from common.models.norm import Norm
-from common.plain import InputError
+from common.plain import InputError, to_json
 
 STAGES = 4
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
@@ -22,41 +21,22 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 class ResNet(nn.Module):
     """Images (B, 3, H, W) to a feature a stage: (B, out_channels[s], H / strides[s], W / strides[s]).
 
-    name: one of ARCHITECTURES. norm: how it normalises. deformable: the stages, 1 to 4, whose 3x3 convolutions move
-    their sampling points (the second one of a basic block). frozen_stages: so many stages, and the stem with them, keep
-    their weights; 0: everything learns. It is the weights that are kept: statistics only with a frozen norm.
-    width: in place of the architecture's own, for thin networks; in a ResNeXt, groups keep their 4 channels.
+    name: one of ARCHITECTURES. norm: how it normalises. width: channels of the first stage inside a block, in place of
+    the architecture's own, for thin networks; in a ResNeXt, groups keep their 4 channels.
     """
 
-    def __init__(
-        self,
-        name: str,
-        norm: Norm | None = None,
-        deformable: Sequence[int] = (),
-        frozen_stages: int = 0,
-        width: int | None = None,
-    ) -> None:
+    def __init__(self, name: str, norm: Norm | None = None, width: int | None = None) -> None:
         super().__init__()
         if name not in ARCHITECTURES:
             raise InputError(f"no ResNet is called {name!r}: give one of {', '.join(ARCHITECTURES)}")
-        if not set(deformable) <= set(range(1, STAGES + 1)) or not 0 <= frozen_stages <= STAGES:
-            raise InputError(
-                f"deformable {tuple(deformable)}, frozen {frozen_stages}: a ResNet has stages 1 to {STAGES}"
-            )
         norm = norm or Norm()
         architecture = ARCHITECTURES[name]
         architecture = architecture.at_width(architecture.width if width is None else width)
         width = architecture.width
-        self.description = {
-            "kind": name,
-            "norm": norm.to_dict(),
-            "deformable": list(deformable),
-            "frozen_stages": frozen_stages,
-            "width": width,
-        }
+        self.description = {"kind": name, "norm": to_json(norm), "width": width}
         expansion = BLOCKS[architecture.block].expansion
         self.out_channels = tuple(width * expansion * 2**stage for stage in range(STAGES))
-        self.strides = (4, 8, 16, 32)
+        self.strides = STRIDES
         self.stride = self.strides[-1]
 
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
@@ -69,12 +49,6 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", layer)
         initialise(self)
         norm.convert(self)
-        for stage in deformable:
-            for block in self.stages[stage - 1]:
-                block.conv2 = DeformableConv2d(block.conv2)
-        if frozen_stages:
-            for part in (self.conv1, self.bn1, *self.stages[:frozen_stages]):
-                part.requires_grad_(False)
 
     @property
     def stages(self) -> tuple[nn.Sequential, ...]:
@@ -102,8 +76,7 @@ class ResNet(nn.Module):
     @staticmethod
     def from_dict(description: Mapping[str, Any]) -> "ResNet":
         """The network of a `description`, without its weights; all but `kind` may be left out."""
-        rest = {key: value for key, value in description.items() if key not in ("kind", "norm")}
-        return ResNet(description["kind"], Norm(**description.get("norm", {})), **rest)
+        return ResNet(description["kind"], Norm(**description.get("norm", {})), description.get("width"))
 
 
 def initialise(network: nn.Module) -> None:

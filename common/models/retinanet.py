@@ -7,8 +7,8 @@ detections = network.eval().detect(images)
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from common.models.fpn import FPN, NoPyramid
 from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, pick, visible_objects
 from common.models.norm import Norm
 from common.models.suppression import as_detections, best, suppress
-from common.plain import InputError
+from common.plain import InputError, from_json, to_json
 
 DEVIATIONS = (1.0, 1.0, 1.0, 1.0)
 MATCH = MatchSettings(0.5, 0.4, 0.0)
@@ -32,12 +32,11 @@ PRIOR = 0.01  # the probability of each class at the start, so that the many emp
 
 @dataclass(frozen=True)
 class RetinaNetSettings:
-    """anchors: None: three sizes an octave from 4 strides on. match: which of them are positive or negative.
+    """anchors: None means three sizes an octave from 4 strides on. match: which of them are positive or negative.
 
     depth: 3x3 convolutions before the last, in each of the two heads. alpha, gamma: of the focal loss.
-    divide_by: the positive anchors of the whole batch, or of each image, whose losses are then averaged (torchvision).
-    candidates: pairs of anchor and class of each level that go into the suppression, by score. least_score, overlap,
-    detections: score from which, IoU of the suppression, how many an image.
+    candidates: pairs of anchor and class of each level that go into the suppression, by score, which must exceed
+    least_score. overlap: IoU of the suppression. detections: how many an image at the most.
     """
 
     anchors: Anchors | None = None
@@ -45,17 +44,10 @@ class RetinaNetSettings:
     depth: int = 4
     alpha: float = 0.25
     gamma: float = 2.0
-    divide_by: Literal["batch", "image"] = "batch"
     candidates: int = 1000
     least_score: float = 0.05
     overlap: float = 0.5
     detections: int = 100
-
-    @staticmethod
-    def from_dict(fields: Mapping[str, Any]) -> "RetinaNetSettings":
-        """The settings that `asdict` wrote, JSON's lists back to tuples."""
-        changed = {"anchors": Anchors.from_dict(fields["anchors"]), "match": MatchSettings(**fields["match"])}
-        return RetinaNetSettings(**{**fields, **changed})
 
 
 @dataclass(frozen=True)
@@ -151,22 +143,22 @@ class RetinaNet(nn.Module):
             "kind": "retinanet",
             "categories": self.categories,
             "fpn": self.fpn.config(),
-            "settings": asdict(self.settings),
-            "norm": self.norm.to_dict() if self.norm else None,
+            "settings": to_json(self.settings),
+            "norm": to_json(self.norm),
         }
 
     @staticmethod
     def from_config(config: Mapping[str, Any], backbone: nn.Module) -> "RetinaNet":
         """The network of a `config()` on a backbone, without its weights."""
         fpn = None if config["fpn"] is None else FPN.from_config(config["fpn"], backbone.out_channels)
-        norm = None if config["norm"] is None else Norm(**config["norm"])
-        settings = RetinaNetSettings.from_dict(config["settings"])
+        norm = from_json(Norm | None, config["norm"], "the detector's norm")
+        settings = from_json(RetinaNetSettings, config["settings"], "the detector's settings")
         return RetinaNet(backbone, config["categories"], fpn, settings, norm)
 
 
 def retinanet_losses(outputs: RetinaNetOutputs, batch: Batch) -> dict[str, Tensor]:
     """Float32 scalars: `loss`, the sum of the others; `class`, the focal loss of all anchors but the ignored ones;
-    `box`, L1 of the positive anchors' codes; both over the number of positive anchors (see `divide_by`)."""
+    `box`, L1 of the positive anchors' codes; both over the number of positive anchors."""
     settings = outputs.settings
     boxes, labels, valid = visible_objects(batch)
     matches = match(outputs.anchors, boxes, valid, settings.match)
@@ -174,13 +166,13 @@ def retinanet_losses(outputs: RetinaNetOutputs, batch: Batch) -> dict[str, Tenso
     logits = outputs.logits.float()
     of_class = F.one_hot(labels.gather(1, matches.target), logits.shape[-1]) * positive.unsqueeze(-1)
     focal = torchvision.ops.sigmoid_focal_loss(logits, of_class.float(), settings.alpha, settings.gamma)
-    focal = (focal.sum(dim=-1) * (matches.state != IGNORED)).sum(dim=1)  # (B,)
     target = encode(pick(boxes, matches.target), outputs.anchors, DEVIATIONS)
-    distance = ((outputs.codes.float() - target).abs().sum(dim=-1) * positive).sum(dim=1)
-    count = positive.sum(dim=1).clamp(min=1)
-    if settings.divide_by == "batch":
-        focal, distance, count = focal.sum(), distance.sum(), divisor(positive.sum())
-    losses = {"class": (focal / count).mean(), "box": (distance / count).mean()}
+    distance = (outputs.codes.float() - target).abs().sum(dim=-1)
+    count = divisor(positive.sum())
+    losses = {
+        "class": (focal.sum(dim=-1) * (matches.state != IGNORED)).sum() / count,
+        "box": (distance * positive).sum() / count,
+    }
     return {"loss": losses["class"] + losses["box"], **losses}
 
 

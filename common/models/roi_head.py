@@ -5,9 +5,8 @@ Cascade R-CNN (Cai, Vasconcelos, 2018). A region's features pass two fully conne
 pyramid, the backbone's last stage, which all the heads then share.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,12 +70,6 @@ class RoISettings:
     def __post_init__(self) -> None:
         if not self.stages:
             raise InputError("a second stage without any head finds nothing: give at least one")
-
-    @staticmethod
-    def from_dict(fields: Mapping[str, Any]) -> "RoISettings":
-        """The settings that `asdict` wrote, JSON's lists back to tuples."""
-        stages = tuple(Stage(each["overlap"], each["weight"], tuple(each["deviations"])) for each in fields["stages"])
-        return RoISettings(**{**fields, "stages": stages, "hidden": tuple(fields["hidden"])})
 
     @staticmethod
     def cascade(count: int) -> "RoISettings":

@@ -1,8 +1,7 @@
 """The region proposal network (Ren et al., "Faster R-CNN", 2015): where there may be an object, of whatever class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,10 @@ from common.models.anchors import Anchors
 from common.models.boxes import clip, constant, decode, encode
 from common.models.divisor import divisor
 from common.models.elastic import active_weights
-from common.models.matching import MatchSettings, Sample, match, pick, sample
+from common.models.matching import MatchSettings, match, pick, sample
 from common.models.norm import Norm
 from common.models.suppression import best, suppress
 
-DEVIATIONS = (1.0, 1.0, 1.0, 1.0)
 MATCH = MatchSettings(0.7, 0.3, 0.3)
 
 
@@ -27,7 +25,7 @@ class ProposalSettings:
     match: which anchors are positive or negative. samples, positive_share: anchors an image in the loss.
     beta: where the box loss turns from quadratic to linear.
     candidates: by score, from each level, before suppression. proposals: by score, after it; both (training, test).
-    overlap: IoU beyond which suppression takes the worse box. least_side: of a proposal, in pixels.
+    overlap: IoU beyond which suppression drops the worse box. least_side: of a proposal, in pixels.
     """
 
     match: MatchSettings = MATCH
@@ -39,23 +37,12 @@ class ProposalSettings:
     overlap: float = 0.7
     least_side: float = 1e-3
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The settings that `asdict` wrote, JSON's lists back to tuples."""
-        changed = {name: tuple(fields[name]) for name in ("candidates", "proposals")}
-        return cls(**{**fields, **changed, "match": MatchSettings(**fields["match"])})
-
 
 @dataclass(frozen=True)
 class RPNSettings(ProposalSettings):
-    """anchors: None: one size of 8 strides on each level, or five from 2 to 32 strides where there is but one level."""
+    """anchors: None means one size of 8 strides on each level, or five from 2 to 32 strides on a single level."""
 
     anchors: Anchors | None = None
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """See `ProposalSettings`."""
-        return super().from_dict({**fields, "anchors": Anchors.from_dict(fields["anchors"])})
 
     def anchors_for(self, strides: Sequence[int]) -> Anchors:
         """The anchors on levels of such strides."""
@@ -72,13 +59,51 @@ class Proposals:
     valid: Tensor
 
 
-class RPN(nn.Module):
+class ProposalNetwork(nn.Module):
+    """What an RPN and guided anchoring share.
+
+    settings, strides: of the levels, in pixels. anchors: so many a cell there are. deviations: of the box codes.
+    """
+
+    settings: ProposalSettings
+    strides: tuple[int, ...]
+    anchors: Anchors
+    deviations: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """What proposals are ranked by: (B, N) float32; -inf never proposes."""
+        return outputs["objectness"].float()
+
+    def at(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
+        """`outputs` at the anchors of index (B, S), with a gradient: objectness (B, S), codes (B, S, 4)."""
+        return outputs["objectness"].gather(1, index), pick(outputs["codes"], index)
+
+    @torch.no_grad()
+    def propose(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], size: tuple[int, int]) -> Proposals:
+        """The best boxes of `outputs`, cut at images of `size` (height, width); no gradient flows through them.
+
+        Each level is suppressed by itself.
+        """
+        settings, test, found = self.settings, not self.training, []
+        counts = [each.shape[-2] * each.shape[-1] * self.anchors.per_cell for each in maps]
+        parts = outputs["anchors"].expand(len(maps[0]), -1, -1), self.scores(outputs), outputs["codes"]
+        for anchors, scores, codes in zip(*(part.split(counts, dim=1) for part in parts), strict=True):
+            scores, index = scores.topk(min(settings.candidates[test], scores.shape[1]), dim=1)
+            boxes = clip(decode(pick(codes, index), pick(anchors, index), self.deviations), size)
+            valid = (boxes[..., 2:] - boxes[..., :2] >= settings.least_side).all(dim=-1) & (scores > -torch.inf)
+            found.append((boxes, scores, suppress(boxes, valid, settings.overlap)))
+        boxes, scores, kept = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        index, valid = best(scores, kept, settings.proposals[test])
+        return Proposals(pick(boxes, index), valid)
+
+
+class RPN(ProposalNetwork):
     """A 3x3 convolution, and on it for each anchor the logit of there being an object and the code of its box.
 
-    channels: of every level. strides: of the levels, in pixels. norm: after the 3x3 convolution; None: none.
+    channels: of every level. strides: of the levels, in pixels. norm: after the 3x3 convolution; None means none.
 
     The loss sees a few hundred anchors of many thousand, and proposals carry no gradient. So without a norm, which
-    would tie a map together, the dense maps are made without a graph, and `at` says the sampled anchors once more
+    would tie a map together, the dense maps are made without a graph, and `at` computes the sampled anchors once more
     with one. The backward pass of the convolution shrinks to their cells: an eighth of a training step's operations.
     """
 
@@ -119,9 +144,8 @@ class RPN(nn.Module):
         }
 
     def at(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with a gradient for the anchors of index (B, S): objectness (B, S), codes (B, S, 4)."""
         if self.norm is not None:
-            return outputs["objectness"].gather(1, index), pick(outputs["codes"], index)
+            return super().at(maps, outputs, index)
         A = self.anchors.per_cell
         cells = neighbourhoods(maps, index // A).flatten(2)  # (B, S, 9 * C)
         weight, bias = active_weights(self.conv, maps[0].shape[1])
@@ -134,44 +158,6 @@ class RPN(nn.Module):
         within = (index % A).unsqueeze(-1)  # (B, S, 1)
         codes = codes.gather(2, within.unsqueeze(-1).expand(-1, -1, 1, 4))
         return objectness.gather(2, within).squeeze(2), codes.squeeze(2)
-
-    @torch.no_grad()
-    def propose(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], size: tuple[int, int]) -> Proposals:
-        """The best boxes of `outputs`, cut at images of `size` (height, width); no gradient flows through them."""
-        counts = [each.shape[-2] * each.shape[-1] * self.anchors.per_cell for each in maps]
-        anchors = outputs["anchors"].expand(len(maps[0]), -1, -1)
-        scores = outputs["objectness"].float()
-        return select_proposals(
-            anchors, scores, outputs["codes"], counts, self.settings, size, DEVIATIONS, self.training
-        )
-
-
-@torch.no_grad()
-def select_proposals(
-    anchors: Tensor,
-    scores: Tensor,
-    codes: Tensor,
-    counts: Sequence[int],
-    settings: ProposalSettings,
-    size: tuple[int, int],
-    deviations: tuple[float, float, float, float],
-    training: bool,
-) -> Proposals:
-    """The best boxes that codes (B, N, 4) say relative to anchors (B, N, 4), cut at images of `size`, by scores (B, N).
-
-    counts: anchors of each level, each of which is suppressed by itself. A score of -inf never proposes.
-    """
-    test = not training
-    found = []
-    levels = (part.split(list(counts), dim=1) for part in (anchors, scores, codes))
-    for level_anchors, level_scores, level_codes in zip(*levels, strict=True):
-        best_scores, index = level_scores.topk(min(settings.candidates[test], level_scores.shape[1]), dim=1)
-        boxes = clip(decode(pick(level_codes, index), pick(level_anchors, index), deviations), size)
-        valid = (boxes[..., 2:] - boxes[..., :2] >= settings.least_side).all(dim=-1) & (best_scores > -torch.inf)
-        found.append((boxes, best_scores, suppress(boxes, valid, settings.overlap)))
-    boxes, scores, kept = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-    index, valid = best(scores, kept, settings.proposals[test])
-    return Proposals(pick(boxes, index), valid)
 
 
 def neighbourhoods(maps: Sequence[Tensor], cell: Tensor) -> Tensor:
@@ -197,7 +183,7 @@ def neighbourhoods(maps: Sequence[Tensor], cell: Tensor) -> Tensor:
 
 
 def rpn_losses(
-    rpn: RPN,
+    rpn: ProposalNetwork,
     maps: Sequence[Tensor],
     outputs: dict[str, Tensor],
     boxes: Tensor,
@@ -211,15 +197,12 @@ def rpn_losses(
     anchors, settings = outputs["anchors"], rpn.settings
     matches = match(anchors, boxes, valid, settings.match)
     drawn = sample(matches.state, settings.samples, settings.positive_share, generator)
-    target = encode(pick(boxes, matches.target.gather(1, drawn.index)), anchors[drawn.index], DEVIATIONS)
-    return sampled_losses(*rpn.at(maps, outputs, drawn.index), target, drawn, settings.beta)
-
-
-def sampled_losses(logits: Tensor, codes: Tensor, target: Tensor, drawn: Sample, beta: float) -> dict[str, Tensor]:
-    """The two losses of sampled anchors: logits (B, S), codes and their targets (B, S, 4)."""
+    logits, codes = rpn.at(maps, outputs, drawn.index)
+    anchors = pick(anchors.expand(len(boxes), -1, -1), drawn.index)
+    target = encode(pick(boxes, matches.target.gather(1, drawn.index)), anchors, rpn.deviations)
     count = divisor(drawn.valid.sum())
     objectness = F.binary_cross_entropy_with_logits(logits.float(), drawn.positive.float(), reduction="none")
-    distance = F.smooth_l1_loss(codes.float(), target, beta=beta, reduction="none").sum(dim=-1)
+    distance = F.smooth_l1_loss(codes.float(), target, beta=settings.beta, reduction="none").sum(dim=-1)
     return {
         "rpn_objectness": (objectness * drawn.valid).sum() / count,
         "rpn_box": (distance * drawn.positive).sum() / count,

@@ -1,141 +1,177 @@
-"""torchvision's weights, taken over: its detectors, with the same detections, and backbones trained on ImageNet.
+"""torchvision's weights: its Faster R-CNN, trained on COCO, as a detector of this project, and ImageNet backbones.
 
-    weights = torchvision.models.get_model_weights("fasterrcnn_resnet50_fpn").COCO_V1.get_state_dict()
-    network = faster_rcnn_of_torchvision(weights, epsilon=0.0)
+    write_faster_rcnn("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", ("person", "dog"), "runs/base")
+    detections = load_detector("runs/base").detect([image])
 
-They were trained on images normalised as `common.batch.normalise` does, and on COCO's category ids, of which 90 classes
-make room for 80: label l of Faster R-CNN is id l + 1, of RetinaNet id l. The COCO weights go with an epsilon of 0.
+The head of the COCO weights has a row for each of COCO's 90 ids, ten of which no class ever had. The rows of the
+classes asked for are taken by name, in that order, so that a class's probability is the one among these and the
+background. The norms become batch norms that learn, as pruning by their weights needs them; the function stays the
+same. Images are normalised as `common.batch.normalise` does it.
 """
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torchvision
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from common.models.anchors import Anchors
+from common.models.detector import save_detector
 from common.models.fpn import FPN
 from common.models.matching import MatchSettings
-from common.models.norm import FrozenBatchNorm2d, Norm
 from common.models.resnet import ResNet
-from common.models.retinanet import RetinaNet, RetinaNetSettings
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage
 from common.plain import InputError
 
+COCO_NAMES: tuple[str, ...] = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
+"""By the rows of the head: the background, then COCO's ids; "N/A" where an id has no class."""
+COCO_CLASSES = tuple(name for name in COCO_NAMES if name not in ("__background__", "N/A"))
+INPUT_SIZE = (1344, 800)  # torchvision's 1333x800 in whole cells of stride 32
+COUNTER = "num_batches_tracked"
+LEAST_VARIANCE = 1e-10  # a channel that varies less is dead: its rounding noise must not be amplified
+
 RPN_SETTINGS = RPNSettings(
     anchors=Anchors(((32,), (64,), (128,), (256,), (512,)), rounded=True), match=MatchSettings(0.7, 0.3, 0.0)
 )
 ROI_SETTINGS = RoISettings(beta=1 / 9)
+THEIR_SCORES, THEIR_CODES = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 # Their names, and ours. The oldest weights lack the ".0" that came with the layers' wrappers.
-FPN_NAMES = {
+NAMES = {
     r"backbone\.body\.": "backbone.",
     r"backbone\.fpn\.inner_blocks\.(\d)\.(0\.)?": r"fpn.laterals.\1.",
     r"backbone\.fpn\.layer_blocks\.(\d)\.(0\.)?": r"fpn.outputs.\1.",
-}
-FASTER_RCNN_NAMES = FPN_NAMES | {
     r"rpn\.head\.conv\.(0\.0\.)?": "rpn.conv.",
     r"rpn\.head\.cls_logits\.": "rpn.objectness.",
     r"rpn\.head\.bbox_pred\.": "rpn.codes.",
     r"roi_heads\.box_head\.fc6\.": "roi.heads.0.hidden.0.",
     r"roi_heads\.box_head\.fc7\.": "roi.heads.0.hidden.1.",
-    r"roi_heads\.box_predictor\.cls_score\.": "roi.heads.0.classes.",
-    r"roi_heads\.box_predictor\.bbox_pred\.": "roi.heads.0.codes.",
+    rf"{re.escape(THEIR_SCORES)}\.": "roi.heads.0.classes.",
+    rf"{re.escape(THEIR_CODES)}\.": "roi.heads.0.codes.",
 }
 
-RETINANET_SETTINGS = RetinaNetSettings(
-    anchors=Anchors(
-        tuple(tuple(int(side * 2 ** (step / 3)) for step in range(3)) for side in (32, 64, 128, 256, 512)), rounded=True
-    ),
-    divide_by="image",
-    detections=300,
-)
-RETINANET_NAMES = FPN_NAMES | {
-    r"backbone\.fpn\.extra_blocks\.p6\.": "fpn.extras.0.",
-    r"backbone\.fpn\.extra_blocks\.p7\.": "fpn.extras.1.",
-    r"head\.classification_head\.cls_logits\.": "classes.last.",
-    r"head\.regression_head\.bbox_reg\.": "codes.last.",
-}
-for _theirs, _ours in (("classification", "classes"), ("regression", "codes")):
-    for _layer in range(4):  # the oldest weights count the ReLUs, too
-        _new, _old = rf"{_layer}\.0\.", rf"{2 * _layer}\.(?=weight|bias)"
-        RETINANET_NAMES[rf"head\.{_theirs}_head\.conv\.({_new}|{_old})"] = f"{_ours}.hidden.{_layer}."
+
+# --- Faster R-CNN -----------------------------------------------------------------------------------------------------
 
 
-def faster_rcnn_of_torchvision(
-    state: Mapping[str, Tensor],
-    norm: Norm | None = None,
-    frozen_stages: int = 0,
-    epsilon: float | None = None,
-    rpn: RPNSettings = RPN_SETTINGS,
-    roi: RoISettings = ROI_SETTINGS,
-) -> TwoStage:
-    """Our network with the weights of torchvision's `fasterrcnn_resnet50_fpn`, as many classes as those tell apart.
+def faster_rcnn_of_torchvision(state: Mapping[str, Tensor], classes: Sequence[int] | None = None) -> TwoStage:
+    """Our network with batch norm and the weights of torchvision's `fasterrcnn_resnet50_fpn`, a state dict.
 
-    norm: frozen unless said otherwise. epsilon: of batch norm, in place of 1e-5.
+    classes: rows of its head, in the order of our labels; None means all but row 0, the background.
+    InputError for weights of another network.
     """
-    categories = _rows(state, "roi_heads.box_predictor.cls_score.bias") - 1
-    backbone = ResNet("resnet50", norm or Norm("frozen"), frozen_stages=frozen_stages)
-    network = TwoStage(backbone, categories, FPN(backbone.out_channels), rpn, roi)
-    weights = _renamed(state, FASTER_RCNN_NAMES)
-    for part in ("weight", "bias"):
-        # torchvision's background comes first, and has a box; ours comes last, and has none
-        weights[f"roi.heads.0.classes.{part}"] = weights[f"roi.heads.0.classes.{part}"].roll(-1, 0)
-        weights[f"roi.heads.0.codes.{part}"] = weights[f"roi.heads.0.codes.{part}"][4:]
-    # a region's features are read channel by channel there, bin by bin here
-    first = weights["roi.heads.0.hidden.0.weight"]
-    weights["roi.heads.0.hidden.0.weight"] = first.unflatten(1, (256, 49)).transpose(1, 2).flatten(1)
-    return _loaded(network, weights, epsilon)
-
-
-def retinanet_of_torchvision(
-    state: Mapping[str, Tensor],
-    norm: Norm | None = None,
-    frozen_stages: int = 0,
-    epsilon: float | None = None,
-    settings: RetinaNetSettings = RETINANET_SETTINGS,
-) -> RetinaNet:
-    """Our network with the weights of torchvision's `retinanet_resnet50_fpn`.
-
-    As many classes as there, with the same labels: torchvision's own count from 1 and leave class 0 unused.
-    norm: of the backbone, frozen unless said otherwise. epsilon: of batch norm, in place of 1e-5.
-    """
-    per_cell = settings.anchors.per_cell
-    categories = _rows(state, "head.classification_head.cls_logits.bias") // per_cell
-    backbone = ResNet("resnet50", norm or Norm("frozen"), frozen_stages=frozen_stages)
-    fpn = FPN(backbone.out_channels, 2, 6, extra="conv-on-output")
-    network = RetinaNet(backbone, categories, fpn, settings)
-    return _loaded(network, _renamed(state, RETINANET_NAMES), epsilon)
-
-
-def _rows(state: Mapping[str, Tensor], name: str) -> int:
-    if name not in state:
-        raise InputError(f"these are not the weights of the torchvision detector asked for: they lack {name}")
-    return len(state[name])
-
-
-def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors by our names; `names`: patterns of the beginnings of theirs, the first that fits counts."""
     weights = {}
     for name, tensor in state.items():
-        pattern = next((pattern for pattern in names if re.match(pattern, name)), None)
+        pattern = next((pattern for pattern in NAMES if re.match(pattern, name)), None)
         if pattern is None:
-            raise InputError(f"these are not the weights of the torchvision detector asked for: {name} is unknown")
-        weights[re.sub(f"^{pattern}", names[pattern], name)] = tensor
-    return weights
-
-
-def _loaded(network: nn.Module, weights: dict[str, Tensor], epsilon: float | None) -> nn.Module:
-    network.load_state_dict(weights)
-    if epsilon is not None:
-        for module in network.modules():
-            if isinstance(module, FrozenBatchNorm2d | nn.BatchNorm2d):
-                module.eps = epsilon
+            raise InputError(f"these are not the weights of a fasterrcnn_resnet50_fpn: {name} is unknown")
+        weights[re.sub(f"^{pattern}", NAMES[pattern], name)] = tensor
+    try:
+        for part in ("weight", "bias"):
+            scores, codes = f"roi.heads.0.classes.{part}", f"roi.heads.0.codes.{part}"
+            rows = list(classes or range(1, len(weights[scores])))
+            weights[scores] = weights[scores][[*rows, 0]]  # our background comes last
+            weights[codes] = weights[codes].unflatten(0, (-1, 4))[rows].flatten(0, 1)  # and has no box
+        # a region's features are read channel by channel there, bin by bin here
+        first = weights["roi.heads.0.hidden.0.weight"]
+        weights["roi.heads.0.hidden.0.weight"] = first.unflatten(1, (256, 49)).transpose(1, 2).flatten(1)
+        backbone = ResNet("resnet50")
+        network = TwoStage(backbone, len(rows), FPN(backbone.out_channels), RPN_SETTINGS, ROI_SETTINGS)
+        network.load_state_dict(_counters(weights) | weights)
+    except (RuntimeError, KeyError) as error:  # torch has a line for each tensor that does not fit
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"these are not the weights of a fasterrcnn_resnet50_fpn ({reason} ...)") from error
     return network
 
+
+def _counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The counters of batches that batch norms have and frozen norms lack."""
+    return {name.replace("running_mean", COUNTER): torch.tensor(0) for name in state if name.endswith("running_mean")}
+
+
+def is_of_torchvision(file: Path) -> bool:
+    """Whether a file is taken for torchvision's: a .pth, or a .safetensors without the JSON that ours have beside."""
+    lone = file.suffix == ".safetensors" and file.is_file() and not file.with_suffix(".json").exists()
+    return file.suffix in (".pth", ".pt") or lone
+
+
+def write_faster_rcnn(file: str | Path, categories: Sequence[str], path: str | Path) -> Path:
+    """Write torchvision's weights of a file as a detector of this project; returns the path of its JSON.
+
+    file: a state dict, .pth or .safetensors; one without counters of batches is of frozen norms, and is used with an
+    epsilon of 0, as the COCO weights are there. categories: names by label, all of them COCO's. path: see
+    `save_detector`. InputError where the file cannot be read, is of another network, or was trained on other classes.
+    """
+    file = Path(file)
+    state = read_state(file)
+    try:
+        network = faster_rcnn_of_torchvision(state, _rows_of(categories, state))
+    except InputError as error:
+        ours = "; a detector of this project needs its .json beside it" if file.suffix == ".safetensors" else ""
+        raise InputError(f"{file} is not taken over: {error}{ours}") from error
+    if not any(name.endswith(COUNTER) for name in state):
+        _without_epsilon(network)
+    source = {"torchvision": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    description = {"categories": list(categories), "input_size": INPUT_SIZE, "provenance": source}
+    return save_detector(path, network, description)
+
+
+@torch.no_grad()
+def _without_epsilon(network: nn.Module) -> None:
+    """Let the norms compute what they would with an epsilon of 0, by weights and variances that make up for it."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            variance = layer.running_var
+            small = (variance < layer.eps) & (variance > LEAST_VARIANCE)
+            layer.weight[small] *= (layer.eps / variance[small]).sqrt()
+            layer.running_var.copy_((variance - layer.eps).clamp(min=0))
+
+
+def _rows_of(categories: Sequence[str], state: Mapping[str, Tensor]) -> list[int]:
+    """The rows of the head that tell these categories apart; InputError where the head has none for one of them."""
+    weight = state.get(f"{THEIR_SCORES}.weight")
+    if weight is None or len(weight) != len(COCO_NAMES):
+        has = "no such head" if weight is None else f"one of {len(weight)}"
+        raise InputError(
+            f"torchvision's fasterrcnn_resnet50_fpn trained on COCO has a head of {len(COCO_NAMES)} classes, "
+            f"background and unused ids included, this has {has}: which classes it tells apart is not known"
+        )
+    foreign = [name for name in categories if name not in COCO_CLASSES]
+    if foreign:
+        raise InputError(
+            f"it was trained on COCO, which has no class {', '.join(map(repr, foreign[:3]))}"
+            f"{' ...' if len(foreign) > 3 else ''}: name the classes of the data as COCO does, or give a detector that "
+            "was trained on them"
+        )
+    return [COCO_NAMES.index(name) for name in categories]
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """The state dict of a .safetensors or .pth file, or that under "model" in a checkpoint of torchvision's training
+    script. No code in the file is ever run. InputError where there is none."""
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{file} is not there: give a state dict of torchvision's, .pth or .safetensors") from error
+    except Exception as error:  # any other file makes torch fail in any way, with an IndexError, too
+        reason = str(error).partition("\n")[0].rstrip(". ")
+        raise InputError(f"{file} is damaged or holds more than weights ({reason}): save the state dict") from error
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise InputError(f"{file} holds no state dict: save that of a fasterrcnn_resnet50_fpn")
+    return dict(content)
+
+
+# --- backbones --------------------------------------------------------------------------------------------------------
 
 IMAGENET_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "mobilenet_v2")
 """Those of `common.models` that torchvision has weights for (its ResNeXt101 are wider)."""
@@ -152,9 +188,8 @@ def imagenet_backbone(name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         kept = Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(
-            f"the ImageNet weights of {name} cannot be had ({error}): fetch {weights.url} into {kept}, or choose a "
-            "scale that pre-trains on object crops"
+            f"the ImageNet weights of {name} cannot be downloaded ({error}): fetch {weights.url} into {kept}, or "
+            "choose a scale that pre-trains on object crops"
         ) from error
-    # the oldest files come without the counters of batch norm
-    counters = {key.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for key in state if "mean" in key}
-    return {key: tensor for key, tensor in (counters | state).items() if not key.startswith(("fc.", "classifier."))}
+    state = _counters(state) | state  # the oldest files come without them
+    return {key: tensor for key, tensor in state.items() if not key.startswith(("fc.", "classifier."))}

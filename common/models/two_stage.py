@@ -9,7 +9,7 @@ nothing that waits for the device. Images of one batch share a size; the padding
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from common.models.matching import visible_objects
 from common.models.norm import Norm
 from common.models.roi_head import RoIHead, RoISettings, roi_losses
 from common.models.rpn import RPN, Proposals, RPNSettings, rpn_losses
-from common.plain import InputError
+from common.plain import InputError, from_json, to_json
 from common.settings import TwoStageSettings
 
 COARSEST_ROI_STRIDE = 32  # regions are read from levels up to here; the coarser ones serve the RPN alone
@@ -105,19 +105,19 @@ class TwoStage(nn.Module):
             "categories": self.categories,
             "fpn": self.fpn.config(),
             "guided": isinstance(self.rpn, GuidedRPN),
-            "rpn": asdict(self.rpn.settings),
-            "roi": asdict(self.roi.settings),
-            "norm": self.norm.to_dict() if self.norm else None,
+            "rpn": to_json(self.rpn.settings),
+            "roi": to_json(self.roi.settings),
+            "norm": to_json(self.norm),
         }
 
     @staticmethod
     def from_config(config: Mapping[str, Any], backbone: nn.Module) -> "TwoStage":
         """The network of a `config()` on a backbone, without its weights."""
         fpn = None if config["fpn"] is None else FPN.from_config(config["fpn"], backbone.out_channels)
-        rpn = GuidedSettings if config["guided"] else RPNSettings
-        norm = None if config["norm"] is None else Norm(**config["norm"])
-        settings = rpn.from_dict(config["rpn"]), RoISettings.from_dict(config["roi"])
-        return TwoStage(backbone, config["categories"], fpn, *settings, norm)
+        rpn = from_json(GuidedSettings if config["guided"] else RPNSettings, config["rpn"], "the detector's rpn")
+        roi = from_json(RoISettings, config["roi"], "the detector's roi")
+        norm = from_json(Norm | None, config["norm"], "the detector's norm")
+        return TwoStage(backbone, config["categories"], fpn, rpn, roi, norm)
 
 
 def two_stage_losses(

@@ -13,6 +13,7 @@ from common.cli import run
 from common.export import ExportCommand
 from common.models.anchors import Anchors
 from common.models.centernet import CenterNet
+from common.models.described import Architecture, DescribedBackbone
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.resnet import ResNet
@@ -27,9 +28,9 @@ SIZE = (96, 64)
 CLASSES = ("bolt", "nut", "washer")
 
 
-def thin_backbone(**settings) -> ResNet:
+def thin_backbone() -> ResNet:
     torch.manual_seed(0)
-    return ResNet("resnet18", width=8, **settings)
+    return ResNet("resnet18", width=8)
 
 
 def two_stage() -> TwoStage:
@@ -46,7 +47,8 @@ def retinanet() -> RetinaNet:
 
 
 def centernet() -> CenterNet:
-    return CenterNet(thin_backbone(deformable=(4,)), 3, (8, 8, 8), 8)
+    torch.manual_seed(0)
+    return CenterNet(DescribedBackbone(Architecture.standard("resnet18", 8), deformable=(4,)), 3, (8, 8, 8), 8)
 
 
 def heads(network) -> dict:

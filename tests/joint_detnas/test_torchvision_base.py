@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 
 from common.data.scenes import scenes
-from common.models.from_torchvision import COCO_CLASSES
+from common.models.torchvision_weights import COCO_CLASSES
 from common.plain import InputError
 from joint_detnas.method import (
     AddLayer,

@@ -1,10 +1,13 @@
 """Thin networks of every family of backbones, with norms as trained ones might have them, and batches for them."""
 
+from dataclasses import fields, replace
+
 import torch
-from torch import nn
+import torchvision
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from common.batch import Batch
+from common.batch import Batch, Detections
 from common.models.anchors import Anchors
 from common.models.fpn import FPN
 from common.models.mobilenet import MobileNetV2
@@ -28,12 +31,9 @@ ROI = RoISettings(samples=24, hidden=(32, 32), canonical_side=56)
 """Of pools: levels are those of P1 to P5."""
 
 
-def thin_backbone(family: str, kind: str = "batch") -> nn.Module:
-    """A standard backbone of a family with norms of a kind."""
-    torch.manual_seed(0)
-    norm = Norm(kind, 4)
-    backbone = MobileNetV2(norm, 0.25) if family == "inverted_residual" else ResNet(NAMES[family], norm, width=8)
-    for layer in backbone.modules():
+def randomise_norms(network: nn.Module) -> nn.Module:
+    """The network with batch norms, frozen or not, as training might leave them."""
+    for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d | FrozenBatchNorm2d):
             for tensor, low, high in (
                 (layer.weight, 0.2, 1.2),
@@ -42,7 +42,16 @@ def thin_backbone(family: str, kind: str = "batch") -> nn.Module:
                 (layer.running_var, 0.5, 1.5),
             ):
                 tensor.data.uniform_(low, high)
-    return backbone
+    return network
+
+
+def thin_backbone(family: str, kind: str = "batch") -> nn.Module:
+    """A standard backbone of a family with norms of a kind."""
+    torch.manual_seed(0)
+    norm = Norm(kind, 4)
+    return randomise_norms(
+        MobileNetV2(norm, 0.25) if family == "inverted_residual" else ResNet(NAMES[family], norm, width=8)
+    )
 
 
 def thin_detector(family: str, kind: str = "batch", **fpn) -> TwoStage:
@@ -53,6 +62,30 @@ def thin_detector(family: str, kind: str = "batch", **fpn) -> TwoStage:
     return TwoStage(backbone, CLASSES, fpn, rpn, RoISettings(samples=8, hidden=(8,)))
 
 
+def torchvision_faster_rcnn(images: Tensor, classes: int) -> nn.Module:
+    """torchvision's own, of random weights that find something: heads whose answers differ from place to place.
+
+    images: of the size that it takes, normalised. classes: with the background.
+    """
+    torch.manual_seed(0)
+    height, width = images.shape[-2:]
+    network = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=classes, min_size=height, max_size=width
+    )
+    predictor = network.roi_heads.box_predictor
+    for layer, deviation in (
+        (network.rpn.head.cls_logits, 0.05),  # small: they rank by probability, where large logits tie
+        (network.rpn.head.bbox_pred, 0.05),
+        (predictor.cls_score, 0.3),
+        (predictor.bbox_pred, 0.1),
+    ):
+        nn.init.normal_(layer.weight, std=deviation)
+    network.transform.image_mean, network.transform.image_std = [0.0] * 3, [1.0] * 3  # images are normalised already
+    with torch.no_grad():
+        network.backbone.train()(images)  # statistics as after training, lest features grow from block to block
+    return network
+
+
 def wake_heads(network: TwoStage) -> None:
     """Heads that say something: theirs begin near nothing."""
     head = network.roi.heads[0]
@@ -60,7 +93,7 @@ def wake_heads(network: TwoStage) -> None:
         nn.init.normal_(layer.weight, std=0.3)
 
 
-def make_batch(seed: int = 0, images: int = 2, objects: int = 3) -> Batch:
+def make_batch(seed: int = 0, images: int = 2, objects: int = 3, classes: int = CLASSES) -> Batch:
     """Random images with random objects, one of them padding."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(images, objects, 2, generator=generator) * 34
@@ -71,8 +104,19 @@ def make_batch(seed: int = 0, images: int = 2, objects: int = 3) -> Batch:
     return Batch(
         torch.randn(images, 3, SIDE, SIDE, generator=generator),
         torch.cat([corner, corner + sides], dim=-1),
-        torch.randint(CLASSES, (images, objects), generator=generator),
+        torch.randint(classes, (images, objects), generator=generator),
         valid,
         torch.arange(images),
         torch.ones(images),
     )
+
+
+def without_objects(batch: Batch) -> Batch:
+    """The same images, all boxes padding."""
+    return replace(batch, valid=torch.zeros_like(batch.valid))
+
+
+def assert_equal(first: Detections, second: Detections) -> None:
+    """The same detections to the bit."""
+    for field in fields(Detections):
+        assert torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name

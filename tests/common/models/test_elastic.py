@@ -58,7 +58,7 @@ def test_gradients_over_several_paths_equal_plain_autograd(device, set_to_none, 
         [
             ElasticConv2d(6, 12, 3, padding=1),
             ElasticBatchNorm2d(12),
-            ElasticConvTranspose2d(12, 5, 4, 2, 1),
+            ElasticConvTranspose2d(12, 5, 4, 2, 1, bias=False),
             ElasticLinear(5, 3),
         ]
     ).to(device)
@@ -128,9 +128,8 @@ def test_too_many_channels_are_refused():
         conv(torch.randn(1, 5, 3, 3))
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_norm_updates_only_the_channels_in_use(device, momentum):
-    norm, plain = ElasticBatchNorm2d(8, momentum=momentum).to(device), nn.BatchNorm2d(5, momentum=momentum).to(device)
+def test_norm_updates_only_the_channels_in_use(device):
+    norm, plain = ElasticBatchNorm2d(8, momentum=0.3).to(device), nn.BatchNorm2d(5, momentum=0.3).to(device)
     for _ in range(3):
         x = torch.randn(4, 5, 3, 3, device=device) * 3 + 1
         assert torch.equal(norm(x), plain(x))
@@ -182,7 +181,7 @@ def test_sort_shared_channels_keeps_the_function(device):
 def test_a_layer_on_groups_reads_the_first_features_of_each(device, direct_from, monkeypatch):
     monkeypatch.setattr(elastic, "DIRECT_FROM", direct_from)
     torch.manual_seed(0)
-    layer = ElasticGroupsLinear(groups=4, group_features=6, out_features=3).to(device)
+    layer = ElasticGroupsLinear(nn.Linear(4 * 6, 3), groups=4).to(device)
     weight = layer.weight.detach().clone().requires_grad_()
     for features in (6, 2, 5):
         x = torch.randn(2, 7, 4, features, device=device)
@@ -197,20 +196,18 @@ def test_a_layer_on_groups_reads_the_first_features_of_each(device, direct_from,
 def test_a_layer_on_groups_is_the_plain_one_that_it_came_from_and_gives_plain_ones(device):
     torch.manual_seed(0)
     plain = nn.Linear(4 * 6, 3).to(device)
-    layer = ElasticGroupsLinear.of(plain, 4)
+    layer = ElasticGroupsLinear(plain, 4)
     x = torch.randn(5, 4, 6, device=device)
     assert torch.equal(layer(x.flatten(1)), plain(x.flatten(1)))
     with torch.device("meta"):
         narrow = nn.Linear(4 * 2, 3)
     copy_corner(layer, narrow)
     torch.testing.assert_close(narrow(x[..., :2].flatten(1)), layer(x[..., :2].flatten(1)))
-    with pytest.raises(ValueError, match="no input"):
-        ElasticGroupsLinear(4, 0, 3)
 
 
 def test_the_inputs_of_a_layer_on_groups_are_sorted_along(device):
     torch.manual_seed(0)
-    conv, layer = ElasticConv2d(3, 6, 1).to(device), ElasticGroupsLinear(4, 6, 2).to(device)
+    conv, layer = ElasticConv2d(3, 6, 1).to(device), ElasticGroupsLinear(nn.Linear(4 * 6, 2), 4).to(device)
     x = torch.randn(1, 3, 2, 2, device=device)
 
     def run():

@@ -12,10 +12,9 @@ from common.models.guided_anchoring import (
     GuidedSettings,
     bounded_iou_loss,
     location_targets,
-    match_cells,
     shaped,
 )
-from common.models.matching import NEGATIVE, POSITIVE, MatchSettings
+from common.models.matching import NEGATIVE, POSITIVE, MatchSettings, match
 
 STRIDES = (8, 16)
 MAPS = [torch.zeros(2, 1, 12, 16), torch.zeros(2, 1, 6, 8)]  # images of 96x128
@@ -64,7 +63,7 @@ def inside_share(box: list[float], share: float, stride: int, x: int, y: int, sh
 def test_cells_overlap_as_the_best_of_their_anchors():
     fixed = Anchors.octaves(STRIDES, 4, 3)
     boxes, valid = objects()
-    found = match_cells(fixed, MAPS, STRIDES, boxes, valid, MatchSettings(0.5, 0.4))
+    found = match(fixed.of_maps(MAPS, STRIDES), boxes, valid, MatchSettings(0.5, 0.4), group=9)
     anchors = fixed.of_maps(MAPS, STRIDES).view(-1, 9, 4)
     for image in range(2):
         there = boxes[image][valid[image]]
@@ -91,7 +90,7 @@ def test_bounded_iou_loss_equals_its_formula():
 
 def test_shapes_start_as_squares_and_grow_by_deviation():
     rpn = GuidedRPN(4, STRIDES, GuidedSettings(base=4))
-    squares = rpn.squares.of_maps(MAPS, STRIDES)
+    squares = rpn.anchors.of_maps(MAPS, STRIDES)
     assert torch.equal(shaped(torch.zeros(1, len(squares), 2), squares)[0], squares)
     grown = shaped(torch.tensor([[[1.0, -1.0]]]) / 0.14 * math.log(2), squares[:1])[0, 0]
     torch.testing.assert_close(grown, torch.tensor([-32.0, -8, 32, 8]))

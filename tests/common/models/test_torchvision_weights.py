@@ -1,17 +1,165 @@
-"""ImageNet weights by torchvision's own names; nothing is downloaded here."""
+"""torchvision's Faster R-CNN files, random weights in them, and ImageNet weights; nothing is downloaded here."""
 
+import copy
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from common.models.detector import load_detector
 from common.models.mobilenet import MobileNetV2
 from common.models.resnet import ResNet
-from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
+from common.models.torchvision_weights import (
+    COCO_CLASSES,
+    COCO_NAMES,
+    IMAGENET_BACKBONES,
+    faster_rcnn_of_torchvision,
+    imagenet_backbone,
+    is_of_torchvision,
+    write_faster_rcnn,
+)
 from common.plain import InputError
+from tests.common.models.families import torchvision_faster_rcnn
 
+CATEGORIES = ("dog", "person", "toothbrush")  # neither in order nor without a gap
+PROPOSALS = 300  # of the usual 1000, to save time
 DOWNLOAD = "torchvision.models._api.load_state_dict_from_url"
+
+
+@cache
+def images() -> Tensor:
+    """(2, 3, 64, 96)"""
+    return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+@cache
+def theirs() -> nn.Module:
+    """With heads that find something, of CATEGORIES alone: so it is theirs that the probabilities are shared among."""
+    network = torchvision_faster_rcnn(images(), len(COCO_NAMES))
+    others = [row for row, name in enumerate(COCO_NAMES) if row and name not in CATEGORIES]
+    network.roi_heads.box_predictor.cls_score.bias.data[others] = -1e4
+    network.rpn._post_nms_top_n["testing"] = PROPOSALS
+    return network.eval()
+
+
+def frozen() -> nn.Module:
+    """As the COCO weights are used there: norms with an epsilon of 0, some of which have seen hardly any variance."""
+    network = copy.deepcopy(theirs())
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 0.0
+    norm = network.backbone.body.layer2[1].bn1
+    norm.running_var[:8], norm.weight.data[:8] = 4e-6, 2e-3
+    return network
+
+
+@pytest.mark.parametrize("norms", ["learnt", "frozen"])
+def test_the_file_finds_what_torchvision_finds(norms, tmp_path):
+    if norms == "learnt":
+        network = theirs()
+        torch.save({"model": network.state_dict(), "epoch": 3}, tmp_path / "weights.pth")  # as their script does
+    else:
+        network = frozen()
+        weights = {name: tensor for name, tensor in network.state_dict().items() if "num_batches" not in name}
+        save_file(weights, tmp_path / "weights.safetensors")
+    file = next(tmp_path.glob("weights.*"))
+    assert is_of_torchvision(file)
+    written = write_faster_rcnn(file, CATEGORIES, tmp_path / "ours")
+    assert not is_of_torchvision(written.with_suffix(".safetensors"))
+    detector = load_detector(written)
+    assert detector.categories == CATEGORIES
+    assert detector.description["provenance"]["torchvision"] == file.name
+    detector.model.rpn.settings = replace(detector.model.rpn.settings, proposals=(PROPOSALS, PROPOSALS))
+    found = detector.model.detect(images())
+    with torch.no_grad():
+        expected = network(list(images()))
+    for image, each in enumerate(expected):
+        count = len(each["boxes"])
+        assert count > 4
+        assert found.valid[image].tolist() == [True] * count + [False] * (100 - count)
+        torch.testing.assert_close(found.scores[image, :count], each["scores"], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.boxes[image, :count], each["boxes"], atol=1e-2, rtol=1e-4)
+        names = [CATEGORIES[label] for label in found.labels[image, :count]]
+        assert names == [COCO_NAMES[label] for label in each["labels"]]
+
+
+def test_the_classes_are_cocos():
+    assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 80
+    assert (COCO_NAMES.index("person"), COCO_NAMES.index("toothbrush")) == (1, 90), "COCO's ids"
+
+
+class _Code:
+    def __reduce__(self):
+        return (Path.touch, (Path("must-not-appear"),))
+
+
+def few_classes() -> dict[str, Tensor]:
+    state = theirs().state_dict()
+    rows = {"cls_score": 4, "bbox_pred": 16}
+    head = {name: tensor for name, tensor in state.items() if "box_predictor" in name}
+    return state | {name: tensor[: rows[name.split(".")[2]]] for name, tensor in head.items()}
+
+
+def narrow() -> dict[str, Tensor]:
+    state = theirs().state_dict()
+    return state | {"roi_heads.box_head.fc7.weight": torch.zeros(8, 1024)}
+
+
+@pytest.mark.parametrize(
+    ("content", "categories", "says"),
+    [
+        (lambda: None, CATEGORIES, "weights.pth is not there"),
+        (lambda: b"no weights", CATEGORIES, "weights.pth is damaged or holds more than weights"),
+        (lambda: b"rubbish", CATEGORIES, "weights.pth is damaged or holds more than weights"),
+        (lambda: {"model": _Code()}, CATEGORIES, "weights.pth is damaged or holds more than weights"),
+        (lambda: [1, 2], CATEGORIES, "weights.pth holds no state dict"),
+        (few_classes, CATEGORIES, "has a head of 91 classes, .* this has one of 4: which classes it tells apart"),
+        (torchvision.models.resnet18().state_dict, CATEGORIES, "this has no such head"),
+        (theirs().state_dict, ("person", "yak", "N/A"), "COCO, which has no class 'yak', 'N/A': name the classes"),
+        (narrow, CATEGORIES, "not the weights of a fasterrcnn_resnet50_fpn .*size mismatch"),
+    ],
+    ids=["missing", "damaged", "rubbish", "code", "list", "classes", "classifier", "names", "narrow"],
+)
+def test_what_cannot_be_taken_over_is_one_sentence(content, categories, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, file = content(), tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    with pytest.raises(InputError, match=says) as raised:
+        write_faster_rcnn(file, categories, tmp_path / "ours")
+    assert "\n" not in str(raised.value)
+    assert {each.name for each in tmp_path.iterdir()} <= {"weights.pth"}
+
+
+def test_a_detector_that_lost_its_json_is_told_what_it_needs(tmp_path):
+    save_file({"backbone.stem.0.weight": torch.zeros(1)}, file := tmp_path / "detector.safetensors")
+    with pytest.raises(InputError, match=r"a detector of this project needs its \.json beside it"):
+        write_faster_rcnn(file, CATEGORIES, tmp_path / "ours")
+
+
+def test_the_oldest_names_are_known_and_foreign_ones_are_not():
+    state = theirs().state_dict()
+    old = {}
+    for name, tensor in state.items():
+        if "_blocks." in name or name.startswith("rpn.head.conv."):
+            name = name.replace("conv.0.0.", "conv.").replace(".0.weight", ".weight").replace(".0.bias", ".bias")
+        old[name] = tensor
+    assert old.keys() != state.keys()
+    ours = [faster_rcnn_of_torchvision(each).state_dict() for each in (state, old)]
+    assert all(torch.equal(ours[0][name], ours[1][name]) for name in ours[0])
+    with pytest.raises(InputError, match=r"mask_head\.weight is unknown"):
+        faster_rcnn_of_torchvision(state | {"mask_head.weight": torch.zeros(1)})
+
+
+# --- ImageNet ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "mobilenet_v2"])

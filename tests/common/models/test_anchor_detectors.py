@@ -1,0 +1,249 @@
+"""Detectors that start from anchors, two-stage ones and RetinaNet: what every kind of them promises."""
+
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from common.batch import Detections
+from common.models.detector import load_detector, save_detector
+from common.models.fpn import FPN
+from common.models.guided_anchoring import GuidedSettings
+from common.models.mobilenet import MobileNetV2
+from common.models.norm import Norm
+from common.models.resnet import ResNet
+from common.models.retinanet import RetinaNet, RetinaNetSettings, retinanet_losses
+from common.models.roi_head import RoISettings
+from common.models.rpn import RPNSettings
+from common.models.two_stage import TwoStage, two_stage_losses
+from common.plain import InputError
+from tests.common.models.families import CLASSES, SIDE, assert_equal, make_batch, without_objects
+
+TWO_STAGE_LOSSES = ["rpn_objectness", "rpn_box", "roi_class", "roi_box"]
+FEW = {"samples": 64, "candidates": (200, 100), "proposals": (100, 50)}
+HEAD = {"samples": 32, "hidden": (32,)}
+
+
+def thin(inside: Norm | None, mobile: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    norm = inside or Norm("group", 4)
+    return MobileNetV2(norm, width=0.25) if mobile else ResNet("resnet18", norm, width=8)
+
+
+def two_stage(
+    fpn: bool = True, inside: Norm | None = None, mobile: bool = False, classes: int = CLASSES, **settings
+) -> TwoStage:
+    """inside: the backbone's norm, and the pyramid's if given."""
+    backbone = thin(inside, mobile)
+    settings = {"rpn": RPNSettings(**FEW), "roi": RoISettings(**HEAD), **settings}
+    return TwoStage(backbone, classes, FPN(backbone.out_channels, width=16, norm=inside) if fpn else None, **settings)
+
+
+def retinanet(
+    fpn: bool = True, inside: Norm | None = None, classes: int = CLASSES, norm: Norm | None = None
+) -> RetinaNet:
+    backbone = thin(inside)
+    pyramid = FPN(backbone.out_channels, 2, 6, 16, extra="conv-on-output") if fpn else None
+    return RetinaNet(backbone, classes, pyramid, RetinaNetSettings(depth=1), norm)
+
+
+def cascade(count: int, **settings) -> RoISettings:
+    return replace(RoISettings.cascade(count), **HEAD, **settings)
+
+
+KINDS = {
+    "regular": two_stage,
+    "cascade": partial(two_stage, roi=cascade(4)),
+    "no pyramid": partial(two_stage, fpn=False),
+    "cascade, a box a class": partial(two_stage, roi=cascade(3, class_specific=True)),
+    "cascade, no pyramid": partial(two_stage, fpn=False, roi=cascade(2)),
+    "mobilenet, no pyramid": partial(two_stage, fpn=False, mobile=True),
+    "guided": partial(two_stage, rpn=GuidedSettings(**FEW, least_location=0.0)),
+    "group norm": partial(two_stage, norm=Norm("group-ws", 8)),
+    "retinanet": retinanet,
+    "retinanet, no pyramid": partial(retinanet, fpn=False),
+    "retinanet, group norm": partial(retinanet, norm=Norm("group-ws", 8)),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def losses_of(network: nn.Module, batch) -> dict[str, Tensor]:
+    return (two_stage_losses if isinstance(network, TwoStage) else retinanet_losses)(network(batch.images), batch)
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """Heads that answer, so that scores and boxes differ from place to place."""
+    torch.manual_seed(1)
+    if isinstance(network, TwoStage):
+        deviations = {network.rpn.objectness: 0.3, network.rpn.codes: 0.05}
+        for head in network.roi.heads:
+            deviations |= {head.classes: 1.0, head.codes: 0.3}
+    else:
+        deviations = {network.classes.last: 1.0, network.codes.last: 0.3}
+    for layer, deviation in deviations.items():
+        nn.init.normal_(layer.weight, std=deviation)
+    return network.eval()
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_losses_reach_every_weight(kind, device, awake):
+    network, batch = awake(KINDS[kind]()).to(device), make_batch().to(device)
+    names = ["class", "box"]
+    if isinstance(network, TwoStage):
+        network.rpn.settings = replace(network.rpn.settings, samples=10**6)  # anchors of all levels
+        names = ["rpn_location", "rpn_shape", *TWO_STAGE_LOSSES] if kind == "guided" else TWO_STAGE_LOSSES
+    losses = losses_of(network, batch)
+    assert list(losses) == ["loss", *names]
+    assert all(value.dtype == torch.float32 and value > 0 for value in losses.values())
+    torch.testing.assert_close(losses["loss"], sum(losses[name] for name in names))
+    losses["loss"].backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@every_kind
+@pytest.mark.parametrize("objects", [0, 3])
+def test_batch_without_objects_trains(kind, objects):
+    network = KINDS[kind](classes=1)
+    losses = losses_of(network, without_objects(make_batch(objects=objects, classes=1)))
+    losses["loss"].backward()
+    assert all((value == 0) == name.endswith("box") for name, value in losses.items() if name != "rpn_shape")
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("kind", ["regular", "cascade", "retinanet"])
+def test_losses_do_not_depend_on_padding(kind):
+    network, batch = KINDS[kind](), make_batch()
+    wider = replace(
+        batch,
+        boxes=torch.cat([batch.boxes, torch.full((2, 2, 4), 7.0), torch.tensor([[[5.0, 5, 5, 9]]] * 2)], dim=1),
+        labels=torch.cat([batch.labels, torch.full((2, 3), -1)], dim=1),
+        valid=torch.cat([batch.valid, torch.tensor([[False, False, True]] * 2)], dim=1),  # the last has no area
+    )
+    if kind != "retinanet":  # all candidates are taken, so that nothing depends on the draw
+        for part in (network.rpn, network.roi):
+            part.settings = replace(part.settings, samples=10**6, positive_share=1.0)
+    torch.testing.assert_close(losses_of(network, wider), losses_of(network, batch))
+
+
+@every_kind
+def test_a_training_step_looks_at_no_value(kind):
+    """Meta tensors have shapes only: whatever waits for a value of the device would fail on them."""
+    network, batch = KINDS[kind]().to("meta"), make_batch().to("meta")
+    losses_of(network, batch)["loss"].backward()
+    assert network.eval().detect(batch.images).boxes.shape == (2, 100, 4)
+
+
+INSIDE = ["batch", "frozen", "group", "group-ws"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inside"),
+    [
+        *((kind, None) for kind in KINDS),
+        *((kind, norm) for kind in ("regular", "no pyramid", "guided", "retinanet") for norm in INSIDE),
+    ],
+)
+def test_training_and_detection_under_autocast(kind, inside, device):
+    norm = None if inside is None else Norm(inside, 8)
+    settings = {} if norm is None else {"inside": norm, "norm": norm}
+    network, batch = KINDS[kind](**settings).to(device), make_batch().to(device)
+    # twice as wide: torch leaves rubbish in a CPU's bfloat16 gradient where a convolution of stride 2 reads one cell
+    batch = replace(batch, images=torch.cat([batch.images, batch.images], dim=-1))
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        losses = losses_of(network, batch)
+    losses["loss"].backward()
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    for name, parameter in network.named_parameters():
+        # a weight that autocast remembered from a pass without gradients would have none
+        assert parameter.grad is not None or "backbone" in name or "fpn" in name, name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        found = lively(network).detect(batch.images)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    assert found.valid.any()
+    assert found.boxes.isfinite().all()
+    assert found.scores.isfinite().all()
+
+
+@every_kind
+@pytest.mark.parametrize("size", [(45, 62), (5, 3)])
+def test_sizes_that_no_stride_divides(kind, size):
+    network, batch = KINDS[kind](), make_batch()
+    batch = replace(batch, images=batch.images[..., : size[0], : size[1]].contiguous())  # objects lie beyond, too
+    losses = losses_of(network, batch)
+    losses["loss"].backward()
+    assert losses["loss"].isfinite()
+    found = lively(network).detect(batch.images)
+    assert found.boxes.shape == (2, 100, 4)
+    assert (found.boxes <= found.boxes.new_tensor([size[1], size[0]] * 2)).all()
+
+
+@every_kind
+def test_a_diverged_network_says_so(kind, device):
+    """Its losses and detections are not finite, so that a search can record it; nothing is read out of bounds."""
+    network, batch = KINDS[kind]().to(device), make_batch().to(device)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(torch.nan)
+    assert losses_of(network, batch)["loss"].isnan()
+    found = network.eval().detect(batch.images)
+    assert not (found.boxes.isfinite().all() and found.scores.isfinite().all())
+
+
+# --- detections -------------------------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_detections_keep_the_rules_alone_and_in_a_batch(kind, device):
+    network, images = lively(KINDS[kind]()).to(device), make_batch(images=3).images.to(device)
+    found = network.detect(images)
+    alone = Detections.cat([network.detect(image.unsqueeze(0)) for image in images])
+    torch.testing.assert_close(found.scores, alone.scores, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.boxes, alone.boxes, atol=2e-3, rtol=1e-3)
+    assert torch.equal(found.labels, alone.labels)
+    assert torch.equal(found.valid, alone.valid)
+    assert found.boxes.shape == (3, 100, 4)
+    assert found.valid.any()
+    assert (found.scores.diff(dim=1) <= 0).all()
+    assert (found.scores[found.valid] > 0.05).all()
+    assert (found.boxes >= 0).all()
+    assert (found.boxes <= SIDE).all()
+    assert (found.boxes[~found.valid] == 0).all()
+    for image in range(3):
+        boxes, labels = found.boxes[image][found.valid[image]], found.labels[image][found.valid[image]]
+        overlaps = box_iou(boxes, boxes).triu(1)
+        assert not (overlaps[labels[:, None] == labels] > 0.5).any()
+
+
+@every_kind
+def test_saved_detector_comes_back_equal(kind, tmp_path):
+    network = lively(KINDS[kind](classes=1))
+    path = save_detector(tmp_path / "best", network, {"categories": ["a"], "input_size": 64})
+    loaded, images = load_detector(path).model, make_batch().images
+    assert loaded.config() == network.config()
+    assert_equal(loaded.detect(images), network.detect(images))
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (lambda: RoISettings.cascade(5), "2 to 4"),
+        (lambda: RoISettings(stages=()), "at least one"),
+        (lambda: two_stage(classes=0), "0 classes"),
+        (lambda: retinanet(classes=0), "0 classes"),
+        (lambda: TwoStage(SimpleNamespace(out_channels=(8,)), 3, None), "can be taken out"),
+    ],
+)
+def test_bad_settings_give_a_sentence(bad, says):
+    with pytest.raises(InputError, match=says):
+        bad()
