@@ -15,7 +15,7 @@ import torch
 
 from common.plain import InputError
 from common.search.executors import evaluate_all
-from common.train.loop import TrainingError
+from common.train.loop import Progress, TrainingError
 from common.train.run_folder import Run
 
 
@@ -37,23 +37,11 @@ def measure(item: tuple[int, ...]) -> dict:
             raise ValueError("a fault in the code")
         case 7:
             os.kill(os.getpid(), signal.SIGKILL)
-        case 8:
-            raise RuntimeError("shapes do not agree")
     return {"AP": value / 10, "process": os.getpid()}
 
 
 def evaluate(run: Run, items, function=measure, **options) -> list[dict]:
     return list(evaluate_all(function, items, run, key=lambda item: item, **options))
-
-
-def test_records_come_in_order_and_lie_in_the_run(tmp_path):
-    run = Run.open(tmp_path, {})
-    records = evaluate(run, [(0, 3), (0, 1), (0, 2)])
-    assert [record["AP"] for record in records] == [0.3, 0.1, 0.2]
-    assert run.candidates() == records
-    assert records[0]["key"] == [0, 3]
-    assert records[0]["status"] == "done"
-    assert records[0]["seconds"] >= 0
 
 
 def test_failures_are_recorded_with_their_reason_and_the_search_goes_on(tmp_path):
@@ -69,38 +57,24 @@ def test_failures_are_recorded_with_their_reason_and_the_search_goes_on(tmp_path
     assert "AP" not in records[4]
 
 
-@pytest.mark.parametrize(("kind", "fault"), [(6, ValueError), (8, RuntimeError)])
-def test_a_fault_in_the_code_is_raised_and_what_came_before_is_kept(tmp_path, kind, fault):
-    run = Run.open(tmp_path, {})
-    with pytest.raises(fault):
-        evaluate(run, [(0, 1), (kind, 0), (0, 2)])
-    assert [record["AP"] for record in run.candidates()] == [0.1]
-
-
 def test_what_is_recorded_is_not_evaluated_again(tmp_path):
-    run, calls = Run.open(tmp_path, {}), []
+    calls = []
 
     def counted(item):
         calls.append(item)
         return measure(item)
 
-    first = evaluate(run, [(0, 1), (1, 0), (0, 1)], counted)
-    assert first[0] == first[2]
-    run.close()
+    with Run.open(tmp_path, {}) as run:
+        first = evaluate(run, [(0, 3), (1, 0), (0, 3)], counted)
+        assert first[0] == first[2]
+        assert run.candidates() == first[:2]
+        assert [first[0][name] for name in ("key", "status", "AP")] == [[0, 3], "done", 0.3]
     run = Run.open(tmp_path, {})
-    again = evaluate(run, [(0, 2), (1, 0), (0, 1)], counted)
-    assert calls == [(0, 1), (1, 0), (0, 2)]
-    assert again[1:] == [first[1], first[0]]
+    again = evaluate_all(counted, [(0, 2), (1, 0), (0, 3), (0, 4)], run, key=lambda item: item)
+    assert [next(again) for _ in range(3)][1:] == [first[1], first[0]]
+    again.close()  # an early stop leaves the rest for later
+    assert calls == [(0, 3), (1, 0), (0, 2)]
     assert len(run.candidates()) == 3
-
-
-def test_an_early_stop_leaves_the_rest_for_later(tmp_path):
-    run = Run.open(tmp_path, {})
-    for record in evaluate_all(measure, [(0, 1), (0, 2), (0, 3)], run, key=lambda item: item):
-        if record["AP"] == 0.2:
-            break
-    assert len(run.candidates()) == 2
-    assert len(evaluate(run, [(0, 1), (0, 2), (0, 3)])) == len(run.candidates()) == 3
 
 
 @pytest.mark.parametrize(
@@ -119,6 +93,7 @@ def test_an_early_stop_leaves_the_rest_for_later(tmp_path):
         (OSError(errno.ENOENT, "No such file or directory"), False),
         (FloatingPointError("the network gives boxes that are not finite"), True),
         (InputError("cannot write: the disk is full"), False),
+        (ValueError("a fault in the code"), False),
     ],
 )
 def test_what_counts_as_a_candidates_own_failure(tmp_path, error, own):
@@ -126,11 +101,13 @@ def test_what_counts_as_a_candidates_own_failure(tmp_path, error, own):
         raise error
 
     run = Run.open(tmp_path, {})
+    evaluate(run, [(0, 1)])
     if own:
         assert str(error) in evaluate(run, [1], fail)[0]["reason"]
     else:
         with pytest.raises(type(error), match=re.escape(str(error))):
             evaluate(run, [1], fail)
+        assert [record["AP"] for record in run.candidates()] == [0.1]  # what came before is kept
     assert not (tmp_path / "attempt.json").exists()
 
 
@@ -172,34 +149,27 @@ def killed_in_a_child(folder: Path, function) -> int:
     return os.WTERMSIG(os.waitpid(child, 0)[1])
 
 
-def test_a_candidate_that_kills_the_search_is_tried_once_more_in_a_process_of_its_own(tmp_path):
-    assert killed_in_a_child(tmp_path, measure) == signal.SIGKILL
-    run = Run.open(tmp_path, {})
-    assert [record["key"] for record in run.candidates()] == [[0, 1]]
-    records = evaluate(run, [(0, 1), (7, 0), (0, 2)])
-    assert [record["status"] for record in records] == ["done", "failed", "done"]
-    assert "its process was killed" in records[1]["reason"]
-    assert records[2]["process"] == os.getpid()
-
-
-def test_or_here_where_it_cannot_be_sent(tmp_path):
-    def local(item):
+def test_a_candidate_that_kills_the_search_is_tried_once_more_in_a_process_of_its_own_or_here(tmp_path):
+    def local(item):  # cannot be sent
         return measure(item)
 
-    assert killed_in_a_child(tmp_path, local) == signal.SIGKILL
-    assert killed_in_a_child(tmp_path, local) == signal.SIGKILL
-    assert [record["status"] for record in evaluate(Run.open(tmp_path, {}), [(0, 1), (7, 0), (0, 2)], local)] == [
-        "done",
-        "failed",
-        "done",
-    ]
+    for function, deaths in ((measure, 1), (local, 2)):
+        folder = tmp_path / function.__name__
+        for _ in range(deaths):
+            assert killed_in_a_child(folder, function) == signal.SIGKILL
+        run = Run.open(folder, {})
+        assert [record["key"] for record in run.candidates()] == [[0, 1]]
+        records = evaluate(run, [(0, 1), (7, 0), (0, 2)], function)
+        assert [record["status"] for record in records] == ["done", "failed", "done"]
+        assert "its process was killed" in records[1]["reason"]
+        assert records[2]["process"] == os.getpid()
 
 
-@pytest.mark.parametrize("mark", ["", "[]", "{}", '{"name": "[7, 0]", "times": "x"}', "\0\0"])
-def test_a_damaged_note_of_an_attempt_says_nothing(tmp_path, mark):
+def test_a_damaged_note_of_an_attempt_says_nothing(tmp_path):
     run = Run.open(tmp_path, {})
-    (tmp_path / "attempt.json").write_text(mark)
-    assert evaluate(run, [(0, 1)])[0]["AP"] == 0.1
+    for number, mark in enumerate(["", "[]", "{}", '{"name": "[7, 0]", "times": "x"}', "\0\0"]):
+        (tmp_path / "attempt.json").write_text(mark)
+        assert evaluate(run, [(0, number)])[0]["AP"] == number / 10
 
 
 def test_several_processes_are_kept_and_go_on_when_one_is_killed(tmp_path):
@@ -264,15 +234,13 @@ def wait_until(true) -> None:
         time.sleep(0.02)
 
 
-def test_ray_is_asked_for_by_a_sentence_when_missing(tmp_path, monkeypatch):
+def test_what_cannot_evaluate_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    run = Run.open(tmp_path, {})
+    with pytest.raises(InputError, match=r"workers must be at least 0 .*got -1"):
+        evaluate(run, [(0, 1)], workers=-1)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match="needs the package ray, which is not installed"):
-        evaluate(Run.open(tmp_path, {}), [(0, 1)], workers=2, backend="ray")
-
-
-def test_negative_workers_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"workers must be at least 0 .*got -1"):
-        evaluate(Run.open(tmp_path, {}), [(0, 1)], workers=-1)
+        evaluate(run, [(0, 1)], workers=2, backend="ray")
 
 
 def test_on_ray(tmp_path, monkeypatch):
@@ -321,9 +289,7 @@ def test_on_ray(tmp_path, monkeypatch):
 
 
 def test_the_best_so_far_is_shown(tmp_path, monkeypatch, capsys):
-    from common.train import loop
-
-    monkeypatch.setattr(loop.Progress.__init__, "__defaults__", (0, "it", 0.0))
+    monkeypatch.setattr(Progress.__init__, "__defaults__", (0, "it", 0.0))
     evaluate(Run.open(tmp_path, {}), [(0, 1), (1, 0), (0, 3), (0, 2)], label="paths")
     lines = capsys.readouterr().err.splitlines()
     assert lines[1].endswith("best 0.1, failed 1")

@@ -38,13 +38,6 @@ def test_front_is_what_nothing_beats(seed):
     assert pareto_front(costs, scores).tolist() == naive_front(costs, scores)
 
 
-def test_front_of_nothing_and_of_failures():
-    assert pareto_front([], []).tolist() == []
-    assert pareto_front([1.0, np.nan], [np.nan, 0.5]).tolist() == []
-    with pytest.raises(ValueError, match="2 costs, but 1 scores"):
-        pareto_front([1, 2], [1])
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_hypervolume_is_the_area_that_is_beaten(seed):
     costs, scores = make_candidates(seed)
@@ -61,11 +54,15 @@ def test_hypervolume_is_the_area_that_is_beaten(seed):
     assert hypervolume(costs, scores, reference) == pytest.approx(area)
 
 
-def test_hypervolume_of_nothing_is_zero():
-    assert hypervolume([], [], (1, 0)) == 0
-    assert hypervolume([np.nan], [0.5], (1, 0)) == 0
-    assert hypervolume([2.0], [0.5], (1, 0)) == 0
-    assert hypervolume([0.5], [0.5], (1, 0)) == 0.25
+def test_nothing_and_failures_have_no_front_and_no_area():
+    for costs, scores, front, area in (
+        ([], [], [], 0),
+        ([1.0, np.nan], [np.nan, 0.5], [], 0),
+        ([2.0], [0.5], [0], 0),  # worse than the reference
+        ([0.5], [0.5], [0], 0.25),
+    ):
+        assert pareto_front(costs, scores).tolist() == front
+        assert hypervolume(costs, scores, (1, 0)) == area
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 7])
@@ -90,7 +87,9 @@ def test_a_run_that_reached_nothing_counts():
     assert bands[100].shape == (0, 2)
 
 
-def test_attainment_of_bad_requests():
+def test_bad_requests():
+    with pytest.raises(ValueError, match="2 costs, but 1 scores"):
+        pareto_front([1, 2], [1])
     with pytest.raises(ValueError, match="no runs"):
         attainment([])
     with pytest.raises(ValueError, match="percentiles"):
