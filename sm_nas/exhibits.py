@@ -5,8 +5,10 @@ in milliseconds. The claims' rules were written before the runs that they judge.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from common.report.statistics import Difference, kendall_tau
 from common.report.tables import Table
 from common.search.pareto import attainment, hypervolume
 from sm_nas.encoding import BackboneCode, Structure
-from sm_nas.method import FLOPS, LATENCY, Evaluated, History
+from sm_nas.method import FLOPS, LATENCY, Evaluated
 from sm_nas.presets import PAPER as PAPER_PRESET
 from sm_nas.presets import Options, Preset
 
@@ -39,8 +41,13 @@ BACKBONE_NAMES = {
     "resnext101_32x4d": "ResNeXt101",
     "mobilenet_v2": "MobileNetV2",
 }
-_LATENCY_LABEL = "Time of detection, batch 1 (ms)"
-_FLOPS_LABEL = "FLOPs of the detector (MMACs)"
+COSTS = {LATENCY: ("Time of detection, batch 1 (ms)", 1.0), FLOPS: ("FLOPs of the detector (MMACs)", 1e6)}
+"""Cost of a candidate -> label of its axis, and its unit there."""
+TIME_AND_AP = {"Time": "ms", "mAP": "points"}
+"""Columns and their units."""
+MORE_AP, FAR_MORE_AP = (("above", 0.0, "AP points", effect) for effect in (0.5, 1.0))
+LESS, CORRELATED = ("below", 1.0, "times", 0.5), ("above", 0.0, "rho", 0.2)
+"""What claims ask for: direction, threshold, unit, and the effect that is worth finding."""
 
 # ------------------------------------------------------------------------------------------------------------------
 # What several exhibits measure and show
@@ -63,21 +70,25 @@ def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _points(result.get(name)) for name in COCO_NUMBERS} | {name: result.get(name) for name in kept}
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def _points(share: float | None) -> float:
-    return math.nan if share is None else 100 * share
+    return 100 * _number(share)
 
 
 def _final_points(study: "SMNAS", name: str, structure: Structure) -> float:
     return _points(study.final(name, structure)["AP"])
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _over(measured: Sequence[Measured], *keys: str, scale: float = 1.0) -> Difference:
     """Mean over the seeds of what lies under `keys`."""
     return over_seeds(scale * stacked(measured, *keys))
+
+
+def _structure_of(measured: Sequence[Measured], *keys: str) -> Structure:
+    return Structure.parse(reduce(getitem, keys, measured[0])["structure"])
 
 
 def _size(structure: Structure) -> str:
@@ -98,14 +109,14 @@ def parts_of(structure: Structure) -> tuple[str, str, str, str, str]:
     return _size(structure), _backbone(structure), neck, rpn, head
 
 
-def _structure_of(measured: Sequence[Measured], *keys: str) -> Structure:
-    numbers = measured[0]
-    for key in keys:
-        numbers = numbers[key]
-    return Structure.parse(numbers["structure"])
+def _drawn(columns: Mapping[str, str], rows: Sequence[Sequence[Any]], caption: str, *more: Sequence[Any]) -> Drawn:
+    """columns: name -> unit, which may be empty. more: notes, and pictures."""
+    notes, pictures = (*more, (), ())[:2]
+    units = {name: unit for name, unit in columns.items() if unit}
+    return Drawn(Table(list(columns), rows), caption, notes, units, pictures)
 
 
-def _rule(quantity: str, name: str, *rule: Any) -> Condition:
+def _rule(name: str, quantity: str, *rule: Any) -> Condition:
     """A condition on one value of the evidence: direction, threshold, unit and effect."""
     return Condition(quantity, lambda evidence: evidence[name], *rule)
 
@@ -123,65 +134,49 @@ _PLAIN, _ONE_STAGE, _LIGHT_CASCADE, _HEAVY_PLAIN = "FPN R50", "RetinaNet R50", "
 
 def measure_table1(study: "SMNAS") -> Measured:
     """Experiments 1 to 6: two detectors on each of two data sets; a light cascade against a heavy plain detector."""
-    classics = dict(study.preset.classics)
+    classics, second = dict(study.preset.classics), study.options.second_data
     here = {name: classics[name] for name in (_PLAIN, _ONE_STAGE, _HEAVY_PLAIN, _LIGHT_CASCADE)}
     pair = {name: classics[name] for name in (_PLAIN, _ONE_STAGE)}
-    second = study.options.second_data
-    there = None if second is None else study.on(second)
 
     def points_over(one: str, other: str) -> float:
         return _final_points(study, one, classics[one]) - _final_points(study, other, classics[other])
 
-    def time_ratio(one: str, other: str) -> float:
-        timed = study.finals("table1", here)
+    def time_ratio(where: "SMNAS", detectors: Mapping[str, Structure], one: str, other: str) -> float:
+        timed = where.finals("table1", detectors)
         return timed[one][LATENCY] / timed[other][LATENCY]
-
-    def time_ratio_there() -> float:
-        timed = there.finals("table1", pair)
-        return timed[_ONE_STAGE][LATENCY] / timed[_PLAIN][LATENCY]
 
     evidence = {
         "cascade AP": lambda: points_over(_LIGHT_CASCADE, _HEAVY_PLAIN),
-        "cascade time": lambda: time_ratio(_LIGHT_CASCADE, _HEAVY_PLAIN),
+        "cascade time": lambda: time_ratio(study, here, _LIGHT_CASCADE, _HEAVY_PLAIN),
         "FPN AP": lambda: points_over(_PLAIN, _ONE_STAGE),
-        "RetinaNet time": lambda: time_ratio(_ONE_STAGE, _PLAIN),
+        "RetinaNet time": lambda: time_ratio(study, here, _ONE_STAGE, _PLAIN),
     }
-    if there is not None:
-        evidence["RetinaNet time, second data"] = time_ratio_there
-    return {
-        "own": trained(study, "table1", here),
-        "second": None if there is None else trained(there, "table1", pair),
-        "second_data": None if there is None else short_name(second),
-        "evidence": evidence,
-    }
+    numbers = {"own": trained(study, "table1", here), "second": None, "second_data": None, "evidence": evidence}
+    if second is not None:
+        there = study.on(second)
+        numbers |= {"second": trained(there, "table1", pair), "second_data": short_name(second)}
+        evidence["RetinaNet time, second data"] = lambda: time_ratio(there, pair, _ONE_STAGE, _PLAIN)
+    return numbers
 
 
 def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    second = measured[0]["second_data"]
-    order = (
-        ("own", _PLAIN, "FPN"),
-        ("own", _ONE_STAGE, "RetinaNet"),
-        ("second", _PLAIN, "FPN"),
-        ("second", _ONE_STAGE, "RetinaNet"),
-        ("own", _HEAVY_PLAIN, "FPN"),
-        ("own", _LIGHT_CASCADE, "CascadeRCNN"),
-    )
+    sets = {"own": setting.data, "second": measured[0]["second_data"]}
+    order = [(where, name) for where in sets for name in (_PLAIN, _ONE_STAGE)]
+    order += [("own", _HEAVY_PLAIN), ("own", _LIGHT_CASCADE)]
     rows = []
-    for number, (where, name, model) in enumerate(order, start=1):
-        if where == "second" and second is None:
-            continue
-        structure = _structure_of(measured, where, name)
-        data = setting.data if where == "own" else second
-        numbers = [_over(measured, where, name, key) for key in (LATENCY, "AP")]
-        rows.append([str(number), data, model, _backbone(structure), _size(structure), *numbers])
+    for number, (where, name) in enumerate(order, start=1):
+        if sets[where] is not None:
+            structure, model = _structure_of(measured, where, name), name.split()[0].replace("Cascade", "CascadeRCNN")
+            numbers = [_over(measured, where, name, key) for key in (LATENCY, "AP")]
+            rows.append([str(number), sets[where], model, _backbone(structure), _size(structure), *numbers])
     notes = ["mAP is over IoU 0.5 to 0.95 on both data sets; the paper's on VOC is at 0.5."]
-    if second is None:
+    if sets["second"] is None:
         notes.append("No second data set was given (--second-data): experiments 3 and 4 are left out.")
-    return Drawn(
-        Table(["Exp", "Data", "Model", "Backbone", "Input", "Time", "mAP"], rows),
+    return _drawn(
+        dict.fromkeys(("Exp", "Data", "Model", "Backbone", "Input"), "") | TIME_AND_AP,
+        rows,
         "Detectors trained by the final schedule, on validation images. Which one is better depends on the data set?",
         notes,
-        {"Time": "ms", "mAP": "points"},
     )
 
 
@@ -190,14 +185,11 @@ SM_1 = Claim(
     "Table 1",
     "which detector wins depends on the data set; a light cascade beats a heavy plain one",
     (
-        _rule(
-            "AP of Cascade R50 at the medium size minus FPN R101's at the large one",
-            *("cascade AP", "above", 0.0, "AP points", 0.5),
-        ),
-        _rule("latency of that Cascade R50 over that FPN R101's", "cascade time", "below", 1.0, "times", 0.5),
-        _rule("AP of FPN R50 minus RetinaNet R50's", "FPN AP", "above", 0.0, "AP points", 0.5),
-        _rule("latency of RetinaNet R50 over FPN R50's", "RetinaNet time", "above", 1.0, "times", 0.5),
-        _rule("that ratio on the second data set", "RetinaNet time, second data", "below", 1.0, "times", 0.5),
+        _rule("cascade AP", "AP of Cascade R50 at the medium size minus FPN R101's at the large one", *MORE_AP),
+        _rule("cascade time", "latency of that Cascade R50 over that FPN R101's", *LESS),
+        _rule("FPN AP", "AP of FPN R50 minus RetinaNet R50's", *MORE_AP),
+        _rule("RetinaNet time", "latency of RetinaNet R50 over FPN R50's", "above", 1.0, "times", 0.5),
+        _rule("RetinaNet time, second data", "that ratio on the second data set", *LESS),
     ),
     "39.3 @54.9 ms vs 39.1 @72.0 ms",
 )
@@ -214,30 +206,29 @@ TABLE1 = Exhibit(
 # Figure 3: stage one
 # ------------------------------------------------------------------------------------------------------------------
 
-SEARCHED, RANDOM = "SM-NAS", "Random search, same budget"
-_SEARCH_COLUMNS = ["Method", "Candidates", "Area under the front", "Best AP", "Area, minus random search"]
-_SEARCH_UNITS = dict.fromkeys(("Area under the front", "Best AP", "Area, minus random search"), "AP points")
+SEARCHES = {"found": "SM-NAS", "random": "Random search, same budget"}
+_SEARCH_COLUMNS = {"Method": "", "Candidates": ""} | dict.fromkeys(
+    ("Area under the front", "Best AP", "Area, minus random search"), "AP points"
+)
 
 
 def search_numbers(searched: "Searched") -> dict[str, Any]:
-    """Candidates of a search and of random search in their order, and how their fronts grew."""
-    both = {kind: _candidates(getattr(searched, kind), searched) for kind in ("found", "random")}
+    """Candidates of a search and of random search in their order, and how their fronts grew; NaN for what failed."""
+    both = {
+        kind: [
+            {
+                "structure": str(each.structure),
+                "AP": 100 * each.accuracy,
+                "cost": each.cost,
+                **{name: searched.pool[each.structure].get(name, math.nan) for name in (LATENCY, FLOPS)},
+            }
+            for each in getattr(searched, kind).evaluated
+        ]
+        for kind in SEARCHES
+    }
     dearest = 1.0001 * np.nanmax([one["cost"] for records in both.values() for one in records])
     grown = {kind: hypervolumes(records, dearest) for kind, records in both.items()}
     return both | {"hypervolume": grown, "skipped": len(searched.found.skipped)}
-
-
-def _candidates(history: History, searched: "Searched") -> list[dict[str, Any]]:
-    """Both objectives of each candidate, and its latency and FLOPs; NaN for what failed."""
-    return [
-        {
-            "structure": str(each.structure),
-            "AP": 100 * each.accuracy,
-            "cost": each.cost,
-            **{name: searched.pool[each.structure].get(name, math.nan) for name in (LATENCY, FLOPS)},
-        }
-        for each in history.evaluated
-    ]
 
 
 def hypervolumes(records: Sequence[Mapping[str, Any]], dearest: float) -> list[float]:
@@ -258,14 +249,13 @@ def measure_figure3(study: "SMNAS") -> Measured:
 
     def longer() -> list[dict[str, Any]]:
         return [
-            {**one, "short": _points(one["short"]), "long": _points(one["long"])}
+            one | {kind: _points(one[kind]) for kind in ("short", "long")}
             for one in study.longer
-            if one["short"] is not None and one["long"] is not None
+            if None not in (one["short"], one["long"])
         ]
 
     def tau() -> float:
-        pairs = longer()
-        return kendall_tau([one["short"] for one in pairs], [one["long"] for one in pairs])
+        return kendall_tau(*([one[kind] for one in longer()] for kind in ("short", "long")))
 
     known = mobilenet_evidence(backbones())
     evidence = {name: lambda name=name: mobilenet_evidence(backbones())[name] for name in known}
@@ -299,88 +289,63 @@ def mobilenet_evidence(backbones: Mapping[str, Mapping[str, float]]) -> dict[str
 
 def draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     preset = _preset(setting)
-    everything = [one for numbers in measured for kind in ("found", "random") for one in numbers[kind]]
-    succeeded = [one for one in everything if one["AP"] is not None]
-    by_size, by_backbone = {}, {}
-    for one in succeeded:
-        structure = Structure.parse(one["structure"])
-        by_size.setdefault(_size(structure), []).append(one)
-        by_backbone.setdefault(_backbone(structure), []).append(one)
-    sizes = [f"{width}x{height}" for width, height in preset.structural.sizes if f"{width}x{height}" in by_size]
-    backbones = [name for name in BACKBONE_NAMES.values() if name in by_backbone]
+    candidates = [one for numbers in measured for kind in SEARCHES for one in numbers[kind] if one["AP"] is not None]
+
+    def fronts(name: str, groups: Sequence[str], of: Callable[[Structure], str], cost: str, **more: Any) -> Picture:
+        """The candidates in groups, by size or by backbone."""
+        points = {group: [] for group in groups}
+        for one in candidates:
+            points[of(Structure.parse(one["structure"]))] += _pairs([one], cost)
+        points = {group: pairs for group, pairs in points.items() if pairs}
+        data = {"points": points, "cost_label": COSTS[cost][0], "whole_front": True, "log_cost": True}
+        return Picture(f"figure3-{name}", "fronts", data | more)
+
     picks = {}
     if len(measured) == 1:
-        known = {one["structure"]: one for one in succeeded}
+        known = {one["structure"]: one for one in candidates}
         picks = {name: _pairs([known[text]], LATENCY)[0] for name, text in measured[0]["picks"].items()}
-
-    def front(name: str, points: Mapping[str, Sequence], cost_label: str, **more: Any) -> Picture:
-        shared = {"points": points, "cost_label": cost_label, "whole_front": True, "log_cost": True}
-        return Picture(name, "fronts", shared | more)
-
-    order = list(BACKBONE_NAMES.values())
+    sizes, backbones = [f"{width}x{height}" for width, height in preset.structural.sizes], list(BACKBONE_NAMES.values())
     pictures = [
-        front(
-            "figure3-sizes",
-            {size: _pairs(by_size[size], LATENCY) for size in sizes},
-            _LATENCY_LABEL,
-            highlighted=picks,
-        ),
-        front(
-            "figure3-backbones-time",
-            {name: _pairs(by_backbone[name], LATENCY) for name in backbones},
-            _LATENCY_LABEL,
-            order=order,
-        ),
-        front(
-            "figure3-backbones-flops",
-            {name: _pairs(by_backbone[name], FLOPS, 1e6) for name in backbones},
-            _FLOPS_LABEL,
-            order=order,
-        ),
-        _attained(measured, "figure3-attained", _LATENCY_LABEL),
+        fronts("sizes", sizes, _size, LATENCY, highlighted=picks),
+        fronts("backbones-time", backbones, _backbone, LATENCY, order=backbones),
+        fronts("backbones-flops", backbones, _backbone, FLOPS, order=backbones),
+        _attained(measured, "figure3-attained", LATENCY),
         _progress(measured, "figure3-progress"),
     ]
-    notes = [_backbone_note(measured)]
+    every = []
+    for name in in_all(measured, "backbones", list(BACKBONE_NAMES)):
+        points, latency, flops = (_over(measured, "backbones", name, key).mean for key in ("AP", LATENCY, FLOPS))
+        every.append(f"{BACKBONE_NAMES[name]} {points:.1f} at {latency:.1f} ms and {flops / 1e6:.0f} MMACs")
+    notes = [f"Every backbone within one structure, AP in points: {'; '.join(every)}."]
     if measured[0]["evidence"].get("tau") is not None:
-        tau = _over(measured, "evidence", "tau").mean
         notes.append(
-            f"Kendall's tau of AP after this training with AP after the final one, random candidates: {tau:.2f}."
+            "Kendall's tau of AP after this training with AP after the final one, random candidates: "
+            f"{_over(measured, 'evidence', 'tau').mean:.2f}."
         )
-    notes += [
-        f"{name} of seed {seed}: {text}."
-        for seed, numbers in enumerate(measured)
-        for name, text in numbers["picks"].items()
-    ]
+    notes += _by_seed([numbers["picks"] for numbers in measured])
     caption = (
         f"Stage one: {preset.structural.count():,} structures, AP on held-out training images after "
         f"{preset.stage_one_training.optimisation.epochs} epochs against the time of detection. The area is under the "
         "front, over time from 0 to that of the slowest candidate."
     )
-    return Drawn(Table(_SEARCH_COLUMNS, _search_rows(measured)), caption, notes, _SEARCH_UNITS, pictures)
+    return _drawn(_SEARCH_COLUMNS, _search_rows(measured), caption, notes, pictures)
 
 
-def _backbone_note(measured: Sequence[Measured]) -> str:
-    """Every backbone within one structure, in a sentence."""
-    known = in_all(measured, "backbones", list(BACKBONE_NAMES))
-    parts = []
-    for name in known:
-        points, latency, flops = (_over(measured, "backbones", name, key).mean for key in ("AP", LATENCY, FLOPS))
-        parts.append(f"{BACKBONE_NAMES[name]} {points:.1f} at {latency:.1f} ms and {flops / 1e6:.0f} MMACs")
-    return f"Every backbone within one structure, AP in points: {'; '.join(parts)}."
+def _by_seed(structures: Sequence[Mapping[str, str]]) -> list[str]:
+    """A sentence for each structure, by name, of each seed."""
+    return [f"{name} of seed {seed}: {text}." for seed, own in enumerate(structures) for name, text in own.items()]
 
 
-def _pairs(records: Sequence[Mapping[str, Any]], cost: str, divide_by: float = 1.0) -> list[tuple[float, float]]:
-    return [(_number(one[cost]) / divide_by, _number(one["AP"])) for one in records]
+def _pairs(records: Sequence[Mapping[str, Any]], cost: str) -> list[tuple[float, float]]:
+    """Cost, in the unit of its axis, and AP."""
+    return [(_number(one[cost]) / COSTS[cost][1], _number(one["AP"])) for one in records]
 
 
 def _search_rows(searched: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """The search and random search, over seeds: candidates, the area under the front, the best AP, their difference."""
-    areas = {
-        kind: np.array([_number(numbers["hypervolume"][kind][-1]) for numbers in searched])
-        for kind in ("found", "random")
-    }
+    areas = {kind: np.array([_number(numbers["hypervolume"][kind][-1]) for numbers in searched]) for kind in SEARCHES}
     rows = []
-    for kind, label in (("found", SEARCHED), ("random", RANDOM)):
+    for kind, label in SEARCHES.items():
         candidates = over_seeds([len(numbers[kind]) for numbers in searched]).mean
         best = over_seeds([np.nanmax([_number(one["AP"]) for one in numbers[kind]]) for numbers in searched])
         difference = over_seeds(areas["found"] - areas["random"]) if kind == "found" else None
@@ -391,7 +356,7 @@ def _search_rows(searched: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
 def _progress(searched: Sequence[Mapping[str, Any]], name: str) -> Picture:
     """The area under the front against candidates evaluated."""
     curves = {}
-    for kind, label in (("found", SEARCHED), ("random", RANDOM)):
+    for kind, label in SEARCHES.items():
         grown = [numbers["hypervolume"][kind] for numbers in searched]
         shortest = min(map(len, grown))
         bands = [over_seeds([_number(one[place]) for one in grown]) for place in range(shortest)]
@@ -399,14 +364,14 @@ def _progress(searched: Sequence[Mapping[str, Any]], name: str) -> Picture:
     return Picture(name, "progress", {"curves": curves, "y_label": "Area under the front (AP points)"})
 
 
-def _attained(searched: Sequence[Mapping[str, Any]], name: str, cost_label: str, divide_by: float = 1.0) -> Picture:
+def _attained(searched: Sequence[Mapping[str, Any]], name: str, cost: str) -> Picture:
     """What at least one, half and all of the seeds reached."""
     bands = {}
-    for kind, label in (("found", SEARCHED), ("random", RANDOM)):
-        runs = [tuple(zip(*_pairs(numbers[kind], "cost", divide_by), strict=True)) for numbers in searched]
+    for kind, label in SEARCHES.items():
+        runs = [tuple(zip(*_pairs(numbers[kind], cost), strict=True)) for numbers in searched]
         reached = attainment(runs, (100 / len(runs), 50, 100))
         bands[label] = {str(percentile): corners.tolist() for percentile, corners in reached.items()}
-    return Picture(name, "attainment_bands", {"bands": bands, "cost_label": cost_label})
+    return Picture(name, "attainment_bands", {"bands": bands, "cost_label": COSTS[cost][0]})
 
 
 SM_4 = Claim(
@@ -415,25 +380,14 @@ SM_4 = Claim(
     "MobileNetV2 has fewer FLOPs but is dominated in latency: latency must be measured",
     (
         _rule(
-            "within one structure, MobileNetV2's FLOPs over the least of all other backbones",
-            *("mobilenet FLOPs", "below", 1.0, "times", 0.5),
+            "mobilenet FLOPs", "within one structure, MobileNetV2's FLOPs over the least of all other backbones", *LESS
         ),
-        _rule(
-            "AP of the best backbone there that is no slower minus MobileNetV2's",
-            *("mobilenet behind", "above", 0.0, "AP points", 0.5),
-        ),
+        _rule("mobilenet behind", "AP of the best backbone there that is no slower minus MobileNetV2's", *MORE_AP),
     ),
 )
+_TAU = "Kendall's tau of AP after stage one's training with AP after the final one, random candidates,"
 SM_8 = Claim(
-    "SM-8",
-    "Stage-one",
-    "5 epochs separate good models from bad",
-    (
-        _rule(
-            "Kendall's tau of AP after stage one's training with AP after the final one, random candidates,",
-            *("tau", "above", 0.4, "tau", 0.2),
-        ),
-    ),
+    "SM-8", "Stage-one", "5 epochs separate good models from bad", (_rule("tau", _TAU, "above", 0.4, "tau", 0.2),)
 )
 FIGURE3 = Exhibit(
     "figure3",
@@ -465,53 +419,40 @@ def measure_figure4(study: "SMNAS") -> Measured:
 
 def draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     names = in_all(measured, "groups", list(measured[0]["groups"]))
-    rows, points, marks, more = [], {}, {}, []
-    for name in names:
+    rows, points, marks, more, notes = [], {}, {}, [], []
+    for place, name in enumerate(names):
         searched = [numbers["groups"][name] for numbers in measured]
         rows += [[name, *row] for row in _search_rows(searched)]
-        points[f"Searched from {name}"] = [pair for one in searched for pair in _pairs(one["found"], "cost", 1e6)]
+        points[f"Searched from {name}"] = [pair for one in searched for pair in _pairs(one["found"], FLOPS)]
         if len(measured) == 1:  # a search begins with its structure's own backbone
-            marks[name] = _pairs(searched[0]["found"][:1], "cost", 1e6)[0]
-        more.append(_attained(searched, f"figure4-attained-{name.lower()}", _FLOPS_LABEL, 1e6))
+            marks[name] = _pairs(searched[0]["found"][:1], FLOPS)[0]
+        more.append(_attained(searched, f"figure4-attained-{name.lower()}", FLOPS))
         more.append(_progress(searched, f"figure4-progress-{name.lower()}"))
-    fronts = {"points": points, "cost_label": _FLOPS_LABEL, "with_front": list(points), "highlighted": marks}
-    pictures = [Picture("figure4", "fronts", fronts | {"log_cost": True}), *more]
-    notes = []
-    for place in range(len(names)):
-        before, after = f"C{place}", f"F{place}"
-        gained = stacked(measured, "finals", after, "AP") - stacked(measured, "finals", before, "AP")
-        flops = stacked(measured, "finals", after, FLOPS) / stacked(measured, "finals", before, FLOPS)
-        notes.append(
-            f"Trained to the end, {after} has {over_seeds(gained).mean:+.2f} AP points on {before} at "
-            f"{over_seeds(flops).mean:.2f} times its FLOPs."
+        accuracy, flops = (
+            [stacked(measured, "finals", model, key) for model in (f"C{place}", f"F{place}")] for key in ("AP", FLOPS)
         )
+        notes.append(
+            f"Trained to the end, F{place} has {over_seeds(accuracy[1] - accuracy[0]).mean:+.2f} AP points on C{place} "
+            f"at {over_seeds(flops[1] / flops[0]).mean:.2f} times its FLOPs."
+        )
+    fronts = {"points": points, "cost_label": COSTS[FLOPS][0], "with_front": list(points), "highlighted": marks}
     skipped = sum(one["skipped"] for numbers in measured for one in numbers["groups"].values())
     notes.append(f"Partial order pruning left {skipped} candidates untrained.")
-    notes += [
-        f"{name} of seed {seed}: {one['structure']}."
-        for seed, numbers in enumerate(measured)
-        for name, one in numbers["finals"].items()
-    ]
+    notes += _by_seed([{name: one["structure"] for name, one in each["finals"].items()} for each in measured])
     caption = (
         f"Stage two: {_preset(setting).modular.count():,} codes with a neck width for each structure, trained from "
         "scratch with group norm and weight standardisation; AP on held-out training images against FLOPs. A search "
         "begins with its structure's own backbone."
     )
-    return Drawn(Table(["Group", *_SEARCH_COLUMNS], rows), caption, notes, _SEARCH_UNITS, pictures)
+    pictures = [Picture("figure4", "fronts", fronts | {"log_cost": True}), *more]
+    return _drawn({"Group": ""} | _SEARCH_COLUMNS, rows, caption, notes, pictures)
 
 
-SM_5 = Claim(
-    "SM-5",
-    "Figure 4",
-    "stage two pushes the front of stage one",
-    (
-        _rule(
-            "AP of the network that stage two found at no more FLOPs than its structure of stage one, minus that "
-            "structure's, both trained by the final schedule, mean over the groups,",
-            *("pushed", "above", 0.0, "AP points", 0.5),
-        ),
-    ),
+_PUSHED = (
+    "AP of the network that stage two found at no more FLOPs than its structure of stage one, minus that structure's, "
+    "both trained by the final schedule, mean over the groups,"
 )
+SM_5 = Claim("SM-5", "Figure 4", "stage two pushes the front of stage one", (_rule("pushed", _PUSHED, *MORE_AP),))
 FIGURE4 = Exhibit(
     "figure4",
     "Stage two: the searched models against C0, C1, ...",
@@ -540,42 +481,32 @@ def measure_table2(study: "SMNAS") -> Measured:
     """E0 to E5 as this scale has them, and what was found here, each beside a standard backbone's cost."""
     from sm_nas.networks import describe, describe_backbone
 
-    detector = study.preset.detector
-
-    def of_standard(record: Mapping[str, Any], standard: str) -> float:
-        structure = replace(Structure.parse(record["structure"]), backbone=standard)
-        return record["backbone_macs_mmdet"] / describe_backbone(structure, detector)["backbone_macs_mmdet"]
+    def of_standard(macs: int, structure: Structure, standard: str, preset: Preset) -> float:
+        plain = describe_backbone(replace(structure, backbone=standard), preset.detector)
+        return macs / plain["backbone_macs_mmdet"]
 
     searched, own = searched_models(study), dict(study.preset.models)
     every = trained(study, "table2", own | searched)
-    models, found = ({name: every[name] for name in names} for names in (own, searched))
-    for name, record in models.items():
-        record["of_standard"] = of_standard(record, STANDARD_OF[name])
-    for place, each in enumerate(study.picks):
-        record = found[f"F{place}"]
-        record["of_standard"] = of_standard(record, each.structure.backbone)
+    standard = STANDARD_OF | {f"F{place}": each.structure.backbone for place, each in enumerate(study.picks)}
+    for name, structure in (own | searched).items():
+        if name in standard:
+            macs = every[name]["backbone_macs_mmdet"]
+            every[name]["of_standard"] = of_standard(macs, structure, standard[name], study.preset)
     counted = {}
     for name, structure in PAPER_PRESET.models:
         ours = describe(structure, COCO_CLASSES, PAPER_PRESET.detector)
-        standard = describe_backbone(replace(structure, backbone=STANDARD_OF[name]), PAPER_PRESET.detector)
-        counted[name] = {
-            "backbone": ours["backbone_macs_mmdet"],
-            "of_standard": ours["backbone_macs_mmdet"] / standard["backbone_macs_mmdet"],
-            "params": ours["params"],
-        }
+        macs = ours["backbone_macs_mmdet"]
+        share = of_standard(macs, structure, STANDARD_OF[name], PAPER_PRESET)
+        counted[name] = {"backbone": macs, "of_standard": share, "params": ours["params"]}
+    models, found = ({name: every[name] for name in names} for names in (own, searched))
     return {"models": models, "found": found, "counted": counted, "evidence": {}}
 
 
 def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     def architecture(some: Sequence[Measured], *keys: str) -> list[Any]:
         """The columns of one network, from its records of several seeds."""
-        return [
-            *parts_of(_structure_of(some, *keys)),
-            _over(some, *keys, "backbone_macs_mmdet", scale=1e-6).mean,
-            _over(some, *keys, "of_standard").mean,
-            _over(some, *keys, LATENCY),
-            _over(some, *keys, "AP"),
-        ]
+        costs = [_over(some, *keys, "backbone_macs_mmdet", scale=1e-6).mean, _over(some, *keys, "of_standard").mean]
+        return [*parts_of(_structure_of(some, *keys)), *costs, _over(some, *keys, LATENCY), _over(some, *keys, "AP")]
 
     rows = []
     for name in in_all(measured, "models", list(measured[0]["models"])):
@@ -587,20 +518,10 @@ def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
             if f"F{place}" in numbers["found"]:
                 found = architecture([numbers], "found", f"F{place}")
                 rows.append([f"F{place}, seed {seed}", *found, None, None, None])
-    columns = [
-        "Model",
-        "Input",
-        "Backbone",
-        "Neck",
-        "RPN",
-        "Head",
-        "Backbone FLOPs",
-        "Of the standard backbone",
-        "Time",
-    ]
-    columns += ["mAP", "Backbone FLOPs at the paper's size", "Of the standard backbone there", "Parameters there"]
-    units = {"Backbone FLOPs": "M", "Time": "ms", "mAP": "points", "Backbone FLOPs at the paper's size": "G"}
-    units |= {"Of the standard backbone": "ratio", "Of the standard backbone there": "ratio", "Parameters there": "M"}
+    columns = dict.fromkeys(("Model", "Input", "Backbone", "Neck", "RPN", "Head"), "")
+    columns |= {"Backbone FLOPs": "M", "Of the standard backbone": "ratio"} | TIME_AND_AP
+    columns |= {"Backbone FLOPs at the paper's size": "G", "Of the standard backbone there": "ratio"}
+    columns |= {"Parameters there": "M"}
     caption = (
         "E0 to E5 with this scale's channels and sizes, and F0, F1, ... that both stages found here. FLOPs are "
         "multiply-accumulates as the paper counts them, at the input size; the last columns count the paper's own "
@@ -610,7 +531,7 @@ def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "The standard backbone: ResNet18 for E0, ResNet34 for E1 and E2, ResNet101 for E3, ResNeXt101-32x4d for E4 and "
         "E5; for F the backbone of the structure that it was searched in.",
     ]
-    return Drawn(Table(columns, rows), caption, notes, units)
+    return _drawn(columns, rows, caption, notes)
 
 
 TABLE2 = Exhibit(
@@ -641,37 +562,34 @@ def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     points = np.array([[_number(row["AP"]) for row in numbers["rows"]] for numbers in measured])  # (S, 8)
     rows, bars = [], {}
     for place, strategy in enumerate(preset.strategies):
-        optimisation, own = strategy.optimisation, over_seeds(points[:, place])
-        rows.append(
-            [
-                str(place),
-                NORM_NAMES[strategy.norm],
-                strategy.pretrained,
-                optimisation.epochs,
-                f"{strategy.images_a_device}x{strategy.devices}",
-                optimisation.learning_rate,
-                own,
-                over_seeds(points[:, place] - points[:, 0]) if place else None,
-            ]
-        )
-        bars[f"{place}: {NORM_NAMES[strategy.norm]}"] = {"AP": triple(own)}
+        optimisation, norm, own = strategy.optimisation, NORM_NAMES[strategy.norm], over_seeds(points[:, place])
+        batch = f"{strategy.images_a_device}x{strategy.devices}"
+        training = [norm, strategy.pretrained, optimisation.epochs, batch, optimisation.learning_rate]
+        rows.append([str(place), *training, own, over_seeds(points[:, place] - points[:, 0]) if place else None])
+        bars[f"{place}: {norm}"] = {"AP": triple(own)}
     size, backbone, neck, *_ = parts_of(preset.strategy_model)
+    columns = dict.fromkeys(("Exp", "Norm", "Pre-trained", "Epochs"), "")
+    columns |= {"Batch": "images a device x devices", "Learning rate": "", "mAP": "points"}
     notes = [
         f"At this scale the optimiser is {preset.strategies[0].optimisation.optimiser}. '2x8' is read as 2 images on "
         "each of 8 devices: a batch norm sees so many images at a time, and gradients are those of the whole batch.",
     ]
-    return Drawn(
-        Table(["Exp", "Norm", "Pre-trained", "Epochs", "Batch", "Learning rate", "mAP", "Minus experiment 0"], rows),
+    return _drawn(
+        columns | {"Minus experiment 0": "AP points"},
+        rows,
         f"{backbone}, {neck}, at {size}, trained in eight ways; AP on validation images.",
         notes,
-        {"Batch": "images a device x devices", "mAP": "points", "Minus experiment 0": "AP points"},
         [Picture("table3", "bars", {"groups": bars, "value_label": "AP (points)"})],
     )
 
 
-def _rows(one: int, other: int):
-    """evidence -> (S,) AP of a row of Table 3 minus that of another."""
-    return lambda evidence: evidence["strategies"][:, one] - evidence["strategies"][:, other]
+def _ahead(one: int, other: int, quantity: str, threshold: float = 0.0) -> Condition:
+    """The condition on AP of a row of Table 3 minus that of another."""
+
+    def difference(evidence: Mapping[str, np.ndarray]) -> np.ndarray:  # (S,)
+        return evidence["strategies"][:, one] - evidence["strategies"][:, other]
+
+    return Condition(quantity, difference, "above", threshold, "AP points", effect=1.0)
 
 
 SM_2 = Claim(
@@ -680,22 +598,12 @@ SM_2 = Claim(
     "GN+WS with a large learning rate trains from scratch in few epochs to pre-trained quality; BN from scratch does "
     "not",
     (
-        Condition(
-            "AP of row 7 (GN+WS, large rate and batch) minus row 0's (BN, pre-trained)",
-            *(_rows(GN_WS_BEST, BN_PRETRAINED), "above", -1.0, "AP points", 1.0),
+        _ahead(
+            GN_WS_BEST, BN_PRETRAINED, "AP of row 7 (GN+WS, large rate and batch) minus row 0's (BN, pre-trained)", -1.0
         ),
-        Condition(
-            "AP of row 6 (GN+WS, large rate) minus row 5's (GN+WS)",
-            *(_rows(GN_WS_FAST, GN_WS), "above", 0.0, "AP points", 1.0),
-        ),
-        Condition(
-            "AP of row 0 minus row 3's (BN from scratch, large batch)",
-            *(_rows(BN_PRETRAINED, BN_LARGE_BATCH), "above", 1.0, "AP points", 1.0),
-        ),
-        Condition(
-            "AP of row 7 minus row 3's",
-            *(_rows(GN_WS_BEST, BN_LARGE_BATCH), "above", 0.0, "AP points", 1.0),
-        ),
+        _ahead(GN_WS_FAST, GN_WS, "AP of row 6 (GN+WS, large rate) minus row 5's (GN+WS)"),
+        _ahead(BN_PRETRAINED, BN_LARGE_BATCH, "AP of row 0 minus row 3's (BN from scratch, large batch)", 1.0),
+        _ahead(GN_WS_BEST, BN_LARGE_BATCH, "AP of row 7 minus row 3's"),
     ),
     "24.8 / 29.4 / 30.7 / 36.4 / 37.5 vs 36.5",
 )
@@ -715,40 +623,28 @@ TABLE3 = Exhibit(
 
 def measure_comparison(study: "SMNAS") -> Measured:
     """E0 to E5, what was found here, and the classic detectors."""
-    groups = {
-        "models": dict(study.preset.models),
-        "classics": dict(study.preset.classics),
-        "found": searched_models(study),
-    }
-    structures = {name: each for group in groups.values() for name, each in group.items()}
+    models, classics, found = dict(study.preset.models), dict(study.preset.classics), searched_models(study)
 
     def compared() -> dict[str, dict[str, dict[str, Any]]]:
-        every = trained(study, "comparison", structures)
-        return {kind: {name: every[name] for name in group} for kind, group in groups.items()}
+        every = trained(study, "comparison", models | classics | found)
+        kinds = {"models": models, "classics": classics, "found": found}
+        return {kind: {name: every[name] for name in group} for kind, group in kinds.items()}
 
-    def of_both(measure) -> float:
-        kinds = compared()
-        return measure(list(kinds["models"].values()), list(kinds["classics"].values()))
+    def of_both(measure: Callable[..., float]) -> Callable[[], float]:
+        return lambda: measure(*(list(compared()[kind].values()) for kind in ("models", "classics")))
 
-    evidence = {
-        "dominated": lambda: of_both(dominated_share),
-        "hypervolume ratio": lambda: of_both(hypervolume_ratio),
-    }
+    evidence = {"dominated": of_both(dominated_share), "hypervolume ratio": of_both(hypervolume_ratio)}
     return {**compared(), "evidence": evidence}
 
 
 def dominated_share(us: Sequence[Mapping[str, Any]], them: Sequence[Mapping[str, Any]]) -> float:
     """Share of `them` for whom one of `us` is at least as accurate and no slower, and better in one of both."""
 
-    def beaten(one: Mapping[str, Any]) -> bool:
-        return any(
-            other["AP"] >= one["AP"]
-            and other[LATENCY] <= one[LATENCY]
-            and (other["AP"], other[LATENCY]) != (one["AP"], one[LATENCY])
-            for other in us
-        )
+    def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        (accuracy, latency), (theirs, their_latency) = ((each["AP"], each[LATENCY]) for each in (one, other))
+        return accuracy >= theirs and latency <= their_latency and (accuracy, latency) != (theirs, their_latency)
 
-    return sum(map(beaten, them)) / len(them)
+    return sum(any(beats(one, other) for one in us) for other in them) / len(them)
 
 
 def hypervolume_ratio(us: Sequence[Mapping[str, Any]], them: Sequence[Mapping[str, Any]]) -> float:
@@ -766,11 +662,11 @@ def draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     for kind in ("classics", "models", "found"):
         for name in in_all(measured, kind, list(measured[0][kind])):
             structure = _structure_of(measured, kind, name)
-            numbers = [_over(measured, kind, name, key) for key in (LATENCY, *COCO_NUMBERS)]
-            method = name if kind == "classics" or name.startswith("C") else f"SM-NAS: {name}"
             backbone, size = _backbone(structure), _size(structure)
             if len({each[kind][name]["structure"] for each in measured}) > 1:
                 backbone, size = "found, one each seed", "found"
+            method = name if kind == "classics" or name.startswith("C") else f"SM-NAS: {name}"
+            numbers = [_over(measured, kind, name, key) for key in (LATENCY, *COCO_NUMBERS)]
             rows.append([method, backbone, size, *numbers])
     share, ratio = (_over(measured, "evidence", name).mean for name in ("dominated", "hypervolume ratio"))
     notes = [
@@ -780,46 +676,42 @@ def draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "TridentNet, DetNAS, NAS-FPN) are not trained here.",
         "C0, C1, ... are the structures that stage one handed on, F0, F1, ... what stage two made of them.",
     ]
-    return Drawn(
-        Table(["Method", "Backbone", "Input", "Time", *COCO_NUMBERS], rows),
+    return _drawn(
+        {"Method": "", "Backbone": "", "Input": "", "Time": "ms"} | dict.fromkeys(COCO_NUMBERS, "points"),
+        rows,
         "Every detector trained alike, by the final schedule, on the same data; on validation images.",
         notes,
-        {"Time": "ms"} | dict.fromkeys(COCO_NUMBERS, "points"),
     )
 
 
 def draw_figure1(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    labels = {"models": "E0 to E5", "found": "Found here", "classics": "Classic detectors"}
     points, rows, names = {}, [], {}
-    for kind, label in labels.items():
+    for kind, label in {"models": "E0 to E5", "found": "Found here", "classics": "Classic detectors"}.items():
         points[label] = []
         for name in in_all(measured, kind, list(measured[0][kind])):
             latency, accuracy = (_over(measured, kind, name, key) for key in (LATENCY, "AP"))
             rows.append([label, name, latency, accuracy])
             names[name] = (latency.mean, accuracy.mean)
             points[label].append(names[name])
-    data = {"points": points, "cost_label": _LATENCY_LABEL, "highlighted": names}
-    data["with_front"] = [labels["models"], labels["classics"]]
-    return Drawn(
-        Table(["Kind", "Model", "Time", "AP"], rows),
+    compared = {"highlighted": names, "with_front": ["E0 to E5", "Classic detectors"]}
+    return _drawn(
+        {"Kind": "", "Model": "", "Time": "ms", "AP": "points"},
+        rows,
         "Time of detection and AP on validation images, mean over seeds; lines: the fronts.",
-        units={"Time": "ms", "AP": "points"},
-        pictures=[Picture("figure1", "fronts", data)],
+        (),
+        [Picture("figure1", "fronts", {"points": points, "cost_label": COSTS[LATENCY][0], **compared})],
     )
 
 
+_AREAS = "area under the front of E0 to E5 in AP over latency, divided by that of the classic detectors,"
 SM_3 = Claim(
     "SM-3",
     "Tables 2 and 4",
     "E0..E5 form a front that dominates the classic detectors",
     (
+        _rule("hypervolume ratio", _AREAS, "above", 1.0, "times", 0.1),
         _rule(
-            "area under the front of E0 to E5 in AP over latency, divided by that of the classic detectors,",
-            *("hypervolume ratio", "above", 1.0, "times", 0.1),
-        ),
-        _rule(
-            "share of the classic detectors that one of E0 to E5 dominates",
-            *("dominated", "above", 0.5, "of all", 0.1),
+            "dominated", "share of the classic detectors that one of E0 to E5 dominates", "above", 0.5, "of all", 0.1
         ),
     ),
 )
@@ -844,7 +736,7 @@ FIGURE1 = Exhibit(
 # ------------------------------------------------------------------------------------------------------------------
 
 TRANSFERRED = ("E0", "E1", "E3")
-_TRANSFER_BASELINES = ("FPN R50", "FPN R101")
+_TRANSFER_BASELINES = (_PLAIN, _HEAVY_PLAIN)
 
 
 def transferred(preset: Preset) -> dict[str, dict[str, tuple[str, Structure]]]:
@@ -869,8 +761,8 @@ def measure_table5(study: "SMNAS") -> Measured:
     rows = {baseline: {name: every[run] for name, (run, _) in models.items()} for baseline, models in compared.items()}
 
     def minus_plain(name: str) -> float:
-        models = compared["FPN R50"]
-        return _final_points(there, *models[name]) - _final_points(there, *models["FPN R50"])
+        models = compared[_PLAIN]
+        return _final_points(there, *models[name]) - _final_points(there, *models[_PLAIN])
 
     evidence = {}
     if second is not None:
@@ -884,19 +776,17 @@ def draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
         plain = stacked(measured, "rows", baseline, baseline, "AP")
         for name in models:
             latency, accuracy = (_over(measured, "rows", baseline, name, key) for key in (LATENCY, "AP"))
-            behind = None
-            if name != baseline:
-                behind = over_seeds(stacked(measured, "rows", baseline, name, "AP") - plain)
+            ahead = None if name == baseline else over_seeds(stacked(measured, "rows", baseline, name, "AP") - plain)
             size = _size(_structure_of(measured, "rows", baseline, name))
-            rows.append([data, size, name.replace("FPN ", "FPN w "), latency, accuracy, behind])
+            rows.append([data, size, name.replace("FPN ", "FPN w "), latency, accuracy, ahead])
     notes = [f"Transferred: {', '.join(TRANSFERRED)}, as the paper lists them."]
     if data == setting.data:
         notes.append("No second data set was given (--second-data): this is the data that everything else is on.")
-    return Drawn(
-        Table(["Data", "Input", "Model", "Time", "mAP", "Minus the plain detector"], rows),
+    return _drawn(
+        {"Data": "", "Input": "", "Model": ""} | TIME_AND_AP | {"Minus the plain detector": "AP points"},
+        rows,
         "Searched models trained on another data set, beside a plain detector at the same input size.",
         notes,
-        {"Time": "ms", "mAP": "points", "Minus the plain detector": "AP points"},
     )
 
 
@@ -906,8 +796,7 @@ SM_7 = Claim(
     "searched nets transfer to other data",
     tuple(
         _rule(
-            f"on the second data set at its medium size, AP of {name} minus FPN R50's",
-            *(f"transfer:{name}", "above", 0.0, "AP points", 1.0),
+            f"transfer:{name}", f"on the second data set at its medium size, AP of {name} minus FPN R50's", *FAR_MORE_AP
         )
         for name in ("E1", "E3")  # E0 loses to the plain detector on one of the paper's two sets
     ),
@@ -942,8 +831,7 @@ def measure_figure5(study: "SMNAS") -> Measured:
         "doubling": float(np.mean([every[f"DC_{place}"] for place in (1, 2, 3)])),
         "late": every["len_4"] - every["len_1"],
     }
-    largest = correlations[-1]
-    return {"every": every, "largest": largest, "candidates": list(map(len, groups)), "evidence": evidence}
+    return {"every": every, "largest": correlations[-1], "candidates": list(map(len, groups)), "evidence": evidence}
 
 
 def factor_correlations(evaluated: Sequence[Evaluated]) -> dict[str, float]:
@@ -973,39 +861,31 @@ def factors_of(code: BackboneCode) -> dict[str, float]:
 
 
 def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    panels = {"largest": "Group with the largest structure", "every": "All groups, mean"}
     rows, values = [], {}
-    for kind, title in panels.items():
+    for kind, title in {"largest": "Group with the largest structure", "every": "All groups, mean"}.items():
         found = {name: _over(measured, kind, name) for name in FACTORS}
         values[title] = {name: triple(value) for name, value in found.items()}
         rows.append([title, *found.values()])
-    candidates = [", ".join(map(str, numbers["candidates"])) for numbers in measured]
-    return Drawn(
-        Table(["Candidates", *FACTORS], rows),
+    candidates = "; ".join(", ".join(map(str, numbers["candidates"])) for numbers in measured)
+    return _drawn(
+        dict.fromkeys(("Candidates", *FACTORS), ""),
+        rows,
         "Rank correlation of the architecture's factors with AP among the trained candidates of stage two, inside each "
         "group. DC_x: where the channels double for the x-th time; len_x: a stage's share of the blocks.",
-        [f"Candidates a group: {'; '.join(candidates)} (a seed each). Candidates differ in FLOPs."],
-        pictures=[Picture("figure5", "correlations", {"values": values, "value_label": "Spearman's rho with AP"})],
+        [f"Candidates a group: {candidates} (a seed each). Candidates differ in FLOPs."],
+        [Picture("figure5", "correlations", {"values": values, "value_label": "Spearman's rho with AP"})],
     )
 
 
+_DEPTH = "Spearman's rank correlation with AP among the candidates of stage two, mean over the groups, of depth"
 SM_6 = Claim(
     "SM-6",
     "Figure 5",
     "depth correlates with mAP; early channel raising helps; long late stages, short early ones",
     (
-        _rule(
-            "Spearman's rank correlation with AP among the candidates of stage two, mean over the groups, of depth",
-            *("depth", "above", 0.0, "rho", 0.2),
-        ),
-        _rule(
-            "that of the places where channels double, mean of the three,",
-            *("doubling", "below", 0.0, "rho", 0.2),
-        ),
-        _rule(
-            "that of the last stage's share of the blocks minus that of the first one's",
-            *("late", "above", 0.0, "rho", 0.2),
-        ),
+        _rule("depth", _DEPTH, *CORRELATED),
+        _rule("doubling", "that of the places where channels double, mean of the three,", "below", 0.0, "rho", 0.2),
+        _rule("late", "that of the last stage's share of the blocks minus that of the first one's", *CORRELATED),
     ),
 )
 FIGURE5 = Exhibit(

@@ -18,7 +18,7 @@ sm_nas.study with run folders, or by a test with a made-up landscape.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -169,12 +169,8 @@ class StructuralSpace:
 
     def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
         """The structure with one of its modules, or its size, exchanged for another choice, where there is any."""
-        parts = [
-            structure.backbone,
-            structure.size,
-            (structure.levels, structure.neck_width),
-            (structure.rpn, structure.heads),
-        ]
+        neck, head = (structure.levels, structure.neck_width), (structure.rpn, structure.heads)
+        parts = [structure.backbone, structure.size, neck, head]
         open_places = [place for place, choices in enumerate(self._choices()) if len(choices) > 1]
         if not open_places:
             return structure
@@ -248,53 +244,60 @@ class ModularSpace:
         )
         return codes * len(self.bases) * len(self.neck_widths)
 
-    def start(self, structure: Structure) -> Structure:
-        """A structure of stage one in the words of stage two: its own backbone as a code, at the nearest legal widths.
+
+@dataclass(frozen=True)
+class Group:
+    """Stage two within one structure of stage one."""
+
+    space: ModularSpace
+    structure: Structure
+
+    def start(self) -> Structure:
+        """The structure in the words of stage two: its own backbone as a code, at the nearest legal widths.
 
         A standard backbone with more blocks than the space allows loses them where a stage has most.
         """
-        code = BackboneCode.standard(structure.backbone, _nearest(self.bases, self.standard_base))
+        space, width = self.space, self.structure.neck_width
+        code = BackboneCode.standard(self.structure.backbone, _nearest(space.bases, space.standard_base))
         stages = list(code.stages)
-        while sum(map(len, stages)) > self.most_blocks:
+        while sum(map(len, stages)) > space.most_blocks:
             longest = max(range(STAGES), key=lambda stage: len(stages[stage]))
             stages[longest] = stages[longest][:-1]
         code = replace(code, stages=tuple(stages))
-        width = None if structure.neck_width is None else _nearest(self.neck_widths, structure.neck_width)
-        return replace(structure, backbone=str(code), neck_width=width)
+        width = None if width is None else _nearest(space.neck_widths, width)
+        return replace(self.structure, backbone=str(code), neck_width=width)
 
-    def sample(self, structure: Structure, generator: np.random.Generator) -> Structure:
-        """A random code in a structure: any number of blocks is equally likely, then any code of that many."""
-        blocks = int(generator.integers(self.fewest_blocks, self.most_blocks + 1))
+    def sample(self, generator: np.random.Generator) -> Structure:
+        """A random code: any number of blocks is equally likely, then any code of that many."""
+        space = self.space
+        blocks = int(generator.integers(space.fewest_blocks, space.most_blocks + 1))
         digits = np.full(blocks, "1")
         digits[generator.choice(blocks, DOUBLINGS, replace=False)] = "2"
         cuts = np.sort(generator.choice(blocks - 1, STAGES - 1, replace=False)) + 1
         stages = tuple("".join(part) for part in np.split(digits, cuts))
-        code = BackboneCode(structure.block, _chosen(self.bases, generator), stages)
-        width = None if structure.neck_width is None else _chosen(self.neck_widths, generator)
-        return replace(structure, backbone=str(code), neck_width=width)
+        code = BackboneCode(self.structure.block, _chosen(space.bases, generator), stages)
+        width = None if self.structure.neck_width is None else _chosen(space.neck_widths, generator)
+        return replace(self.structure, backbone=str(code), neck_width=width)
 
     def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
         """A neighbour: perhaps another base or neck width, and some changes of the code; never the same again."""
+        space = self.space
         while True:
             code = BackboneCode.parse(structure.backbone)
             base, width = code.base, structure.neck_width
-            if generator.random() < self.base_probability:
-                base = _neighbour(self.bases, base, generator)
-            if width is not None and generator.random() < self.neck_probability:
-                width = _neighbour(self.neck_widths, width, generator)
+            if generator.random() < space.base_probability:
+                base = _neighbour(space.bases, base, generator)
+            if width is not None and generator.random() < space.neck_probability:
+                width = _neighbour(space.neck_widths, width, generator)
             text = "-".join(code.stages)
-            for _ in range(self.operations):
+            for _ in range(space.operations):
                 text = _changed(text, generator)
-            if not self._legal(text):
-                continue
-            mutated = replace(
-                structure, backbone=str(BackboneCode(code.block, base, tuple(text.split("-")))), neck_width=width
-            )
-            if mutated != structure:
-                return mutated
-
-    def _legal(self, text: str) -> bool:
-        return all(text.split("-")) and self.fewest_blocks <= len(text) - (STAGES - 1) <= self.most_blocks
+            stages = tuple(text.split("-"))
+            if all(stages) and space.fewest_blocks <= sum(map(len, stages)) <= space.most_blocks:
+                backbone = str(BackboneCode(code.block, base, stages))
+                mutated = replace(structure, backbone=backbone, neck_width=width)
+                if mutated != structure:
+                    return mutated
 
 
 def _changed(text: str, generator: np.random.Generator) -> str:
@@ -323,26 +326,6 @@ def _neighbour(choices: Sequence[int], value: int, generator: np.random.Generato
 
 def _nearest(choices: Sequence[int], value: int) -> int:
     return min(choices, key=lambda choice: abs(choice - value))
-
-
-@dataclass(frozen=True)
-class Group:
-    """Stage two within one structure of stage one."""
-
-    space: ModularSpace
-    structure: Structure
-
-    def start(self) -> Structure:
-        """The structure itself, in stage two's words."""
-        return self.space.start(self.structure)
-
-    def sample(self, generator: np.random.Generator) -> Structure:
-        """See `ModularSpace.sample`."""
-        return self.space.sample(self.structure, generator)
-
-    def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
-        """See `ModularSpace.mutate`."""
-        return self.space.mutate(structure, generator)
 
 
 def hand_on(searched: "History", budget: float) -> Structure:
@@ -490,7 +473,7 @@ def evolve(
         generator = np.random.default_rng([seed, generation])
         left = settings.budget - len(history.evaluated)
         if generation == 0:
-            proposed = [(each, None) for each in _first(space, settings, generator, start)]
+            proposed = [(each, None) for each in _filled(start, settings.first, space, generator)][: settings.budget]
         else:
             proposed = _children(space, settings, history, generator, seen)
         proposed = [(child, parent) for child, parent in proposed if child not in seen]
@@ -506,24 +489,30 @@ def evolve(
                 chosen.append((child, parent))
             else:
                 history.skipped.append(Skipped(child, cost(child), generation, *against))
-        chosen = chosen[:left]
-        for (child, parent), measured in zip(chosen, evaluate([child for child, _ in chosen]), strict=True):
-            numbers = (measured.get(name, math.nan) for name in ("cost", "AP"))
-            history.evaluated.append(Evaluated(child, *numbers, generation, parent))
+        history.evaluated += _evaluated(chosen[:left], evaluate, generation)
         generation += 1
     return history
 
 
-def _first(
-    space: Space, settings: SearchSettings, generator: np.random.Generator, start: Sequence[Structure]
-) -> list[Structure]:
-    """The first generation: what is given, then random ones."""
-    chosen = dict.fromkeys(start)
-    for _ in range(100 * settings.first):
-        if len(chosen) >= settings.first:
+def _filled(given: Iterable[Structure], count: int, space: Space, generator: np.random.Generator) -> list[Structure]:
+    """The given structures, then random others up to `count`, as far as a small space has them."""
+    chosen = dict.fromkeys(given)
+    for _ in range(100 * count):
+        if len(chosen) >= count:
             break
         chosen.setdefault(space.sample(generator))
-    return list(chosen)[: settings.budget]
+    return list(chosen)
+
+
+def _evaluated(
+    proposed: Sequence[tuple[Structure, Structure | None]], evaluate: Evaluate, generation: int
+) -> list[Evaluated]:
+    """Candidates and their parents, trained and measured."""
+    measured = evaluate([child for child, _ in proposed])
+    return [
+        Evaluated(child, each.get("cost", math.nan), each.get("AP", math.nan), generation, parent)
+        for (child, parent), each in zip(proposed, measured, strict=True)
+    ]
 
 
 def _children(
@@ -582,16 +571,6 @@ def random_search(
     space: Space, settings: SearchSettings, evaluate: Evaluate, seed: int, start: Sequence[Structure] = ()
 ) -> History:
     """The control: as many candidates, all random; the first ones are those that `evolve` begins with."""
-    first = _first(space, settings, np.random.default_rng([seed, 0]), start)
-    generator = np.random.default_rng([seed, 2**31])
-    chosen = dict.fromkeys(first)
-    for _ in range(100 * settings.budget):
-        if len(chosen) >= settings.budget:
-            break
-        chosen.setdefault(space.sample(generator))
-    structures = list(chosen)[: settings.budget]
-    history = History()
-    for structure, measured in zip(structures, evaluate(structures), strict=True):
-        numbers = (measured.get(name, math.nan) for name in ("cost", "AP"))
-        history.evaluated.append(Evaluated(structure, *numbers, 0))
-    return history
+    first = _filled(start, settings.first, space, np.random.default_rng([seed, 0]))[: settings.budget]
+    every = _filled(first, settings.budget, space, np.random.default_rng([seed, 2**31]))[: settings.budget]
+    return History(_evaluated([(each, None) for each in every], evaluate, 0))

@@ -8,8 +8,8 @@ pyramid's width. What was found is trained by the final schedule, and each netwo
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from common.cli import Switch, command, run, show, typed_command
 from common.plain import InputError
 from sm_nas.encoding import BLOCK_OF, BackboneCode, Structure
-from sm_nas.method import FLOPS, LATENCY, Evaluated, ModularSpace, structural_to_modular
+from sm_nas.method import FLOPS, LATENCY, Evaluated, Group, ModularSpace, structural_to_modular
 from sm_nas.presets import Preset, SearchOptions
 
 if TYPE_CHECKING:
@@ -90,68 +90,55 @@ def search(study: "SMNAS", both: bool = True, final: bool = True) -> dict[str, A
         reason = min(str(record.get("reason")) for record in one.pool.values())
         raise InputError(f"all candidates of stage one failed ({reason}): see {study.run_path('stage-one')}")
     names = {each.structure: f"C{place}" for place, each in enumerate(picks)}
-    report = {
+    groups, found = [], {}
+    if both:
+        for structure, name in names.items():
+            two = study.stage_two(len(groups))
+            begun = two.found.evaluated[0].structure
+            searched = _searched(two, FLOPS, "MAC", lambda each, begun=begun: {"start": each == begun})
+            groups.append({"name": name, "structure": str(structure), **searched})
+        found = structural_to_modular(
+            study.preset,
+            lambda stage: study.searched(stage).found,
+            study.flops,
+            lambda name, structure: _found(study, name, structure, final),
+        )
+    return {
         "paper": "sm_nas",
         "scale": study.preset.name,
         "data": study.data,
         "seed": study.seed,
         "folder": study.folder,
-        "stage_one": {
-            "cost": LATENCY,
-            "unit": "ms",
-            **_searched(one),
-            "front": [_member(one, each) | {"pick": names.get(each.structure)} for each in one.found.front()],
-        },
-        "groups": [],
-        "found": [],
-    }
-    if both:
-        report["groups"] = [_group(study, place, each.structure) for place, each in enumerate(picks)]
-        report["found"] = list(
-            structural_to_modular(
-                study.preset,
-                lambda stage: study.searched(stage).found,
-                study.flops,
-                lambda name, structure: _found(study, name, structure, final),
-            ).values()
-        )
-    return report
-
-
-def _group(study: "SMNAS", place: int, structure: Structure) -> dict[str, Any]:
-    searched = study.stage_two(place)
-    first = searched.found.evaluated[0].structure
-    return {
-        "name": f"C{place}",
-        "structure": str(structure),
-        "cost": FLOPS,
-        "unit": "MAC",
-        **_searched(searched),
-        "front": [_member(searched, each) | {"start": each.structure == first} for each in searched.found.front()],
+        "stage_one": _searched(one, LATENCY, "ms", lambda each: {"pick": names.get(each)}),
+        "groups": groups,
+        "found": list(found.values()),
     }
 
 
-def _searched(searched: "Searched") -> dict[str, Any]:
-    """How many candidates there were, and the front that random search found with as many."""
+def _searched(
+    searched: "Searched", cost: str, unit: str, more: Callable[[Structure], dict[str, Any]]
+) -> dict[str, Any]:
+    """How many candidates there were, the front, and the one that random search found with as many candidates.
+
+    more: of a structure of the front, what else is to be said.
+    """
     return {
+        "cost": cost,
+        "unit": unit,
         "evaluated": len(searched.found.evaluated),
         "failed": sum(not math.isfinite(each.accuracy) for each in searched.found.evaluated),
         "skipped": len(searched.found.skipped),
         "trained": len(searched.pool),
         "random_front": [_member(searched, each) for each in searched.random.front()],
+        "front": [_member(searched, each) | more(each.structure) for each in searched.found.front()],
     }
 
 
 def _member(searched: "Searched", each: Evaluated) -> dict[str, Any]:
     measured = searched.pool[each.structure]
     kept = (LATENCY, "macs", FLOPS, "params", "backbone_macs_mmdet")
-    return {
-        "structure": str(each.structure),
-        "cost": each.cost,
-        "AP": each.accuracy,
-        "generation": each.generation,
-        **{name: measured.get(name) for name in kept},
-    }
+    known = {"structure": str(each.structure), "cost": each.cost, "AP": each.accuracy, "generation": each.generation}
+    return known | {name: measured.get(name) for name in kept}
 
 
 def _found(study: "SMNAS", name: str, structure: Structure, final: bool) -> dict[str, Any]:
@@ -177,50 +164,43 @@ def _next(options: Options, found: bool) -> str:
 
     from sm_nas import reproduce
 
-    shared = {name: getattr(options, name) for name in ("scale", "preset", "data", "out", "device", "precision")}
-    figures = reproduce.Options(
-        **shared, workers=options.workers, seeds=options.seed + 1, only=("figure3", "figure4")
-    )  # this seed among them
-    return command("sm_nas.reproduce", figures)
+    shared = {item.name: getattr(options, item.name) for item in fields(SearchOptions)}
+    seeds = options.seed + 1  # this one among them
+    return command("sm_nas.reproduce", reproduce.Options(**shared, seeds=seeds, only=("figure3", "figure4")))
 
 
 # ---- the report
 
 
 def _report_text(report: Mapping[str, Any]) -> str:
-    one = report["stage_one"]
-    lines = [
-        f"stage one: {_counts(one)}; front, random search's has {len(one['random_front'])}",
-        f"  {'':<4}{'ms':>9}{'AP':>7}  structure",
-        *(
-            f"  {each['pick'] or '':<4}{each[LATENCY]:>9.2f}{_points(each['AP']):>7}  {each['structure']}"
-            for each in one["front"]
-        ),
-    ]
+    one, found = report["stage_one"], report["found"]
+    lines = [f"stage one: {_counts(one)}; front, random search's has {len(one['random_front'])}", *_front_lines(one)]
     for group in report["groups"]:
-        lines += [
-            f"stage two within {group['name']}, {group['structure']}: {_counts(group)}",
-            f"  {'':<4}{'G MAC':>9}{'AP':>7}  structure",
-            *(
-                f"  {'from' if each['start'] else '':<4}{each[FLOPS] / 1e9:>9.4g}{_points(each['AP']):>7}  "
-                f"{each['structure']}"
-                for each in group["front"]
-            ),
-        ]
-    if report["found"]:
+        lines.append(f"stage two within {group['name']}, {group['structure']}: {_counts(group)}")
+        lines += _front_lines(group)
+    if found:
         lines += [
             "found: AP on held-out training images, and on the validation images after the final schedule",
             f"  {'':<4}{'G MAC':>9}{'AP':>7}{'final':>7}{'ms':>9}  structure",
         ]
-    for network in report["found"]:
+    for network in found:
         final = network.get("final")
         measured = f"{'-':>7}{'-':>9}" if final is None else f"{_points(final['AP']):>7}{final[LATENCY]:>9.2f}"
         lines.append(
             f"  {network['name']:<4}{_billions(network[FLOPS]):>9}{_points(network['AP']):>7}{measured}  "
             f"{network['structure']}"
         )
-    lines += [f"detector {network['name']}: {network['file']}" for network in report["found"] if "file" in network]
+    lines += [f"detector {network['name']}: {network['file']}" for network in found if "file" in network]
     return "\n".join([*lines, f"{report['seconds']:.0f} s, runs: {report['folder']}", f"next: {report['next']}"])
+
+
+def _front_lines(searched: Mapping[str, Any]) -> list[str]:
+    unit, shown = ("ms", "{:.2f}".format) if searched["cost"] == LATENCY else ("G MAC", _billions)
+    lines = [f"  {'':<4}{unit:>9}{'AP':>7}  structure"]
+    for each in searched["front"]:
+        mark = each.get("pick") or ("from" if each.get("start") else "")
+        lines.append(f"  {mark:<4}{shown(each['cost']):>9}{_points(each['AP']):>7}  {each['structure']}")
+    return lines
 
 
 def _counts(searched: Mapping[str, Any]) -> str:
@@ -242,18 +222,17 @@ def _billions(operations: float | None) -> str:
 
 def describe(preset: Preset) -> dict[str, Any]:
     """Both search spaces of a scale: exact sizes, costs of a sample, and how candidates are written."""
-    generator = np.random.default_rng(0)
+    generator, model = np.random.default_rng(0), preset.strategy_model
     structural, modular = preset.structural, preset.modular
     structures = [structural.sample(generator) for _ in range(SAMPLE)]
-    within = {BLOCK_OF[each]: replace(preset.strategy_model, backbone=each) for each in structural.backbones}
-    coded = {
-        block: [modular.sample(structure, generator) for _ in range(SAMPLE)] for block, structure in within.items()
-    }
+    groups = {BLOCK_OF[each]: Group(modular, replace(model, backbone=each)) for each in structural.backbones}
+    coded = {block: [group.sample(generator) for _ in range(SAMPLE)] for block, group in groups.items()}
     # The standard backbones as codes: apart from their stems, and MobileNetV2's own widths, they are those networks.
     standard = [
         replace(each, backbone=str(BackboneCode.standard(each.backbone, preset.detector.width))) for each in structures
     ]
-    example = modular.mutate(modular.start(preset.strategy_model), generator)
+    own = Group(modular, model)
+    example = own.mutate(own.start(), generator)
     return {
         "paper": "sm_nas",
         "scale": preset.name,
@@ -285,7 +264,7 @@ def describe(preset: Preset) -> dict[str, Any]:
                 "form": "BLOCK_BASE_STAGE-STAGE-STAGE-STAGE in the place of BACKBONE",
                 "meaning": "1 is a block that keeps the channels, 2 one that doubles them for itself and all later "
                 "ones; - separates stages of strides 4, 8, 16 and 32; exactly three 2, no stage empty",
-                "blocks": sorted(within),
+                "blocks": sorted(groups),
                 "example": str(example),
                 "widths": BackboneCode.parse(example.backbone).widths,
             },
@@ -297,7 +276,7 @@ def _cost_range(coded: Sequence[Structure]) -> dict[str, Any]:
     """Of backbones that are written as codes, each at its structure's own input size."""
     costs = [BackboneCode.parse(each.backbone).macs(each.input_size) for each in coded]
     sizes = sorted({each.input_size for each in coded})
-    where = f"{sizes[0][0]}x{sizes[0][1]}" + (f" to {sizes[-1][0]}x{sizes[-1][1]}" if len(sizes) > 1 else "")
+    where = " to ".join(f"{width}x{height}" for width, height in dict.fromkeys((sizes[0], sizes[-1])))
     sample = f"backbones, written as codes, of {len(costs):,} random candidates at {where} pixels"
     return {"lowest": min(costs), "highest": max(costs), "unit": "MAC", "of": sample}
 
@@ -305,23 +284,20 @@ def _cost_range(coded: Sequence[Structure]) -> dict[str, Any]:
 def _description_text(description: Mapping[str, Any]) -> str:
     one, two = description["stage_one"], description["stage_two"]
 
-    def costs(ranges: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        return [
-            f"  {name}{part['lowest'] / 1e9:.4g} to {part['highest'] / 1e9:.4g} G MAC ({part['of']})"
-            for name, part in ranges.items()
-        ]
+    def cost(part: Mapping[str, Any], name: str = "") -> str:
+        return f"  {name}{part['lowest'] / 1e9:.4g} to {part['highest'] / 1e9:.4g} G MAC ({part['of']})"
 
     return "\n".join(
         [
             f"stage one at {description['scale']} scale: {one['size']:,} structures "
             f"(printed: {one['printed']['size']})",
-            *costs({"": one["cost"]}),
+            cost(one["cost"]),
             f"  written {one['encoding']['form']}: {one['encoding']['meaning']}",
             f"  example {one['encoding']['example']}",
             f"stage two: {two['size']:,} codes with a neck width, {two['codes']:,} codes "
             f"(printed: {two['printed']['size']})",
             f"  at paper scale {two['printed']['size_at_paper_scale']:,}: {two['printed']['why_another']}",
-            *costs({f"{block} ": part for block, part in two["cost"].items()}),
+            *(cost(part, f"{block} ") for block, part in two["cost"].items()),
             f"  written {two['encoding']['form']}: {two['encoding']['meaning']}",
             f"  example {two['encoding']['example']}, of channels {two['encoding']['widths']}",
         ]

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +33,6 @@ from sm_nas import method, networks
 from sm_nas.encoding import Structure
 from sm_nas.method import FLOPS, LATENCY, Evaluated, History, Skipped, Stage, Strategy, TrainedNorm
 
-Record = TypeVar("Record", Evaluated, Skipped)
-
 
 @dataclass(frozen=True)
 class Searched:
@@ -43,21 +41,6 @@ class Searched:
     found: History
     random: History
     pool: Mapping[Structure, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """What a candidate goes through; plain enough to be sent to another process."""
-
-    study: "SMNAS"
-    strategy: Strategy
-    folder: Path
-    cost: str
-
-    def __call__(self, structure: Structure) -> dict[str, Any]:
-        where = self.folder / "training" / slug(str(structure))
-        measured = self.study.train_and_measure(structure, self.strategy, where)
-        return {**measured, "cost": float(measured[self.cost])}
 
 
 class SMNAS(BackboneStudy):
@@ -158,7 +141,7 @@ class SMNAS(BackboneStudy):
         self, run: Run, strategy: Strategy, cost: str, structures: Sequence[Structure]
     ) -> Iterator[dict[str, Any]]:
         """Candidates of a run, trained and measured, recorded as soon as known."""
-        work = _Candidate(self, strategy, run.path, cost)
+        work = partial(_candidate, self, strategy, run.path, cost)
         return evaluate_all(work, structures, run, str, self.options.workers, label=run.path.name)
 
     def _pretrain_for(self, strategy: Strategy, backbones: Sequence[str]) -> None:
@@ -294,27 +277,27 @@ def in_parts(batch: Batch, size: int) -> Iterator[Batch]:
         yield Batch(**{name: value[first : first + size] for name, value in vars(batch).items()})
 
 
+def _candidate(study: SMNAS, strategy: Strategy, folder: Path, cost: str, structure: Structure) -> dict[str, Any]:
+    """What a candidate goes through, here or in another process."""
+    measured = study.train_and_measure(structure, strategy, folder / "training" / slug(str(structure)))
+    return {**measured, "cost": float(measured[cost])}
+
+
 def load_backbone(network: nn.Module, weights: dict[str, Tensor]) -> None:
     """A pre-trained backbone into a detector, whose last stage may work on regions instead."""
     here = network.backbone.state_dict()
     network.backbone.load_state_dict({name: weights[name] for name in here})
     shared = getattr(getattr(network, "roi", None), "shared", None)
-    if shared is not None:
-        shared.load_state_dict(_last_stage(weights, here, shared.state_dict()))
-
-
-def _last_stage(
-    weights: dict[str, Tensor], backbone: dict[str, Tensor], wanted: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """The weights of the stage that was taken out of a backbone, by the names that they have in it."""
-    left = {name: tensor for name, tensor in weights.items() if name not in backbone}
-    found = {}
-    for name, tensor in wanted.items():
+    if shared is None:
+        return
+    # The stage that was taken out of the backbone has the names of its weights there, but for their beginning.
+    left, found = {name: tensor for name, tensor in weights.items() if name not in here}, {}
+    for name, tensor in shared.state_dict().items():
         fitting = [key for key in left if key.endswith(f".{name}") and left[key].shape == tensor.shape]
         if len(fitting) != 1:
             raise RuntimeError(f"{name} of the shared stage is not found once in the pre-trained backbone: {fitting}")
         found[name] = left[fitting[0]]
-    return found
+    shared.load_state_dict(found)
 
 
 def _plain(history: History) -> dict[str, Any]:
@@ -323,17 +306,21 @@ def _plain(history: History) -> dict[str, Any]:
     def text(record: Evaluated | Skipped) -> dict[str, Any]:
         return {key: str(value) if isinstance(value, Structure) else value for key, value in vars(record).items()}
 
-    return to_json({"evaluated": list(map(text, history.evaluated)), "skipped": list(map(text, history.skipped))})
+    return to_json({kind: list(map(text, records)) for kind, records in vars(history).items()})
 
 
 def _restored(record: Mapping[str, Any]) -> History:
     """The history that `_plain` wrote."""
 
-    def read(kind: type[Record], values: Mapping[str, Any]) -> Record:
-        numbers = {name: math.nan for name in ("cost", "accuracy") if name in values and values[name] is None}
-        texts = {name: Structure.parse(value) for name, value in values.items() if isinstance(value, str)}
-        return kind(**{**values, **numbers, **texts})
+    def value(name: str, plain: Any) -> Any:
+        if isinstance(plain, str):
+            return Structure.parse(plain)
+        return math.nan if plain is None and name in ("cost", "accuracy") else plain
 
+    kinds = {"evaluated": Evaluated, "skipped": Skipped}
     return History(
-        [read(Evaluated, each) for each in record["evaluated"]], [read(Skipped, each) for each in record["skipped"]]
+        **{
+            name: [kind(**{key: value(key, plain) for key, plain in each.items()}) for each in record[name]]
+            for name, kind in kinds.items()
+        }
     )

@@ -172,9 +172,8 @@ def _printed(name: str, structure: Structure) -> dict[str, Any] | None:
 
 def plan_text(plan: Mapping[str, Any]) -> str:
     """The plan for people."""
-    backbone, detector, printed_there = plan["backbone"], plan["detector"], plan["printed"]
-    width, height = plan["input_size"]
-    theirs = "" if printed_there is None else f"; Table 2 prints {printed_there['backbone_flops'] / 1e9:g} G"
+    backbone, detector, (width, height) = plan["backbone"], plan["detector"], plan["input_size"]
+    theirs = f"; Table 2 prints {plan['printed']['backbone_flops'] / 1e9:g} G" if plan["printed"] else ""
     optimisation, steps = plan["strategy"]["optimisation"], plan["steps"]
     return "\n".join(
         [

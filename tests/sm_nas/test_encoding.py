@@ -14,7 +14,7 @@ from common.cost import count
 from common.models.outline import outline
 from common.plain import InputError
 from sm_nas.encoding import BLOCKS, STANDARD_STAGES, BackboneCode, Structure
-from sm_nas.method import ModularSpace, StructuralSpace
+from sm_nas.method import Group, ModularSpace, StructuralSpace
 from sm_nas.networks import EncodedBackbone
 
 DETECTOR = Structure("resnet34", (800, 600), (2, 5), 256, "rpn", 1)
@@ -25,7 +25,7 @@ DETECTOR = Structure("resnet34", (800, 600), (2, 5), 256, "rpn", 1)
 def test_a_structure_comes_back_from_its_text():
     generator = np.random.default_rng(1)
     one = [StructuralSpace().sample(generator) for _ in range(300)]
-    two = [ModularSpace().sample(DETECTOR, generator) for _ in range(100)]
+    two = [Group(ModularSpace(), DETECTOR).sample(generator) for _ in range(100)]
     extra = Structure("Xbottleneck_56_21-21-111-2111", (1333, 800), (1, 5), 256, "ga-rpn", 3, pooled=False)
     assert str(extra) == "Xbottleneck_56_21-21-111-2111 1333x800 P1-P5 c256+conv ga-rpn cascade3"
     texts = [str(structure) for structure in (*one, *two, extra)]

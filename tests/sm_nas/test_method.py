@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from sm_nas.method import (
     History,
     ModularSpace,
     SearchSettings,
+    Stage,
     StructuralSpace,
     evolve,
     hand_on,
@@ -44,16 +46,11 @@ GROUP = Group(ModularSpace(), DETECTOR)
 
 
 def coded(stages: str, base: int = 64, neck: int | None = 256, **other) -> Structure:
-    levels = None if neck is None else (2, 5)
-    given = {"size": (800, 600), "levels": levels, "neck_width": neck, "rpn": "rpn", "heads": 1, **other}
-    return Structure(f"basicblock_{base}_{stages}", **given)
+    given = {"size": (800, 600), "levels": None if neck is None else (2, 5), "rpn": "rpn", "heads": 1, **other}
+    return Structure(f"basicblock_{base}_{stages}", neck_width=neck, **given)
 
 
 # ---- stage one: structures
-
-
-def test_stage_one_has_the_papers_number_of_structures():
-    assert StructuralSpace().count() == 7 * 4 * (1 + 14 * 3) * 9 == 10_836
 
 
 def test_samples_of_a_small_space_are_all_that_it_counts():
@@ -80,10 +77,8 @@ def test_a_mutation_of_stage_one_exchanges_one_module():
         }
         different = [name for name, (before, after) in pairs.items() if before != after]
         assert len(different) == 1
-        assert child.backbone in MIXED.backbones
-        assert child.size in MIXED.sizes
-        assert (child.levels, child.neck_width) in MIXED.necks
-        assert (child.rpn, child.heads) in MIXED.heads
+        choices = {"backbone": MIXED.backbones, "size": MIXED.sizes, "neck": MIXED.necks, "heads": MIXED.heads}
+        assert all(after in choices[name] for name, (_, after) in pairs.items())
         changed.update(different)
         structure = child
     assert min(changed.values()) > 400
@@ -102,33 +97,23 @@ def test_stage_two_has_as_many_codes_as_brute_force_finds():
             except InputError:
                 continue
     generator = np.random.default_rng(3)
-    thin = coded("11-21-21-21", 12, 16)
-    sampled = {space.sample(thin, generator).backbone for _ in range(6000)}
+    sampled = {Group(space, coded("11-21-21-21", 12, 16)).sample(generator).backbone for _ in range(6000)}
     assert len(found) == space.count() == 40 + 200
     assert sampled == found
     wider = ModularSpace(bases=(12, 14, 16), neck_widths=(16, 32), fewest_blocks=5, most_blocks=6)
     assert wider.count() == 6 * len(found)
 
 
-def test_the_count_of_the_papers_stage_two():
-    assert ModularSpace().count() == 2_489_008_848
-
-
 def test_stage_two_starts_from_the_standard_backbone():
     structure = Structure("resnext50_32x4d", (800, 600), (1, 5), 300, "ga-rpn", 3)
-    start = ModularSpace().start(structure)
-    assert start.backbone == f"Xbottleneck_64_{STANDARD_STAGES['resnext50_32x4d']}"
-    assert start.neck_width == 256
-    assert {**vars(start), "backbone": None, "neck_width": None} == {
-        **vars(structure),
-        "backbone": None,
-        "neck_width": None,
-    }
+    code = f"Xbottleneck_64_{STANDARD_STAGES['resnext50_32x4d']}"
+    assert Group(ModularSpace(), structure).start() == replace(structure, backbone=code, neck_width=256)
     short = ModularSpace(bases=(12, 18), standard_base=16, neck_widths=(16,), most_blocks=8)
     for backbone in STANDARD_STAGES:
-        code = BackboneCode.parse(short.start(Structure(backbone, (64, 64), None, None, "rpn", 1)).backbone)
+        start = Group(short, Structure(backbone, (64, 64), None, None, "rpn", 1)).start()
+        code = BackboneCode.parse(start.backbone)
         assert code.blocks == min(8, sum(map(len, STANDARD_STAGES[backbone].split("-"))))
-        assert (code.block, code.base) == (BLOCK_OF[backbone], 18)
+        assert (code.block, code.base, start.neck_width) == (BLOCK_OF[backbone], 18, None)
 
 
 @pytest.mark.parametrize(
@@ -140,23 +125,20 @@ def test_stage_two_starts_from_the_standard_backbone():
     ],
 )
 def test_two_thousand_mutations_stay_in_the_space_and_never_stand_still(space, neck):
-    generator = np.random.default_rng(4)
-    structure = space.sample(coded("11-21-21-21", 64, neck), generator)
+    generator, group = np.random.default_rng(4), Group(space, coded("11-21-21-21", 64, neck))
+    structure = group.sample(generator)
     seen = {structure.backbone}
     for _ in range(2000):
-        child = space.mutate(structure, generator)
+        child = group.mutate(structure, generator)
         before, after = BackboneCode.parse(structure.backbone), BackboneCode.parse(child.backbone)
         assert child != structure
         assert after.block == before.block
         assert space.fewest_blocks <= after.blocks <= space.most_blocks
         assert abs(after.blocks - before.blocks) <= space.operations
         assert abs(space.bases.index(after.base) - space.bases.index(before.base)) <= 1
-        if neck is None:
-            assert child.neck_width is None
-        else:
-            steps = space.neck_widths.index(child.neck_width) - space.neck_widths.index(structure.neck_width)
-            assert abs(steps) <= 1
-        assert (child.size, child.levels, child.rpn) == (structure.size, structure.levels, structure.rpn)
+        widths = (None,) if neck is None else space.neck_widths
+        assert abs(widths.index(child.neck_width) - widths.index(structure.neck_width)) <= 1
+        assert replace(child, backbone=structure.backbone, neck_width=structure.neck_width) == structure
         structure = child
         seen.add(child.backbone)
     if space.most_blocks == 5:
@@ -190,33 +172,21 @@ SMALL = ModularSpace(bases=(12, 14), neck_widths=(16, 32), fewest_blocks=5, most
 
 
 def test_the_order_is_the_naive_one_and_partial():
-    generator = np.random.default_rng(5)
-    group = Group(SMALL, coded("11-21-21-21", 12, 16))
-    some = list({group.sample(generator) for _ in range(60)})
+    generator, group = np.random.default_rng(5), Group(SMALL, coded("11-21-21-21", 12, 16))
+    # Larger than the first in everything, but of another structure or block; then one that is widened later.
+    base, other = coded("11-21-21-21", 12, 16), ("11-21-21-2111", 14)
+    apart = [coded(*other, 32, size=(512, 512)), coded(*other, 32, heads=2), coded(*other, 32, levels=(1, 5))]
+    apart += [coded(*other, None), replace(coded(*other, 32), backbone="bottleneck_14_11-21-21-2111")]
+    apart += [coded(*other, 32, pooled=False), coded("11-21-211-21", 12, 32)]
+    some = list(dict.fromkeys([base, coded(*other, 32), *apart, *(group.sample(generator) for _ in range(60))]))
     order = np.array([[not_larger(one, other) for other in some] for one in some])
     assert order.tolist() == [[_naive_not_larger(one, other) for other in some] for one in some]
+    assert order[0, : 2 + len(apart)].tolist() == [True, True] + [False] * len(apart)
     assert order.diagonal().all(), "reflexive"
     assert not (order & order.T & ~np.eye(len(some), dtype=bool)).any(), "antisymmetric"
     assert (order | ~(order.astype(int) @ order.astype(int) > 0)).all(), "transitive"
     assert order.sum() > len(some) + 50, "some are comparable"
     assert not (order | order.T).all(), "some are not"
-
-
-def test_the_order_compares_within_one_structure_only():
-    small, large = coded("11-21-21-21", 48), coded("11-21-21-2111", 56)
-    assert not_larger(small, large)
-    assert not not_larger(large, small)
-    assert not_larger(coded("11-21-21-21"), coded("12-21-21-11"))  # widened earlier
-    assert not not_larger(coded("12-21-21-11"), coded("11-21-21-21"))
-    assert not not_larger(small, coded("11-21-211-21", 48)), "one block longer, but widened a block later"
-    for other in (
-        coded("11-21-21-2111", 56, 128),
-        coded("11-21-21-2111", 56, size=(512, 512)),
-        coded("11-21-21-2111", 56, heads=2),
-        Structure("basicblock_56_11-21-21-2111", (800, 600), None, None, "rpn", 1),
-        Structure("bottleneck_56_11-21-21-2111", (800, 600), (2, 5), 256, "rpn", 1),
-    ):
-        assert not not_larger(small, other)
 
 
 def cost_of(structure: Structure) -> float:
@@ -258,7 +228,7 @@ def test_what_speaks_against_a_candidate():
     assert speaks_against(candidate, 5.0, history((deeper, 4.0, 0.30))) is None, "a witness is no better one itself"
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_pruning_skips_no_member_of_the_front_where_larger_is_never_worse(seed):
     settings = SearchSettings(budget=60, first=20, generation=10)
     group = Group(SMALL, coded("11-21-21-21", 12, 16))
@@ -362,7 +332,7 @@ def test_a_broken_search_goes_on_to_the_same_end(stops):
 
 
 def test_evolution_beats_random_search():
-    """At the paper's budget, by the area between front and a poor, dear network with the cost in octaves; 20 seeds.
+    """At the paper's budget, by the area between front and a poor, dear network with the cost in octaves; 10 seeds.
 
     At a quarter of that budget neither is better: the random candidates that both begin with are most of it.
     """
@@ -375,9 +345,9 @@ def test_evolution_beats_random_search():
     ratios = [
         area(evolve(GROUP, published, measure(landscape), seed, cost_of, start))
         / area(random_search(GROUP, published, measure(landscape), seed, start))
-        for seed in range(20)
+        for seed in range(10)
     ]
-    assert sum(ratio > 1 for ratio in ratios) >= 18
+    assert sum(ratio > 1 for ratio in ratios) >= 9
     assert np.mean(ratios) > 1.05
 
 
@@ -389,8 +359,7 @@ def test_random_search_shares_the_first_generation():
     assert structures[:20] == [each.structure for each in found.evaluated[:20]]
     assert structures[20:] != [each.structure for each in found.evaluated[20:]]
     assert len(set(structures)) == PLAIN.budget
-    assert {each.parent for each in control.evaluated} == {None}
-    assert all(each.accuracy == landscape(each.structure) for each in control.evaluated)
+    assert all((each.parent, each.accuracy) == (None, landscape(each.structure)) for each in control.evaluated)
 
 
 @pytest.mark.parametrize(
@@ -414,26 +383,20 @@ def test_a_small_space_ends(space, size):
 # ---- picking
 
 
-def members(costs) -> list[Evaluated]:
-    return [Evaluated(coded("11-21-21-21", 2 * i), cost, i / 100, 0) for i, cost in enumerate(costs, start=1)]
+def front_of(accuracies) -> list[Evaluated]:
+    return [Evaluated(DETECTOR, cost, accuracy, 0) for cost, accuracy in enumerate(sorted(accuracies))]
 
 
 def test_picks_are_even_over_the_range_of_ap():
-    picked = pick(members(2.0**power for power in range(13)), 6)  # its accuracies are even
-    assert [each.cost for each in picked] == [4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0]
-
-
-def test_the_cheapest_is_not_picked_though_it_be_nearest():
-    code = coded("11-21-21-21", 64)
-    front = [Evaluated(code, cost, accuracy, 0) for cost, accuracy in enumerate((0.0, 0.90, 0.95, 1.0))]
-    assert pick(front, 3) == front[1:]
+    assert [each.cost for each in pick(front_of(place / 100 for place in range(13)), 6)] == [2, 4, 6, 8, 10, 12]
+    front = front_of((0.0, 0.90, 0.95, 1.0))
+    assert pick(front, 3) == front[1:], "the cheapest is not picked though it be nearest"
 
 
 @settings(max_examples=100, deadline=None)
 @given(accuracies=st.sets(st.integers(0, 10**6), min_size=1, max_size=30), count=st.integers(1, 8))
 def test_picks_keep_the_best_and_leave_the_cheapest(accuracies, count):
-    code = coded("11-21-21-21", 64)
-    front = [Evaluated(code, cost, accuracy, 0) for cost, accuracy in enumerate(sorted(accuracies))]
+    front = front_of(accuracies)
     picked = pick(front[::-1], count)
     costs = [each.cost for each in picked]
     assert costs == sorted(set(costs))
@@ -472,15 +435,12 @@ def test_the_pipeline_from_structures_to_networks():
 
     finished = structural_to_modular(NANO, search, lambda _: 5e4, lambda name, structure: (name, structure))
     one, *groups = asked
-    assert (one.name, one.space, one.search, one.strategy, one.cost, one.start) == (
-        *("stage-one", NANO.structural, NANO.stage_one, NANO.stage_one_training, LATENCY),
-        (),
-    )
+    assert one == Stage("stage-one", NANO.structural, NANO.stage_one, NANO.stage_one_training, LATENCY, ())
     picks = pick(search(one).front(), NANO.groups)
     assert len(groups) == len(picks) == len(finished) > 1
     for place, (stage, picked) in enumerate(zip(groups, picks, strict=True)):
-        assert (stage.name, stage.cost) == (f"stage-two-c{place}", FLOPS)
-        assert (stage.search, stage.strategy) == (NANO.stage_two, NANO.stage_two_training)
-        assert stage.space == Group(NANO.modular, picked.structure)
-        assert stage.start == (NANO.modular.start(picked.structure),)
+        group = Group(NANO.modular, picked.structure)
+        assert stage == Stage(
+            f"stage-two-c{place}", group, NANO.stage_two, NANO.stage_two_training, FLOPS, (group.start(),)
+        )
         assert finished[f"F{place}"] == (f"F{place}", hand_on(search(stage), 5e4))

@@ -19,6 +19,7 @@ from common.models.outline import outline
 from common.models.resnet import ARCHITECTURES, ResNet
 from common.models.retinanet import RetinaNet
 from sm_nas.encoding import BLOCKS, OUTPUT_OF, BackboneCode, Structure
+from sm_nas.method import Group
 from sm_nas.networks import EncodedBackbone, build_backbone, build_detector, describe, describe_backbone, losses_of
 from sm_nas.presets import PAPER, PRESETS, SMOKE, DetectorSettings
 
@@ -186,7 +187,7 @@ def some_structures() -> list[Structure]:
     generator = np.random.default_rng(0)
     space = SMOKE.structural
     sampled = [space.sample(generator) for _ in range(12)]
-    sampled += [SMOKE.modular.sample(space.sample(generator), generator) for _ in range(8)]
+    sampled += [Group(SMOKE.modular, space.sample(generator)).sample(generator) for _ in range(8)]
     return [
         *sampled,
         Structure("resnet18", (64, 64), None, None, None, 0),

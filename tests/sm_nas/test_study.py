@@ -24,7 +24,7 @@ from common.train.run_folder import Run
 from sm_nas import study as module
 from sm_nas.encoding import Structure
 from sm_nas.exhibits import PAPER
-from sm_nas.method import Strategy, not_larger
+from sm_nas.method import Group, Strategy, not_larger
 from sm_nas.networks import build_backbone, losses_of
 from sm_nas.presets import MINI, NANO, PRESETS, SMOKE, Preset
 from sm_nas.reproduce import Options
@@ -229,7 +229,7 @@ def test_both_stages_hand_on_and_find(study):
     assert all(each in one.found.front() for each in picks)
     for group, each in enumerate(picks):
         two = study.stage_two(group)
-        start = TINY.modular.start(each.structure)
+        start = Group(TINY.modular, each.structure).start()
         assert two.found.evaluated[0].structure == two.random.evaluated[0].structure == start
         for candidate in (*two.found.evaluated, *two.random.evaluated):
             assert candidate.cost == study.flops(candidate.structure)
@@ -333,7 +333,7 @@ def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(tmp_path, mon
     assert [each.structure for each in one.found.evaluated if not math.isfinite(each.accuracy)] == [refused[0]]
     assert refused[0] not in [each.structure for each in one.found.front()]
     assert SMNAS(tiny_options(tmp_path)).stage_one.found.front() == one.found.front()
-    refused[:] = [TINY.modular.start(study.picks[0].structure)]
+    refused[:] = [Group(TINY.modular, study.picks[0].structure).start()]
     assert study.stage_two(0).pool[refused[0]]["status"] == "failed"
     assert study.found()["F0"] != refused[0], "the start of a group may fail, too"
 
