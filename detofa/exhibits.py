@@ -59,7 +59,8 @@ OVER_BUDGETS, AT_SMALLEST, AT_LARGEST = (
 BUDGETS = {OVER_BUDGETS: slice(None), AT_SMALLEST: slice(0, 1), AT_LARGEST: slice(-1, None)}
 
 
-def _paper_table(name: str) -> Table:
+def paper_table(name: str) -> Table:
+    """The paper's own table, as printed."""
     return printed_table(printed(FOLDER)["exhibits"], name)
 
 
@@ -103,7 +104,7 @@ def measure_table1(study: "DetOFAStudy") -> Measured:
 def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     sizes, own = measured[0], setting.preset["space"]
     rows = []
-    for method, space, *_ in _paper_table("table1").rows:
+    for method, space, *_ in paper_table("table1").rows:
         exact = sizes["paper"][method]
         backbone, formula = sizes["scale"][method]["backbone"], sizes["formula"][method]
         rows.append([method, space, exact["backbone"], exact["with stem"], formula, backbone])
@@ -521,7 +522,7 @@ TABLE2_BARS = ("Without bounded loss", "Without budget", "Without block position
 
 
 def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    theirs = _paper_table("table2")
+    theirs = paper_table("table2")
     rows, bars = [], {}
     for name, title, (*switches, _, precision, _) in zip(ABLATIONS, TABLE2_BARS, theirs.rows, strict=True):
         numbers = {key: over_seeds(stacked(measured, "numbers", name, key)) for key in TABLE2_NUMBERS}
@@ -590,7 +591,7 @@ def measure_table3(study: "DetOFAStudy") -> Measured:
 
 
 def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    theirs = {row[0]: row[1:] for row in _paper_table("table3").rows}  # VOC, of which sampling, COCO, of which sampling
+    theirs = {row[0]: row[1:] for row in paper_table("table3").rows}  # VOC, of which sampling, COCO, of which sampling
     base = "ofa-shrinking"
     names = in_all(measured, "spent", list(METHODS))
     rows, bars = [], {}

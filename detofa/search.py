@@ -7,7 +7,7 @@ and each network written as a detector that `common.models.detector.load_detecto
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from common.cli import Switch, run, show, typed_command
 from common.plain import InputError, to_json
-from detofa.exhibits import printed_sizes
+from detofa.exhibits import paper_table, printed_sizes
 from detofa.presets import PRESETS, UNITS, Preset
 from detofa.space import CostTable
 from detofa.train import points
@@ -116,18 +116,13 @@ def find_all(
     found = []
     for budget in budgets:
         record, network = find_one(study, limit, budget, evaluate)
-        file = save_detector(
-            out / f"{limit.name}-{budget:.4g}".replace("+", ""),
-            network,
-            {
-                "categories": list(study.categories),
-                "input_size": study.preset.image_size,
-                "cost": record["cost"],
-                "AP": record.get("AP"),
-                "path": record["path"],
-                "provenance": {**common, "budget": budget, "command": environment["command"]},
-            },
-        )
+        description = {
+            "categories": list(study.categories),
+            "input_size": study.preset.image_size,
+            **{name: record.get(name) for name in ("cost", "AP", "path")},
+            "provenance": {**common, "budget": budget, "command": environment["command"]},
+        }
+        file = save_detector(out / f"{limit.name}-{budget:.4g}".replace("+", ""), network, description)
         found.append({**record, "file": str(file)})
     note = None
     if limit.name != study.constraint.name:
@@ -217,7 +212,16 @@ def describe(preset: Preset) -> dict[str, Any]:
     """The search space of a scale as plain JSON: exact sizes, cost ranges, and how a path is written as a row."""
     space, size = preset.space, preset.image_size
     with_stem, macs = replace(space, elastic_stem=True), CostTable.macs(space, size)
-    path, printed = space.sample(1, np.random.default_rng(0))[0], printed_sizes()
+    path, values = space.sample(1, np.random.default_rng(0))[0], printed_sizes()
+    printed = {
+        key: {"formula": formula + note, "value": values[method], "printed": about}
+        for (method, _, formula, about), key, note in zip(
+            paper_table("table1").rows,
+            ("ofa", "compofa"),
+            ("", ", one factor a stage: to the fourth power"),
+            strict=True,
+        )
+    }
 
     def cost(table: CostTable, unit: str) -> dict[str, Any]:
         lowest, highest = table.range()
@@ -227,24 +231,13 @@ def describe(preset: Preset) -> dict[str, Any]:
         {
             "paper": "detofa",
             "scale": preset.name,
-            "space": asdict(space),
+            "space": space,
             "input_size": size,
             "size": {
                 "ofa": space.size(),
                 "ofa_with_stem_choices": with_stem.size(),
                 "compofa": space.size(coupled=True),
-                "printed_in_table_1": {
-                    "ofa": {
-                        "formula": "((3^2 + 3^2) x (3^3 + 3^3) x (3^4 + 3^4))^4",
-                        "value": printed["OFA"],
-                        "printed": "about 10^20",
-                    },
-                    "compofa": {
-                        "formula": "(3^2 + 3^3 + 3^4), one factor a stage: to the fourth power",
-                        "value": printed["CompOFA*"],
-                        "printed": "about 10^8",
-                    },
-                },
+                "printed_in_table_1": printed,
             },
             "cost": {
                 "macs": cost(macs, UNITS["macs"]),
@@ -252,11 +245,11 @@ def describe(preset: Preset) -> dict[str, Any]:
                 "params": cost(CostTable.params(space), UNITS["params"]),
             },
             "encoding": {
-                "columns": list(space.columns),
-                "values": {"depth": list(space.depths), "width": list(space.widths), "expand": list(space.expands)},
+                "columns": space.columns,
+                "values": {"depth": space.depths, "width": space.widths, "expand": space.expands},
                 "meaning": "each number is an index into the values of its kind; layers that depth drops hold 0",
                 "example": {
-                    "choices": path.tolist(),
+                    "choices": path,
                     "name": space.key(path),
                     "description": space.describe(path),
                     "macs": float(macs(path[None])[0]),
@@ -268,26 +261,23 @@ def describe(preset: Preset) -> dict[str, Any]:
 
 def description_text(description: Mapping[str, Any]) -> str:
     """The space in a few lines."""
-    size, cost, encoding = description["size"], description["cost"], description["encoding"]
-    printed, example = size["printed_in_table_1"], encoding["example"]
-    ranges = [
-        f"{name.replace('_', ' ')}: {part['lowest']:.4g} to {part['highest']:.4g} {part['unit']}, backbone"
-        for name, part in cost.items()
-    ]
-    return "\n".join(
-        [
-            f"search space at {description['scale']} scale, images of {description['input_size']} pixels",
-            f"OFA: {size['ofa']:,} paths; with stem choices {size['ofa_with_stem_choices']:,}",
-            f"  Table 1 prints {printed['ofa']['printed']}; its formula gives {printed['ofa']['value']:.3g}",
-            f"CompOFA*: {size['compofa']:,} paths",
-            f"  Table 1 prints {printed['compofa']['printed']}; its formula gives {printed['compofa']['value']:.3g}",
-            *ranges,
-            f"a path is {len(encoding['columns'])} indices: {', '.join(encoding['columns'])}",
-            *(f"  {kind}: {values}" for kind, values in encoding["values"].items()),
-            f"example {example['name']}: {example['choices']}",
-            f"  {json.dumps(example['description'])}, {example['macs']:.4g} MAC",
-        ]
-    )
+    size, encoding = description["size"], description["encoding"]
+    example = encoding["example"]
+    lines = [f"search space at {description['scale']} scale, images of {description['input_size']} pixels"]
+    for key, name in {"ofa": "OFA", "compofa": "CompOFA*"}.items():
+        printed = size["printed_in_table_1"][key]
+        stem = f"; with stem choices {size['ofa_with_stem_choices']:,}" if key == "ofa" else ""
+        lines.append(f"{name}: {size[key]:,} paths{stem}")
+        lines.append(f"  Table 1 prints {printed['printed']}; its formula gives {printed['value']:.3g}")
+    for name, part in description["cost"].items():
+        lines.append(
+            f"{name.replace('_', ' ')}: {part['lowest']:.4g} to {part['highest']:.4g} {part['unit']}, backbone"
+        )
+    lines.append(f"a path is {len(encoding['columns'])} indices: {', '.join(encoding['columns'])}")
+    lines += [f"  {kind}: {values}" for kind, values in encoding["values"].items()]
+    lines.append(f"example {example['name']}: {example['choices']}")
+    lines.append(f"  {json.dumps(example['description'])}, {example['macs']:.4g} MAC")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
