@@ -323,45 +323,31 @@ def test_a_full_disk_stops_training_and_the_last_checkpoint_stands(tmp_path, mon
     assert run.has_weights("net")
 
 
-def test_another_schedule_or_network_than_the_checkpoint_is_refused(tmp_path):
+def test_what_does_not_fit_the_checkpoint_or_has_too_few_batches_is_refused(tmp_path):
     run, model = Run.open(tmp_path, {}), network()
-
-    def stop(epoch: int) -> None:
-        raise InputError("enough")
-
-    arguments = (losses_of(model), Training(Optimisation(epochs=2)))
-    with pytest.raises(InputError, match="enough"):
-        fit(run, "net", model, Batches(), *arguments, after_epoch=stop)
-    with pytest.raises(InputError, match="steps_per_epoch = 13, and this training has 7"):
-        fit(run, "net", model, Batches(7), *arguments)
-    with pytest.raises(InputError, match="another architecture"):
-        fit(run, "net", nn.Linear(4, 2), Batches(), *arguments)
-
-
-def test_an_empty_or_short_set_of_batches_is_noticed(tmp_path):
-    run, model = Run.open(tmp_path, {}), network()
-    arguments = (losses_of(model), Training(Optimisation(epochs=1)))
-    with pytest.raises(InputError, match="no batch to train on"):
-        fit(run, "net", model, Batches(0), *arguments)
-    short = Batches(5)
-    short.epoch = lambda epoch, start: list(Batches(5).epoch(epoch, start))[:3]
-    with pytest.raises(RuntimeError, match="gave 3 batches where 5"):
-        fit(run, "net", model, short, *arguments)
+    rest = (losses_of(model), Training(Optimisation(epochs=2)))
+    short = Batches(13)
+    short.epoch = lambda epoch, start: list(Batches(3).epoch(epoch, start))
+    for batches, trained, kind, message in (
+        (Batches(0), model, InputError, "no batch to train on"),
+        (short, model, RuntimeError, "gave 3 batches where 13"),
+        (Batches(7), model, InputError, "steps_per_epoch = 13, and this training has 7"),
+        (Batches(13), nn.Linear(4, 2), InputError, "another architecture"),
+    ):
+        with pytest.raises(kind, match=message):
+            fit(run, "net", trained, batches, *rest)
 
 
 def test_the_forward_pass_runs_in_the_precision_asked_for(tmp_path, device):
     run, model, seen = Run.open(tmp_path, {}), nn.Linear(4, 1), []
 
-    def one(batch, step):
+    def as_list(batch, step):
         outputs = model(batch[0])
         seen.append(outputs.dtype)
-        return {"loss": functional.mse_loss(outputs.float(), batch[1])}
+        return [{"loss": functional.mse_loss(outputs.float(), batch[1])}]
 
     def as_generator(batch, step):
-        yield one(batch, step)
-
-    def as_list(batch, step):
-        return [one(batch, step)]
+        yield from as_list(batch, step)
 
     for stage, losses in (("a", as_generator), ("b", as_list)):
         training = Training(Optimisation(epochs=1), device=device, precision="bfloat16")

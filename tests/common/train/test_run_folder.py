@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -34,18 +33,18 @@ class Config:
 def test_the_same_config_goes_on_and_another_is_refused_by_its_first_field(tmp_path):
     Run.open(tmp_path / "run", Config()).close()
     Run.open(tmp_path / "run", Config()).close()
-    with pytest.raises(InputError, match=r"inner\.widths = \[8, 16\].*asks for \[8, 32\].*another output folder"):
-        Run.open(tmp_path / "run", Config(inner=Inner(widths=(8, 32))))
-    with pytest.raises(InputError, match=r"extra = nothing.*asks for 1"):
-        Run.open(tmp_path / "run", {**to_json(Config()), "extra": 1})
-    with pytest.raises(InputError, match=r'name = "tiny".*asks for nothing'):
-        Run.open(tmp_path / "run", {key: value for key, value in to_json(Config()).items() if key != "name"})
-    assert Run.read(tmp_path / "run").config["inner"] == {"rate": 0.1, "widths": [8, 16]}
-
-
-def test_a_folder_without_a_run_cannot_be_read(tmp_path):
+    plain = to_json(Config())
+    for other, message in (
+        (Config(inner=Inner(widths=(8, 32))), r"inner\.widths = \[8, 16\].*asks for \[8, 32\].*another output folder"),
+        ({**plain, "extra": 1}, r"extra = nothing.*asks for 1"),
+        ({key: plain[key] for key in plain if key != "name"}, r'name = "tiny".*asks for nothing'),
+    ):
+        for look in (Run.open, Run.read):
+            with pytest.raises(InputError, match=message):
+                look(tmp_path / "run", other)
     with pytest.raises(InputError, match="holds no run"):
         Run.read(tmp_path)
+    assert Run.read(tmp_path / "run").config["inner"] == {"rate": 0.1, "widths": [8, 16]}
 
 
 def test_a_run_opened_for_reading_or_closed_is_not_written(tmp_path):
@@ -58,13 +57,6 @@ def test_a_run_opened_for_reading_or_closed_is_not_written(tmp_path):
         with pytest.raises(RuntimeError, match="opened for reading"):
             closed.finish({})
     assert reader.candidates() == []
-
-
-def test_json_holds_no_nan_and_no_foreign_types():
-    value = {1: np.float32(0.5), "a": torch.tensor([1.0, float("nan")]), "b": (Path("x"), {3, 1}), "c": float("inf")}
-    assert to_json(value) == {"1": 0.5, "a": [1.0, None], "b": ["x", [1, 3]], "c": None}
-    with pytest.raises(TypeError, match="no JSON form"):
-        to_json(object())
 
 
 def test_environment_names_versions_and_neither_host_nor_user(monkeypatch):
@@ -96,42 +88,34 @@ def test_no_process_goes_on_before_the_result_is_there(tmp_path, monkeypatch):
     assert there == [{"AP": 0.5}], "all but the first process write nothing, and read it next"
 
 
-def test_candidates_are_found_by_their_fields(tmp_path):
-    run = Run.open(tmp_path, {})
-    run.candidate(encoding=(1, 2), AP=float("nan"), seed=0)
-    run.candidate(encoding=(1, 3), AP=0.5, seed=0)
-    assert run.candidates(encoding=(1, 2)) == [{"encoding": [1, 2], "AP": None, "seed": 0}]
-    assert [record["AP"] for record in run.candidates(seed=0)] == [None, 0.5]
-    assert run.candidates(missing=None) == []
-
-
-@pytest.mark.parametrize("name", ["log.jsonl", "candidates.jsonl"])
+@pytest.mark.parametrize(
+    ("name", "append", "read"), [("log", Run.log, Run.logged), ("candidates", Run.candidate, Run.candidates)]
+)
 @pytest.mark.parametrize("torn", ['{"a": 2', "\x00\x00", '{"a": 3}'])
-def test_a_torn_last_line_is_dropped_on_opening(tmp_path, name, torn):
-    run = Run.open(tmp_path, {})
-    append = run.log if name == "log.jsonl" else run.candidate
-    append(a=1)
-    with open(tmp_path / name, "a") as file:
-        file.write(torn)
-    read = run.logged if name == "log.jsonl" else run.candidates
-    assert read() == [{"a": 1}]  # a reader does not trip over it either
-    run.close()
-    run = Run.open(tmp_path, {})
-    (run.log if name == "log.jsonl" else run.candidate)(a=4)
-    assert [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] == [{"a": 1}, {"a": 4}]
+def test_a_torn_last_line_is_dropped_on_opening(tmp_path, name, append, read, torn):
+    with Run.open(tmp_path, {}) as run:
+        append(run, a=1)
+        with open(tmp_path / f"{name}.jsonl", "a") as file:
+            file.write(torn)
+        assert read(run) == [{"a": 1}]  # a reader does not trip over it either
+    append(Run.open(tmp_path, {}), a=4)
+    lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"a": 1}, {"a": 4}]
 
 
 def test_what_others_append_is_read_and_a_retried_candidate_counts_once(tmp_path):
     run, reader = Run.open(tmp_path, {}), Run.read(tmp_path)
-    run.candidate(key=[1], AP=None)
-    run.candidate(key=[2], AP=0.5)
-    assert [record["AP"] for record in reader.candidates()] == [None, 0.5]
-    run.candidate(key=[1], AP=0.25)
+    run.candidate(key=(1, 2), AP=float("nan"), seed=0)
+    run.candidate(key=[2], AP=0.5, seed=0)
+    assert reader.candidates(key=(1, 2)) == [{"key": [1, 2], "AP": None, "seed": 0}]
+    assert [record["AP"] for record in reader.candidates(seed=0)] == [None, 0.5]
+    assert reader.candidates(missing=None) == []
+    run.candidate(key=[1, 2], AP=0.25)
     assert [record["AP"] for record in reader.candidates()] == [0.25, 0.5]
-    assert reader.candidate_named((1,)) == {"key": [1], "AP": 0.25}
+    assert reader.candidate_named((1, 2)) == {"key": [1, 2], "AP": 0.25}
     assert reader.candidate_named([3]) is None
     reader.candidates()[0]["AP"] = 9  # a copy
-    assert run.candidates(key=[1]) == [{"key": [1], "AP": 0.25}]
+    assert run.candidates(key=[1, 2]) == [{"key": [1, 2], "AP": 0.25}]
     (tmp_path / "candidates.jsonl").write_text("")
     assert run.candidates() == []
 
@@ -238,24 +222,24 @@ def test_a_full_disk_met_while_a_line_is_written(tmp_path):
         run.log(a=1)
 
 
-def test_names_cannot_climb_out_of_the_folder(tmp_path):
+def test_names_and_folders_that_cannot_be(tmp_path):
     run = Run.open(tmp_path / "run", {})
     for name in ("../x", "a/b", "", ".hidden"):
         with pytest.raises(ValueError, match="no plain file name"):
             run.write_json(name, {})
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*file/run"):
         Run.open(tmp_path / "file" / "run", {})
 
 
-def test_the_leftovers_of_a_kill_are_cleared(tmp_path):
+def test_opening_again_clears_the_leftovers_of_a_kill_and_tells_another_number_of_threads(tmp_path, capsys):
     Run.open(tmp_path, {}).close()
     (tmp_path / ".net.safetensors.partial").write_text("half")
-    Run.open(tmp_path, {})
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    (tmp_path / "environment.json").write_text(json.dumps(environment | {"threads": 7}))
+    Run.open(tmp_path, {}).close()
     assert not (tmp_path / ".net.safetensors.partial").exists()
+    assert f"was begun with threads = 7 and goes on with {torch.get_num_threads()}" in capsys.readouterr().err
 
 
 def in_a_child(work) -> int:
@@ -284,19 +268,22 @@ def hold(folder: Path, release: Path, last=lambda run: None) -> None:
         last(run)
 
 
-def test_a_second_process_waits_until_the_first_is_done_and_finds_its_result(tmp_path, capfd):
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_second_process_waits_until_the_first_is_done_and_finds_its_result(tmp_path, capfd, removed):
+    """Or makes the folder anew that was removed while it was waited for."""
     folder, release = tmp_path / "run", tmp_path / "release"
-    holder = in_a_child(lambda: hold(folder, release, lambda run: run.finish({"AP": 0.5})))
+    last = (lambda run: shutil.rmtree(folder)) if removed else (lambda run: run.finish({"AP": 0.5}))
+    holder = in_a_child(lambda: hold(folder, release, last))
     wait_until((folder / "environment.json").exists)
     seen = []
-    waiting = in_a_child(lambda: Run.open(folder, {}).write_json("seen", Run.read(folder).result))
+    waiting = in_a_child(lambda: Run.open(folder, {}).write_json("seen", {"result": Run.read(folder).result}))
     wait_until(lambda: seen.append(capfd.readouterr().err) or "".join(seen))
     assert "".join(seen) == (
         f"{folder} is in use by another process (number {holder}): waiting until it is done; Ctrl-C to give up\n"
     )
     release.touch()
     assert [os.waitpid(child, 0)[1] for child in (holder, waiting)] == [0, 0]
-    assert Run.read(folder).read_json("seen") == {"AP": 0.5}
+    assert Run.read(folder).read_json("seen") == {"result": None if removed else {"AP": 0.5}}
     assert capfd.readouterr().err == ""
 
 
@@ -316,18 +303,7 @@ def test_ctrl_c_ends_the_wait(tmp_path):
     Run.open(folder, {}).close()  # a dead process holds nothing
 
 
-def test_a_folder_that_was_removed_while_it_was_waited_for_is_made_anew(tmp_path, capfd):
-    folder, release = tmp_path / "run", tmp_path / "release"
-    holder = in_a_child(lambda: hold(folder, release, lambda run: shutil.rmtree(folder)))
-    wait_until((folder / "environment.json").exists)
-    waiting = in_a_child(lambda: Run.open(folder, {}).finish({"AP": 0.5}))
-    wait_until(lambda: "waiting" in capfd.readouterr().err)
-    release.touch()
-    assert [os.waitpid(child, 0)[1] for child in (holder, waiting)] == [0, 0]
-    assert Run.read(folder).result == {"AP": 0.5}
-
-
-def test_a_process_that_holds_a_run_may_open_it_again_but_its_child_would_wait_for_ever(tmp_path):
+def test_a_process_may_open_its_run_again_its_child_may_not_and_holds_nothing(tmp_path):
     run = Run.open(tmp_path, {})
     Run.open(tmp_path, {}).close()
 
@@ -336,19 +312,13 @@ def test_a_process_that_holds_a_run_may_open_it_again_but_its_child_would_wait_f
             Run.open(tmp_path, {})
 
     assert os.waitpid(in_a_child(refused), 0)[1] == 0
-    run.close()
-    assert os.waitpid(in_a_child(lambda: Run.open(tmp_path, {})), 0)[1] == 0
-
-
-def test_a_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path):
-    run = Run.open(tmp_path, {})
-    child = in_a_child(lambda: time.sleep(60))
+    outlives = in_a_child(lambda: time.sleep(60))
     try:
         run.close()
         assert os.waitpid(in_a_child(lambda: Run.open(tmp_path, {})), 0)[1] == 0
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        os.kill(outlives, signal.SIGKILL)
+        os.waitpid(outlives, 0)
 
 
 def test_a_finished_run_is_read_without_a_write(tmp_path, monkeypatch):
@@ -371,11 +341,3 @@ def test_what_a_run_keeps_ends_when_it_is_closed(tmp_path):
         assert ended == []
     run.close()
     assert ended == [True]
-
-
-def test_another_number_of_threads_is_told(tmp_path, capsys):
-    Run.open(tmp_path, {}).close()
-    environment = json.loads((tmp_path / "environment.json").read_text())
-    (tmp_path / "environment.json").write_text(json.dumps(environment | {"threads": 7}))
-    Run.open(tmp_path, {}).close()
-    assert f"was begun with threads = 7 and goes on with {torch.get_num_threads()}" in capsys.readouterr().err

@@ -52,31 +52,24 @@ def _shrink(folder, model, before_phase=None, steps=None, stop_in=None):
         return shrink(run, model, Batches(), PHASES, step_losses_of, training, before_phase), run
 
 
-def test_phases_are_trained_in_order_with_their_own_epochs_rate_and_milestones(tmp_path):
-    steps, before = [], []
-    reports, run = _shrink(tmp_path / "run", _model(), before.append, steps)
+def test_phases_are_trained_in_order_each_from_the_weights_of_the_one_before(tmp_path):
+    model, steps, before = _model(), [], []
+    begin = model.weight.detach().clone()
+    reports, run = _shrink(
+        tmp_path / "run", model, lambda phase: before.append((phase, model.weight.detach().clone())), steps
+    )
     assert steps == [("first", 2)] * 2 + [("second", 8)] * 8
-    assert before == list(PHASES)
+    assert [phase for phase, _ in before] == list(PHASES)
+    assert torch.equal(before[0][1], begin)
+    assert torch.equal(before[1][1], run.load_weights("first")[0]["weight"])
     assert [report.steps for report in reports] == [2, 8]
     rates = {name: [record["learning_rate"] for record in run.logged(stage=name)] for name in ("first", "second")}
     assert rates["first"] == pytest.approx([0.01])  # the milestone lies in the middle of the epoch
     assert rates["second"] == pytest.approx([0.05, 0.005, 0.005, 0.005])
 
-
-def test_one_phase_begins_with_the_weights_that_the_one_before_left(tmp_path):
-    model, weights = _model(), []
-    _shrink(tmp_path / "run", model, lambda phase: weights.append(model.weight.detach().clone()))
-    with Run.open(tmp_path / "run", {}) as run:
-        assert torch.equal(run.load_weights("first")[0]["weight"], weights[1])
-    assert torch.equal(_model().weight, weights[0])
-
-
-def test_finished_phases_are_loaded_and_not_prepared_again(tmp_path):
-    whole = _model()
-    _shrink(tmp_path / "run", whole, lambda phase: None)
-    again = _model()
+    again = _model()  # finished phases are loaded and not prepared again
     _shrink(tmp_path / "run", again, lambda phase: pytest.fail(f"{phase.name} was prepared again"))
-    assert torch.equal(whole.weight, again.weight)
+    assert torch.equal(model.weight, again.weight)
 
 
 def test_an_interrupted_phase_goes_on_with_the_same_weights(tmp_path):
