@@ -33,29 +33,29 @@ def start(device: str | None = None) -> torch.device:
     GPU of its local rank. Raises InputError for a device that cannot be used.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if kind.startswith("cuda") and not torch.cuda.is_available():
+    on_gpu = kind.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
         raise InputError(f"device {kind} was asked for, and torch finds no GPU here: give --device cpu")
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     try:
         where = torch.device(kind)
         if alone:
             torch.empty(0, device=where)  # a GPU past the last one has a name, too
+            return where
     except (RuntimeError, AssertionError):
         raise InputError(f"device {kind!r} cannot be used here: give cpu, or cuda where there is one") from None
-    if alone:
-        return where
-    if kind.startswith("cuda"):
+    if on_gpu:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise InputError(
                 f"process {local} of this machine has no GPU of its own ({torch.cuda.device_count()} here): start "
                 "torchrun with --nproc-per-node no larger than the number of GPUs"
             )
-        torch.cuda.set_device(local)
-        kind = f"cuda:{local}"
+        where = torch.device("cuda", local)
+        torch.cuda.set_device(where)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=PATIENCE)
-    return torch.device(kind)
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    return where
 
 
 def stop() -> None:
@@ -147,11 +147,9 @@ def synchronised_batch_norm() -> Iterator[None]:
     It is torch's function that is exchanged, not the layers: elastic ones call it, too, with a part of their weights,
     and nn.SyncBatchNorm works on GPUs only. Every process must call the same layers in the same order.
     """
-    if size() == 1:
-        yield
-        return
     plain = functional.batch_norm
-    functional.batch_norm = partial(_batch_norm, plain)
+    if size() > 1:
+        functional.batch_norm = partial(_batch_norm, plain)
     try:
         yield
     finally:
