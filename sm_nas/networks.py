@@ -80,7 +80,7 @@ class EncodedBackbone(nn.Module):
         return tuple(features)
 
     @staticmethod
-    def from_dict(description: Mapping[str, Any]) -> "EncodedBackbone":
+    def from_config(description: Mapping[str, Any]) -> "EncodedBackbone":
         """The network of a `description`, without its weights."""
         return EncodedBackbone(BackboneCode.parse(description["code"]), Norm(**description["norm"]))
 

@@ -424,7 +424,7 @@ class DescribedBackbone(nn.Module):
         return tuple(features)
 
     @staticmethod
-    def from_dict(description: Mapping[str, Any]) -> "DescribedBackbone":
+    def from_config(description: Mapping[str, Any]) -> "DescribedBackbone":
         """The network of a `description`, without its weights."""
         norm, deformable = Norm(**description["norm"]), description.get("deformable", ())
         return DescribedBackbone(Architecture.from_dict(description["architecture"]), norm, deformable)

@@ -10,7 +10,7 @@ BACKBONES and DETECTORS say where the class of each kind stands.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,27 +19,22 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from common.batch import IMAGE_MEAN, IMAGE_STD, Batch, Detections
+from common.batch import IMAGE_MEAN, IMAGE_STD, Detections
 from common.letterbox import SIDE_MULTIPLE, Size, letterbox, letterbox_scale
 from common.models.architectures import ARCHITECTURES
 from common.models.outline import outline
-from common.plain import InputError
+from common.plain import InputError, from_json, read_json, to_json
 
 FORMAT = "detector 1"
 _ROOT = Path(__file__).resolve().parents[2]
-# Description keys without which a detector cannot be built or used.
-REQUIRED = ("categories", "input_size")
-
-
-# --- kinds ------------------------------------------------------------------------------------------------------------
 
 # Where the class of each kind stands, imported when a description first asks for it. A paper's own backbone is of the
 # kind PAPER:CLASS and stands in the paper's networks.py. A file cannot have anything else imported. A backbone has
-# `from_dict(description)`, a detector `from_config(description, backbone)`; both are built on the meta device, without
-# values, so every tensor they need must be in their state dict.
+# `from_config(description)`, a detector `from_config(description, backbone)`; both are built on the meta device,
+# without values, so every tensor they need must be in their state dict.
 BACKBONES = {
     **dict.fromkeys(ARCHITECTURES, "common.models.resnet:ResNet"),
     "mobilenet_v2": "common.models.mobilenet:MobileNetV2",
@@ -58,28 +53,22 @@ def build_backbone(description: dict[str, Any]) -> nn.Module:
 
     It maps images to a tuple of features, the last at stride 32, and has `out_channels`.
     """
-    return _build(BACKBONES, "backbone", description, lambda kind: kind.from_dict(description))
+    return _build(BACKBONES, "backbone", description)
 
 
 def build_detector(description: dict[str, Any]) -> nn.Module:
     """The static detector that `description` ({"kind": ..., "backbone": {...}, ...}) names, not trained."""
-    return _build(
-        DETECTORS,
-        "detector",
-        description,
-        lambda kind: kind.from_config(description, build_backbone(description["backbone"])),
-    )
+    return _build(DETECTORS, "detector", description)
 
 
-def _build(
-    kinds: dict[str, str], part: str, description: dict[str, Any], build: Callable[[type], nn.Module]
-) -> nn.Module:
+def _build(kinds: dict[str, str], part: str, description: dict[str, Any]) -> nn.Module:
     kind = description.get("kind") if isinstance(description, dict) else None
     if kind not in kinds and not (kinds is BACKBONES and _is_of_a_paper(kind)):
         raise InputError(f"no {part} is of kind {kind!r}: known are {', '.join(sorted(kinds))}")
     module, name = kinds.get(kind, kind.replace(":", ".networks:")).split(":")
     try:
-        return build(getattr(import_module(module), name))
+        backbone = (build_backbone(description["backbone"]),) if kinds is DETECTORS else ()
+        return getattr(import_module(module), name).from_config(description, *backbone)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(f"the description of the {part} of kind {kind!r} cannot be built: {reason}") from error
@@ -91,7 +80,12 @@ def _is_of_a_paper(kind: Any) -> bool:
     return package.isidentifier() and name.isidentifier() and (_ROOT / package / "printed.json").is_file()
 
 
-# --- detector ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and deviation of the pixels by channel, 0..1; the defaults are ImageNet's."""
+
+    mean: tuple[float, float, float] = IMAGE_MEAN
+    deviation: tuple[float, float, float] = IMAGE_STD
 
 
 @dataclass(frozen=True)
@@ -116,48 +110,33 @@ class Detector:
         return next(self.model.parameters()).device
 
     @torch.no_grad()
-    def detect(self, images: Sequence[np.ndarray] | Batch, batch_size: int = 16) -> Detections:
+    def detect(self, images: Sequence[np.ndarray], batch_size: int = 16) -> Detections:
         """Detections (N, D) in pixels of the original images, clipped to them, on the detector's device.
 
-        images: N uint8 RGB arrays (H, W, 3) of any sizes, or a Batch, whose images are normalised and fitted already;
-        its boxes can be clipped only to the canvas, for it does not know the original sizes.
+        images: N uint8 RGB arrays (H, W, 3) of any sizes. InputError for anything else.
         """
-        if isinstance(images, Batch):
-            batch = images.to(self.device)
-            height, width = batch.images.shape[-2:]
-            sizes = batch.scale.new_tensor([[height, width]]) / batch.scale.unsqueeze(1)  # (B, 2)
-            return _clipped(self.model.detect(batch.images).rescaled(batch.scale), sizes)
         if len(images) == 0:
             raise InputError("no image to detect in: give at least one uint8 array (height, width, 3)")
         return Detections.cat(
-            [self._detect_arrays(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+            [self._detect_batch(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
         )
 
-    def _detect_arrays(self, images: Sequence[np.ndarray]) -> Detections:
-        fitted = np.stack([letterbox(_checked(image), self.input_size) for image in images])  # (B, H, W, 3)
+    def _detect_batch(self, images: Sequence[np.ndarray]) -> Detections:
+        for image in map(np.asarray, images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+                raise InputError(
+                    f"images must be uint8 RGB arrays of shape (height, width, 3), got {image.dtype} of {image.shape}"
+                )
+        sizes = np.array([np.shape(image)[:2] for image in images])  # (B, 2) height, width
+        fitted = np.stack([letterbox(np.asarray(image), self.input_size) for image in images])  # (B, H, W, 3)
         pixels = torch.from_numpy(fitted).to(self.device).permute(0, 3, 1, 2).float()
         mean, deviation = (pixels.new_tensor(part).view(1, 3, 1, 1) * 255.0 for part in (self.mean, self.deviation))
-        sizes = np.array([image.shape[:2] for image in images])
         scale = torch.from_numpy(letterbox_scale(sizes, self.input_size)).to(self.device)
         found = self.model.detect((pixels - mean) / deviation).rescaled(scale)
-        return _clipped(found, torch.from_numpy(sizes).to(scale))
-
-
-def _checked(image: np.ndarray) -> np.ndarray:
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(
-            f"an image is {image.dtype} of shape {image.shape}: give uint8 RGB arrays of shape (height, width, 3)"
-        )
-    return image
-
-
-def _clipped(detections: Detections, sizes: Tensor) -> Detections:
-    """Boxes cut at images of `sizes` (B, 2), height and width; boxes that lie wholly outside are no longer valid."""
-    limit = sizes.flip(1).repeat(1, 2).unsqueeze(1)  # (B, 1, 4)
-    boxes = detections.boxes.clamp(min=0).minimum(limit)
-    valid = detections.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
-    return Detections(boxes, detections.scores, detections.labels, valid)
+        limit = torch.from_numpy(sizes).to(scale).flip(1).repeat(1, 2).unsqueeze(1)  # (B, 1, 4)
+        boxes = found.boxes.clamp(min=0).minimum(limit)
+        valid = found.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)  # no longer where wholly outside
+        return Detections(boxes, found.scores, found.labels, valid)
 
 
 # --- to disk and back -------------------------------------------------------------------------------------------------
@@ -176,41 +155,24 @@ def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any
     """Write a static detector as `NAME.safetensors` and `NAME.json`; returns the path of the JSON.
 
     path: NAME, with or without one of the suffixes, or an existing folder (NAME is then `detector` in it).
-    model: has `.config()`, the plain numbers of neck and heads.
-    description: `categories` (names by label) and `input_size` (pixels: a square's side, or width and height);
-        `backbone` ({"kind": ..., ...}, see `build_backbone`) unless `model.backbone.description` is that; if wished
-        `normalisation` ({"mean", "deviation"}, ImageNet's unless given), `cost`, `provenance` and whatever else JSON
-        can hold.
+    model: has `.config()`, the plain numbers of neck and heads, and `.backbone.description`.
+    description: `categories` (names by label) and `input_size` (pixels: a square's side, or width and height); if
+        wished `normalisation` ({"mean", "deviation"}, ImageNet's unless given), `cost`, `provenance` and whatever else
+        JSON can hold.
 
     Both files appear whole or not at all, and the JSON carries the weights' SHA-256, so that files that do not belong
-    together are noticed when loading.
+    together are noticed when loading. InputError where the description is incomplete or the disk is full.
     """
-    for key in REQUIRED:
-        if key not in description:
-            raise InputError(f"the detector cannot be saved: its description lacks {key!r}")
-    backbone = description.get("backbone") or getattr(model.backbone, "description", None)
-    if backbone is None:
-        raise InputError(
-            "the detector cannot be saved: neither its description nor its backbone says what backbone it has"
-        )
-    architecture = {**model.config(), "backbone": backbone}
-    if len(description["categories"]) != architecture["categories"]:
-        raise InputError(
-            f"the detector cannot be saved: it tells {architecture['categories']} classes apart, "
-            f"its description names {len(description['categories'])}"
-        )
-    size = _input_size(description["input_size"], "the detector cannot be saved: its description")
     weights_path, description_path = _paths(path)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
-    rest = {key: value for key, value in description.items() if key not in ("format", "architecture", "backbone")}
     content = {
+        "normalisation": to_json(Normalisation()),
+        **description,
         "format": FORMAT,
-        "architecture": architecture,
-        "normalisation": {"mean": list(IMAGE_MEAN), "deviation": list(IMAGE_STD)},
-        **rest,
-        "input_size": size,
+        "architecture": {**model.config(), "backbone": model.backbone.description},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    content["input_size"] = _facts(content, "the detector cannot be saved: its description")[1]
     try:
         text = json.dumps(content, indent=2) + "\n"
     except (TypeError, ValueError) as error:
@@ -245,92 +207,53 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
     InputError where a file is missing or damaged, or where the weights are of another architecture than described.
     """
     weights_path, description_path = _paths(path)
-    description = _read_description(description_path)
-    weights = _read_weights(weights_path, description.get("weights_sha256"))
+    for each in (weights_path, description_path):
+        if not each.is_file():
+            raise InputError(f"{each} is not there: a detector is a .safetensors file with its .json beside it")
+    description = read_json(description_path)
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise InputError(f'{description_path} does not describe a detector: it lacks "format": "{FORMAT}"')
+    categories, input_size, normalisation = _facts(description, str(description_path))
+    try:
+        content = weights_path.read_bytes()
+        weights = load(content)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{weights_path} is damaged ({error}): save the detector again") from error
+    if description.get("weights_sha256") not in (None, hashlib.sha256(content).hexdigest()):
+        raise InputError(
+            f"{weights_path} is not the file that its JSON was written with: copy both or save the detector again"
+        )
     with outline():
         model = build_detector(description["architecture"])
     expected = model.state_dict()
-    _check_same(expected, weights, weights_path)
+    for name in [*expected, *weights]:
+        there, here = (_shape(tensors.get(name)) for tensors in (weights, expected))
+        if there != here:
+            raise InputError(f"{weights_path} is of another architecture: {name} has shape {there}, expected {here}")
     model.load_state_dict({name: weights[name].to(tensor.dtype) for name, tensor in expected.items()}, assign=True)
-    return Detector(
-        model=model.to(device).eval().requires_grad_(False),
-        categories=tuple(description["categories"]),
-        input_size=_input_size(description["input_size"], str(description_path)),
-        mean=tuple(description["normalisation"]["mean"]),
-        deviation=tuple(description["normalisation"]["deviation"]),
-        description=description,
-    )
+    model = model.to(device).eval().requires_grad_(False)
+    return Detector(model, categories, input_size, normalisation.mean, normalisation.deviation, description)
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is not there: a detector is a .safetensors file with its .json beside it") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}): save the detector again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f'{path} does not describe a detector: it lacks "format": "{FORMAT}"')
+def _facts(content: dict[str, Any], whose: str) -> tuple[tuple[str, ...], Size, Normalisation]:
+    """Categories, input size and normalisation of a detector's JSON; InputError where it lacks or mistakes one."""
     for key in ("architecture", "categories", "input_size", "normalisation"):
         if key not in content:
-            raise InputError(f"{path} lacks {key!r}: save the detector again")
-    _check_description(content, path)
-    return content
-
-
-def _check_description(content: dict[str, Any], path: Path) -> None:
-    """InputError where a value that `load_detector` uses itself is not of its kind."""
-    names, statistics = content["categories"], content["normalisation"]
-    _input_size(content["input_size"], str(path))
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path} has categories {names!r}: they must be a list of names")
+            raise InputError(f"{whose} lacks {key!r}: save the detector again with it")
+    categories = from_json(tuple[str, ...], content["categories"], f"{whose}: categories")
+    normalisation = from_json(Normalisation, content["normalisation"], f"{whose}: normalisation")
     told_apart = content["architecture"].get("categories") if isinstance(content["architecture"], dict) else None
-    if told_apart is not None and told_apart != len(names):
-        raise InputError(f"{path} names {len(names)} categories, but its network tells {told_apart} apart")
-    if not isinstance(statistics, dict) or any(
-        not isinstance(statistics.get(key), list) or len(statistics[key]) != 3 for key in ("mean", "deviation")
-    ):
-        raise InputError(f"{path} has normalisation {statistics!r}: mean and deviation must be three numbers each")
-
-
-def _input_size(size: Size | list[int], whose: str) -> Size:
-    """The side of a square, or width and height; InputError where that is no size of a detector."""
+    if told_apart not in (None, len(categories)):
+        raise InputError(f"{whose} names {len(categories)} categories, but the network tells {told_apart} apart")
+    size = content["input_size"]
     sides = [size, size] if isinstance(size, int) else size
     numbers = isinstance(sides, list | tuple) and all(isinstance(side, int) for side in sides)
     if not numbers or len(sides) != 2 or any(side < 1 or side % SIDE_MULTIPLE for side in sides):
         raise InputError(
             f"{whose} has input_size {size!r}: a multiple of {SIDE_MULTIPLE} pixels is needed, or two, width and height"
         )
-    return sides[0] if sides[0] == sides[1] else tuple(sides)
+    return categories, sides[0] if sides[0] == sides[1] else tuple(sides), normalisation
 
 
-def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        weights = load_file(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is not there: a detector is a .json file with its .safetensors beside it") from error
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file ({error}): save the detector again") from error
-    if sha256 is not None and found != sha256:
-        raise InputError(f"{path} is not the file that its JSON was written with: copy both or save the detector again")
-    return weights
-
-
-def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
-    """Names the first tensor by which two state dicts differ."""
-    for name, tensor in expected.items():
-        if name not in found:
-            raise InputError(f"{path} is of another architecture: it lacks {name} of shape {_shape(tensor)}")
-        if found[name].shape != tensor.shape:
-            raise InputError(
-                f"{path} is of another architecture: {name} has shape {_shape(found[name])}, not {_shape(tensor)}"
-            )
-    for name, tensor in found.items():
-        if name not in expected:
-            raise InputError(f"{path} is of another architecture: it has {name} of shape {_shape(tensor)} besides")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(str(side) for side in tensor.shape) or "scalar"
+def _shape(tensor: Tensor | None) -> str:
+    return "none" if tensor is None else "x".join(map(str, tensor.shape)) or "scalar"

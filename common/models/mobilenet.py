@@ -48,6 +48,6 @@ class MobileNetV2(nn.Module):
         return tuple(features)
 
     @staticmethod
-    def from_dict(description: Mapping[str, Any]) -> "MobileNetV2":
+    def from_config(description: Mapping[str, Any]) -> "MobileNetV2":
         """The network of a `description`, without its weights; all but `kind` may be left out."""
         return MobileNetV2(Norm(**description.get("norm", {})), description.get("width", 1.0))

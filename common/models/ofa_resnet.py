@@ -191,7 +191,7 @@ class ResNet(_ResNetBody):
         self.description = {"kind": "ofa_resnet", **to_json(architecture)}
 
     @classmethod
-    def from_dict(cls, description: Mapping[str, Any]) -> "ResNet":
+    def from_config(cls, description: Mapping[str, Any]) -> "ResNet":
         """The network of a `description`; `InputError` when it is none."""
         fields = {name: value for name, value in description.items() if name != "kind"}
         return cls(from_json(OFAResNetArchitecture, fields, "the backbone's description"))

@@ -74,7 +74,7 @@ class ResNet(nn.Module):
         return tuple(features)
 
     @staticmethod
-    def from_dict(description: Mapping[str, Any]) -> "ResNet":
+    def from_config(description: Mapping[str, Any]) -> "ResNet":
         """The network of a `description`, without its weights; all but `kind` may be left out."""
         return ResNet(description["kind"], Norm(**description.get("norm", {})), description.get("width"))
 

@@ -120,7 +120,7 @@ def test_fresh_blocks_add_nothing_to_what_they_add_to(family, images):
 @pytest.mark.parametrize("architecture", IRREGULAR.values(), ids=IRREGULAR)
 def test_description_builds_the_same_network(architecture, images):
     written = DescribedBackbone(architecture, Norm("frozen"), deformable=(2,)).description
-    again = DescribedBackbone.from_dict(json.loads(json.dumps(written)))
+    again = DescribedBackbone.from_config(json.loads(json.dumps(written)))
     assert again.architecture == architecture
     assert again.norm == Norm("frozen")
     found = [any(isinstance(layer, DeformableConv2d) for layer in stage.modules()) for stage in again.stages]

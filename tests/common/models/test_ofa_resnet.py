@@ -39,7 +39,7 @@ def test_stage_strides_choose_where_the_resolution_is_halved(strides):
     plain = net.extract()
     assert plain.stride == net.stride
     assert all(map(torch.equal, plain(images), net(images)))
-    again = ResNet.from_dict(plain.description)
+    again = ResNet.from_config(plain.description)
     again.load_state_dict(plain.state_dict())
     assert all(map(torch.equal, again.eval()(images), net(images)))
 
@@ -119,7 +119,7 @@ def test_description_builds_the_same_network():
     plain = OFAResNet(TINY).extract(path)
     description = json.loads(json.dumps(plain.description))
     assert description["kind"] == "ofa_resnet"
-    again = ResNet.from_dict(description)
+    again = ResNet.from_config(description)
     again.load_state_dict(plain.state_dict())
 
 
