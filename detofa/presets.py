@@ -11,9 +11,7 @@ from common.cli import StudyOptions
 from common.settings import Augmentation, Optimisation, ShrinkingPhase, StudyPreset
 from detofa.space import EvolutionSettings, OFAResNetSpace
 
-# ------------------------------------------------------------------------------------------------------------------
-# Settings
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Settings
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Preset(StudyPreset):
     """The same before a path's loss is measured, where a rough estimate ranks as well."""
     batch_size: int
     """Images in a training step."""
-    zero_init_last: bool
+    zero_init_last: bool = True
     """Start every block as its shortcut (last norm weight 0), as OFA's release can."""
     warm_up: Optimisation
     """Algorithm 1, line 2."""
@@ -130,9 +128,7 @@ class Preset(StudyPreset):
     """Folds of table 2's cross-validation."""
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# The four scales
-# ------------------------------------------------------------------------------------------------------------------
+# ---- The four scales
 
 
 def _adam(epochs: int, learning_rate: float, milestones: tuple[float, ...] = ()) -> Optimisation:
@@ -173,7 +169,6 @@ SMOKE = Preset(
     batch_size=8,
     evaluation_batch_size=8,
     augmentation=Augmentation(),
-    zero_init_last=True,
     crop_size=32,
     crop_batch_size=16,
     crops=64,
@@ -221,7 +216,6 @@ NANO = Preset(
     batch_size=16,
     evaluation_batch_size=64,
     augmentation=Augmentation(scale_min=0.8, scale_max=1.2, shift=0.1),
-    zero_init_last=True,
     crop_size=32,
     crop_batch_size=32,
     crops=8000,
@@ -255,7 +249,6 @@ PAPER = Preset(
     batch_size=32,
     evaluation_batch_size=64,
     augmentation=Augmentation(),
-    zero_init_last=True,
     crop_size=128,
     crop_batch_size=256,
     crops=None,
@@ -298,9 +291,7 @@ Time: hours; not measured yet.
 PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Ways to train a supernet
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Ways to train a supernet
 
 
 @dataclass(frozen=True)
@@ -348,9 +339,7 @@ ABLATIONS = {
 }
 """Changes to the path filter, in the order of Table 2's rows."""
 
-# ------------------------------------------------------------------------------------------------------------------
-# Flags
-# ------------------------------------------------------------------------------------------------------------------
+# ---- Flags
 
 UNITS = {"macs": "MAC", "params": "parameters", "latency": "ms"}
 """What a path may cost, and in what unit."""

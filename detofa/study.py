@@ -179,10 +179,8 @@ class DetOFAStudy(Study):
     def supernet(self, name: str) -> CenterNet:
         """The trained supernet of `VARIANTS[name]`."""
         self.result(name)
-        return self.restore(self.detector(), name, self._last_stage(VARIANTS[name]))
-
-    def _last_stage(self, variant: Variant) -> str:
-        return self.preset.shrinking.phases[-1].name if variant.shrinking else "fine-tuning"
+        stage = self.preset.shrinking.phases[-1].name if VARIANTS[name].shrinking else "fine-tuning"
+        return self.restore(self.detector(), name, stage)
 
     # ---- runs
 

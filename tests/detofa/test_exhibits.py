@@ -453,13 +453,10 @@ def test_figure7_is_measured_of_both_filters():
     assert evidence_of(measured, study) == expected
 
 
-def _naive_tau(score, cost):
-    signs = [
-        np.sign(score[one] - score[other]) * np.sign(cost[one] - cost[other])
-        for one in range(len(score))
-        for other in range(one)
-    ]
-    return sum(signs) / len(signs)
+def _naive_tau(one, other, groups):
+    """Agreement over all pairs of one group; no ties."""
+    pairs = [(a, b) for a in range(len(one)) for b in range(a) if groups[a] == groups[b]]
+    return sum(np.sign(one[a] - one[b]) * np.sign(other[a] - other[b]) for a, b in pairs) / len(pairs)
 
 
 def test_tau_within_blocks_equals_a_naive_loop_and_ignores_other_blocks():
@@ -467,7 +464,7 @@ def test_tau_within_blocks_equals_a_naive_loop_and_ignores_other_blocks():
     layer_block = np.array([0, 0, 1, 1])
     index = np.array([[layer, 0, 0, expand] for layer in range(4) for expand in range(5)])
     score, cost = generator.random(20), generator.random(20)
-    expected = [_naive_tau(score[:10], cost[:10]), _naive_tau(score[10:], cost[10:])]
+    expected = [_naive_tau(score[part], cost[part], np.zeros(10)) for part in (slice(10), slice(10, 20))]
     assert exhibits.tau_within_blocks(index, score, cost, layer_block) == pytest.approx(expected)
     shifted = score + 100 * (index[:, 0] > 1)
     assert exhibits.tau_within_blocks(index, shifted, cost, layer_block) == pytest.approx(expected)
@@ -518,18 +515,12 @@ def _naive_detection(scores, losses, buckets):
         flagged |= set(sorted(members, key=lambda path: scores[path])[:quarter])
         weak |= set(sorted(members, key=lambda path: -losses[path])[:quarter])
     right = sum((path in flagged) == (path in weak) for path in range(len(scores)))
-    agree = pairs = 0
-    for one in range(len(scores)):
-        for other in range(one):
-            if buckets[one] == buckets[other]:
-                pairs += 1
-                agree += np.sign(scores[one] - scores[other]) * np.sign(losses[other] - losses[one])
     return {
         "accuracy": right / len(scores),
         "precision": len(flagged & weak) / len(flagged),
         "recall": len(flagged & weak) / len(weak),
         "found": len(flagged & weak) / len(scores),
-        "tau": agree / pairs,
+        "tau": -_naive_tau(scores, losses, buckets),
     }
 
 
