@@ -31,7 +31,7 @@ class Options:
     out: Path
     """The JSON file to write."""
     data: str = "scenes:val=2000"
-    """Images: scenes, coco:DIR, voc:DIR or bdd:DIR."""
+    """Images: scenes, or auto:, coco:, voc:, yolo: or bdd:DIR."""
     widths: tuple[float, ...] = (0.25, 0.5, 1.0)
     """Factors of the backbone's widths, rising."""
     seeds: int = 6

@@ -43,7 +43,7 @@ class StudyOptions:
     """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), mini (a GPU) or paper (as published);
     --preset.FIELD changes any field of it."""
     data: str = "scenes"
-    """Detection set: scenes (built in), coco:DIR, voc:DIR or bdd:DIR."""
+    """Detection set: scenes (built in), or auto:, coco:, voc:, yolo: or bdd:DIR; auto finds out which."""
     out: Path = Path("runs")
     """Folder of all runs."""
     device: str | None = None

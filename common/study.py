@@ -5,8 +5,10 @@ asked for and kept in a folder: `once(what, make)` makes it or reads it, and rem
 exhibit rests on is a by-product of measuring it, and no list of runs is written by hand.
 """
 
+import contextlib
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from common.cli import StudyOptions
 from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
 from common.data.crops import Crops, object_crops
-from common.data.detection_set import DetectionSet
+from common.data.detection_set import DetectionSet, describe
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 from common.evaluate.average_precision import GroundTruth
@@ -30,7 +32,7 @@ from common.evaluate.latency import measure_latency
 from common.evaluate.subnetworks import average_precision
 from common.models.classifier import Classifier, classification_losses
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
-from common.plain import InputError, to_json
+from common.plain import InputError, read_json_if_there, to_json
 from common.settings import CROP_AUGMENTATION, Optimisation, StudyPreset
 from common.train import distributed
 from common.train.checkpoint import load_strictly
@@ -91,6 +93,7 @@ class Study:
         if name not in self._results:
             with self._opened(name, what, settings | ({} if shared else {"seed": self.seed})) as run:
                 if not distributed.by_first(lambda: run.result is not None):
+                    self._source.announce()
                     with self.recording() as used:
                         result = make(run)
                     run.write_json("uses", list(used))
@@ -128,12 +131,14 @@ class Study:
             self._recorders.pop()
 
     def _opened(self, name: str, what: str, settings: Mapping[str, Any]) -> Run:
+        path = self.folder / name
         config = to_json(
             {
                 "paper": self.paper,
                 "what": what,
-                "data": self.data,
+                "data": self._spelling(path),
                 "training_set": self.training_set.fingerprint(),
+                "validation_set": self.sets["validation"].fingerprint(),
                 "precision": self.precision,
                 "device": torch.device(self.device).type,
                 **self.identity(),
@@ -141,10 +146,17 @@ class Study:
                 "preset": asdict(self.preset),
             }
         )
-        path = self.folder / name
         if distributed.size() == 1 and all((path / each).exists() for each in ("result.json", "config.json")):
             return Run.read(path, config)  # finished: others may read it at the same time
         return Run.open(path, config, self.command)
+
+    def _spelling(self, path: Path) -> str:
+        """How a run's data were named when it was made: the same images by another spelling are the same data."""
+        with contextlib.suppress(InputError):  # the run itself says what is wrong with its config
+            known = read_json_if_there(path / "config.json")
+            if isinstance(known, Mapping) and isinstance(known.get("data"), str):
+                return known["data"]
+        return self.data
 
     # ---- training
 
@@ -338,6 +350,13 @@ class _Source:
         self.training, self.search = training_and_held_out(data, images, held_out, preset.name, SEARCH_SHARE)
         self.epoch = epoch_of(self.training, images)
         self.preset, self.data, self.device = preset, data, device
+
+    @cache  # noqa: B019 (a source lives as long as its process)
+    def announce(self) -> None:
+        """A line on stderr for each split, once, before the first training."""
+        if distributed.rank() == 0:
+            for dataset in (self.training, self.search, self.validation):
+                print(describe(dataset), file=sys.stderr)
 
     @cached_property
     def validation(self) -> DetectionSet:

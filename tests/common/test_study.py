@@ -160,8 +160,17 @@ def test_another_data_set_is_another_study_whose_runs_count_here(options):
     with sums.recording() as used:
         sums.on("scenes:train=21,val=10,size=32").one()
     assert names(used) == ["one-s0"]
-    with pytest.raises(InputError, match="holds a run with data = "):  # both are called scenes
+    with pytest.raises(InputError, match="holds a run with training_set"):  # both are called scenes
         sums.one()
+
+
+def test_the_same_images_by_another_spelling_are_the_same_data(options):
+    Sums(options, 0).all()
+    again = Sums(replace(options, data="scenes:size=32,val=10,train=20"), 0)
+    assert again.all() == 4
+    assert again.made == []
+    with pytest.raises(InputError, match="holds a run with validation_set"):
+        Sums(replace(options, data="scenes:train=20,val=11,size=32"), 0).all()
 
 
 def test_runs_of_all_seeds_are_shared_and_others_are_not(options):
