@@ -355,8 +355,9 @@ class _Source:
     def announce(self) -> None:
         """A line on stderr for each split, once, before the first training."""
         if distributed.rank() == 0:
-            for dataset in (self.training, self.search, self.validation):
-                print(describe(dataset), file=sys.stderr)
+            for use, dataset in {"trained on": self.training, "held out to choose by": self.search}.items():
+                print(f"{use}: {describe(dataset)}", file=sys.stderr)
+            print(f"reported on: {describe(self.validation)}", file=sys.stderr)
 
     @cached_property
     def validation(self) -> DetectionSet:
