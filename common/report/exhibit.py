@@ -47,7 +47,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as data: a function of common.report.figures or .searches by name, and its arguments as plain JSON."""
+    """A picture as data: a function of common.report.figures by name, and its arguments as plain JSON."""
 
     name: str
     """Of its file, without the ending."""
