@@ -23,28 +23,22 @@ LAST_LEVEL = 6
 HEAD_NAMES = {0: "retinanet", 1: "2fc", 2: "cascade2", 3: "cascade3", 4: "cascade4"}
 RPN_NAMES = ("rpn", "ga-rpn")
 
-BLOCK_OF = {
-    "resnet18": "basicblock",
-    "resnet34": "basicblock",
-    "resnet50": "bottleneck",
-    "resnet101": "bottleneck",
-    "resnext50_32x4d": "Xbottleneck",
-    "resnext101_32x4d": "Xbottleneck",
-    "mobilenet_v2": "MBblock",
+_STAGES_50, _STAGES_101 = "111-2111-211111-211", f"111-2111-2{'1' * 22}-211"
+_STANDARD = {
+    "resnet18": ("basicblock", "11-21-21-21"),
+    "resnet34": ("basicblock", _STAGES_50),
+    "resnet50": ("bottleneck", _STAGES_50),
+    "resnet101": ("bottleneck", _STAGES_101),
+    "resnext50_32x4d": ("Xbottleneck", _STAGES_50),
+    "resnext101_32x4d": ("Xbottleneck", _STAGES_101),
+    "mobilenet_v2": ("MBblock", "11-211-2111111-2111"),
 }
+STANDARD_BACKBONES = tuple(_STANDARD)
+BLOCK_OF = {name: block for name, (block, _) in _STANDARD.items()}
 """Standard backbone -> the block setting that stage two goes on with."""
-STANDARD_BACKBONES = tuple(BLOCK_OF)
-BLOCKS = tuple(dict.fromkeys(BLOCK_OF.values()))
-STANDARD_STAGES = {
-    "resnet18": "11-21-21-21",
-    "resnet34": "111-2111-211111-211",
-    "resnet50": "111-2111-211111-211",
-    "resnet101": f"111-2111-2{'1' * 22}-211",
-    "resnext50_32x4d": "111-2111-211111-211",
-    "resnext101_32x4d": f"111-2111-2{'1' * 22}-211",
-    "mobilenet_v2": "11-211-2111111-2111",
-}
+STANDARD_STAGES = {name: stages for name, (_, stages) in _STANDARD.items()}
 """Standard backbone -> its stages as a code writes them."""
+BLOCKS = tuple(dict.fromkeys(BLOCK_OF.values()))
 STAGES, DOUBLINGS = 4, 3
 FEWEST_BLOCKS, MOST_BLOCKS = 5, 35
 OUTPUT_OF = {"basicblock": 1.0, "bottleneck": 4.0, "Xbottleneck": 4.0, "MBblock": 0.5}
@@ -185,36 +179,29 @@ class Structure:
     """Levels past the backbone come from pooling, else from a convolution on the backbone's last feature."""
 
     def __post_init__(self) -> None:
-        coded = "_" in self.backbone
-        problems = {
-            f"the backbone must be a standard one ({', '.join(STANDARD_BACKBONES)}) or a code, got {self.backbone!r}": (
-                self.backbone not in STANDARD_BACKBONES and not coded
-            ),
-            f"the size must have at least one pixel a side, got {self.size[0]}x{self.size[1]}": min(self.size) < 1,
-            f"levels and a width must both be given for an FPN, got {self.levels} and {self.neck_width}": (
-                (self.levels is None) != (self.neck_width is None)
-            ),
-            f"the FPN must have at least 1 channel, got {self.neck_width}": (
-                self.neck_width is not None and self.neck_width < 1
-            ),
-            "only an FPN has levels past the backbone to convolve": not self.pooled and self.levels is None,
-            f"the RPN must be one of {', '.join(RPN_NAMES)}, got {self.rpn!r}": (
-                self.rpn is not None and self.rpn not in RPN_NAMES
-            ),
-            f"heads must be 0 to {max(HEAD_NAMES)}, got {self.heads}": self.heads not in HEAD_NAMES,
-            "a one-stage detector (heads 0) has no RPN, and every other one has an RPN": (
-                (self.heads == 0) != (self.rpn is None)
-            ),
-        }
-        if self.levels is not None:
-            first, last = self.levels
-            problems[
-                f"the FPN must reach from one of P1 to P{BACKBONE_LEVELS} to a later level up to P{LAST_LEVEL}, "
-                f"got P{first}-P{last}"
-            ] = not 1 <= first <= BACKBONE_LEVELS or not first < last <= LAST_LEVEL
-        for problem, there in problems.items():
-            if there:
-                raise InputError(f"the structure cannot be built: {problem}")
+        problem, (first, last) = None, self.levels or (1, LAST_LEVEL)
+        if self.backbone not in STANDARD_BACKBONES and "_" not in self.backbone:
+            standard = ", ".join(STANDARD_BACKBONES)
+            problem = f"the backbone must be a standard one ({standard}) or a code, got {self.backbone!r}"
+        elif min(self.size) < 1:
+            problem = f"the size must have at least one pixel a side, got {self.size[0]}x{self.size[1]}"
+        elif (self.levels is None) != (self.neck_width is None):
+            problem = f"levels and a width must both be given for an FPN, got {self.levels} and {self.neck_width}"
+        elif self.neck_width is not None and self.neck_width < 1:
+            problem = f"the FPN must have at least 1 channel, got {self.neck_width}"
+        elif not 1 <= first <= BACKBONE_LEVELS or not first < last <= LAST_LEVEL:
+            levels = f"from one of P1 to P{BACKBONE_LEVELS} to a later level up to P{LAST_LEVEL}"
+            problem = f"the FPN must reach {levels}, got P{first}-P{last}"
+        elif not self.pooled and self.levels is None:
+            problem = "only an FPN has levels past the backbone to convolve"
+        elif self.rpn not in (None, *RPN_NAMES):
+            problem = f"the RPN must be one of {', '.join(RPN_NAMES)}, got {self.rpn!r}"
+        elif self.heads not in HEAD_NAMES:
+            problem = f"heads must be 0 to {max(HEAD_NAMES)}, got {self.heads}"
+        elif (self.heads == 0) != (self.rpn is None):
+            problem = "a one-stage detector (heads 0) has no RPN, and every other one has an RPN"
+        if problem:
+            raise InputError(f"the structure cannot be built: {problem}")
         if self.backbone not in STANDARD_BACKBONES:
             BackboneCode.parse(self.backbone)  # says itself what is wrong
 

@@ -20,7 +20,7 @@ from common.models.resnet import ARCHITECTURES, ResNet
 from common.models.retinanet import RetinaNet
 from sm_nas.encoding import BLOCKS, OUTPUT_OF, BackboneCode, Structure
 from sm_nas.method import Group
-from sm_nas.networks import EncodedBackbone, build_backbone, build_detector, describe, describe_backbone, losses_of
+from sm_nas.networks import EncodedBackbone, build_backbone, build_detector, describe, losses_of
 from sm_nas.presets import PAPER, PRESETS, SMOKE, DetectorSettings
 
 CLASSES = 5
@@ -33,29 +33,24 @@ def encoded(text: str, norm: Norm | None = None) -> EncodedBackbone:
 
 # ---- costs
 
-# Backbone G in our count and as Table 2 prints it; parameters M of the whole detector.
-TABLE_2 = {
-    "E0": (7.15, 7.2, 16.23),
-    "E1": (28.28, 28.3, 37.83),
-    "E2": (23.76, 23.8, 33.02),
-    "E3": (58.95, 59.2, 52.05),
-    "E4": (73.21, 73.5, 92.00),
-    "E5": (161.84, 162.45, 92.00),
-}
 
-
-@pytest.mark.parametrize(("name", "structure"), PAPER.models)
-def test_published_backbones_cost_what_table_2_prints(name, structure):
-    ours, printed, _ = TABLE_2[name]
-    cost = describe_backbone(structure, PAPER.detector)["backbone_macs_mmdet"] / 1e9
-    assert cost == pytest.approx(ours, rel=0.001)
-    assert cost == pytest.approx(printed, rel=0.015)
-
-
-@pytest.mark.parametrize("name", ["E0", "E1", "E2", "E3", "E4"])
-def test_published_detectors_have_their_parameters(name):
-    millions = TABLE_2[name][2]
-    assert describe(dict(PAPER.models)[name], 80, PAPER.detector)["params"] / 1e6 == pytest.approx(millions, abs=0.01)
+@pytest.mark.parametrize(
+    ("name", "backbone", "printed", "millions"),
+    [
+        ("E0", 7.15, 7.2, 16.23),
+        ("E1", 28.28, 28.3, 37.83),
+        ("E2", 23.76, 23.8, 33.02),
+        ("E3", 58.95, 59.2, 52.05),
+        ("E4", 73.21, 73.5, 92.00),
+        ("E5", 161.84, 162.45, 92.00),
+    ],
+)
+def test_published_models_cost_what_table_2_prints(name, backbone, printed, millions):
+    """Backbone G in our count and as printed; parameters M of the whole detector."""
+    said = describe(dict(PAPER.models)[name], 80, PAPER.detector)
+    assert said["backbone_macs_mmdet"] / 1e9 == pytest.approx(backbone, rel=0.001)
+    assert said["backbone_macs_mmdet"] / 1e9 == pytest.approx(printed, rel=0.015)
+    assert said["params"] / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -123,25 +118,22 @@ def test_features_have_the_channels_and_strides_of_the_code(block, stages):
 
 def test_strides_and_doublings_are_independent():
     network = encoded("basicblock_8_12-11-21-112")
-    strides = [[block.conv1.stride[0] for block in network.get_submodule(f"stage{stage}")] for stage in (1, 2, 3, 4)]
-    projected = [
-        [block.downsample is not None for block in network.get_submodule(f"stage{stage}")] for stage in (1, 2, 3, 4)
-    ]
-    assert strides == [[1, 1], [2, 1], [2, 1], [2, 1, 1]]
+    stages = [network.get_submodule(f"stage{stage}") for stage in (1, 2, 3, 4)]
+    assert [[block.conv1.stride[0] for block in stage] for stage in stages] == [[1, 1], [2, 1], [2, 1], [2, 1, 1]]
+    projected = [[block.downsample is not None for block in stage] for stage in stages]
     assert projected == [[False, True], [True, False], [True, False], [True, False, True]]
-    assert network.stem[0].stride == network.stem[3].stride == (2, 2)
-    assert [(c.in_channels, c.out_channels, c.kernel_size) for c in (network.stem[0], network.stem[3])] == [
-        (3, 4, (3, 3)),
-        (4, 8, (3, 3)),
+    convolutions = [
+        (c.in_channels, c.out_channels, c.kernel_size, c.stride) for c in (network.stem[0], network.stem[3])
     ]
+    assert convolutions == [(3, 4, (3, 3), (2, 2)), (4, 8, (3, 3), (2, 2))]
 
 
 @pytest.mark.parametrize("base", [48, 56, 64, 72, 12, 14, 16, 18, 54, 98])
 def test_groups_of_convolutions_and_norms(base):
     """98: where a quotient of floats, cut to an integer, loses a channel."""
     with outline():
-        network = EncodedBackbone(BackboneCode.parse(f"Xbottleneck_{base}_12-11-21-12"), Norm("group-ws", 32))
-    widths = iter(BackboneCode.parse(f"Xbottleneck_{base}_12-11-21-12").widths)
+        network = encoded(f"Xbottleneck_{base}_12-11-21-12", Norm("group-ws", 32))
+    widths = [base * 2**doubled for doubled in (0, 1, 1, 1, 2, 2, 2, 3)]
     blocks = [block for stage in (1, 2, 3, 4) for block in network.get_submodule(f"stage{stage}")]
     for block, width in zip(blocks, widths, strict=True):
         assert block.conv2.groups == base // 2
@@ -260,21 +252,20 @@ def test_modules_are_those_of_the_structure():
     "text", ["basicblock_12_11-21-21-21 64x64 P1-P5 c24 rpn 2fc", "resnet18 64x64 P2-P6 c24 retinanet"]
 )
 def test_norms_of_the_whole_detector(text):
-    def kinds(norm: str, part: str = "") -> set[type]:
+    def modules(norm: str, part: str = "") -> list[nn.Module]:
         with outline():
             network = build_detector(Structure.parse(text), CLASSES, SMOKE.detector, norm)
-        if part:
-            network = network.get_submodule(part)
+        return list(network.get_submodule(part).modules())
+
+    def kinds(norm: str, part: str = "") -> set[type]:
         wanted = nn.BatchNorm2d | nn.GroupNorm | StandardisedConv2d | nn.Conv2d
-        return {type(module) for module in network.modules() if isinstance(module, wanted)}
+        return {type(module) for module in modules(norm, part) if isinstance(module, wanted)}
 
     assert kinds("batch") == {nn.BatchNorm2d, nn.Conv2d}
     assert kinds("batch", "fpn") == {nn.Conv2d}, "batch norm is in the backbone alone"
     assert kinds("group") == kinds("group", "fpn") == {nn.GroupNorm, nn.Conv2d}
     assert kinds("group-ws", "backbone") == kinds("group-ws", "fpn") == {nn.GroupNorm, StandardisedConv2d}
-    with outline():
-        network = build_detector(Structure.parse(text), CLASSES, SMOKE.detector, "group")
-    of_fpn = {m.num_groups for m in network.fpn.modules() if isinstance(m, nn.GroupNorm)}
+    of_fpn = {module.num_groups for module in modules("group", "fpn") if isinstance(module, nn.GroupNorm)}
     assert of_fpn == {gcd(SMOKE.detector.norm_groups, 24)}
 
 
