@@ -5,10 +5,12 @@ from dataclasses import asdict
 import pytest
 
 from common.cli import parse
+from common.data.source import SCENES_DEFAULTS
+from common.data.splits import SEARCH_SHARE
 from common.plain import InputError, from_json, to_json
 from sm_nas.encoding import BackboneCode
 from sm_nas.method import ModularSpace, StructuralSpace
-from sm_nas.presets import NANO, PAPER, PRESETS, SMOKE, Options, Preset, SearchOptions
+from sm_nas.presets import MINI, NANO, PAPER, PRESETS, SMOKE, Options, Preset, SearchOptions
 
 SGD = {"optimiser": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "clip_norm": 35.0, "decay": 0.1}
 
@@ -183,6 +185,13 @@ def test_nano_is_the_scale_that_was_published():
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_a_preset_comes_back_from_a_run_s_config(preset):
     assert from_json(Preset, to_json(preset)) == preset
+
+
+@pytest.mark.parametrize("preset", [SMOKE, NANO, MINI], ids=lambda preset: preset.name)
+def test_the_scenes_are_many_enough_for_all_held_out_images_of_a_scale(preset):
+    assert preset.search_images <= SEARCH_SHARE * SCENES_DEFAULTS["train"]
+    assert (preset.train_images or 0) + preset.search_images <= SCENES_DEFAULTS["train"]
+    assert (preset.validation_images or 0) <= SCENES_DEFAULTS["val"]
 
 
 def test_every_setting_is_a_flag():

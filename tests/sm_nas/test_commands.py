@@ -1,0 +1,88 @@
+"""What the three commands have in common: flags, bad input in one sentence, and what is said without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from common.cli import run
+from sm_nas import reproduce, search, train
+from sm_nas.exhibits import PAPER
+
+SHARED = [  # flags that all refuse, and what they say
+    ("--seed -1", "--seed must be at least 0, got -1"),
+    ("--device gpu", "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
+    ("--data coco:/nowhere/at/all", "no folder"),
+    ("--data sceness", "unknown data"),
+    ("--data scenes:train=4", "4 training images"),
+]
+OWN = {
+    train: [
+        ("--model E6", "no model is called 'E6': give one of E0, E1,"),
+        ("--model resnet50_96x96", "no model is called"),
+        ("--data sceness --describe", "unknown data"),
+    ],
+    search: [
+        ("--workers -1", "--workers must be at least 0, got -1"),
+        ("--preset.groups 0", "groups must be at least 1"),
+    ],
+    reproduce: [
+        ("--data scenes --second-data scenes:seed=2", "--second-data must differ in name from --data scenes"),
+        ("--workers -1", "--workers must be at least 0, got -1"),
+    ],
+}
+REFUSED = [(module, *each) for module in (train, search) for each in SHARED]
+REFUSED += [(module, *each) for module, some in OWN.items() for each in some]
+
+
+@pytest.mark.parametrize(("module", "flags", "words"), REFUSED, ids=lambda value: getattr(value, "__name__", value))
+def test_bad_input_is_one_sentence(module, flags, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(module.main, module.Options, ["--device", "cpu", "--out", str(tmp_path), *flags.split()])
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert words in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "own"),
+    [
+        (train, "model strategy seed describe"),
+        (search, "seed workers stage no-final describe"),
+        (reproduce, "seeds only"),
+    ],
+    ids=["train", "search", "reproduce"],
+)
+def test_help_explains_every_flag(module, own, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(module.main, module.Options, ["--help"])
+    text, _, settings = capsys.readouterr().out.partition("preset options")
+    assert ended.value.code == 0
+    assert len(text.splitlines()) <= 60
+    assert all(f"--{flag}" in text for flag in ("scale", "data", "out", "device", "precision", *own.split()))
+    assert "--preset.groups" in settings
+    assert "--preset.final-training.optimisation.epochs" in settings
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "code", "words"),
+    [
+        ("train", ["--model", "E6"], 2, ""),
+        ("search", ["--describe", "--json"], 0, '"size": 10836'),
+        ("reproduce", ["--list"], 0, "".join(f"\n{name} " for name in PAPER.by_name)),
+    ],
+)
+def test_what_needs_no_torch_is_said_without_it(module, flags, code, words, tmp_path):
+    folders = ["--out", str(tmp_path), *(["--results", str(tmp_path)] if module == "reproduce" else [])]
+    script = (
+        f"import sys, sm_nas.{module} as module\n"
+        "from common.cli import run\n"
+        f"try: run(module.main, module.Options, {[*flags, *folders]})\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "False"), done.stderr
+    assert all(line.strip() in done.stdout for line in words.splitlines())
