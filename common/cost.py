@@ -65,7 +65,7 @@ def _count(module: "nn.Module", image: "Tensor") -> Cost:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from common.evaluate.recalibrate import evaluation_mode
+    from common.models.mode import evaluation_mode
 
     part_of = {inner: name for name, child in module.named_children() for inner in child.modules()}
     flops: dict[str, int] = defaultdict(int)

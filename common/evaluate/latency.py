@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.evaluate.recalibrate import evaluation_mode
+from common.models.mode import evaluation_mode
 
 Precision = Literal["float32", "float16", "bfloat16"]
 

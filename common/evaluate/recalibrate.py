@@ -4,29 +4,18 @@ The running averages of a supernet mix the activations of all its sub-networks. 
 need statistics of their own before it is evaluated.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from common.models.mode import evaluation_mode
+
 # See `_batch_statistics`: rows of so many pixels, and the channels up to which and the pixels from which they pay.
 PIXELS_A_ROW = 16
 MOST_CHANNELS = 48
 LEAST_PIXELS = 1 << 12
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts `model` in evaluation mode; the train/eval flag of each of its parts is restored at the end."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
 
 
 class _NothingLeft(Exception):
