@@ -11,7 +11,7 @@ cascade (Cai, Vasconcelos, 2018) is a copy of the found one, its codes brought t
 each says the same of a region, box and classes. A number in brackets is that of a difference in README.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -42,9 +42,7 @@ from joint_detnas.presets import CascadeSettings, DistillationSettings, Imitatio
 
 IMITATION = ImitationSettings()
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Table 3: "Distilling Object Detectors with Fine-grained Feature Imitation" (29)
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Table 3: "Distilling Object Detectors with Fine-grained Feature Imitation" (29)
 
 
 @torch.no_grad()
@@ -113,9 +111,7 @@ class Imitator(nn.Module):
         return imitated_losses(self.student(batch.images), batch, teacher_maps(teacher, batch.images), self.adapter)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Table 5: pruning once, to a cost
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Table 5: pruning once, to a cost
 
 
 def pruned_to(student: TwoStage, macs: float, size: Size, settings: MorphismSettings = MORPHISM) -> TwoStage:
@@ -130,7 +126,8 @@ def pruned_to(student: TwoStage, macs: float, size: Size, settings: MorphismSett
         return kept_channels(backbone, float(percentage), settings) if percentage else everything
 
     def above(percentage: int) -> float:
-        architecture = backbone.architecture.with_channels(_widths(pruned(percentage)))
+        widths = {name: len(channels) for name, channels in pruned(percentage).items()}
+        architecture = backbone.architecture.with_channels(widths)
         return backbone_cost(architecture, size, backbone.norm).macs_mmdet - macs
 
     # A higher percentage takes the same channels and more, so the cost falls with it: the closest one is where it
@@ -142,13 +139,7 @@ def pruned_to(student: TwoStage, macs: float, size: Size, settings: MorphismSett
     return keep_channels(student, pruned(min((low, high), key=lambda percentage: abs(above(percentage)))))
 
 
-def _widths(kept: Mapping[str, np.ndarray]) -> dict[str, int]:
-    return {name: len(channels) for name, channels in kept.items()}
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Table 6: X101-Cascade
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Table 6: X101-Cascade
 
 
 def with_cascade_and_deformable(detector: TwoStage, settings: CascadeSettings) -> TwoStage:

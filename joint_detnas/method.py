@@ -496,11 +496,6 @@ class History:
 
     pairs: list[Pair] = field(default_factory=list)
 
-    @property
-    def base(self) -> Pair:
-        """Pair 0."""
-        return self.pairs[0]
-
     def best(self) -> Pair:
         """The pair with the highest score; of equally good ones the first."""
         return top_k(self.pairs, 1)[0]

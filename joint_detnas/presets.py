@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from common.cli import StudyOptions
@@ -31,9 +32,7 @@ STRIDES = (4, 8, 16, 32)
 KINDS = ("layer pruning", "channel pruning", "add-layer", "rearrange")
 """Kinds of the student's actions (Figure 3)."""
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Section 3.1.2: student morphism
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Section 3.1.2: student morphism
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ class MorphismSettings:
             raise InputError(f"percentage must be above 0 and below 100, got {self.percentage:g}")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Section 3.1.3: the elastic teacher pool
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Section 3.1.3: the elastic teacher pool
 
 
 @dataclass(frozen=True)
@@ -194,11 +191,7 @@ class Phase(ShrinkingPhase):
 class ShrinkingSettings:
     """Integrated progressive shrinking (21)."""
 
-    phases: tuple[Phase, ...] = (
-        Phase("full", 24, steps_down=0),
-        Phase("one-step", 12, steps_down=1),
-        Phase("all", 24),
-    )
+    phases: tuple[Phase, ...] = (Phase("full", 24, steps_down=0), Phase("one-step", 12, steps_down=1), Phase("all", 24))
     """In order; each starts from the weights that the one before left."""
     optimisation: Optimisation = field(default_factory=Optimisation)
     """Of every phase, with the phase's own epochs; milestones are shares of the phase."""
@@ -208,9 +201,7 @@ class ShrinkingSettings:
     """What the largest net teaches the others with."""
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Section 3.1.4: the search
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Section 3.1.4: the search
 
 
 @dataclass(frozen=True)
@@ -248,9 +239,7 @@ class SearchSettings:
                 raise InputError(f"these search settings cannot be used: {problem}")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Beside the method: what it is compared with, and Table 6's X101-Cascade
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Beside the method: what it is compared with, and Table 6's X101-Cascade
 
 
 @dataclass(frozen=True)
@@ -281,9 +270,7 @@ class CascadeSettings:
             raise InputError(f"heads must be between 1 and 4, got {self.heads}")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The scales
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- The scales
 
 
 @dataclass(frozen=True)
@@ -349,19 +336,23 @@ def _equivalents(depths: Mapping[str, tuple[int, ...]], width: float = 1.0) -> t
     return tuple((name, Teacher(each, (width,) * 4, width)) for name, each in depths.items())
 
 
+def _phases(full: int, one_step: int, everything: int, share: float = 1.0) -> tuple[Phase, ...]:
+    """Epochs of the three phases; share: of the learning rate, in those that shrink."""
+    one = Phase("one-step", one_step, share, steps_down=1)
+    return Phase("full", full, steps_down=0), one, Phase("all", everything, share)
+
+
 def _teaching(pairs: int, k: int) -> SearchSettings:
     """Pair after pair, the student as it is."""
     return SearchSettings(budget=pairs, k=k, student_probability=0.0, generation=1)
 
 
-def _adamw(epochs: int, learning_rate: float, **more) -> Optimisation:
-    rest = {"weight_decay": 1e-4, "warmup_epochs": min(0.3, epochs / 4), "clip_norm": 10.0} | more
-    return Optimisation(epochs=epochs, optimiser="adamw", learning_rate=learning_rate, **rest)
+def _trained(optimiser: str, epochs: int, learning_rate: float, **more) -> Optimisation:
+    rest = {"weight_decay": 1e-4, "warmup_epochs": min(0.3, epochs / 4)} | more
+    return Optimisation(epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, **rest)
 
 
-def _sgd(epochs: int, learning_rate: float, **more) -> Optimisation:
-    rest = {"momentum": 0.9, "weight_decay": 1e-4, "warmup_epochs": min(0.3, epochs / 4), "clip_norm": 35.0} | more
-    return Optimisation(epochs=epochs, optimiser="sgd", learning_rate=learning_rate, **rest)
+_adamw, _sgd = partial(_trained, "adamw", clip_norm=10.0), partial(_trained, "sgd", clip_norm=35.0)
 
 
 def _steps(epochs: int, learning_rate: float, **more) -> Optimisation:
@@ -369,8 +360,6 @@ def _steps(epochs: int, learning_rate: float, **more) -> Optimisation:
     milestones = (round(epochs * 2 / 3, 2), round(epochs * 11 / 12, 2))
     return _sgd(epochs, learning_rate, **({"policy": "multistep", "milestones": milestones} | more))
 
-
-# ------------------------------------------------------------------------------------------------------------------
 
 _RELATIVE = DistillationSettings(feature_weight=0.3, relative_features=True)  # else the feature loss drowns all others
 SMOKE = Preset(
@@ -407,11 +396,7 @@ SMOKE = Preset(
     classification=_adamw(1, 2e-3),
     batch_size=8,
     base_training=_adamw(2, 2e-3),
-    shrinking=ShrinkingSettings(
-        phases=(Phase("full", 1, steps_down=0), Phase("one-step", 1, steps_down=1), Phase("all", 1)),
-        optimisation=_adamw(1, 2e-3),
-        distillation=_RELATIVE,
-    ),
+    shrinking=ShrinkingSettings(phases=_phases(1, 1, 1), optimisation=_adamw(1, 2e-3), distillation=_RELATIVE),
     pair_training=_adamw(1, 1e-3),
     distillation=_RELATIVE,
     search=SearchSettings(budget=6, k=3, generation=2, morphism=MorphismSettings(fewest_channels=2, tied="max")),
@@ -434,12 +419,11 @@ NANO = replace(
     name="nano",
     sizes=((64, 64), (96, 96)),
     base_size=(96, 96),
-    detector=DetectorSettings(
+    detector=replace(
+        SMOKE.detector,
         width=16,
         neck_width=32,
-        anchor_scale=4.0,
         hidden=128,
-        canonical_side=64.0,
         rpn_samples=64,
         region_samples=64,
         candidates=(300, 100),
@@ -457,16 +441,9 @@ NANO = replace(
     crops=3000,
     crop_batch_size=32,
     classification=_adamw(6, 4e-3),
-    batch_size=8,
     base_training=_adamw(16, 3e-3),
     shrinking=ShrinkingSettings(
-        phases=(
-            Phase("full", 20, steps_down=0),
-            Phase("one-step", 2, 0.5, steps_down=1),
-            Phase("all", 4, 0.5),
-        ),
-        optimisation=_adamw(8, 3e-3),
-        distillation=_RELATIVE,
+        phases=_phases(20, 2, 4, share=0.5), optimisation=_adamw(8, 3e-3), distillation=_RELATIVE
     ),
     pair_training=_adamw(2, 1e-3),
     search=SearchSettings(budget=16, k=5, generation=2, morphism=MorphismSettings(tied="max")),
@@ -540,17 +517,9 @@ MINI = replace(
     crop_size=96,
     crop_batch_size=128,
     classification=_sgd(20, 0.1, clip_norm=None),
-    shrinking=ShrinkingSettings(
-        phases=(
-            Phase("full", 24, steps_down=0),
-            Phase("one-step", 8, 0.5, steps_down=1),
-            Phase("all", 16, 0.5),
-        ),
-        optimisation=_sgd(24, 0.02),
-    ),
+    shrinking=ShrinkingSettings(phases=_phases(24, 8, 16, share=0.5), optimisation=_sgd(24, 0.02)),
     search=SearchSettings(budget=50, k=5, generation=4),
     upgraded_backbones=("resnet18", "resnet50", "mobilenet_v2"),
-    taught_backbones=("resnet18", "resnet50", "resnet101"),
     cascaded_backbones=("resnet50",),
 )
 """The paper's networks on a small set of real photographs, one GPU, at half the paper's input sizes.
@@ -561,9 +530,7 @@ Time: hours; not measured yet.
 
 PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Flags
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- Flags
 
 Control = Literal["none", "random", "conventional", "nas", "fixed-student", "fixed-pair"]
 """The search, or one of its controls; see JointDetNASStudy.settings."""

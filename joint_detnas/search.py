@@ -28,32 +28,19 @@ WHY_NOT_765_000 = (
     "264 depths times five elastic widths of three choices (four stages and the neck) make 64,152; with a sixth width "
     "and four resolutions there would be 769,824, the nearest to the printed number that was found"
 )
-ONE_EACH = {"layer pruning": 1, "channel pruning": 1}
 COUNTED: dict[str, dict[str, Any]] = {
-    "smoke": {
-        "lowest": 5_779_535,
-        "highest": 13_105_359,
-        "backbone": 3_449_344,
-        "actions": ONE_EACH | {"add-layer": 9, "rearrange": 6},
-    },
-    "nano": {
-        "lowest": 64_857_035,
-        "highest": 169_185_963,
-        "backbone": 25_254_144,
-        "actions": ONE_EACH | {"add-layer": 9, "rearrange": 6},
-    },
-    "mini": {
-        "lowest": 51_955_723_580,
-        "highest": 164_681_493_820,
-        "backbone": 20_178_493_440,
-        "actions": ONE_EACH | {"add-layer": 16, "rearrange": 6},
-    },
-    "paper": {
-        "lowest": 178_228_913_305,
-        "highest": 648_581_847_449,
-        "backbone": 167_906_009_600,
-        "actions": ONE_EACH | {"add-layer": 33, "rearrange": 6},
-    },
+    scale: {
+        "lowest": lowest,
+        "highest": highest,
+        "backbone": backbone,
+        "actions": dict(zip(KINDS, (1, 1, added_layers, 6), strict=True)),
+    }
+    for scale, lowest, highest, backbone, added_layers in (
+        ("smoke", 5_779_535, 13_105_359, 3_449_344, 9),
+        ("nano", 64_857_035, 169_185_963, 25_254_144, 9),
+        ("mini", 51_955_723_580, 164_681_493_820, 20_178_493_440, 16),
+        ("paper", 178_228_913_305, 648_581_847_449, 167_906_009_600, 33),
+    )
 }
 """What `count_space` gives for the scales as they are, so that --describe answers at once."""
 

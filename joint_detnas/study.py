@@ -16,8 +16,8 @@ cascade-BACKBONE           what the search found, with deformable convolutions a
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,20 +80,6 @@ from joint_detnas.presets import (
 
 POOL = "teacher-pool"
 """The name of the largest teacher's backbone."""
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What a pair of a search goes through; plain enough to be sent to another process."""
-
-    study: "JointDetNASStudy"
-    base: Path
-    pairs: Path
-    judge: Judge
-    taught: bool
-
-    def __call__(self, pair: Pair) -> dict[str, Any]:
-        return self.study.train_pair(pair, self.base, self.pairs, self.judge, self.taught)
 
 
 class JointDetNASStudy(BackboneStudy):
@@ -342,7 +328,7 @@ class JointDetNASStudy(BackboneStudy):
             base, pairs = read_base(file), run.path / "pairs"
             cost = float(count(base, preset.base_size).macs_mmdet)
             judge = Judge(cost, preset.base_size, settings.alpha, settings.beta)
-            work = _Work(self, file, pairs, judge, taught)
+            work = partial(self.train_pair, base=file, pairs=pairs, judge=judge, taught=taught)
 
             def evaluate(drawn: Sequence[Pair]) -> Iterator[Mapping[str, Any]]:
                 rest = {"workers": self.options.workers, "score": "score", "label": run.path.name}

@@ -125,37 +125,31 @@ def cascade_costs(preset: Preset, backbone: str) -> dict[str, dict[str, Any]]:
 
 
 def _plan_text(plan: Mapping[str, Any]) -> str:
-    training = plan["training"]
-    schedule = (
-        ""
-        if plan["what"] == "pool"
-        else (f"{training['epochs']} epochs by {training['optimiser']} at {training['learning_rate']:g}")
-    )
-    if plan["what"] == "base":
-        student = plan["student"]
+    training, scale = plan["training"], f"at {plan['scale']} scale"
+    if plan["what"] == "pool":
         first = (
-            f"base detector at {plan['scale']} scale: {student['backbone']}, "
-            f"{student['cost']['backbone_macs_mmdet'] / 1e9:.4g} G MAC of backbone at {student['cost']['at']}"
-        )
-    elif plan["what"] == "cascade":
-        before, after = (
-            f"{cost['macs_mmdet'] / 1e9:.4g} G MAC and {cost['params'] / 1e6:.4g} M parameters"
-            for cost in (plan["cost"]["before"], plan["cost"]["after"])
-        )
-        first = (
-            f"cascade at {plan['scale']} scale: the detector that a search found, with {plan['cascade']['heads']} "
-            f"heads and deformable convolutions\n{plan['backbone']} as it is would go from {before} to {after} at "
-            f"{plan['cost']['at']}"
-        )
-    else:
-        cost = plan["cost"]
-        first = (
-            f"teacher pool at {plan['scale']} scale: {plan['teachers']['size']:,} teachers; {plan['teacher']} has "
-            f"{cost['macs_mmdet'] / 1e9:.4g} G MAC at {cost['at']}, {cost['params'] / 1e6:.4g} M parameters"
+            f"teacher pool {scale}: {plan['teachers']['size']:,} teachers; {plan['teacher']} has "
+            f"{_cost_text(plan['cost'])} at {plan['cost']['at']}"
         )
         phases = ", ".join(f"{phase['name']} {phase['epochs']} epochs" for phase in training["phases"])
         schedule = f"{phases}; {training['networks_a_step']} sub-networks a step beside the largest"
+    else:
+        schedule = f"{training['epochs']} epochs by {training['optimiser']} at {training['learning_rate']:g}"
+    if plan["what"] == "base":
+        backbone, cost = plan["student"]["backbone"], plan["student"]["cost"]
+        macs = f"{cost['backbone_macs_mmdet'] / 1e9:.4g} G MAC"
+        first = f"base detector {scale}: {backbone}, {macs} of backbone at {cost['at']}"
+    elif plan["what"] == "cascade":
+        before, after = (_cost_text(plan["cost"][when]) for when in ("before", "after"))
+        first = (
+            f"cascade {scale}: the detector that a search found, with {plan['cascade']['heads']} heads and deformable "
+            f"convolutions\n{plan['backbone']} as it is would go from {before} to {after} at {plan['cost']['at']}"
+        )
     return f"{first}\nimages of {', '.join(plan['sizes'])} pixels, {plan['images_a_step']} a step; {schedule}"
+
+
+def _cost_text(cost: Mapping[str, Any]) -> str:
+    return f"{cost['macs_mmdet'] / 1e9:.4g} G MAC and {cost['params'] / 1e6:.4g} M parameters"
 
 
 def _report_text(report: Mapping[str, Any]) -> str:
@@ -174,8 +168,7 @@ def _report_text(report: Mapping[str, Any]) -> str:
 
 def _detector_text(name: str, measured: Mapping[str, Any]) -> str:
     return (
-        f"{name}: AP {100 * measured['AP']:.1f} at {size_name(measured['size'])}, "
-        f"{measured['macs_mmdet'] / 1e9:.4g} G MAC, {measured['params'] / 1e6:.4g} M parameters, "
+        f"{name}: AP {100 * measured['AP']:.1f} at {size_name(measured['size'])}, {_cost_text(measured)}, "
         f"latency {measured['latency']:.2f} ms"
     )
 
