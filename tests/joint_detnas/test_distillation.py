@@ -1,10 +1,12 @@
-"""Distillation against loops over images and regions; whom it moves, and where it leads."""
+"""Distillation and feature imitation against loops over images and regions; whom they move, and where they lead."""
 
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torchvision.ops import box_iou
 
 from common.models.fpn import FPN
 from common.models.regions import RegionOutputs
@@ -12,7 +14,7 @@ from common.models.resnet import ResNet
 from common.models.roi_head import Regions, RoISettings
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.plain import InputError
-from joint_detnas.baselines import Imitator
+from joint_detnas.baselines import Imitator, imitated_losses, imitation_loss, near_objects
 from joint_detnas.method import (
     RegionAdapter,
     build_teacher,
@@ -22,8 +24,9 @@ from joint_detnas.method import (
     feature_loss,
     prediction_losses,
     taught_by,
+    teacher_maps,
 )
-from joint_detnas.presets import DistillationSettings
+from joint_detnas.presets import DistillationSettings, ImitationSettings
 from tests.common.models.families import CLASSES, ROI, RPN, make_batch
 from tests.joint_detnas.thin_pool import SPACE, make_pool
 
@@ -90,16 +93,6 @@ def test_the_prediction_losses_equal_a_loop_over_regions_and_classes(device):
     assert found["distil_box"].item() == pytest.approx(distance / 8, rel=1e-4)
     nothing = prediction_losses(student, teacher, valid & False)
     assert all(value.item() == 0 for value in nothing.values())
-
-
-def test_the_gradient_of_the_class_loss_is_that_of_soft_cross_entropy(device):
-    student, teacher = _regions(2, 1, device), _regions(3, 1, device)
-    valid = torch.ones(2, 6, dtype=torch.bool, device=device)
-    logits = student.logits.requires_grad_()
-    prediction_losses(student, teacher, valid)["distil_class"].backward()
-    found, logits.grad = logits.grad, None
-    (-(teacher.logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean()).backward()
-    torch.testing.assert_close(found, logits.grad)
 
 
 def test_features_are_compared_as_far_as_there_may_be_positives(device):
@@ -239,6 +232,88 @@ def test_cascades_and_detectors_without_a_pyramid_are_refused(teacher, batch):
         taught_by(cascade.eval(), batch.images)
     with pytest.raises(InputError, match="no pyramid"):
         taught_by(TwoStage(ResNet("resnet18", width=8), CLASSES, None).eval(), batch.images)
+
+
+# ---- Table 3: fine-grained feature imitation
+
+
+def test_near_objects_equals_a_loop_over_objects_and_anchors(device):
+    generator = torch.Generator().manual_seed(4)
+    corner = torch.rand(20, 2, generator=generator) * 40
+    anchors = torch.cat([corner, corner + 12], dim=1).to(device)
+    batch = make_batch(4).to(device)
+    boxes = batch.boxes.clone()
+    boxes[1, 1] += 1000  # an object that no anchor overlaps
+    settings = ImitationSettings(factor=0.6)
+    found = near_objects(anchors, boxes, batch.valid, settings)
+    expected = torch.zeros(2, 20, dtype=torch.bool)
+    for image in range(2):
+        for box, valid in zip(boxes[image], batch.valid[image].tolist(), strict=True):
+            overlaps = box_iou(box[None], anchors)[0].tolist()
+            for anchor in range(20):
+                expected[image, anchor] |= valid and overlaps[anchor] > 0.6 * max(overlaps)
+    assert torch.equal(found.cpu(), expected)
+    assert 0 < expected.sum() < expected.numel()
+
+
+def test_the_imitation_loss_equals_a_loop_over_cells(device):
+    torch.manual_seed(0)
+    adapter = nn.Conv2d(3, 5, 3, padding=1).to(device)
+    student = [torch.randn(2, 3, side, side, device=device) for side in (4, 2)]
+    teacher = [torch.randn(2, 5, side, side, device=device) for side in (4, 2)]
+    near = [torch.rand(2, side, side, device=device) < 0.4 for side in (4, 2)]
+    total, count = 0.0, 0
+    for own, other, mask in zip(student, teacher, near, strict=True):
+        adapted = adapter(own)
+        for image, y, x in mask.nonzero().tolist():
+            total += ((adapted[image, :, y, x] - other[image, :, y, x]) ** 2).sum().item()
+            count += 1
+    assert imitation_loss(student, teacher, near, adapter).item() == pytest.approx(total / (2 * count), rel=1e-4)
+    assert imitation_loss(student, teacher, [mask & False for mask in near], adapter).item() == 0
+
+
+def test_imitation_stands_beside_the_detection_losses_and_learns(student, teacher, batch, device):
+    adapter = Imitator(student, teacher.fpn.width).adapter.to(device)
+    optimiser = torch.optim.Adam([*student.parameters(), *adapter.parameters()], lr=3e-3)
+    maps = teacher_maps(teacher, batch.images)
+    history = []
+    for step in range(6):
+        outputs = student(batch.images)
+        losses = imitated_losses(outputs, batch, maps, adapter, generator=_generator(device))
+        if step == 0:
+            plain = two_stage_losses(outputs, batch, _generator(device))
+            assert losses.keys() == {"loss", "imitation"} | {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
+            torch.testing.assert_close(losses["loss"], plain["loss"] + 0.01 * losses["imitation"])
+        optimiser.zero_grad()
+        losses["loss"].backward()
+        optimiser.step()
+        history.append(losses["imitation"].item())
+    assert history[-1] < 0.8 * history[0]
+    assert adapter.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_cell_that_matters_is_one_near_an_object(student, teacher, batch):
+    """The loss reads the teacher's maps at masked cells only, laid out as the anchors are."""
+    adapter = Imitator(student, teacher.fpn.width).adapter.to(batch.images.device)
+    outputs = student(batch.images)
+    maps = [each.clone().requires_grad_() for each in teacher_maps(teacher, batch.images)]
+    imitated_losses(outputs, batch, maps, adapter)["loss"].backward()
+    settings = ImitationSettings()
+    anchors = outputs.rpn["anchors"]
+    start = 0
+    overlaps = [box_iou(boxes[valid], anchors) for boxes, valid in zip(batch.boxes, batch.valid, strict=True)]
+    for each in maps:
+        rows, columns = each.shape[2:]
+        for image in range(2):
+            touched = each.grad[image].abs().sum(0) > 0
+            for y in range(rows):
+                for x in range(columns):
+                    first = start + (y * columns + x) * 3
+                    mine = overlaps[image][:, first : first + 3].amax(1)
+                    near = bool((mine > settings.factor * overlaps[image].amax(1)).any())
+                    assert near == bool(touched[y, x])
+        start += rows * columns * 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waiting for a device can be seen on a GPU only")

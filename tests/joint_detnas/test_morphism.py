@@ -138,13 +138,8 @@ def test_widths_keep_their_least(student_of):
     with pytest.raises(InputError, match="every width is at its least"):
         evolve(least, ChannelPruning(10.0))
     tiny = evolve(student, ChannelPruning(0.001)).backbone.architecture  # one channel goes in any case
-    assert (
-        sum(
-            a.channels - b.channels
-            for a, b in zip(student.backbone.architecture.channel_sets(), tiny.channel_sets(), strict=True)
-        )
-        == 1
-    )
+    before, after = (sum(each.channels for each in one.channel_sets()) for one in (student.backbone.architecture, tiny))
+    assert before - after == 1
 
 
 # --- layer pruning and rearrange --------------------------------------------------------------------------------------
@@ -251,27 +246,12 @@ def test_kinds_are_alike_likely(student_of):
     evolve(student_of("basic"), LayerPruning(), settings=only)  # what a search leaves out can still be done
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        AddLayer(2, 0),
-        AddLayer(1, 3),
-        AddLayer(5, 1),
-        AddLayer(0, 1),
-        Rearrange(4, 1),
-        Rearrange(1, -1),
-        Rearrange(2, 2),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_done_gives_a_sentence(action, student_of):
+def test_what_cannot_be_done_gives_a_sentence(student_of):
     student = student_of("basic")
-    with pytest.raises(InputError, match=f"does not allow the action {action}"):
-        evolve(student, action)
-
-
-def test_other_bad_input_gives_a_sentence(student_of):
-    student = student_of("basic")
+    adding = [AddLayer(*place) for place in ((2, 0), (1, 3), (5, 1), (0, 1))]
+    for action in (*adding, Rearrange(4, 1), Rearrange(1, -1), Rearrange(2, 2)):
+        with pytest.raises(InputError, match=f"does not allow the action {action}"):
+            evolve(student, action)
     for _ in range(5):
         student = evolve(student, LayerPruning())
         if not layer_importance(student.backbone):
@@ -280,15 +260,6 @@ def test_other_bad_input_gives_a_sentence(student_of):
     for action in (LayerPruning(), Rearrange(1, 1)):
         with pytest.raises(InputError, match="does not allow"):
             evolve(student, action)
-    for wrong, says in (
-        ({"percentage": 100.0}, "percentage must be above 0 and below 100, got 100"),
-        ({"percentage": 0.0}, "percentage must be above 0 and below 100, got 0"),
-        ({"fewest_channels": 0}, "fewest_channels must be at least 1, got 0"),
-        ({"kinds": ("prune",)}, "no action is called 'prune'"),
-        ({"kinds": ()}, "no action is called ''"),
-    ):
-        with pytest.raises(InputError, match=says):
-            MorphismSettings(**wrong)
     with pytest.raises(InputError, match="call as_described"):
         evolve(thin_detector("basic"), LayerPruning())
 
@@ -296,8 +267,7 @@ def test_other_bad_input_gives_a_sentence(student_of):
 # --- inheritance ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["batch", "frozen"])
+@pytest.mark.parametrize(("family", "kind"), [*((family, "batch") for family in FAMILIES), ("basic", "frozen")])
 def test_forty_random_actions_never_break_a_student(family, kind, student_of, batch):
     student = student_of(family, kind).eval()
     generator, kinds = np.random.default_rng(0), Counter()

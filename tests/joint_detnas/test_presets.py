@@ -1,127 +1,90 @@
 """The settings of the paper's scale one by one, the spaces' sizes, and what settings cannot be; no torch."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from common.cli import parse
 from common.plain import InputError, from_json, to_json
+from common.settings import Optimisation
 from joint_detnas.presets import (
     BACKBONES,
     PAPER,
     PRESETS,
+    CascadeSettings,
+    MorphismSettings,
     Options,
     Preset,
+    SearchSettings,
     Teacher,
+    TeacherSpace,
     check_backbone,
-    size_name,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-SGD = {
-    "optimiser": "sgd",
-    "weight_decay": 1e-4,
-    "momentum": 0.9,
-    "nesterov": False,
-    "policy": "cosine",
-    "milestones": [],
-    "decay": 0.1,
-    "final_share": 0.0,
-    "warmup_epochs": 0.3,
-    "warmup_start": 0.001,
-    "clip_norm": 35.0,
-    "no_decay_on_norm": False,
-}
-ALL_ACTIONS = {
-    "kinds": ["layer pruning", "channel pruning", "add-layer", "rearrange"],
-    "percentage": 10.0,
-    "fewest_channels": 4,
-    "tied": "mean",
-    "gamma_weight": 1e-5,
-}
-DISTILLATION = {"feature_weight": 1.0, "class_weight": 1.0, "box_weight": 1.0, "relative_features": False}
-SEARCH = {"budget": 100, "k": 5, "student_probability": 0.5, "teacher": "dynamic", "generation": 8}
-SEARCH |= {"alpha": 0.07, "beta": 1.0, "morphism": ALL_ACTIONS}
-PUBLISHED = {
-    "name": "paper",
-    "backbone": "resnet101",
-    "sizes": [[512, 512], [800, 600], [1080, 720], [1333, 800]],
-    "base_size": [1333, 800],
-    "detector": {
-        "width": 64,
-        "neck_width": 256,
-        "anchor_scale": 8.0,
-        "hidden": 1024,
-        "canonical_side": 224.0,
-        "rpn_samples": 256,
-        "region_samples": 512,
-        "candidates": [2000, 1000],
-        "proposals": [2000, 1000],
-        "region_candidates": 2000,
-    },
-    "teachers": {
-        "depths": [[2, 3], [2, 4], [2, 23], [2, 3]],
-        "widths": [1.0, 1.25, 1.5],
-        "width": 64,
-        "neck_width": 256,
-        "channel_multiple": 8,
-    },
-    "train_images": None,
-    "search_images": 2000,
-    "validation_images": None,
-    "evaluation_batch_size": 8,
-    "calibration_images": 16,
-    "augmentation": {"flip": 0.5, "scale_min": 0.8, "scale_max": 1.25, "jitter": 0.0, "shift": 0.1},
-    "latency_images": 200,
-    "latency_warmup": 20,
-    "latency_pause": 0.01,
-    "imagenet": True,
-    "crop_size": 128,
-    "crop_batch_size": 256,
-    "crops": None,
-    "classification": SGD | {"epochs": 90, "learning_rate": 0.1, "clip_norm": None},
-    "batch_size": 16,
-    "base_training": SGD | {"epochs": 24, "learning_rate": 0.02, "policy": "multistep", "milestones": [16.0, 22.0]},
-    "shrinking": {
-        "phases": [
-            {"name": "full", "epochs": 24, "steps_down": 0, "learning_rate_share": 1.0},
-            {"name": "one-step", "epochs": 12, "steps_down": 1, "learning_rate_share": 1.0},
-            {"name": "all", "epochs": 24, "steps_down": None, "learning_rate_share": 1.0},
-        ],
-        "optimisation": SGD | {"epochs": 24, "learning_rate": 0.02},
-        "networks_a_step": 2,
-        "distillation": DISTILLATION,
-    },
-    "pair_training": SGD | {"epochs": 3, "learning_rate": 0.01},
-    "distillation": DISTILLATION,
-    "search": SEARCH,
-    "teaching": SEARCH | {"budget": 30, "student_probability": 0.0, "generation": 1},
-    "equivalents": [
-        ["R26", {"depths": [2, 2, 2, 2], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
-        ["R50", {"depths": [3, 4, 6, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
-        ["R101", {"depths": [3, 4, 23, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
-    ],
-    "lessons": [["resnet18", "R50"], ["resnet50", "R101"]],
-    "pruned_backbones": ["resnet50", "resnet101"],
-    "upgraded_backbones": ["resnet18", "resnet50", "resnet101", "resnext101_32x4d"],
-    "taught_backbones": ["resnet18", "resnet50", "resnet101"],
-    "cascade": {
-        "optimisation": SGD
-        | {"epochs": 16, "learning_rate": 0.01, "policy": "multistep", "milestones": [10.67, 14.67]},
-        "deformable_strides": [8, 16, 32],
-        "heads": 3,
-    },
-    "cascaded_backbones": ["resnext101_32x4d"],
-}
+PUBLISHED = """
+{"name": "paper", "backbone": "resnet101", "base_size": [1333, 800],
+ "sizes": [[512, 512], [800, 600], [1080, 720], [1333, 800]],
+ "detector": {"width": 64, "neck_width": 256, "anchor_scale": 8.0, "hidden": 1024, "canonical_side": 224.0,
+              "rpn_samples": 256, "region_samples": 512, "candidates": [2000, 1000], "proposals": [2000, 1000],
+              "region_candidates": 2000},
+ "teachers": {"depths": [[2, 3], [2, 4], [2, 23], [2, 3]], "widths": [1.0, 1.25, 1.5], "width": 64, "neck_width": 256,
+              "channel_multiple": 8},
+ "train_images": null, "search_images": 2000, "validation_images": null, "evaluation_batch_size": 8,
+ "calibration_images": 16, "batch_size": 16,
+ "augmentation": {"flip": 0.5, "scale_min": 0.8, "scale_max": 1.25, "jitter": 0.0, "shift": 0.1},
+ "latency_images": 200, "latency_warmup": 20, "latency_pause": 0.01,
+ "imagenet": true, "crop_size": 128, "crop_batch_size": 256, "crops": null,
+ "classification": {"SGD": 90, "learning_rate": 0.1, "clip_norm": null},
+ "base_training": {"SGD": 24, "learning_rate": 0.02, "policy": "multistep", "milestones": [16.0, 22.0]},
+ "shrinking": {"phases": [{"name": "full", "epochs": 24, "steps_down": 0, "learning_rate_share": 1.0},
+                          {"name": "one-step", "epochs": 12, "steps_down": 1, "learning_rate_share": 1.0},
+                          {"name": "all", "epochs": 24, "steps_down": null, "learning_rate_share": 1.0}],
+               "optimisation": {"SGD": 24, "learning_rate": 0.02}, "networks_a_step": 2, "distillation": "WEIGHTS"},
+ "pair_training": {"SGD": 3, "learning_rate": 0.01}, "distillation": "WEIGHTS",
+ "search": {"SEARCH": 100, "student_probability": 0.5, "generation": 8},
+ "teaching": {"SEARCH": 30, "student_probability": 0.0, "generation": 1},
+ "equivalents": [["R26", {"depths": [2, 2, 2, 2], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
+                 ["R50", {"depths": [3, 4, 6, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
+                 ["R101", {"depths": [3, 4, 23, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}]],
+ "lessons": [["resnet18", "R50"], ["resnet50", "R101"]], "pruned_backbones": ["resnet50", "resnet101"],
+ "upgraded_backbones": ["resnet18", "resnet50", "resnet101", "resnext101_32x4d"],
+ "taught_backbones": ["resnet18", "resnet50", "resnet101"], "cascaded_backbones": ["resnext101_32x4d"],
+ "cascade": {"optimisation": {"SGD": 16, "learning_rate": 0.01, "policy": "multistep", "milestones": [10.67, 14.67]},
+             "deformable_strides": [8, 16, 32], "heads": 3}}
+"""
+WEIGHTS = {"feature_weight": 1.0, "class_weight": 1.0, "box_weight": 1.0, "relative_features": False}
+SHARED = """
+{"SGD": {"optimiser": "sgd", "weight_decay": 1e-4, "momentum": 0.9, "nesterov": false, "policy": "cosine",
+         "milestones": [], "decay": 0.1, "final_share": 0.0, "warmup_epochs": 0.3, "warmup_start": 0.001,
+         "clip_norm": 35.0, "no_decay_on_norm": false},
+ "SEARCH": {"k": 5, "teacher": "dynamic", "alpha": 0.07, "beta": 1.0,
+            "morphism": {"kinds": ["layer pruning", "channel pruning", "add-layer", "rearrange"], "percentage": 10.0,
+                         "fewest_channels": 4, "tied": "mean", "gamma_weight": 1e-5}}}
+"""
+
+
+def written_out(settings: dict) -> dict:
+    """With what is written once: SGD and its epochs, a search and its budget, weights of a distillation."""
+    for name, key in (("SGD", "epochs"), ("SEARCH", "budget")):
+        if name in settings:
+            settings = json.loads(SHARED)[name] | {key: settings.pop(name)} | settings
+    return {name: WEIGHTS if value == "WEIGHTS" else value for name, value in settings.items()}
+
+
+NO_TEACHERS = ("", "d1", "d3-4_w1-1_n1", "d3-4-6-3_w1-1-1-1", "d3-4-6-3 w1-1-1-1 n1", "resnet50")
+cascade = partial(CascadeSettings, Optimisation(epochs=1))
 
 
 def test_the_papers_scale_has_the_published_settings():
-    here = to_json(PAPER)
-    assert here.keys() == PUBLISHED.keys()
-    assert {name: here[name] for name in here if here[name] != PUBLISHED[name]} == {}
+    here, published = to_json(PAPER), json.loads(PUBLISHED, object_hook=written_out)
+    assert here.keys() == published.keys()
+    assert {name: here[name] for name in here if here[name] != published[name]} == {}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -152,18 +115,31 @@ def test_every_setting_is_a_flag():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("make", "wrong", "said"),
     [
-        (lambda: Options(workers=-1), "--workers must be at least 0, got -1"),
-        (lambda: check_backbone("resnet9"), "no backbone is called 'resnet9': give one of resnet18"),
-        (lambda: Teacher.parse("d1"), "'d1' is no teacher"),
+        (Options, {"workers": -1}, "--workers must be at least 0, got -1"),
+        (check_backbone, {"name": "resnet9"}, "no backbone is called 'resnet9': give one of resnet18"),
+        (SearchSettings, {"k": 0}, "search settings cannot be used: k must be at least 1, got 0"),
+        (SearchSettings, {"generation": 0}, "generation must be at least 1, got 0"),
+        (SearchSettings, {"budget": -1}, "budget must be at least 0, got -1"),
+        (SearchSettings, {"student_probability": 1.5}, "student_probability must be between 0 and 1, got 1.5"),
+        (MorphismSettings, {"percentage": 100.0}, "percentage must be above 0 and below 100, got 100"),
+        (MorphismSettings, {"percentage": 0.0}, "percentage must be above 0 and below 100, got 0"),
+        (MorphismSettings, {"fewest_channels": 0}, "fewest_channels must be at least 1, got 0"),
+        (MorphismSettings, {"kinds": ("prune",)}, "no action is called 'prune'"),
+        (MorphismSettings, {"kinds": ()}, "no action is called ''"),
+        (cascade, {"deformable_strides": (7,)}, r"deformable_strides must be some of \(4, 8, 16, 32\), got \(7,\)"),
+        (cascade, {"heads": 5}, "heads must be between 1 and 4, got 5"),
+        (TeacherSpace, {"depths": ((2, 3),) * 3}, "4 stages"),
+        (TeacherSpace, {"depths": ((3, 2),) * 4}, "4 stages"),
+        (TeacherSpace, {"widths": (1.5, 1.0)}, "increase"),
+        (TeacherSpace, {"width": 8}, "lower channel_multiple"),
+        *((Teacher.parse, {"text": text}, "teacher") for text in NO_TEACHERS),
     ],
 )
-def test_what_cannot_be_is_one_sentence(wrong, said):
+def test_settings_that_cannot_be_are_one_sentence(make, wrong, said):
     with pytest.raises(InputError, match=said):
-        wrong()
-    check_backbone(None)
-    assert size_name((64, 32)) == "64x32"
+        make(**wrong)
 
 
 @pytest.mark.parametrize("module", ["exhibits", "presets", "reproduce", "search", "train"])

@@ -72,9 +72,6 @@ def test_a_teacher_is_read_as_it_is_written():
     for teacher in (PAPER.largest(), PAPER.smallest(), MIDDLE, Teacher((2, 2, 2, 2), (1, 1, 1.25, 1), 1)):
         assert Teacher.parse(str(teacher)) == teacher
     assert str(Teacher((3, 4, 23, 3), (1.5, 1.25, 1, 1.5), 1)) == "d3-4-23-3_w1.5-1.25-1-1.5_n1"
-    for wrong in ("", "d3-4_w1-1_n1", "d3-4-6-3_w1-1-1-1", "d3-4-6-3 w1-1-1-1 n1", "resnet50"):
-        with pytest.raises(InputError):
-            Teacher.parse(wrong)
 
 
 def test_a_mutation_is_one_step_of_one_choice():
@@ -99,14 +96,6 @@ def test_teachers_and_spaces_that_cannot_be_are_refused():
         PAPER.places_of(replace(PAPER.largest(), depths=(3, 4, 24, 3)))
     with pytest.raises(InputError, match=r"width of 1\.1"):
         PAPER.places_of(replace(PAPER.largest(), neck=1.1))
-    for wrong, message in (
-        ({"depths": ((2, 3),) * 3}, "4 stages"),
-        ({"depths": ((3, 2),) * 4}, "4 stages"),
-        ({"widths": (1.5, 1.0)}, "increase"),
-        ({"width": 8}, "lower channel_multiple"),
-    ):
-        with pytest.raises(InputError, match=message):
-            replace(PAPER, **wrong)
 
 
 def test_phases_shrink_depth_and_width_together():

@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from PIL import Image
 
-from common.data.scenes import scenes
 from common.models.torchvision_weights import COCO_CLASSES
 from common.plain import InputError
 from joint_detnas.method import (
@@ -45,23 +45,20 @@ def weights(tmp_path_factory) -> Path:
 
 
 def coco_folder(folder: Path, names) -> str:
-    """A few drawn scenes as a data set on disk, their classes called `names`; as --data."""
+    """A few noisy images with an object each as a data set on disk, their classes called `names`; as --data."""
     (folder / "images").mkdir(parents=True)
     (folder / "annotations").mkdir()
+    categories, noise = [{"id": each, "name": name} for each, name in enumerate(names, 1)], np.random.default_rng(0)
     for split, number in (("train", 10), ("val", 2)):
-        drawn = scenes(split, number, size=32)
-        content = {"images": [], "annotations": [], "categories": []}
-        content["categories"] = [{"id": each + 1, "name": name} for each, name in enumerate(names)]
+        content = {"images": [], "annotations": [], "categories": categories}
         for image in range(number):
             file = f"{split}{image}.png"
-            Image.fromarray(drawn.load_image(image)).save(folder / "images" / file)
+            Image.fromarray(noise.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(folder / "images" / file)
             content["images"].append({"id": image, "file_name": file, "height": 32, "width": 32})
-            for row in range(drawn.offsets[image], drawn.offsets[image + 1]):
-                left, top, right, bottom = map(float, drawn.boxes[row])
-                box = [left, top, right - left, bottom - top]
-                label = int(drawn.labels[row]) % len(names) + 1
-                annotation = {"id": row, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3]}
-                content["annotations"].append(annotation | {"iscrowd": 0})
+            place = {"bbox": [8, 4, 16, 20], "area": 320, "iscrowd": 0}
+            content["annotations"].append(
+                {"id": image, "image_id": image, "category_id": 1 + image % len(names)} | place
+            )
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return f"coco:{folder}"
 
