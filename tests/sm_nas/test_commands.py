@@ -86,3 +86,4 @@ def test_what_needs_no_torch_is_said_without_it(module, flags, code, words, tmp_
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "False"), done.stderr
     assert all(line.strip() in done.stdout for line in words.splitlines())
+    assert done.stdout.count("not run here") == (len(PAPER.exhibits) if module == "reproduce" else 0)

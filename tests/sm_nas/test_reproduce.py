@@ -1,14 +1,10 @@
 """The whole reproduction at smoke scale, run once and shared by all tests here."""
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.cli import run
 from common.plain import read_json, to_json
 from common.report.exhibit import ExhibitResult, Setting
 from common.report.reproduce import draw
@@ -63,16 +59,6 @@ def test_tables_show_every_row_of_the_paper_that_is_trained(folder):
     assert {row[0] for row in rows["figure4"]} <= {"C0", "C1"}
 
 
-def test_searches_record_candidates_generations_and_random_search(folder):
-    searched = read_json(folder / "stage-one-s0" / "result.json")
-    assert len(searched["found"]["evaluated"]) == len(searched["random"]["evaluated"]) == TINY.stage_one.budget
-    lines = (folder / "stage-one-s0" / "candidates.jsonl").read_text().splitlines()
-    pool = {json.loads(line)["key"] for line in lines}
-    assert len(pool) == len(lines)  # what both propose is trained once
-    assert pool >= {each["structure"] for kind in ("found", "random") for each in searched[kind]["evaluated"]}
-    assert not list((folder / "stage-one-s0").glob("training/*"))  # candidates' weights do not stay
-
-
 def test_done_again_it_trains_nothing_and_measures_the_same(folder, options, monkeypatch):
     before = {name: read_json(folder / "exhibits" / name / "measured.json") for name in PAPER.by_name}
     monkeypatch.setitem(PRESETS, "smoke", TINY)
@@ -96,24 +82,3 @@ def test_published_numbers_draw_the_same(options):
     claims = read_json(published / "claims.json")
     assert set(claims) == {f"SM-{number}" for number in range(1, 9)}
     assert {claim["verdict"] for claim in claims.values()} == {"inconclusive"}  # one seed
-
-
-def test_a_second_data_set_must_be_another_one(capsys):
-    for flags, words in ((["--second-data", "scenes:seed=2"], "must differ in name"), (["--workers", "-1"], "got -1")):
-        with pytest.raises(SystemExit) as ended:
-            run(main, Options, ["--data", "scenes", *flags])
-        assert ended.value.code == 2
-        assert words in capsys.readouterr().err
-
-
-def test_exhibits_are_listed_without_torch(tmp_path):
-    script = (
-        "import sys, sm_nas.reproduce as r\n"
-        "from common.cli import run\n"
-        f"run(r.main, r.Options, ['--list', '--out', {str(tmp_path)!r}, '--results', {str(tmp_path)!r}])\n"
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("\nFalse\n")
-    assert all(f"\n{name} " in done.stdout for name in PAPER.by_name)
-    assert done.stdout.count("not run here") == len(PAPER.exhibits)

@@ -2,8 +2,6 @@
 
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,17 +106,6 @@ def test_a_plan_for_people(capsys):
     assert "92 M parameters" in text
 
 
-def test_help_explains_every_flag(capsys):
-    with pytest.raises(SystemExit) as ended:
-        run(main, Options, ["--help"])
-    text, _, settings = capsys.readouterr().out.partition("preset options")
-    assert ended.value.code == 0
-    assert len(text.splitlines()) <= 60
-    assert "--preset.final-training.optimisation.epochs" in settings
-    for flag in ("model", "scale", "data", "strategy", "seed", "out", "device", "precision", "describe", "json"):
-        assert f"--{flag}" in text
-
-
 # ---- training
 
 
@@ -179,43 +166,3 @@ def test_what_is_next_is_of_the_same_runs(capsys, tmp_path, monkeypatch):
     report = json.loads(said(capsys, *given, "--json", "--strategy", "4"))
     following = parse(search.Options, shlex.split(report["next"])[3:])
     assert following == parse(search.Options, [*given, "--device", "cpu"])
-
-
-# ---- bad input
-
-
-@pytest.mark.parametrize(
-    ("flags", "word"),
-    [
-        (["--model", "E6"], "no model is called 'E6': give one of E0, E1,"),
-        (["--model", "resnet50 96x96 P1-P5 c32"], "is not a structure: write it as"),
-        (["--model", "basicblock_64_1-1-1-1 96x96 P1-P5 c32 rpn 2fc"], "must double 3 times"),
-        (["--seed", "-1"], "--seed must be at least 0, got -1"),
-        (["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
-        (["--data", "coco:/nowhere/at/all"], "no folder"),
-        (["--data", "sceness"], "unknown data"),
-        (["--data", "sceness", "--describe"], "unknown data"),
-        (["--data", "scenes:train=4"], "4 training images"),
-    ],
-)
-def test_bad_input_is_one_sentence(flags, word, tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run(main, Options, ["--device", "cpu", "--out", str(tmp_path), *flags])
-    printed = capsys.readouterr()
-    assert ended.value.code == 2
-    assert printed.out == ""
-    assert printed.err.startswith("error: ")
-    assert printed.err.count("\n") == 1
-    assert word in printed.err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_can_be_known_to_be_wrong_is_said_without_torch():
-    script = (
-        "import sys, sm_nas.train as t\n"
-        "from common.cli import run\n"
-        "try: run(t.main, t.Options, ['--model', 'E6'])\n"
-        "finally: print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "False\n")
