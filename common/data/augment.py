@@ -14,8 +14,6 @@ from torch import Tensor
 from common.batch import IMAGE_MEAN, IMAGE_STD
 from common.settings import Augmentation
 
-# What lies beyond an image, in uint8: the mean colour, about 0 once normalised.
-
 LEAST_AREA_LEFT = 0.2  # a box that keeps less of its area inside the picture is no target any more
 LEAST_EXTENT = 1.0  # pixels
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)

@@ -6,8 +6,8 @@ the whole batch on the device, so the batches are equal to the bit either way, a
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from math import prod
 
 import numpy as np
@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from common.batch import Batch, ClassificationBatch, normalise
-from common.data.augment import augment_boxes, augment_images, draw
+from common.data.augment import Drawn, augment_boxes, augment_images, draw
 from common.data.crops import Crops
-from common.data.detection_set import DetectionSet
+from common.data.detection_set import DetectionSet, first_rows
 from common.letterbox import Size, canvas_of, letterbox, letterbox_scale
 from common.plain import InputError
 from common.settings import Augmentation
@@ -53,40 +53,25 @@ def _stack(items: list[Tensor | InputError]) -> Tensor | InputError:
     return next((item for item in items if isinstance(item, InputError)), None) or torch.stack(items)
 
 
-def _decoded(
-    dataset: DetectionSet, size: Size, order: list[list[int]], workers: int | None, pin: bool
-) -> Iterator[Tensor]:
-    """uint8 images (b, 3, H, W) of each list of indices in `order`."""
-    if workers is None:
-        images = sum(map(len, order))
-        workers = min(16, os.cpu_count() or 1, len(order)) if images >= _PARALLEL_FROM else 0
-    loader = DataLoader(
-        _Letterboxed(dataset, size),
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_stack,
-        pin_memory=pin,
-    )
-    for images in loader:
+def _decoded(dataset: DetectionSet, size: Size, order: list[list[int]], pin: bool) -> Iterator[Tensor]:
+    """uint8 images (b, 3, H, W) of each list of indices in `order`, by a process for each core where there are many."""
+    workers = min(16, os.cpu_count() or 1, len(order)) if sum(map(len, order)) >= _PARALLEL_FROM else 0
+    letterboxed = _Letterboxed(dataset, size)
+    for images in DataLoader(letterboxed, batch_sampler=order, num_workers=workers, collate_fn=_stack, pin_memory=pin):
         if isinstance(images, InputError):
             raise images
         yield images
 
 
-def resident(
-    dataset: DetectionSet, size: Size, device: torch.device | str = "cpu", workers: int | None = None
-) -> Tensor:
-    """All images of a set decoded, (N, 3, H, W) uint8 on `device`, for several `DetectionBatches`.
-
-    workers: processes that decode; None means one for each core, or none for a small set.
-    """
+def resident(dataset: DetectionSet, size: Size, device: torch.device | str = "cpu") -> Tensor:
+    """All images of a set decoded, (N, 3, H, W) uint8 on `device`, for several `DetectionBatches`."""
     N = len(dataset)
     width, height = canvas_of(size)
     held = torch.empty(N, 3, height, width, dtype=torch.uint8, device=device)
     order = [list(range(first, min(first + _DECODE_BATCH, N))) for first in range(0, N, _DECODE_BATCH)]
     with tqdm(total=N, desc=f"decode {dataset.name} {dataset.split}", unit="image", disable=N < 500) as progress:
         first = 0
-        for images in _decoded(dataset, size, order, workers, held.is_cuda):
+        for images in _decoded(dataset, size, order, held.is_cuda):
             held[first : first + len(images)] = images.to(device, non_blocking=True)
             first += len(images)
             progress.update(len(images))
@@ -107,16 +92,21 @@ def _generator(*key: int) -> torch.Generator:
 
 
 class _Shuffled:
-    """Which images make up which step: what detection and classification share."""
+    """Which images make up which step, and how they are augmented: what detection and classification share."""
 
-    def __init__(self, length: int, batch_size: int, device: torch.device | str, seed: int, name: str):
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        device: torch.device | str,
+        augment: Augmentation | None,
+        seed: int,
+        name: str,
+    ):
         if batch_size < 1:
             raise InputError(f"the batch size for {name} must be at least 1, got {batch_size}")
-        self.length = length
-        self.batch_size = batch_size
-        self.device = torch.device(device)
-        self.seed = seed
-        self.name = name
+        self.length, self.batch_size, self.name = length, batch_size, name
+        self.device, self.augment, self.seed = torch.device(device), augment, seed
 
     @property
     def steps_per_epoch(self) -> int:
@@ -128,37 +118,31 @@ class _Shuffled:
             )
         return self.length // self.batch_size
 
-    def _shuffled(self, epoch: int, start: int) -> list[Tensor]:
-        """Indices of the steps from `start` on, each (batch_size,) int64 on the CPU."""
-        steps = self.steps_per_epoch
+    def _shuffled(self, epoch: int) -> list[Tensor]:
+        """Indices of each step, (batch_size,) int64 on the CPU."""
         order = torch.randperm(self.length, generator=_generator(self.seed, epoch))
-        return list(order[: steps * self.batch_size].split(self.batch_size)[start:])
+        return list(order[: self.steps_per_epoch * self.batch_size].split(self.batch_size))
 
     def _in_order(self) -> list[Tensor]:
         return list(torch.arange(self.length).split(self.batch_size))
 
-
-@dataclass(frozen=True)
-class _Targets:
-    """Targets of a whole set on the device, padded to G boxes an image; content: (N, 2) width, height of the image in
-    the letterbox."""
-
-    boxes: Tensor
-    labels: Tensor
-    valid: Tensor
-    scale: Tensor
-    content: Tensor
+    def _drawn(self, epoch: int, step: int) -> Drawn | None:
+        if self.augment is None:
+            return None
+        return draw(self.augment, self.batch_size, _generator(self.seed, epoch, step + 1)).to(self.device)
 
 
-def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> _Targets:
-    """Boxes that are not crowds, in network pixels. G is the largest number in an image, rounded up to 8."""
+def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> tuple[Tensor, ...]:
+    """What `Batch` calls boxes, labels, valid and scale, and (N, 2) width and height of the image in the letterbox.
+
+    Boxes are those that are not crowds, in network pixels, padded to G: the most in an image, rounded up to 8.
+    """
     N = len(dataset)
     scale = letterbox_scale(dataset.sizes, size)
-    image = np.repeat(np.arange(N), np.diff(dataset.offsets))
     single = ~dataset.crowd
-    image = image[single]
+    image = np.repeat(np.arange(N), np.diff(dataset.offsets))[single]
     counts = np.bincount(image, minlength=N)
-    slot = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
+    slot = np.arange(len(image)) - first_rows(counts)[image]
     G = max(8, -(-int(counts.max(initial=0)) // 8) * 8)
     boxes = np.zeros((N, G, 4), dtype=np.float32)
     labels = np.zeros((N, G), dtype=np.int64)
@@ -166,17 +150,15 @@ def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> _Target
     boxes[image, slot] = dataset.boxes[single] * scale[image, None]
     labels[image, slot] = dataset.labels[single]
     valid[image, slot] = True
-    content = dataset.sizes[:, ::-1] * scale[:, None]
-    tensors = (boxes, labels, valid, scale, content.astype(np.float32))
-    return _Targets(*(torch.from_numpy(array).to(device) for array in tensors))
+    content = (dataset.sizes[:, ::-1] * scale[:, None]).astype(np.float32)
+    return tuple(torch.from_numpy(array).to(device) for array in (boxes, labels, valid, scale, content))
 
 
 class DetectionBatches(_Shuffled):
     """`Batch`es of a detection set, letterboxed into a canvas: size x size, or (width, height).
 
-    augment: None means no augmentation; `in_order` never augments. memory_limit: bytes that decoded images may take on
-    the device; None means 2 GiB on a CPU and a third of the free memory on a GPU; a larger set is streamed. images:
-    what `resident` returned, where it is shared. workers: as for `resident`.
+    augment: None means no augmentation; `in_order` never augments. images: what `resident` returned, where it is
+    shared; None means that they are decoded now, or streamed where they exceed `memory_for_images`.
     """
 
     def __init__(
@@ -187,22 +169,16 @@ class DetectionBatches(_Shuffled):
         device: torch.device | str = "cpu",
         augment: Augmentation | None = None,
         seed: int = 0,
-        memory_limit: int | None = None,
         images: Tensor | None = None,
-        workers: int | None = None,
     ):
-        super().__init__(len(dataset), batch_size, device, seed, f"{dataset.name} ({dataset.split})")
+        super().__init__(len(dataset), batch_size, device, augment, seed, f"{dataset.name} ({dataset.split})")
         width, height = canvas_of(size)
         shape = (len(dataset), 3, height, width)
         if images is not None and images.shape != shape:
             raise ValueError(f"images {tuple(images.shape)} are not the {len(dataset)} of this set at size {size}")
-        self.dataset = dataset
-        self.size = size
-        self.augment = augment
-        self.workers = workers
-        limit = memory_for_images(self.device) if memory_limit is None else memory_limit
-        if images is None and prod(shape) <= limit:
-            images = resident(dataset, size, self.device, workers)
+        self.dataset, self.size = dataset, size
+        if images is None and prod(shape) <= memory_for_images(self.device):
+            images = resident(dataset, size, self.device)
         self.images = images
         self._targets = _targets(dataset, size, self.device)
 
@@ -215,27 +191,22 @@ class DetectionBatches(_Shuffled):
 
     def chosen(self, epoch: int, steps: Sequence[int]) -> Iterator[Batch]:
         """The batches of some steps of an epoch."""
-        order = self._shuffled(epoch, 0)
-        for step, (index, images) in zip(steps, self._loaded([order[step] for step in steps]), strict=True):
-            drawn = None
-            if self.augment is not None:
-                drawn = draw(self.augment, self.batch_size, _generator(self.seed, epoch, step + 1)).to(self.device)
-            targets = self._targets
-            boxes, valid = targets.boxes[index], targets.valid[index]
-            if drawn is None:
-                images = normalise(images)
-            else:
-                content = targets.content[index]
-                images = augment_images(images, content, drawn)
-                boxes, valid = augment_boxes(boxes, valid, content, drawn, images.shape[-2:])
-            yield Batch(images, boxes, targets.labels[index], valid, index, targets.scale[index])
+        order = self._shuffled(epoch)
+        yield from self._batches([order[step] for step in steps], (self._drawn(epoch, step) for step in steps))
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in the set's order, as it is; the last batch may be short."""
-        targets = self._targets
-        for index, images in self._loaded(self._in_order()):
-            parts = targets.boxes[index], targets.labels[index], targets.valid[index], index, targets.scale[index]
-            yield Batch(normalise(images), *parts)
+        yield from self._batches(self._in_order(), repeat(None))
+
+    def _batches(self, order: list[Tensor], draws: Iterable[Drawn | None]) -> Iterator[Batch]:
+        for (index, images), drawn in zip(self._loaded(order), draws, strict=False):
+            boxes, labels, valid, scale, content = (target[index] for target in self._targets)
+            if drawn is None:
+                images = normalise(images)
+            else:
+                images = augment_images(images, content, drawn)
+                boxes, valid = augment_boxes(boxes, valid, content, drawn, images.shape[-2:])
+            yield Batch(images, boxes, labels, valid, index, scale)
 
     def _loaded(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices (B,) and uint8 images (B, 3, H, W) on the device, from memory or from worker processes."""
@@ -245,7 +216,7 @@ class DetectionBatches(_Shuffled):
                 yield index, self.images[index]
         else:
             indices = [index.tolist() for index in order]
-            decoded = _decoded(self.dataset, self.size, indices, self.workers, self.device.type == "cuda")
+            decoded = _decoded(self.dataset, self.size, indices, self.device.type == "cuda")
             for index, images in zip(order, decoded, strict=True):
                 yield index.to(self.device), images.to(self.device, non_blocking=True)
 
@@ -289,26 +260,23 @@ class ClassificationBatches(_Shuffled):
         augment: Augmentation | None = None,
         seed: int = 0,
     ):
-        super().__init__(len(crops.labels), batch_size, device, seed, "the set of object crops")
-        self.augment = augment
+        super().__init__(len(crops.labels), batch_size, device, augment, seed, "the set of object crops")
         self.images = crops.images.to(self.device)
         self.labels = crops.labels.to(self.device)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[ClassificationBatch]:
         """Shuffled, augmented batches of one epoch from step `start` on."""
-        for step, index in enumerate(self._shuffled(epoch, start), start):
-            index = index.to(self.device)
-            images = self.images[index]
-            if self.augment is None:
-                images = normalise(images)
-            else:
-                drawn = draw(self.augment, self.batch_size, _generator(self.seed, epoch, step + 1)).to(self.device)
-                S = images.shape[-1]
-                images = augment_images(images, images.new_full((len(index), 2), S, dtype=torch.float32), drawn)
-            yield ClassificationBatch(images, self.labels[index])
+        for step, index in list(enumerate(self._shuffled(epoch)))[start:]:
+            yield self._batch(index, self._drawn(epoch, step))
 
     def in_order(self) -> Iterator[ClassificationBatch]:
         """Every crop once, in order, as it is; the last batch may be short."""
-        for index in self._in_order():
-            index = index.to(self.device)
-            yield ClassificationBatch(normalise(self.images[index]), self.labels[index])
+        yield from map(self._batch, self._in_order())
+
+    def _batch(self, index: Tensor, drawn: Drawn | None = None) -> ClassificationBatch:
+        index = index.to(self.device)
+        images = self.images[index]
+        if drawn is None:
+            return ClassificationBatch(normalise(images), self.labels[index])
+        whole = torch.full((len(index), 2), float(images.shape[-1]), device=self.device)
+        return ClassificationBatch(augment_images(images, whole, drawn), self.labels[index])
