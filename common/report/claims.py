@@ -5,10 +5,10 @@ is printed from them. `judge` only applies the rule. No claim is left out: one w
 says why.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,7 @@ from common.report.statistics import Difference, mean_interval, seeds_needed
 
 Direction = Literal["above", "below"]
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
+VERDICTS = get_args(Verdict)
 
 
 class NotMeasured(Exception):
@@ -29,7 +30,8 @@ class Evidence:
     """What the claims of one paper are judged by, at one scale on one data set.
 
     values: arrays by name, first axis the seed, in the order of `seeds`. `evidence["name"]` gives one, or says that it
-    was not measured. rests_on: name -> the runs that the value was made from.
+    was not measured. rests_on: name -> the runs that the value was made from. environment: runs -> where they were
+    made. asked: names that were asked for, for the record of what a claim rests on.
     """
 
     data: str
@@ -37,10 +39,9 @@ class Evidence:
     seeds: Sequence[int]
     command: str
     values: Mapping[str, np.ndarray]
-    rests_on: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rests_on: Mapping[str, Iterable[str]] = field(default_factory=dict)
     environment: Callable[[Sequence[str]], Mapping[str, Any]] = lambda runs: {}
     asked: list[str] = field(default_factory=list)
-    """Names that were asked for, for the record of what a claim rests on."""
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.values:
@@ -51,17 +52,19 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Condition:
-    """The interval of a quantity lies above, or below, a threshold."""
+    """The interval of a quantity lies above, or below, a threshold.
+
+    quantity: what is compared, in a phrase: "AP of ours minus OFA (w/o PS), averaged over the budgets". value:
+    evidence -> (S,) or (S, ...) values, trailing axes averaged within a seed first; or a mean with its interval.
+    effect: the smallest distance from the threshold worth finding, from which the number of seeds needed follows.
+    """
 
     quantity: str
-    """What is compared, in a phrase: "AP of ours minus OFA (w/o PS), averaged over the budgets"."""
     value: Callable[[Evidence], ArrayLike | Difference]
-    """evidence -> (S,) or (S, ...) values, trailing axes averaged within a seed first; or a mean with its interval."""
     direction: Direction = "above"
     threshold: float = 0.0
     unit: str = ""
     effect: float | None = None
-    """The smallest distance from the threshold worth finding, from which the number of seeds needed follows."""
 
     @property
     def sentence(self) -> str:
@@ -71,20 +74,18 @@ class Condition:
 
 @dataclass(frozen=True)
 class Claim:
-    """One assertion of a paper and the conditions that must all hold."""
+    """One assertion of a paper and the conditions that must all hold.
+
+    id: such as "DO-1". where: where the paper says it, such as "Figure 5". paper_value: the paper's number, as printed.
+    exhibits: further ones that the evidence comes from, besides the one that the claim stands with.
+    """
 
     id: str
-    """"DO-1"."""
     where: str
-    """Where the paper says it: "Figure 5"."""
     statement: str
-    """The claim in a sentence."""
     conditions: tuple[Condition, ...]
-    """The rule."""
     paper_value: str | None = None
-    """The paper's number, as printed."""
     exhibits: tuple[str, ...] = ()
-    """Further exhibits that the evidence comes from, besides the one that the claim stands with."""
 
     @property
     def rule(self) -> str:
@@ -125,9 +126,7 @@ def judge(claim: Claim, evidence: Evidence, paper: str, paper_title: str = "") -
         "paper_name": paper,
         "paper_title": paper_title,
         "verdict": "inconclusive",
-        "reason": None,
-        "difference": None,
-        "interval": None,
+        **dict.fromkeys(("reason", "difference", "interval", "seeds_needed")),
         "unit": first.unit,
         "n": 0,
         "seeds": list(evidence.seeds),
@@ -141,14 +140,14 @@ def judge(claim: Claim, evidence: Evidence, paper: str, paper_title: str = "") -
         "direction": first.direction,
         "conditions": [],
         "command": evidence.command,
-        "seeds_needed": None,
         "runs": [],
         "environment": {},
     }
     try:
-        measured = [_measured(condition, evidence) for condition in claim.conditions]
+        values = [condition.value(evidence) for condition in claim.conditions]
     except NotMeasured as reason:
         return record | {"reason": str(reason)}
+    measured = [value if isinstance(value, Difference) else mean_interval(value) for value in values]
     runs = list(dict.fromkeys(run for name in evidence.asked for run in evidence.rests_on.get(name, ())))
     record |= {"runs": runs, "environment": dict(evidence.environment(runs))}
 
@@ -164,9 +163,7 @@ def judge(claim: Claim, evidence: Evidence, paper: str, paper_title: str = "") -
                 "difference": difference.mean,
                 "interval": [difference.low, difference.high],
                 "n": difference.n,
-                "direction": condition.direction,
-                "threshold": condition.threshold,
-                "unit": condition.unit,
+                **{key: getattr(condition, key) for key in ("direction", "threshold", "unit")},
             }
         )
     record["verdict"] = all_of(verdicts)
@@ -187,11 +184,6 @@ def judge(claim: Claim, evidence: Evidence, paper: str, paper_title: str = "") -
     return record
 
 
-def _measured(condition: Condition, evidence: Evidence) -> Difference:
-    value = condition.value(evidence)
-    return value if isinstance(value, Difference) else mean_interval(value)
-
-
 def judge_all(
     claims: Sequence[Claim], evidence: Evidence, paper: str, paper_title: str = ""
 ) -> dict[str, dict[str, Any]]:
@@ -209,7 +201,7 @@ def read_claims(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
         raise InputError(f"{path} is not a claims file: it must hold one object for each claim id")
     for claim, record in records.items():
-        if record.get("verdict") not in ("reproduced", "not reproduced", "inconclusive"):
+        if record.get("verdict") not in VERDICTS:
             raise InputError(
                 f"{path}: the verdict of {claim} must be reproduced, not reproduced or inconclusive, "
                 f"got {record.get('verdict')!r}"

@@ -9,6 +9,8 @@ intervals from two seeds on.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,28 +35,21 @@ for every seed, or a function that gives it: what the function uses is then reco
 
 @dataclass(frozen=True)
 class Setting:
-    """What an exhibit was measured with, as plain JSON."""
+    """What an exhibit was measured with, as plain JSON: data, scale, preset, the paper's own options."""
 
     data: str
-    """Short name of the data set."""
     scale: str
-    """Name of the preset."""
     preset: Mapping[str, Any]
-    """The preset's fields."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The paper's own options."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as data: a function of common.report.figures by name, and its arguments as plain JSON."""
+    """A picture as data: name of its file, function of common.report.figures by name, its arguments as plain JSON."""
 
     name: str
-    """Of its file, without the ending."""
     kind: str
-    """Name of the function that draws it."""
     data: Mapping[str, Any]
-    """The function's arguments."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +65,19 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One table or figure of the paper."""
+    """One table or figure of the paper.
+
+    name: as in the paper's printed.json: "figure5". shows: what is measured, in a phrase. measure: study -> one seed's
+    numbers; an `InputError` costs this exhibit and no other. draw: numbers of all seeds -> table and pictures.
+    claims: those that this exhibit bears on most; a claim's evidence may come from several exhibits.
+    """
 
     name: str
-    """As in the paper's printed.json: "figure5"."""
     title: str
-    """Title of the page's section."""
     shows: str
-    """What is measured, in a phrase."""
     measure: Callable[[Any], Measured]
-    """study -> one seed's numbers; an `InputError` costs this exhibit and no other."""
     draw: Callable[[Sequence[Measured], Setting], Drawn]
-    """Numbers of all seeds -> table and pictures."""
     claims: "tuple[Claim, ...]" = ()
-    """The claims that this exhibit bears on most; a claim's evidence may come from several exhibits."""
 
 
 def display_name(exhibit: str) -> str:
@@ -99,42 +93,32 @@ def display_name(exhibit: str) -> str:
 
 @dataclass(frozen=True)
 class ExhibitResult:
-    """One table or figure of a paper, measured and drawn, as it stands in result.json."""
+    """One table or figure of a paper, measured and drawn, as it stands in result.json.
+
+    exhibit: its name, "table3". paper: its package, "detofa"; paper_title: as sentences name it, "DetOFA". caption: how
+    it was measured. data: short name of the data set. command: what to type to get it again. table: ours; paper_table:
+    the printed one, None where the paper prints only a picture. units: column -> unit of ours; paper_units: of the
+    printed one, which has ours where it says none. notes: differences from the paper, and what was left out. runs:
+    every run that the numbers rest on, pre-training included. environment: commit, versions and hardware of the runs.
+    """
 
     exhibit: str
-    """Name: "table3", "figure5"."""
     paper: str
-    """Package of the paper: "detofa"."""
     title: str
-    """What is shown."""
     caption: str
-    """How it was measured."""
     data: str
-    """Short name of the data set."""
     scale: str
-    """Name of the preset."""
     seeds: tuple[int, ...]
-    """Seeds that the numbers are over."""
     command: str
-    """What to type to get it again."""
     table: Table
-    """Ours."""
     paper_title: str = ""
-    """The paper as sentences name it: "DetOFA"."""
     paper_table: Table | None = None
-    """The printed one; None where the paper prints only a picture."""
     units: dict[str, str] = field(default_factory=dict)
-    """Column -> unit of ours."""
     paper_units: dict[str, str] = field(default_factory=dict)
-    """Column -> unit of the printed one, which has ours where it says none."""
     notes: tuple[str, ...] = ()
-    """Differences from the paper, and what was left out."""
     pictures: tuple[Picture, ...] = ()
-    """As data."""
     runs: tuple[str, ...] = ()
-    """Every run that the numbers rest on, pre-training included."""
     environment: dict[str, Any] = field(default_factory=dict)
-    """Commit, versions and hardware of the runs."""
 
     def save(self, path: Path) -> Path:
         """Write the record to `path`, atomically."""
@@ -185,12 +169,7 @@ def over_seeds(values: ArrayLike) -> Difference:
 
 def stacked(measured: Sequence[Measured], *keys: str) -> np.ndarray:
     """(S, ...) float: the numbers of all seeds under `keys`; NaN for null."""
-    found = []
-    for numbers in measured:
-        for key in keys:
-            numbers = numbers[key]
-        found.append(numbers)
-    return np.array(found, dtype=float)
+    return np.array([reduce(getitem, keys, numbers) for numbers in measured], dtype=float)
 
 
 def in_all(measured: Sequence[Measured], kind: str, names: Sequence[str]) -> list[str]:

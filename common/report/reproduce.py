@@ -27,6 +27,7 @@ from common.report.exhibit import (
     display_name,
     printed,
     printed_table,
+    stacked,
 )
 from common.report.runs import RunSummary, duration, shared_environment, summarise
 
@@ -56,23 +57,23 @@ class ReproduceOptions:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper as this command sees it."""
+    """A paper as this command sees it.
+
+    name: its package, "detofa": of its run folders and records; title: as sentences name it, "DetOFA". folder: its
+    package's, where printed.json holds the paper's numbers. exhibits: in the paper's order. study: (options, seed,
+    command) -> the paper's study; imports what trains. describe: study -> its data and networks, in a phrase; reads
+    the data, so that a fault in it stops everything at once. comparable: evidence of one exhibit, all seeds, NaN where
+    a number is missing -> that to judge by, where what is missing in one value must be dropped from all that are
+    compared with it.
+    """
 
     name: str
-    """Its package, "detofa": of its run folders and records."""
     title: str
-    """As sentences name it: "DetOFA"."""
     folder: Path
-    """Its package's folder, where printed.json holds the paper's numbers."""
     exhibits: Sequence[Exhibit]
-    """In the paper's order."""
     study: Callable[[Any, int, str], Any]
-    """(options, seed, command) -> the paper's study; imports what trains."""
     describe: Callable[[Any], str]
-    """study -> its data and networks, in a phrase. Reads the data: a fault in it then stops everything at once."""
     comparable: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict
-    """Evidence of one exhibit, all seeds, NaN where a number is missing -> that to judge by, where what is missing in
-    one value must be dropped from all that are compared with it."""
 
     @property
     def by_name(self) -> dict[str, Exhibit]:
@@ -126,17 +127,11 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
 def _checked(paper: Paper, options: ReproduceOptions) -> list[Exhibit]:
     """The exhibits asked for; `InputError` for whatever can be known to be wrong before anything is trained."""
     names = list(options.only)
+    rests_on = {claim.id: (each.name, *claim.exhibits) for each in paper.exhibits for claim in each.claims}
     for wanted in options.claim:
-        found = [
-            name
-            for exhibit in paper.exhibits
-            for claim in exhibit.claims
-            if claim.id == wanted
-            for name in (exhibit.name, *claim.exhibits)
-        ]
-        if not found:
+        if wanted not in rests_on:
             raise InputError(f"unknown claim {wanted!r}: give some of {', '.join(each.id for each in paper.claims)}")
-        names += found
+        names += rests_on[wanted]
     unknown = [name for name in names if name not in paper.by_name]
     if unknown:
         raise InputError(f"unknown exhibit {unknown[0]!r}: give some of {', '.join(paper.by_name)}")
@@ -222,13 +217,8 @@ def draw(
     notes = list(drawn.notes)
     if len(seeds) == 1 and runs:
         notes.append("One seed: no interval can be given.")
-    notes += sorted(
-        {
-            f"{what} has no result for seed {seed}: {reason}."
-            for seed in seeds
-            for what, reason in measured[seed].get("missing", {}).items()
-        }
-    )
+    missing = [(seed, what, why) for seed in seeds for what, why in measured[seed].get("missing", {}).items()]
+    notes += sorted(f"{what} has no result for seed {seed}: {why}." for seed, what, why in missing)
     exhibits = printed(paper.folder)["exhibits"]
     paper_table = printed_table(exhibits, exhibit.name)
     theirs = exhibits[exhibit.name]
@@ -265,12 +255,14 @@ def save(result: ExhibitResult, folder: Path) -> None:
 
 def judge_folder(paper: Paper, options: ReproduceOptions, folder: Path) -> dict[str, dict[str, Any]]:
     """Every claim judged by the numbers of all exhibits measured so far for all the seeds asked for."""
-    measured = {}
-    for name in paper.by_name:
-        record = read_json_if_there(folder / "exhibits" / name / "measured.json")
-        if record is not None:
-            measured[name] = {int(seed): numbers for seed, numbers in record["seeds"].items()}
+    records = {name: read_json_if_there(folder / "exhibits" / name / "measured.json") for name in paper.by_name}
+    measured = {name: by_number(record["seeds"]) for name, record in records.items() if record is not None}
     return judge_measured(paper, options, measured, lambda runs: environment_of(folder.parent, runs))
+
+
+def by_number(seeds: Mapping[str, Measured]) -> dict[int, Measured]:
+    """Seed -> numbers, of the object in measured.json, whose keys are text."""
+    return {int(seed): numbers for seed, numbers in seeds.items()}
 
 
 def judge_measured(
@@ -282,7 +274,7 @@ def judge_measured(
     """Every claim judged. measured: exhibit -> seed -> numbers; one that lacks a seed is passed over."""
     seeds = list(range(options.seeds))
     values: dict[str, np.ndarray] = {}
-    rests_on: dict[str, list[str]] = {}
+    rests_on: dict[str, dict[str, None]] = {}
     for numbers in measured.values():
         if not all(seed in numbers for seed in seeds):
             continue
@@ -290,7 +282,7 @@ def judge_measured(
         values |= stacked_evidence(by_seed, paper.comparable)
         for seed in seeds:
             for name, runs in numbers[seed].get("rests_on", {}).items():
-                rests_on[name] = list(dict.fromkeys([*rests_on.get(name, []), *runs]))
+                rests_on.setdefault(name, {}).update(dict.fromkeys(runs))
     evidence = Evidence(
         data=short_name(options.data),
         scale=options.scale,
@@ -311,7 +303,7 @@ def stacked_evidence(
     comparable: see `Paper.comparable`.
     """
     names = [name for name in by_seed[0] if all(name in evidence for evidence in by_seed)]
-    values = comparable({name: np.array([evidence[name] for evidence in by_seed], dtype=float) for name in names})
+    values = comparable({name: stacked(by_seed, name) for name in names})
     return {name: array for name, array in values.items() if array.size and np.isfinite(array).all()}
 
 
@@ -353,18 +345,16 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
 
 def published_folder(paper: Paper, options: ReproduceOptions) -> Path:
     """RESULTS/SCALE/PAPER, and in it a folder for each data set other than scenes."""
-    root = options.results / options.scale / paper.name
     name = short_name(options.data)
-    return root if name == "scenes" else root / name
+    return options.results / options.scale / paper.name / ("" if name == "scenes" else name)
 
 
 def _run_record(summary: RunSummary) -> dict[str, Any]:
     """What a run took and where it was made; its commands are left out, for they name folders."""
-    environment = {key: value for key, value in summary.environment.items() if key not in ("command", "resumed")}
-    resumed = [
-        {key: value for key, value in again.items() if key != "command"}
-        for again in summary.environment.get("resumed", [])
-    ]
+    environment, *resumed = (
+        {key: value for key, value in each.items() if key not in ("command", "resumed")}
+        for each in (summary.environment, *summary.environment.get("resumed", []))
+    )
     spent = {"seconds": summary.seconds, "candidate_seconds": summary.candidate_seconds}
     return {**spent, "environment": environment, "resumed": resumed}
 

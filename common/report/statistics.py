@@ -5,6 +5,7 @@ difference within a seed, never two separate means.
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,8 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from common.plain import InputError
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -104,18 +103,14 @@ def seeds_needed(sd: float, effect: float, power: float = 0.8) -> int:
         # the chance in the far tail (the wrong sign) is left out: such a result would not be a finding
         return shift > 100 or stats.nct.sf(_student_t(seeds), seeds - 1, shift) >= power
 
-    high = 2
-    while not enough(high):
-        high *= 2
-    low = high // 2
-    while high - low > 1:  # low is too few, high is enough
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return max(high, 2)
+    most = 2
+    while not enough(most):
+        most *= 2
+    return bisect_left(range(most + 1), True, lo=2, key=enough)
 
 
 @cache
 def _student_t(seeds: int) -> float:
     from scipy import stats
 
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1))
+    return float(stats.t.ppf(0.975, seeds - 1))
