@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from common.batch import Batch, Detections
 from common.models.divisor import divisor
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
+from common.models.norm import draw
 from common.models.ofa_resnet import sort_channels
 from common.models.outline import outline
 from common.plain import InputError
@@ -82,9 +83,7 @@ class CenterNet(nn.Module):
             for outputs in (categories, 2, 2)
         )
         nn.init.constant_(self.heatmap[-1].bias, HEATMAP_BIAS)
-        for head in (self.size, self.offset):
-            nn.init.normal_(head[-1].weight, std=0.001)
-            nn.init.zeros_(head[-1].bias)
+        draw(0.001, self.size[-1], self.offset[-1])
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Raw maps for images (B, 3, H, W), H and W multiples of 32. With h, w = H / stride, W / stride (stride 4):
@@ -123,12 +122,8 @@ class CenterNet(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Plain numbers from which neck and heads can be built again; the backbone describes itself."""
-        return {
-            "kind": "centernet",
-            "categories": self.categories,
-            "neck_widths": list(self.neck_widths),
-            "head_width": self.head_width,
-        }
+        widths = {"neck_widths": list(self.neck_widths), "head_width": self.head_width}
+        return {"kind": "centernet", "categories": self.categories, **widths}
 
     @staticmethod
     def from_config(config: Mapping[str, Any], backbone: nn.Module) -> "CenterNet":

@@ -41,9 +41,7 @@ Detector = TypeVar("Detector", bound=nn.Module)
 Item = TypeVar("Item")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The description
-# ----------------------------------------------------------------------------------------------------------------------
+# --- the description --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -331,9 +329,7 @@ class Architecture:
         return replace(self, stages=tuple(replace(stage, blocks=tuple(each)) for stage, each in stages))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The network
-# ----------------------------------------------------------------------------------------------------------------------
+# --- the network ------------------------------------------------------------------------------------------------------
 
 
 class DescribedBlock(nn.Module):
@@ -450,9 +446,7 @@ def _layers(convolution: Convolution, norm: Norm, activation: type[nn.Module] | 
     return [*layers, activation(inplace=True)] if convolution.rectified else layers
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# From the standard networks, weights and all
-# ----------------------------------------------------------------------------------------------------------------------
+# --- from the standard networks, weights and all ----------------------------------------------------------------------
 
 
 def architecture_of(backbone: nn.Module) -> Architecture:
@@ -499,9 +493,7 @@ def on_backbone(detector: Detector, architecture: Architecture, norm: Norm, weig
     return new.train(detector.training)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# From one description to another, weights and all
-# ----------------------------------------------------------------------------------------------------------------------
+# --- from one description to another, weights and all -----------------------------------------------------------------
 
 
 def keep_channels(detector: Detector, kept: Mapping[str, np.ndarray]) -> Detector:

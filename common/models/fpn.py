@@ -5,12 +5,13 @@ from its last; P5 and P6 lie past the backbone. (Papers that count strides call 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.models.norm import Norm
+from common.models.norm import Norm, convolution
 from common.plain import InputError, from_json, to_json
 
 FIRST_STRIDE = 4
@@ -55,13 +56,14 @@ class FPN(nn.Module):
         self.strides = tuple(map(level_stride, self.levels))
         self.out_channels = (width,) * len(self.levels)
         inside = in_channels[first - 1 : last]  # what the backbone gives of these levels
-        self.laterals = nn.ModuleList(_convolution(channels, width, 1, 1, norm) for channels in inside)
-        self.outputs = nn.ModuleList(_convolution(width, width, 3, 1, norm) for _ in inside)
+        make = partial(convolution, norm, out_channels=width, initialise=partial(nn.init.kaiming_uniform_, a=1))
+        self.laterals = nn.ModuleList(make(channels, kernel=1) for channels in inside)
+        self.outputs = nn.ModuleList(make(width, kernel=3) for _ in inside)
         self.extras = nn.ModuleList()
         if extra != "pool":
             source = inside[-1] if extra == "conv-on-input" else width
             for _ in range(len(self.levels) - len(inside)):
-                self.extras.append(_convolution(source, width, 3, 2, norm))
+                self.extras.append(make(source, kernel=3, stride=2))
                 source = width
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -75,20 +77,14 @@ class FPN(nn.Module):
             while len(levels) < len(self.levels):
                 levels.append(F.max_pool2d(levels[-1], kernel_size=1, stride=2))
         x = features[-1] if self.extra == "conv-on-input" else levels[-1]
-        for index, convolution in enumerate(self.extras):
-            x = convolution(x.relu() if index else x)
+        for index, layer in enumerate(self.extras):
+            x = layer(x.relu() if index else x)
             levels.append(x)
         return tuple(levels)
 
     def config(self) -> dict[str, Any]:
         """Plain numbers from which the pyramid can be built again, given the backbone."""
-        return {
-            "first": self.first,
-            "last": self.last,
-            "width": self.width,
-            "norm": to_json(self.norm),
-            "extra": self.extra,
-        }
+        return to_json({name: getattr(self, name) for name in ("first", "last", "width", "norm", "extra")})
 
     @staticmethod
     def from_config(config: Mapping[str, Any], in_channels: Sequence[int]) -> "FPN":
@@ -111,14 +107,3 @@ class NoPyramid(nn.Module):
     def config(self) -> None:
         """There is nothing to say."""
         return
-
-
-def _convolution(in_channels: int, width: int, kernel: int, stride: int, norm: Norm | None) -> nn.Module:
-    """A convolution with bias, or with a norm; no activation."""
-    if norm is None:
-        layer = nn.Conv2d(in_channels, width, kernel, stride, kernel // 2)
-        nn.init.zeros_(layer.bias)
-    else:
-        layer = norm.conv(in_channels, width, kernel, stride)
-    nn.init.kaiming_uniform_(layer.weight, a=1)
-    return layer if norm is None else nn.Sequential(layer, norm.layer(width))

@@ -1,9 +1,10 @@
 """How a network normalises: batch norm, frozen batch norm, group norm, or group norm with weight standardisation.
 
-One `Norm` is passed to backbone, neck and heads, which ask it for their convolutions as well as for their norms, since
-weight standardisation is a matter of the convolution.
+One `Norm` is passed to backbone, neck and heads, which have their convolutions made or converted by it, since weight
+standardisation is a matter of the convolution.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal, get_args
@@ -73,11 +74,6 @@ class Norm:
             return FrozenBatchNorm2d(channels)
         return nn.GroupNorm(gcd(self.groups, channels), channels)
 
-    def conv(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-        """A convolution before such a norm, padded to keep the size at stride 1."""
-        layer = StandardisedConv2d if self.standardises else nn.Conv2d
-        return layer(in_channels, out_channels, kernel, stride, kernel // 2, bias=bias)
-
     def convert(self, module: nn.Module) -> nn.Module:
         """The module, made of plain convolutions, with those that this norm asks for in their place."""
         if not self.standardises:
@@ -90,3 +86,32 @@ class Norm:
             else:
                 self.convert(child)
         return module
+
+
+def draw(deviation: float, *layers: nn.Module) -> None:
+    """Draw weights from a normal distribution around 0; biases start at 0."""
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=deviation)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def convolution(
+    norm: Norm | None,
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    initialise: Callable[[Tensor], Any] = lambda weight: weight,
+) -> nn.Module:
+    """A convolution, padded to keep the size at stride 1: with bias, or, given a norm, without and the norm behind it.
+
+    initialise: draws the weight in place, after torch did; biases start at 0.
+    """
+    layer = StandardisedConv2d if norm is not None and norm.standardises else nn.Conv2d
+    layer = layer(in_channels, out_channels, kernel, stride, kernel // 2, bias=norm is None)
+    initialise(layer.weight)
+    if norm is not None:
+        return nn.Sequential(layer, norm.layer(out_channels))
+    nn.init.zeros_(layer.bias)
+    return layer

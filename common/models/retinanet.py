@@ -8,6 +8,7 @@ detections = network.eval().detect(images)
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from common.models.boxes import clip, decode, encode
 from common.models.divisor import divisor
 from common.models.fpn import FPN, NoPyramid
 from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, pick, visible_objects
-from common.models.norm import Norm
+from common.models.norm import Norm, convolution
 from common.models.suppression import as_detections, best, suppress
 from common.plain import InputError, from_json, to_json
 
@@ -72,16 +73,9 @@ class DenseHead(nn.Module):
     def __init__(self, channels: int, depth: int, anchors: int, outputs: int, norm: Norm | None) -> None:
         super().__init__()
         self.outputs = outputs
-        self.hidden = nn.ModuleList()
-        for _ in range(depth):
-            layer = (norm or Norm()).conv(channels, channels, 3, bias=norm is None)
-            nn.init.normal_(layer.weight, std=0.01)
-            if norm is None:
-                nn.init.zeros_(layer.bias)
-            self.hidden.append(layer if norm is None else nn.Sequential(layer, norm.layer(channels)))
-        self.last = nn.Conv2d(channels, anchors * outputs, 3, padding=1)
-        nn.init.normal_(self.last.weight, std=0.01)
-        nn.init.zeros_(self.last.bias)
+        normal = partial(nn.init.normal_, std=0.01)
+        self.hidden = nn.ModuleList(convolution(norm, channels, channels, 3, 1, normal) for _ in range(depth))
+        self.last = convolution(None, channels, anchors * outputs, 3, 1, normal)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         said = []
@@ -139,13 +133,8 @@ class RetinaNet(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Plain numbers from which all but the backbone can be built again; that one describes itself."""
-        return {
-            "kind": "retinanet",
-            "categories": self.categories,
-            "fpn": self.fpn.config(),
-            "settings": to_json(self.settings),
-            "norm": to_json(self.norm),
-        }
+        parts = {"fpn": self.fpn.config(), "settings": self.settings, "norm": self.norm}
+        return to_json({"kind": "retinanet", "categories": self.categories, **parts})
 
     @staticmethod
     def from_config(config: Mapping[str, Any], backbone: nn.Module) -> "RetinaNet":

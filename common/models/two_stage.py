@@ -100,15 +100,9 @@ class TwoStage(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Plain numbers from which all but the backbone can be built again; that one describes itself."""
-        return {
-            "kind": "two_stage",
-            "categories": self.categories,
-            "fpn": self.fpn.config(),
-            "guided": isinstance(self.rpn, GuidedRPN),
-            "rpn": to_json(self.rpn.settings),
-            "roi": to_json(self.roi.settings),
-            "norm": to_json(self.norm),
-        }
+        parts = {"fpn": self.fpn.config(), "rpn": self.rpn.settings, "roi": self.roi.settings, "norm": self.norm}
+        guided = isinstance(self.rpn, GuidedRPN)
+        return to_json({"kind": "two_stage", "categories": self.categories, "guided": guided, **parts})
 
     @staticmethod
     def from_config(config: Mapping[str, Any], backbone: nn.Module) -> "TwoStage":
