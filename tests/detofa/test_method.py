@@ -181,14 +181,6 @@ def test_any_additive_cost_makes_buckets_of_equal_width(kind):
     assert constraint.budget(0.25) == pytest.approx(constraint.lowest + 1.25 * width)
 
 
-def test_a_limit_may_have_another_constraints_buckets():
-    macs, latency = _constraint(TINY), _constraint(TINY, _latency(TINY), name="latency")
-    limit = dataclasses.replace(latency, buckets_of=macs)
-    assert (limit.bucket(EVERY_PATH) == macs.bucket(EVERY_PATH)).all()
-    assert not (limit.bucket(EVERY_PATH) == latency.bucket(EVERY_PATH)).all()
-    assert (limit.cost(EVERY_PATH) == latency.cost(EVERY_PATH)).all()
-
-
 def test_paths_a_bucket_are_different_and_in_their_bucket():
     constraint = _constraint(THIN)
     operations = Operations.all(THIN)
