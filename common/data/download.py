@@ -17,9 +17,10 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,7 +29,7 @@ import tyro
 from tqdm import tqdm
 
 from common.cli import run
-from common.data.values import refuse_escape
+from common.data.values import reason, refuse_escape
 from common.plain import InputError
 
 CHUNK = 1 << 20  # bytes
@@ -84,7 +85,7 @@ def main(config: Config) -> None:
     archives = config.to / "archives"
     for archive in ARCHIVES[config.name]:
         path = archives / archive.file_name
-        if path.exists() or not _mark(path).exists():  # an archive may be deleted once it is unpacked
+        if path.exists() or not _beside(path, "extracted").exists():  # an archive may be deleted once it is unpacked
             extract(download(archive, archives), config.to)
     form = "coco" if config.name == "coco2017" else "voc"
     print(f"{config.name} is in {config.to}; use it as --data {form}:{config.to}")
@@ -97,13 +98,14 @@ def download(archive: Archive, folder: Path, tries: int = 5, pause: float = 2.0)
     a .part file for the next call. Raises `InputError` when the archive cannot be had whole.
     """
     path = folder / archive.file_name
-    part = path.with_name(path.name + ".part")
+    part = _beside(path, "part")
     with _disk_sentences(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _fetch_in_tries(archive.address, part, tries, pause)
         checked = path if path.exists() else part
-        found = _md5(checked)
+        with open(checked, "rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
         if found != archive.md5:
             if checked == part:
                 part.unlink()  # what differs cannot be mended by going on
@@ -112,7 +114,7 @@ def download(archive: Archive, folder: Path, tries: int = 5, pause: float = 2.0)
                 "still there, and give the command again"
             )
         checked.replace(path)  # atomic: a file of this name is whole
-        _tag(part).unlink(missing_ok=True)
+        _beside(part, "tag").unlink(missing_ok=True)
     return path
 
 
@@ -121,46 +123,39 @@ def extract(path: Path, to: Path) -> None:
 
     Members that would land outside `to` are refused. Raises `InputError` for a damaged archive.
     """
-    mark = _mark(path)
+    mark = _beside(path, "extracted")
     if mark.exists():
         return
     with _disk_sentences(to):
         to.mkdir(parents=True, exist_ok=True)
         try:
             if zipfile.is_zipfile(path):
-                _extract_zip(path, to)
+                with zipfile.ZipFile(path) as archive:
+                    members = {member.filename: member.file_size for member in archive.infolist()}
+                    _unpack(path, to, members, archive.extract)  # checks the CRC of each file
             else:
-                _extract_tar(path, to)
+                with tarfile.open(path) as archive:
+                    members = {member.name: member.size for member in archive.getmembers()}
+                    # refuses links out of `to`, devices, odd permissions
+                    _unpack(path, to, members, partial(archive.extract, filter="data"))
         except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-            raise InputError(f"{path} cannot be unpacked ({error}); delete it and give the command again") from None
+            raise InputError(
+                f"{path} cannot be unpacked ({reason(error)}); delete it and give the command again"
+            ) from None
         mark.touch()
 
 
-def _mark(path: Path) -> Path:
-    return path.with_name(path.name + ".extracted")
-
-
-def _extract_zip(path: Path, to: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        _check_members(path, to, {member.filename: member.file_size for member in members})
-        for member in tqdm(members, desc=f"unpacking {path.name}", unit="file"):
-            archive.extract(member, to)  # checks the CRC of each file
-
-
-def _extract_tar(path: Path, to: Path) -> None:
-    with tarfile.open(path) as archive:
-        members = archive.getmembers()
-        _check_members(path, to, {member.name: member.size for member in members})
-        for member in tqdm(members, desc=f"unpacking {path.name}", unit="file"):
-            archive.extract(member, to, filter="data")  # refuses links out of `to`, devices, odd permissions
-
-
-def _check_members(path: Path, to: Path, sizes: Mapping[str, int]) -> None:
-    """Refuse members (name -> bytes) that climb out of the folder, or for which it has no room."""
-    for name in sizes:
+def _unpack(path: Path, to: Path, members: Mapping[str, int], one: Callable[[str, Path], object]) -> None:
+    """Call `one` with each member (name -> bytes), unless one climbs out of the folder or there is no room for all."""
+    for name in members:
         refuse_escape(name, f"member {name!r} of {path}")
-    _need_room(to, sum(sizes.values()))
+    _need_room(to, sum(members.values()))
+    for name in tqdm(members, desc=f"unpacking {path.name}", unit="file"):
+        one(name, to)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.name}.{suffix}")
 
 
 def _need_room(folder: Path, length: int) -> None:
@@ -169,30 +164,31 @@ def _need_room(folder: Path, length: int) -> None:
 
 
 def _fetch_in_tries(address: str, part: Path, tries: int, pause: float) -> None:
-    for attempt in range(1, tries + 1):
+    for left in reversed(range(tries)):
         try:
-            return _fetch(address, part)
+            _fetch(address, part)
+            return
         except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
             code = getattr(error, "code", None)
             if code is not None and code < 500 and code != 429:  # the server is well, and has no such file for us
                 raise InputError(f"{address} answers {code} {error.reason}; check the address or try later") from None
-            if attempt == tries:
+            if not left:
                 here = part.stat().st_size if part.exists() else 0
-                reason = f"the server answers {code}" if code else getattr(error, "reason", error)
+                why = f"the server answers {code}" if code else getattr(error, "reason", error)
                 raise InputError(
-                    f"the download of {address} broke off ({reason}) with {here:,} bytes in {part}; check the "
+                    f"the download of {address} broke off ({why}) with {here:,} bytes in {part}; check the "
                     "connection and give the same command again to go on from there"
                 ) from None
             time.sleep(pause)
-    return None
 
 
 def _fetch(address: str, part: Path) -> None:
     """Bring `part` to the full length, from its end where the server can do that, else from the start."""
     here = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={here}-"} if here else {}
-    if here and _tag(part).exists():
-        headers["If-Range"] = _tag(part).read_text()  # a file that changed meanwhile comes whole
+    version = _beside(part, "tag")  # the server's tag of the version that `part` is of
+    if here and version.exists():
+        headers["If-Range"] = version.read_text()  # a file that changed meanwhile comes whole
     try:
         response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
@@ -200,18 +196,19 @@ def _fetch(address: str, part: Path) -> None:
             raise
         # Nothing lies past our end: the part is whole, or it is not a part of this file.
         if error.headers.get("Content-Range", "").endswith(f"/{here}"):
-            return None
+            return
         part.unlink()
-        return _fetch(address, part)
+        _fetch(address, part)
+        return
     with response:
         start, total = _range(response, here)
         if total is not None:
             _need_room(part.parent, total - start)
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if tag and not tag.startswith("W/"):  # a weak tag does not promise the same bytes
-            _tag(part).write_text(tag)
+            version.write_text(tag)
         else:
-            _tag(part).unlink(missing_ok=True)
+            version.unlink(missing_ok=True)
         with (
             open(part, "r+b" if start else "wb") as file,
             tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True) as progress,
@@ -224,12 +221,6 @@ def _fetch(address: str, part: Path) -> None:
             length = file.tell()
     if total is not None and length < total:
         raise ConnectionError(f"the server closed the connection {total - length:,} bytes before the end")
-    return None
-
-
-def _tag(part: Path) -> Path:
-    """Where the server's tag of the version that `part` is of is kept."""
-    return part.with_name(part.name + ".tag")
 
 
 def _range(response: HTTPResponse, wanted: int) -> tuple[int, int | None]:
@@ -246,11 +237,6 @@ def _range(response: HTTPResponse, wanted: int) -> tuple[int, int | None]:
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
     while chunk := response.read(CHUNK):
         yield chunk
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.data.values import reason
 from common.plain import InputError
 
 MAX_PIXELS = 64_000_000
@@ -119,8 +120,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except InputError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything for a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"image {path} cannot be decoded ({reason}); download or export it again") from None
+        raise InputError(f"image {path} cannot be decoded ({reason(error)}); download or export it again") from None
 
 
 def _stated_orientation(image: Image.Image) -> int:

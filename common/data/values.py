@@ -36,6 +36,11 @@ def shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
+def reason(error: Exception) -> str:
+    """What an error says, on one line; its name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def read_field(record: Mapping[str, Any], key: str, read: Callable[[Any], Value], default: Any = _REQUIRED) -> Value:
     """record[key] as `read` takes it; a missing value or null is the default. Raises `BadRecord`.
 

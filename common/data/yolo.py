@@ -14,7 +14,17 @@ import yaml
 
 from common.data.annotations import BAD_IMAGES, BAD_RECORDS, SPLIT_NAMES, Annotations, Faults, Layout
 from common.data.image_files import SUFFIXES, upright_size
-from common.data.values import BadRecord, number, read_field, read_text, refuse_escape, shown, text, whole_number
+from common.data.values import (
+    BadRecord,
+    number,
+    read_field,
+    read_text,
+    reason,
+    refuse_escape,
+    shown,
+    text,
+    whole_number,
+)
 from common.plain import InputError
 
 SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -82,8 +92,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
     try:
         settings = yaml.load(read_text(path), Loader=yaml.BaseLoader)  # every scalar stays a text: a class may be "no"
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not valid YAML ({reason}); export or download it again") from None
+        raise InputError(f"{path} is not valid YAML ({reason(error)}); export or download it again") from None
     if not isinstance(settings, dict):
         raise InputError(f"{path} must hold the settings of a data set, got {shown(settings)}")
     return settings
