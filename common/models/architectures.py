@@ -35,10 +35,8 @@ class ResNetArchitecture:
             return replace(self, width=width)
         groups, rest = divmod(self.groups * width, self.width)
         if rest:
-            raise InputError(
-                f"a ResNeXt of width {width} has no whole number of groups: give a multiple of "
-                f"{self.width // gcd(self.width, self.groups)}"
-            )
+            multiple = self.width // gcd(self.width, self.groups)
+            raise InputError(f"the width of a ResNeXt must be a multiple of {multiple}, got {width}")
         # Rounded up, lest torchvision, which cuts the product with the width to an integer, lose a channel.
         return replace(
             self, width=width, groups=groups, group_width=nextafter(self.group_width * self.width / width, inf)
@@ -58,20 +56,19 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class OFAResNetArchitecture:
-    """One network of Once-for-All's ResNet space, in channels (common.models.ofa_resnet)."""
+    """One network of Once-for-All's ResNet space (common.models.ofa_resnet), in channels.
+
+    stem_residual: whether the stem has its residual convolution. stem_middle, stem_width: inside and after the stem.
+    stage_widths: after each stage. stage_strides: of each stage, after the stem's stride of 4. middle_widths: inside
+    each block, stage by stage; their number is the stage's depth.
+    """
 
     stem_residual: bool
-    """Whether the stem has its residual convolution."""
     stem_middle: int
-    """Channels inside the stem."""
     stem_width: int
-    """Channels after the stem."""
     stage_widths: tuple[int, ...]
-    """Channels after each stage."""
     stage_strides: tuple[int, ...]
-    """Stride of each stage, after the stem's stride of 4."""
     middle_widths: tuple[tuple[int, ...], ...]
-    """Channels inside each block, stage by stage; their number is the stage's depth."""
 
 
 def round_channels(value: float, multiple: int = 8) -> int:

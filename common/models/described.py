@@ -13,7 +13,7 @@ resolution.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from operator import mul
 from typing import Any, Literal, TypeVar, get_args
 
@@ -73,7 +73,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution, padded to keep the size at stride 1, with a norm behind it and perhaps a ReLU behind that."""
+    """A convolution, padded to keep the size at stride 1, with a norm behind it and, if rectified, a ReLU."""
 
     in_channels: int
     out_channels: int
@@ -147,12 +147,10 @@ class Architecture:
                 yield f"{where} has {block.inner[0]} channels, which {block.groups} groups cannot share"
         for number, (stage, inputs) in enumerate(zip(self.stages, widths, strict=False), 1):
             if stage.entry not in ("identity", "plain" if inverted else "projection"):
-                yield f"stage {number} is entered by {stage.entry!r}, which its family has not"
+                yield f"stage {number} is entered by {stage.entry!r}, which its family does not have"
             if stage.entry == "identity" and (stage.stride != 1 or stage.width != inputs):
-                yield (
-                    f"stage {number} adds to its input, whose {inputs} channels at stride 1 are not its own "
-                    f"{stage.width} at stride {stage.stride}"
-                )
+                own = f"its own {stage.width} at stride {stage.stride}"
+                yield f"stage {number} adds to its input, whose {inputs} channels at stride 1 are not {own}"
         strides = tuple(self.stage_strides[number - 1] for number in self.feature_stages)
         if any(stage.stride not in (1, 2) for stage in self.stages) or strides != STRIDES:
             yield f"its features are at strides {strides}, not at 4, 8, 16 and 32"
@@ -238,37 +236,22 @@ class Architecture:
             return (source, *inner, inner[-1] if inner else source, output)
         return (source, *inner, output)
 
-    def convolutions(self, number: int, place: int) -> list[Convolution]:
-        """The convolutions of a block's body, without a projection."""
-        stage, block = self.stages[number - 1], self.stages[number - 1].blocks[place]
-        channels = self.chain(block, self.inputs_of(number, place), block.inner, stage.width)
-        count = len(channels) - 1
-        strided = 0 if self.family == "basic" else count - 2  # the 3x3
-        groups = channels[strided] if self.family == "inverted_residual" else block.groups
-        return [
-            Convolution(
-                channels[index],
-                channels[index + 1],
-                kernel=3 if self.family == "basic" or index == strided else 1,
-                stride=stage.stride if place == 0 and index == strided else 1,
-                groups=groups if index == strided else 1,
-                rectified=index < count - 1,
-            )
-            for index in range(count)
-        ]
-
-    def inputs_of(self, number: int, place: int) -> int:
-        """Channels that a block is given."""
-        if place:
-            return self.stages[number - 1].width
-        return self.stages[number - 2].width if number > 1 else self.stem
-
-    def projection(self, number: int, place: int) -> Convolution | None:
-        """The convolution of a block's shortcut, if it has one."""
+    def convolutions(self, number: int, place: int) -> tuple[list[Convolution], Convolution | None]:
+        """The convolutions of a block's body, and that of its shortcut if it has one."""
         stage = self.stages[number - 1]
-        if place or stage.entry != "projection":
-            return None
-        return Convolution(self.inputs_of(number, 0), stage.width, 1, stage.stride, rectified=False)
+        block, stride = stage.blocks[place], 1 if place else stage.stride
+        inputs = stage.width if place else self.stem if number == 1 else self.stages[number - 2].width
+        channels = self.chain(block, inputs, block.inner, stage.width)
+        last = len(channels) - 2
+        strided = 0 if self.family == "basic" else last - 1  # the 3x3
+        groups = channels[strided] if self.family == "inverted_residual" else block.groups
+        body = []
+        for index, (before, behind) in enumerate(pairwise(channels)):
+            kernel = 3 if self.family == "basic" or index == strided else 1
+            shape = (kernel, stride, groups) if index == strided else (kernel, 1, 1)
+            body.append(Convolution(before, behind, *shape, rectified=index < last))
+        projects = place == 0 and stage.entry == "projection"
+        return body, Convolution(inputs, stage.width, 1, stride, rectified=False) if projects else None
 
     # --- tied channels ---
 
@@ -284,20 +267,19 @@ class Architecture:
             current.is_output = True
             for place, block in enumerate(stage.blocks):
                 granule = block.inner[0] // block.groups if self.family == "resnext" else 1
-                inner = [
-                    ChannelSet(f"stage{number}.block{place}.inner{index}", width, granule)
-                    for index, width in enumerate(block.inner)
-                ]
+                names = (f"stage{number}.block{place}.inner{index}" for index in range(len(block.inner)))
+                inner = [ChannelSet(name, width, granule) for name, width in zip(names, block.inner, strict=True)]
                 sets += inner
                 source = current if place else incoming
                 chain = self.chain(block, source, inner, current)
-                for index, convolution in enumerate(self.convolutions(number, place)):
+                body, projection = self.convolutions(number, place)
+                for index, convolution in enumerate(body):
                     at = f"stage{number}.{place}.body.{3 * index}"
                     chain[index + 1].rows.append(at)
                     chain[index + 1].norms.append(f"stage{number}.{place}.body.{3 * index + 1}")
                     if convolution.groups == 1:
                         chain[index].columns.append(at)
-                if self.projection(number, place):
+                if projection:
                     source.columns.append(f"stage{number}.0.projection.0")
                     current.rows.append(f"stage{number}.0.projection.0")
                     current.norms.append(f"stage{number}.0.projection.1")
@@ -305,8 +287,7 @@ class Architecture:
                 current.features.append(self.feature_stages.index(number))
         if self.head is not None:
             current.columns.append("head.0")
-            last = len(STRIDES) - 1
-            sets.append(ChannelSet("head", self.head, 1, True, ["head.0"], ["head.1"], [], [last]))
+            sets.append(ChannelSet("head", self.head, 1, True, ["head.0"], ["head.1"], [], [len(STRIDES) - 1]))
         return sets
 
     def with_channels(self, channels: Mapping[str, int]) -> "Architecture":
@@ -338,12 +319,9 @@ class DescribedBlock(nn.Module):
     def __init__(self, architecture: Architecture, number: int, place: int, norm: Norm) -> None:
         super().__init__()
         inverted = architecture.family == "inverted_residual"
-        layers: list[nn.Module] = []
-        for convolution in architecture.convolutions(number, place):
-            layers += _layers(convolution, norm, nn.ReLU6 if inverted else nn.ReLU)
-        self.body = nn.Sequential(*layers)
-        projection = architecture.projection(number, place)
-        self.projection = nn.Sequential(*_layers(projection, norm)) if projection else None
+        body, projection = architecture.convolutions(number, place)
+        self.body = _layers(body, norm, nn.ReLU6 if inverted else nn.ReLU)
+        self.projection = _layers([projection], norm) if projection else None
         self.adds = place > 0 or architecture.stages[number - 1].entry != "plain"
         self.relu = nn.Identity() if inverted else nn.ReLU(inplace=True)
 
@@ -387,7 +365,7 @@ class DescribedBackbone(nn.Module):
         inverted = architecture.family == "inverted_residual"
         activation = nn.ReLU6 if inverted else nn.ReLU
         first = Convolution(3, architecture.stem, 3 if inverted else 7, 2)
-        self.stem = nn.Sequential(*_layers(first, norm, activation))
+        self.stem = _layers([first], norm, activation)
         if not inverted:
             self.stem.append(nn.MaxPool2d(3, 2, 1))
         for number, stage in enumerate(architecture.stages, 1):
@@ -396,7 +374,7 @@ class DescribedBackbone(nn.Module):
         self.head = None
         if architecture.head is not None:
             last = Convolution(architecture.stages[-1].width, architecture.head, 1)
-            self.head = nn.Sequential(*_layers(last, norm, activation))
+            self.head = _layers([last], norm, activation)
         _initialise(self)
         norm.convert(self)
         for number in deformable:
@@ -435,15 +413,15 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(layer.body[-1].weight)
 
 
-def _layers(convolution: Convolution, norm: Norm, activation: type[nn.Module] | None = None) -> list[nn.Module]:
-    """A convolution without bias, its norm, and its activation where it has one."""
-    shape = convolution.in_channels, convolution.out_channels, convolution.kernel, convolution.stride
-    padding = convolution.kernel // 2
-    layers = [
-        nn.Conv2d(*shape, padding, groups=convolution.groups, bias=False),
-        norm.layer(convolution.out_channels),
-    ]
-    return [*layers, activation(inplace=True)] if convolution.rectified else layers
+def _layers(convolutions: Sequence[Convolution], norm: Norm, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Each convolution without bias, its norm, and its activation where it is rectified."""
+    layers = nn.Sequential()
+    for each in convolutions:
+        shape = each.in_channels, each.out_channels, each.kernel, each.stride, each.kernel // 2
+        layers.extend([nn.Conv2d(*shape, groups=each.groups, bias=False), norm.layer(each.out_channels)])
+        if each.rectified:
+            layers.append(activation(inplace=True))
+    return layers
 
 
 # --- from the standard networks, weights and all ----------------------------------------------------------------------
@@ -469,8 +447,7 @@ def architecture_of(backbone: nn.Module) -> Architecture:
 def as_described(detector: Detector) -> Detector:
     """A detector of the same function whose backbone is a `DescribedBackbone`, with copies of all weights.
 
-    Every weight of it learns, whatever the other's frozen stages were. InputError where it has no pyramid or its
-    backbone is of none of the families.
+    InputError where it has no pyramid or its backbone is of none of the families.
     """
     if not isinstance(getattr(detector, "fpn", None), FPN):
         raise InputError(f"a described backbone feeds a pyramid, and this {type(detector).__name__} has none")
@@ -503,36 +480,27 @@ def keep_channels(detector: Detector, kept: Mapping[str, np.ndarray]) -> Detecto
     """
     backbone, weights = detector.backbone, dict(detector.state_dict())
     readers = _readers_of_features(detector.fpn)
-
-    def select(name: str, dimension: int, channels: Tensor) -> None:
-        weights[name] = weights[name].index_select(dimension, channels.to(weights[name].device))
-
     for tied in backbone.architecture.channel_sets():
+        tensors = [(f"backbone.{name}.weight", 0) for name in tied.rows]
+        tensors += [(f"backbone.{name}.weight", 1) for name in tied.columns]
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            tensors += [(f"backbone.{name}.{part}", 0) for name in tied.norms]
+        tensors += [(f"fpn.{name}.weight", 1) for feature in tied.features for name in readers[feature]]
         channels = torch.from_numpy(kept[tied.name])
-        for name in tied.rows:
-            select(f"backbone.{name}.weight", 0, channels)
-        for name in tied.columns:
-            select(f"backbone.{name}.weight", 1, channels)
-        for name in tied.norms:
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                if f"backbone.{name}.{part}" in weights:  # a group norm has no statistics
-                    select(f"backbone.{name}.{part}", 0, channels)
-        for feature in tied.features:
-            for name in readers[feature]:
-                select(f"fpn.{name}.weight", 1, channels)
+        for name, dimension in tensors:
+            if name in weights:  # a group norm has no statistics
+                weights[name] = weights[name].index_select(dimension, channels.to(weights[name].device))
     architecture = backbone.architecture.with_channels({name: len(channels) for name, channels in kept.items()})
     return on_backbone(detector, architecture, backbone.norm, weights)
 
 
 def _readers_of_features(fpn: FPN) -> dict[int, list[str]]:
     """The pyramid's convolutions that read each of the backbone's features, from 0."""
-    readers: dict[int, list[str]] = defaultdict(list)
-    for index in range(len(fpn.laterals)):
-        readers[fpn.first - 1 + index].append(f"laterals.{index}")
-    if fpn.extra == "conv-on-input" and len(fpn.extras):
-        readers[max(readers)].append("extras.0")
     behind = "" if fpn.norm is None else ".0"  # with a norm there are two modules
-    return defaultdict(list, {feature: [name + behind for name in names] for feature, names in readers.items()})
+    laterals = {fpn.first - 1 + index: [f"laterals.{index}{behind}"] for index in range(len(fpn.laterals))}
+    if fpn.extra == "conv-on-input" and len(fpn.extras):
+        laterals[max(laterals)].append(f"extras.0{behind}")
+    return defaultdict(list, laterals)
 
 
 @dataclass(frozen=True)

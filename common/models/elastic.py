@@ -1,19 +1,16 @@
 """Elastic layers: one full-size weight, of which a sub-network uses the first channels.
 
-After Once-for-All (arXiv:1908.09791, section 3).
-
-How many output channels are in use is set on the layer (`active_out_channels`); how many input channels, it reads off
-its input. A norm layer has nothing to set: it follows its input. So a network that feeds a narrower tensor into the
-next layer needs no further bookkeeping.
+After Once-for-All (arXiv:1908.09791, section 3). How many output channels are in use is set on the layer
+(`active_out_channels`); how many input channels, it reads off its input. A norm layer has nothing to set. So a network
+that feeds a narrower tensor into the next layer needs no further bookkeeping.
 
 The gradient of a slice. Plain slicing `weight[:o, :i]` is correct but slow: its backward allocates and zero-fills a
 tensor of the full size for every layer and every path, then adds it to `weight.grad`. `first_channels` adds the small
 gradient of a large weight straight into the corner of `weight.grad` instead (allocated as zeros once), and hands
 autograd nothing; a small weight is sliced plainly, since there the detour through Python costs more than the zeros.
-Sums over several paths or several backward passes come out the same. What it does not support: second derivatives,
-`torch.autograd.grad` with respect to the full weight, and post-accumulate hooks on it; call `.backward()`.
-With several processes, reduce `parameter.grad` after the last path of a step. The optimiser still goes over the full
-weights, whatever the path.
+Sums over several paths or several backward passes come out the same. It does not support second derivatives,
+`torch.autograd.grad` with respect to the full weight, or post-accumulate hooks on it; call `.backward()`. With several
+processes, reduce `parameter.grad` after the last path of a step.
 """
 
 from operator import gt

@@ -13,7 +13,6 @@ from common.models.outline import outline
 from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage
-from common.plain import InputError
 
 
 def plain_two_stage(
@@ -37,7 +36,7 @@ def _widths(architecture: Architecture) -> tuple[tuple[str, int], ...]:
 class ElasticTwoStage(TwoStage):
     """All sub-networks of a detector in one set of weights; starts as the largest. Arguments as `plain_two_stage`'s.
 
-    architecture: of a family without grouped convolutions.
+    architecture: of a family without grouped convolutions. roi: with at least one hidden layer.
     """
 
     def __init__(
@@ -50,10 +49,6 @@ class ElasticTwoStage(TwoStage):
     ) -> None:
         backbone = DescribedBackbone(architecture)
         super().__init__(backbone, categories, FPN(backbone.out_channels, width=neck_width), rpn, roi)
-        if not self.roi.settings.hidden:
-            raise InputError(
-                "an elastic detector needs at least one hidden layer in its head, got 0: give RoISettings.hidden one"
-            )
         make_elastic(self)
         self._writers = {name: backbone.get_submodule(name) for name, _ in _widths(architecture)}
         head = self.roi.heads[0]

@@ -8,9 +8,7 @@ from common.models import elastic
 from common.models.described import Architecture, Block, Stage
 from common.models.elastic_detector import ElasticTwoStage
 from common.models.regions import look_at
-from common.models.roi_head import RoISettings
 from common.models.two_stage import two_stage_losses
-from common.plain import InputError
 from tests.common.models.families import CLASSES, ROI, RPN, make_batch, wake_heads
 
 
@@ -110,8 +108,3 @@ def test_sorted_channels_leave_the_largest_network_as_it_was(device):
     outer = sum(layer.weight.abs().sum((0, 2, 3)) for layer in reading)
     for importance in (inner, neck, outer):
         assert (importance.diff() <= 1e-4).all()
-
-
-def test_a_head_without_a_hidden_layer_is_refused():
-    with pytest.raises(InputError, match="at least one hidden layer"):
-        ElasticTwoStage(*SUB_NETWORKS["smallest"], CLASSES, RPN, RoISettings(hidden=()))
