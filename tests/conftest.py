@@ -1,33 +1,29 @@
 """Fixtures that every test may ask for."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 # Before torch is imported, and for the processes that tests start: one thread each. Two test processes then share two
 # cores without waiting for one another, and sums come out the same on every machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from pathlib import Path
 
-import pytest
-import torch
+def pytest_generate_tests(metafunc) -> None:
+    """`device`: each device there is, so that the same numeric tests check CUDA on a machine that has it."""
+    if "device" in metafunc.fixturenames:
+        import torch  # the tests of exhibits, claims and pages start without it
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-@pytest.fixture(params=DEVICES)
-def device(request) -> torch.device:
-    """Each device there is, so that the same numeric tests check CUDA on a machine that has it."""
-    return torch.device(request.param)
+        names = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        metafunc.parametrize("device", [torch.device(name) for name in names], ids=names)
 
 
 def _real_data(name: str) -> Path:
     root = os.environ.get("DETNAS_DATA")
-    if not root:
+    if not root or not (Path(root) / name).is_dir():
         pytest.skip("real data: set DETNAS_DATA to a folder that holds aquarium/ and bccd/")
-    folder = Path(root) / name
-    if not folder.is_dir():
-        pytest.skip(f"real data: {folder} is not there")
-    return folder
+    return Path(root) / name
 
 
 @pytest.fixture

@@ -122,21 +122,14 @@ def _environment_section(environments: Iterable[Mapping[str, Any]]) -> str:
     for environment in filter(None, environments):
         machine = {key: value for key, value in shared_environment([environment]).items() if not key.startswith("git_")}
         machines.setdefault(json.dumps(machine, sort_keys=True), []).append(environment)
-    boxes = [
-        "".join(f"<dt>{escape(name)}</dt><dd>{escape(_listed(value))}</dd>" for name, value in _flat(shared).items())
-        for shared in map(shared_environment, machines.values())
-    ]
-    shown = "".join(f"<dl>{box}</dl>" for box in boxes) or "<p>Not recorded.</p>"
+    shown = ""
+    for shared in map(shared_environment, machines.values()):
+        parts = [(name, value if isinstance(value, Mapping) else {"": value}) for name, value in shared.items()]
+        flat = {f"{name} {inner}".strip(): each for name, value in parts for inner, each in value.items()}
+        lines = (f"<dt>{escape(name)}</dt><dd>{escape(_listed(value))}</dd>" for name, value in flat.items())
+        shown += f"<dl>{''.join(lines)}</dl>"
+    shown = shown or "<p>Not recorded.</p>"
     return f'<section id="hardware"><h2>Hardware and versions</h2>{shown}</section>'
-
-
-def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in environment.items():
-        flat |= (
-            {f"{key} {inner}": each for inner, each in value.items()} if isinstance(value, Mapping) else {key: value}
-        )
-    return flat
 
 
 def _listed(value: Any) -> str:

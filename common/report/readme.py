@@ -12,9 +12,18 @@ from pathlib import Path
 from common.cli import Switch, run
 from common.plain import InputError, write_atomically
 from common.report.claims import read_claims
-from common.report.exhibit import ExhibitResult, Picture, display_name, printed
+from common.report.exhibit import ExhibitResult, display_name, printed
 from common.report.runs import find_exhibits
-from common.report.scoreboard import Record, by_paper, counts, find_claims, measured, natural, scoreboard
+from common.report.scoreboard import (
+    Record,
+    by_paper,
+    counts,
+    find_claims,
+    measured,
+    natural,
+    scoreboard,
+    with_reason,
+)
 from common.report.tables import markdown_table, plain_markdown, side_by_side
 
 SCOREBOARD, RESULTS = "scoreboard", "results"
@@ -55,7 +64,8 @@ def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
         published = published_folders(root, folder.name)
         pages[folder / "README.md"] = (RESULTS, "\n\n".join(results(each, folder) for each in published))
         for each in published:
-            pictures = {each / f"{picture.name}.png": picture for picture in _pictures(each)}
+            shown = [picture for result in _exhibits(each) for picture in result.pictures]
+            pictures = {each / f"{picture.name}.png": picture for picture in shown}
             for path in sorted({*pictures, *each.glob("*.png")}):
                 if path not in pictures:
                     yield path, None
@@ -85,10 +95,6 @@ def _exhibits(folder: Path) -> list[ExhibitResult]:
         raise InputError(unreadable[0])
     here = [each.result for each in found if each.path.parent == folder.resolve()]
     return sorted(here, key=lambda result: natural(result.exhibit))
-
-
-def _pictures(folder: Path) -> list[Picture]:
-    return [picture for result in _exhibits(folder) for picture in result.pictures]
 
 
 def renewed(text: str, name: str, part: str, page: str) -> str:
@@ -125,10 +131,9 @@ def scoreboards(root: Path) -> str:
 def results(folder: Path, paper: Path) -> str:
     """What one published folder holds, in markdown for the page of its paper."""
     exhibits = _exhibits(folder)
-    claims = read_claims(folder / "claims.json") if (folder / "claims.json").is_file() else {}
-    heads = {f"### {result.data}, {result.scale} scale" for result in exhibits}
-    parts = sorted(heads)[:1]
-    if claims:
+    parts = [f"### {result.data}, {result.scale} scale" for result in exhibits[:1]]
+    path = folder / "claims.json"
+    if claims := read_claims(path) if path.is_file() else {}:
         parts.append(_claims(list(claims.values())))
     link = "/".join(("..", *folder.relative_to(paper.parent).parts))
     return "\n\n".join([*parts, *(_exhibit(result, link) for result in exhibits)])
@@ -138,12 +143,13 @@ def _claims(records: list[Record]) -> str:
     rows = []
     for record in records:
         parts = record["conditions"] or [record]
-        verdict = f"{record['verdict']}: {record['reason']}" if record["reason"] else record["verdict"]
         rules = [f"{part['name']} {part['direction']} {part['threshold']:g}" for part in record["conditions"]]
         rule = "\n".join(rules) or record["rule"]
         claim = f"{record['id']}: {record['statement']} ({record['where']})"
         paper = "–" if record["paper"] is None else str(record["paper"])
-        rows.append((claim, rule, paper, "\n".join(map(measured, parts)), str(len(record["seeds"])), verdict))
+        rows.append(
+            (claim, rule, paper, "\n".join(map(measured, parts)), str(len(record["seeds"])), with_reason(record))
+        )
     heads = ("Claim", "Rule", "Paper", "Ours (95 % interval)", "Seeds", "Verdict")
     return f"#### Claims\n\n{counts(records)}\n\n{markdown_table(heads, rows)}\n\n`{records[0]['command']}`"
 

@@ -4,6 +4,7 @@ A run folder holds exhibits as exhibits/NAME/result.json and its runs as folders
 holds exhibits as NAME.json beside measured.json, claims.json and runs.json.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -72,16 +73,13 @@ def find_runs(roots: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
                 if path.name == "runs.json":
                     for name, record in read_json(path).items():
                         folder = path.parent / name
-                        runs.setdefault(folder, _published(_name_below(root, folder), record))
+                        spent = (record[key] for key in ("seconds", "candidate_seconds", "environment"))
+                        runs.setdefault(folder, RunSummary(_name_below(root, folder), True, 0, 0, *spent))
                 elif path.parent.parent.name != "exhibits":
                     runs.setdefault(path.parent, summarise(path.parent, _name_below(root, path.parent)))
             except InputError as error:
                 unreadable[path] = str(error)
     return list(runs.values()), list(unreadable.values())
-
-
-def _published(name: str, record: Mapping[str, Any]) -> RunSummary:
-    return RunSummary(name, True, 0, 0, record["seconds"], record["candidate_seconds"], record["environment"])
 
 
 def _name_below(root: Path, folder: Path) -> str:
@@ -90,25 +88,18 @@ def _name_below(root: Path, folder: Path) -> str:
 
 def summarise(folder: Path, name: str | None = None) -> RunSummary:
     """The summary of one run folder. name: None means the folder's."""
-    candidates = failed = 0
-    candidate_seconds = 0.0
-    if (folder / "candidates.jsonl").is_file():
-        for line in (folder / "candidates.jsonl").read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # the last line of a killed run may be cut short
-            if not isinstance(record, Mapping):
-                continue
-            candidates += 1
-            failed += record.get("status") == "failed"
-            candidate_seconds += _seconds(record) or 0.0
+    candidates, lines = [], folder / "candidates.jsonl"
+    for line in lines.read_text().splitlines() if lines.is_file() else ():
+        with contextlib.suppress(ValueError):  # the last line of a killed run may be cut short
+            candidates.append(json.loads(line))
+    candidates = [record for record in candidates if isinstance(record, Mapping)]
+    failed = sum(record.get("status") == "failed" for record in candidates)
     result = read_json_if_there(folder / "result.json")
     stages = [read_json(path) for path in sorted((folder / "stages").glob("*.json"))]
     seconds = sum(_seconds(stage) or 0.0 for stage in stages) or (_seconds(result) if result else None)
-    spent = (seconds or None, candidate_seconds or None)
+    spent = (seconds or None, sum(_seconds(record) or 0.0 for record in candidates) or None)
     environment = read_json_if_there(folder / "environment.json") or {}
-    return RunSummary(name or folder.name, result is not None, candidates, failed, *spent, environment)
+    return RunSummary(name or folder.name, result is not None, len(candidates), failed, *spent, environment)
 
 
 def _seconds(record: Any) -> float | None:
@@ -131,8 +122,5 @@ def duration(seconds: float | None) -> str:
     """Seconds in words."""
     if not seconds:
         return "–"
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+    size, unit = next(((size, unit) for size, unit in ((1, "s"), (60, "min")) if seconds < 90 * size), (3600, "h"))
+    return f"{seconds / size:.1f} {unit}"

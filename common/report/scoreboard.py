@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.plain import InputError
-from common.report.claims import read_claims
+from common.report.claims import VERDICTS, read_claims
 from common.report.statistics import Difference
 from common.report.tables import format_measured, markdown_table
 
@@ -23,19 +23,14 @@ def find_claims(roots: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]
             records += [{**record, "id": claim} for claim, record in read_claims(path).items()]
         except InputError as error:
             unreadable.append(str(error))
-    return sorted(records, key=_place), unreadable
+    return sorted(
+        records, key=lambda each: (natural(each["id"]), each.get("scale", ""), each.get("data", ""))
+    ), unreadable
 
 
-def _place(record: Record) -> tuple:
-    prefix, _, number = record["id"].partition("-")
-    digits = re.match(r"\d+", number)
-    return (prefix, int(digits.group()) if digits else 0, number, record.get("scale", ""), record.get("data", ""))
-
-
-def natural(name: str) -> tuple[str, int, str]:
+def natural(name: str) -> list[tuple[str, int]]:
     """The key by which table2 comes before table10."""
-    digits = "".join(letter for letter in name if letter.isdigit())
-    return name.rstrip("0123456789"), int(digits or 0), name
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
 def by_paper(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -72,15 +67,14 @@ def measured(record: Record) -> str:
 def counts(records: Iterable[Record]) -> str:
     """How many claims have which verdict: "3 reproduced · 4 not reproduced · 1 inconclusive"."""
     verdicts = [record["verdict"] for record in records]
-    return " · ".join(
-        f"{verdicts.count(verdict)} {verdict}" for verdict in ("reproduced", "not reproduced", "inconclusive")
-    )
+    return " · ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS)
 
 
 def scoreboard(records: Iterable[Record]) -> str:
-    """The claims of one paper as a table in markdown, the reason beside a verdict that is left open."""
-    rows = []
-    for record in records:
-        *cells, verdict = claim_cells(record)
-        rows.append([*cells, f"{verdict}: {record['reason']}" if record.get("reason") else verdict])
-    return markdown_table(HEADS, rows)
+    """The claims of one paper as a table in markdown."""
+    return markdown_table(HEADS, [(*claim_cells(record)[:-1], with_reason(record)) for record in records])
+
+
+def with_reason(record: Record) -> str:
+    """The verdict, with the reason where it is left open."""
+    return ": ".join(filter(None, (record["verdict"], record.get("reason"))))

@@ -23,7 +23,7 @@ class Table:
 
     def __post_init__(self):
         object.__setattr__(self, "columns", tuple(self.columns))
-        object.__setattr__(self, "rows", tuple(tuple(_cell(cell) for cell in row) for row in self.rows))
+        object.__setattr__(self, "rows", tuple(tuple(map(_cell, row)) for row in self.rows))
         for number, row in enumerate(self.rows):
             if len(row) != len(self.columns):
                 raise InputError(
@@ -37,9 +37,10 @@ class Table:
 
 def _cell(value: Any) -> Cell:
     if isinstance(value, Mapping):
-        low, high = (math.nan if value.get(side) is None else float(value[side]) for side in ("low", "high"))
-        mean = math.nan if value["mean"] is None else float(value["mean"])
-        return Difference(mean, low, high, int(value.get("n", 0)))
+        if "mean" not in value:
+            raise KeyError("mean")
+        ends = (math.nan if value.get(side) is None else float(value[side]) for side in ("mean", "low", "high"))
+        return Difference(*ends, int(value.get("n", 0)))
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -72,12 +73,11 @@ def _format_column(cells: Sequence[Cell]) -> list[str]:
     """One column as text: the same number of decimals throughout, and no more than its numbers need."""
     numbers = [cell for cell in cells if isinstance(cell, float) and math.isfinite(cell)]
     huge = any(abs(number) >= 1e7 or 0 < abs(number) < 1e-4 for number in numbers)
-    largest = max((abs(number) for number in numbers), default=0.0)
-    allowed = _decimals_for(largest)
+    allowed = _decimals_for(max(map(abs, numbers), default=0.0))
     shortest = max((len(f"{number:.{allowed}f}".rstrip("0").partition(".")[2]) for number in numbers), default=0)
 
     def text(cell: Cell) -> str:
-        if cell is None:
+        if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
             return "–"
         if isinstance(cell, bool):
             return "✓" if cell else "—"
@@ -86,17 +86,14 @@ def _format_column(cells: Sequence[Cell]) -> list[str]:
         if isinstance(cell, int):
             return f"{cell:,}" if abs(cell) < 10**12 else f"{cell:.4g}"
         if isinstance(cell, float):
-            if not math.isfinite(cell):
-                return "–"
             return f"{cell:.4g}" if huge else _fixed(cell, shortest)
-        return str(cell)
+        return cell
 
-    return [text(cell) for cell in cells]
+    return list(map(text, cells))
 
 
-def as_text(table: Table, units: Mapping[str, str] | None = None) -> tuple[list[str], list[list[str]]]:
+def as_text(table: Table, units: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
     """Heads, each with its column's unit, and rows, with every cell as text."""
-    units = units or {}
     heads = [f"{column} ({units[column]})" if units.get(column) else column for column in table.columns]
     columns = [_format_column([row[place] for row in table.rows]) for place in range(len(heads))]
     return heads, [list(row) for row in zip(*columns, strict=True)]
@@ -123,16 +120,13 @@ def beside(ours: Table, paper: Table) -> Table | None:
     shared = set(ours.columns[width:]) & set(paper.columns[width:])
     if not width or not unique or not shared or not ours_by_label.keys() & paper_by_label.keys():
         return None
-    columns, sides = list(labels), []
-    for column in measured:
-        for whose, table, by_label in (("ours", ours, ours_by_label), ("paper", paper, paper_by_label)):
-            if column in table.columns:
-                columns.append(f"{column}, {whose}")
-                sides.append((column, by_label))
-    rows = []
-    for label in dict.fromkeys([*ours_by_label, *paper_by_label]):
-        rows.append([*label, *(by_label.get(label, {}).get(column) for column, by_label in sides)])
-    return Table(columns, rows)
+    both = (("ours", ours, ours_by_label), ("paper", paper, paper_by_label))
+    sides = [(column, *side) for column in measured for side in both if column in side[1].columns]
+    rows = [
+        [*label, *(by_label.get(label, {}).get(column) for column, _, _, by_label in sides)]
+        for label in dict.fromkeys([*ours_by_label, *paper_by_label])
+    ]
+    return Table([*labels, *(f"{column}, {whose}" for column, whose, _, _ in sides)], rows)
 
 
 def side_by_side(
@@ -142,16 +136,14 @@ def side_by_side(
 
     units: column -> unit; paper_units: those in which the paper differs.
     """
-    joined = beside(ours, paper) if paper else None
     theirs = {**units, **paper_units}
-    if joined:
+    if paper and (joined := beside(ours, paper)):
         sides = (("ours", units), ("paper", theirs))
         named = {f"{column}, {whose}": unit for whose, known in sides for column, unit in known.items()}
         return [("Ours beside the paper's", *as_text(joined, named | dict(units)))]
-    parts = [("Ours", *as_text(ours, units))] if ours.rows else []
-    if paper:
-        parts.append(("The paper's", *as_text(paper, theirs)))
-    return parts
+    parts = [("Ours", ours, units)] if ours.rows else []
+    parts += [("The paper's", paper, theirs)] if paper else []
+    return [(name, *as_text(table, known)) for name, table, known in parts]
 
 
 def plain_markdown(text: str) -> str:

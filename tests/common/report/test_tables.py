@@ -52,7 +52,7 @@ def test_columns_share_their_decimals():
     heads, rows = as_text(Table(list("abcd"), [[0.5, 1234567, True, None], [0.125, 2, False, 6.15e20]]), {"a": "ms"})
     assert heads == ["a (ms)", "b", "c", "d"]
     assert rows == [["0.500", "1,234,567", "✓", "–"], ["0.125", "2", "—", "6.15e+20"]]
-    assert as_text(Table(["a"], [])) == (["a"], [])
+    assert as_text(Table(["a"], []), {}) == (["a"], [])
 
 
 def test_beside_aligns_rows_by_label_and_keeps_what_one_side_lacks():
