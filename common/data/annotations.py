@@ -21,6 +21,7 @@ OVERHANG = 1.0
 """Pixels by which a box may stick out of its image without a word: rounding, which is clipped."""
 EXAMPLES = 3  # of each kind of fault that are kept
 
+Box = tuple[float, float, float, float]
 Kind = tuple[str, str]
 """What a fault is called: one, many."""
 BAD_RECORDS = ("record that cannot be read", "records that cannot be read")
@@ -67,13 +68,10 @@ class Faults:
         if repair and self.repair:
             self.notes.append(f"{counted(count, *kind)} {repair}")
         elif self.collected is None:
-            way_out = (
-                f", or add ,repair to the data to have {'it' if count == 1 else 'them'} {repair}" if repair else ""
-            )
-            raise InputError(
-                f"{source} has {counted(count, *kind)}, first {where(int(bad.argmax()))}; correct or remove "
-                f"{'it' if count == 1 else 'them'}{way_out}"
-            )
+            them = "it" if count == 1 else "them"
+            way_out = f", or add ,repair to the data to have {them} {repair}" if repair else ""
+            first = where(int(bad.argmax()))
+            raise InputError(f"{source} has {counted(count, *kind)}, first {first}; correct or remove {them}{way_out}")
         else:
             self.add(kind, *map(where, np.flatnonzero(bad)[:EXAMPLES].tolist()), count=count)
 
@@ -110,8 +108,8 @@ class Annotations:
     source: its file or folder, for messages. folders: where images may lie. noun: what the format calls the record of a
     box. classes: names in the set's order. left_out: names of empty parent classes.
     Of each of N images: names of files; sizes, (height, width), 0 where unknown; ids on disk, None where the order
-    counts. Of each of M boxes: owner, the position 0..N-1 of its image; marks, what to look for on disk; boxes, xyxy;
-    classes_of; crowd; area, NaN where it is the box's.
+    counts. objects: of each of M boxes the position 0..N-1 of its image, what to look for on disk, xyxy, class, crowd,
+    and area, NaN where it is the box's.
     """
 
     source: Path
@@ -122,12 +120,7 @@ class Annotations:
     names: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     ids: list[int | str] | None = None
-    owner: list[int] = field(default_factory=list)
-    marks: list[int | str] = field(default_factory=list)
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
-    classes_of: list[str] = field(default_factory=list)
-    crowd: list[bool] = field(default_factory=list)
-    area: list[float] = field(default_factory=list)
+    objects: list[tuple[int, int | str, Box, str, bool, float]] = field(default_factory=list)
 
     def add_image(self, name: str, size: tuple[int, int]) -> int:
         """The position of one more image."""
@@ -136,21 +129,10 @@ class Annotations:
         return len(self.names) - 1
 
     def add_box(
-        self,
-        owner: int,
-        mark: int | str,
-        box: tuple[float, float, float, float],
-        class_name: str,
-        crowd: bool = False,
-        area: float = math.nan,
+        self, image: int, mark: int | str, box: Box, class_name: str, crowd: bool = False, area: float = math.nan
     ) -> None:
-        """One more box (xyxy) of the image at position `owner`."""
-        self.owner.append(owner)
-        self.marks.append(mark)
-        self.boxes.append(box)
-        self.classes_of.append(class_name)
-        self.crowd.append(crowd)
-        self.area.append(area)
+        """One more box (xyxy) of the image at position `image`."""
+        self.objects.append((image, mark, box, class_name, crowd, area))
 
 
 def assemble(found: Annotations, name: str, split: str, categories: Sequence[str], faults: Faults) -> DetectionSet:
@@ -170,26 +152,27 @@ def assemble(found: Annotations, name: str, split: str, categories: Sequence[str
             usable[position] = False
 
     label_of = {category: label for label, category in enumerate(categories)}
-    owner = np.array(found.owner, np.int64)
-    labels = np.array([label_of.get(class_name, -1) for class_name in found.classes_of], np.int64)
-    area = np.array(found.area, np.float64)
+    owners, marks, corners_of, classes, crowds, areas = zip(*found.objects, strict=True) if found.objects else [()] * 6
+    owner = np.array(owners, np.int64)
+    labels = np.array([label_of.get(class_name, -1) for class_name in classes], np.int64)
+    area = np.array(areas, np.float64)
     kept = usable[owner]
 
     def where(row: int) -> str:
-        return f"{found.noun} {shown(found.marks[row])} of {shown(found.names[owner[row]])}"
+        return f"{found.noun} {shown(marks[row])} of {shown(found.names[owner[row]])}"
 
     def corners(row: int) -> str:
         height, width = sizes[owner[row]].tolist()
-        return f"{where(row)} (corners {', '.join(f'{value:g}' for value in found.boxes[row])}, image {width}x{height})"
+        return f"{where(row)} (corners {', '.join(f'{value:g}' for value in corners_of[row])}, image {width}x{height})"
 
     def leave_out(kind: Kind, bad: NDArray[np.bool_], where: Callable[[int], str], repair: str = "") -> None:
         nonlocal kept
         faults.add_rows(kind, kept & bad, found.source, where, repair)
         kept = kept & ~bad
 
-    leave_out(UNKNOWN_CLASS, labels < 0, lambda row: f"{where(row)}, a {shown(found.classes_of[row])}")
+    leave_out(UNKNOWN_CLASS, labels < 0, lambda row: f"{where(row)}, a {shown(classes[row])}")
     leave_out(NEGATIVE_AREA, area < 0, lambda row: f"{where(row)}, {area[row]:g}")
-    boxes = np.array(found.boxes, np.float64).reshape(-1, 4)
+    boxes = np.array(corners_of, np.float64).reshape(-1, 4)
     finite = np.isfinite(boxes).all(axis=1)
     leave_out(NOT_FINITE, ~finite, corners)
     boxes[~finite] = 0.0
@@ -222,7 +205,7 @@ def assemble(found: Annotations, name: str, split: str, categories: Sequence[str
         offsets=first_rows(np.bincount(owner, minlength=len(images))),
         boxes=clipped[rows],
         labels=labels[rows],
-        crowd=np.array(found.crowd, np.bool_)[rows],
+        crowd=np.array(crowds, np.bool_)[rows],
         area=np.where(np.isnan(area[rows]), box_area, area[rows]),
         load_image=ImageFiles(folder, tuple(names[position] for position in images.tolist()), sizes),
         notes=tuple(faults.notes),
@@ -231,11 +214,9 @@ def assemble(found: Annotations, name: str, split: str, categories: Sequence[str
 
 def ranks(ids: Sequence[int | str]) -> list[int]:
     """1..N, in the order of the ids: whole numbers first, then texts."""
-    order = sorted(range(len(ids)), key=lambda position: (isinstance(ids[position], str), ids[position]))
-    result = [0] * len(ids)
-    for rank, position in enumerate(order, start=1):
-        result[position] = rank
-    return result
+    ordered = sorted(ids, key=lambda identity: (isinstance(identity, str), identity))
+    rank_of = {identity: rank for rank, identity in enumerate(ordered, start=1)}
+    return [rank_of[identity] for identity in ids]
 
 
 def _files(found: Annotations, faults: Faults) -> tuple[Path, list[str], NDArray[np.bool_]]:

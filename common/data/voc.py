@@ -124,7 +124,7 @@ def read_voc(root: Path, parts: Sequence[_Part], faults: Faults) -> Annotations:
                 faults.add(BAD_RECORDS, f"{path} {error}; correct it")
             except InputError as error:
                 faults.add(BAD_RECORDS, str(error))
-    found.classes = sorted(set(found.classes_of))
+    found.classes = sorted({class_name for _, _, _, class_name, _, _ in found.objects})
     return found
 
 

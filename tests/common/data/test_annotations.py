@@ -210,16 +210,13 @@ def test_faults_that_are_collected_leave_out_what_has_them(tmp_path):
         (lambda found: found.add_image("../one.png", (20, 30)), r"'\.\./one\.png' .* does not stay inside"),
         (lambda found: found.add_image("x" * 5000, (20, 30)), "1 of the 3 images .* are missing"),
         (lambda found: found.add_image("\ud800/one.png", (20, 30)), "1 of the 3 images .* are missing"),
-        (lambda found: [column.clear() for column in (found.sizes, found.names, found.boxes)], "holds no image"),
-        (lambda found: found.boxes.clear(), "holds no box"),
+        (lambda found: [column.clear() for column in (found.sizes, found.names, found.objects)], "holds no image"),
+        (lambda found: found.objects.clear(), "holds no box"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(tmp_path, change, sentence):
     found = annotations(tmp_path, [(1, 1, 5, 5)])
     change(found)
-    if not found.boxes:
-        for column in (found.owner, found.area, found.classes_of, found.crowd):
-            column.clear()
     with pytest.raises(InputError, match=sentence) as caught:
         made(found)
     assert "\n" not in str(caught.value)
