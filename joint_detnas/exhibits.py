@@ -887,18 +887,12 @@ TITLES = {
         "the score of one student under changing teachers and under the largest",
     ),
     "table4": ("Base detectors and what they are upgraded to", "cost, speed and AP before and after the search"),
-    "table5": (
-        "Joint optimisation against pipelines of NAS, pruning and distillation",
-        "AP at one backbone cost",
-    ),
+    "table5": ("Joint optimisation against pipelines of NAS, pruning and distillation", "AP at one backbone cost"),
     "figure5": ("The size of the matching teacher, by student", "teachers of fixed students"),
     "figure6": ("What each action brings, and when", "the steps of the searches"),
     "table6": ("Upgraded detectors by all COCO numbers", "speed and AP by IoU and size"),
     "table7": ("The cost of the search", "pairs, time and result of the search and of random search"),
-    "figure7": (
-        "Computation of the backbone's stages before and after the search",
-        "costs of the four resolutions",
-    ),
+    "figure7": ("Computation of the backbone's stages before and after the search", "costs of the four resolutions"),
 }
 """Exhibit -> its title, and what is measured."""
 EXHIBITS = (

@@ -22,32 +22,17 @@ def student_of():
 
 
 @pytest.fixture
-def images():
-    """(2, 3, 64, 64)"""
-    import torch
+def batch():
+    """Two images of 64 x 64 pixels with objects."""
+    from tests.common.models.families import make_batch
 
-    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    return make_batch()
 
 
 @pytest.fixture
-def batch(images):
-    """Two images with three objects each."""
-    import torch
-
-    from common.batch import Batch
-    from tests.common.models.families import CLASSES
-
-    generator = torch.Generator().manual_seed(2)
-    corner = torch.rand(2, 3, 2, generator=generator) * 30
-    size = torch.rand(2, 3, 2, generator=generator) * 24 + 8
-    return Batch(
-        images=images,
-        boxes=torch.cat([corner, corner + size], dim=-1),
-        labels=torch.randint(CLASSES, (2, 3), generator=generator),
-        valid=torch.ones(2, 3, dtype=torch.bool),
-        index=torch.arange(2),
-        scale=torch.ones(2),
-    )
+def images(batch):
+    """(2, 3, 64, 64)"""
+    return batch.images
 
 
 # ---- SMOKE a few times smaller, for all tests that train
