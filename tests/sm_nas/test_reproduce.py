@@ -16,7 +16,17 @@ from sm_nas.reproduce import Options, main
 DATA = "scenes:train=48,val=16"
 PNG = b"\x89PNG\r\n\x1a\n"
 # Fewer images than the scale has: here it is the code that is looked at.
-TINY = replace(SMOKE, train_images=16, search_images=8, validation_images=8, crops=16, longer_candidates=2)
+TINY = replace(
+    SMOKE,
+    train_images=16,
+    search_images=8,
+    validation_images=8,
+    crops=16,
+    longer_candidates=2,
+    stage_one=replace(SMOKE.stage_one, budget=4, first=3),
+    stage_two=replace(SMOKE.stage_two, budget=3, first=2),
+    final_training=SMOKE.stage_one_training,
+)
 
 
 @pytest.fixture(scope="module")
