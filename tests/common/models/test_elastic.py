@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from common.models import elastic
 from common.models.architectures import round_channels
@@ -13,92 +13,75 @@ from common.models.elastic import (
     ElasticConvTranspose2d,
     ElasticGroupsLinear,
     ElasticLinear,
-    active_weights,
     copy_corner,
     corner,
     make_elastic,
     sort_shared_channels,
 )
+from tests.common.models.families import randomise_norms
 
 
-@pytest.mark.parametrize(
-    ("value", "multiple", "expected"),
-    [(166.4, 8, 168), (204.8, 8, 208), (3, 8, 8), (20, 8, 24), (41.6, 8, 40), (11.9, 8, 16), (10, 4, 12), (64, 8, 64)],
-)
-def test_round_channels(value, multiple, expected):
-    assert round_channels(value, multiple) == expected
-
-
-def test_round_channels_keeps_90_percent():
+def test_round_channels_gives_the_nearest_multiple_and_keeps_90_percent():
+    rounded = {166.4: 168, 204.8: 208, 3: 8, 20: 24, 41.6: 40, 11.9: 16, 64: 64}
+    assert {value: round_channels(value) for value in rounded} == rounded
+    assert round_channels(10, 4) == 12
     values = torch.arange(1, 400) * 0.37
     assert all(round_channels(value) >= 0.9 * value for value in values.tolist())
 
 
-def _forward(layers, x, conv_out):
-    conv, norm, up, linear = layers
-    conv.active_out_channels = conv_out
-    return linear(up(norm(conv(x)).relu()).mean((2, 3)))
+class Layers(nn.ModuleList):
+    """One of each; x (B, C, 6, 6) to (B, 5)."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        up = ElasticConvTranspose2d(12, 5, 4, 2, 1, bias=False)
+        groups = ElasticGroupsLinear(nn.Linear(36 * 12, 2), 36)
+        super().__init__([ElasticConv2d(6, 12, 3, padding=1), ElasticBatchNorm2d(12), up, ElasticLinear(5, 3), groups])
+
+    def forward(self, x: Tensor, channels: int) -> Tensor:
+        conv, norm, up, linear, groups = self
+        conv.active_out_channels = channels
+        x = norm(conv(x)).relu()
+        return torch.cat([linear(up(x).mean((2, 3))), groups(x.permute(0, 2, 3, 1).flatten(1))], dim=1)
 
 
-def _reference(weights, statistics, x, conv_out):
-    """The same by plain slicing under plain autograd."""
-    conv, conv_bias, gain, shift, up, linear, linear_bias = weights
-    x = F.conv2d(x, conv[:conv_out, : x.shape[1]], conv_bias[:conv_out], padding=1)
-    x = F.batch_norm(x, *[part[:conv_out] for part in statistics], gain[:conv_out], shift[:conv_out], training=True)
-    x = F.conv_transpose2d(x.relu(), up[:conv_out], stride=2, padding=1)
-    return F.linear(x.mean((2, 3)), linear, linear_bias)
+def by_slicing(weights: list[Tensor], statistics: list[Tensor], x: Tensor, channels: int) -> Tensor:
+    """The same under plain autograd."""
+    conv, conv_bias, gain, shift, up, linear, linear_bias, groups, groups_bias = weights
+    x = F.conv2d(x, conv[:channels, : x.shape[1]], conv_bias[:channels], padding=1)
+    x = F.batch_norm(x, *(part[:channels] for part in statistics), gain[:channels], shift[:channels], training=True)
+    x = x.relu()
+    pooled = F.conv_transpose2d(x, up[:channels], stride=2, padding=1).mean((2, 3))
+    in_groups = torch.einsum("bfg,ogf->bo", x.flatten(2), groups[..., :channels]) + groups_bias
+    return torch.cat([F.linear(pooled, linear, linear_bias), in_groups], dim=1)
 
 
 @pytest.mark.parametrize("direct_from", [0, 1 << 60])
-@pytest.mark.parametrize("set_to_none", [True, False])
-def test_gradients_over_several_paths_equal_plain_autograd(device, set_to_none, direct_from, monkeypatch):
+@pytest.mark.parametrize("together", [True, False])
+def test_gradients_over_several_paths_equal_plain_autograd(device, together, direct_from, monkeypatch):
     monkeypatch.setattr(elastic, "DIRECT_FROM", direct_from)
-    torch.manual_seed(0)
-    layers = nn.ModuleList(
-        [
-            ElasticConv2d(6, 12, 3, padding=1),
-            ElasticBatchNorm2d(12),
-            ElasticConvTranspose2d(12, 5, 4, 2, 1, bias=False),
-            ElasticLinear(5, 3),
-        ]
-    ).to(device)
+    layers = Layers().to(device)
     parameters = list(layers.parameters())
     weights = [parameter.detach().clone().requires_grad_() for parameter in parameters]
     statistics = [layers[1].running_mean.clone(), layers[1].running_var.clone()]
-    optimisers = [torch.optim.SGD(some, lr=0.1, momentum=0.9) for some in (parameters, weights)]
+    optimisers = [torch.optim.SGD(some, lr=0.01, momentum=0.9) for some in (parameters, weights)]
     for step in range(3):
         for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=set_to_none)
-        paths = [(6, 12), (4, 8), (6, 5), (3, 12)] if step != 1 else [(4, 8)]
-        for channels, conv_out in paths:
-            x = torch.randn(2, channels, 6, 6, device=device)
-            ours, plain = _forward(layers, x, conv_out), _reference(weights, statistics, x, conv_out)
-            torch.testing.assert_close(ours, plain)
-            ours.square().sum().backward()
-            plain.square().sum().backward()
-        for parameter, weight in zip(parameters, weights, strict=True):
-            torch.testing.assert_close(parameter.grad, weight.grad)
+            optimiser.zero_grad(set_to_none=step == 1)
+        losses = []
+        for inputs, channels in [(6, 12), (4, 8), (6, 5), (3, 12)] if step != 1 else [(4, 8)]:
+            x = torch.randn(2, inputs, 6, 6, device=device)
+            pair = layers(x, channels), by_slicing(weights, statistics, x, channels)
+            torch.testing.assert_close(*pair)
+            losses.append([each.square().sum() for each in pair])
+        for each in [[sum(some) for some in zip(*losses, strict=True)]] if together else losses:
+            for loss in each:
+                loss.backward()
+        torch.testing.assert_close([each.grad for each in parameters], [each.grad for each in weights])
         for optimiser in optimisers:
             optimiser.step()
-    for parameter, weight in zip(parameters, weights, strict=True):
-        torch.testing.assert_close(parameter, weight)
+    torch.testing.assert_close(parameters, weights)
     torch.testing.assert_close([layers[1].running_mean, layers[1].running_var], statistics)
-
-
-@pytest.mark.parametrize("direct_from", [0, 1 << 60])
-def test_two_paths_in_one_backward(device, direct_from, monkeypatch):
-    monkeypatch.setattr(elastic, "DIRECT_FROM", direct_from)
-    conv = ElasticConv2d(6, 12, 3, padding=1, bias=False).to(device)
-    weight = conv.weight.detach().clone().requires_grad_()
-    x = torch.randn(2, 6, 5, 5, device=device)
-    total, expected = 0.0, 0.0
-    for channels, out in [(6, 12), (4, 7), (5, 12), (6, 3)]:
-        conv.active_out_channels = out
-        total = total + conv(x[:, :channels]).square().sum()
-        expected = expected + F.conv2d(x[:, :channels], weight[:out, :channels], padding=1).square().sum()
-    total.backward()
-    expected.backward()
-    torch.testing.assert_close(conv.weight.grad, weight.grad)
 
 
 def test_gradient_reaches_the_input_and_frozen_weights_get_none(device):
@@ -119,9 +102,6 @@ def test_corner_is_the_slice(memory_format):
         assert found.data_ptr() == tensor.data_ptr()
     with pytest.raises(ValueError, match="no corner"):
         corner(full[:, :4], (6, 5, 3, 2))
-
-
-def test_too_many_channels_are_refused():
     conv = ElasticConv2d(4, 4, 3)
     conv.active_out_channels = 2
     with pytest.raises(ValueError, match="no corner"):
@@ -142,81 +122,33 @@ def test_norm_updates_only_the_channels_in_use(device):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_copy_corner_gives_the_plain_layer(device, memory_format):
-    torch.manual_seed(0)
-    net = nn.Sequential(ElasticConv2d(6, 8, 3, padding=1), ElasticBatchNorm2d(8)).eval()
-    net = net.to(device, memory_format=memory_format)
-    net[0].active_out_channels = 5
-    x = torch.randn(2, 4, 8, 8, device=device).to(memory_format=memory_format)
+def test_copy_corner_gives_the_plain_layers(device, memory_format):
+    full = randomise_norms(Layers()).eval().to(device, memory_format=memory_format)
     with torch.device("meta"):
-        plain = nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5))
-    copy_corner(net, plain)
+        plain = nn.ModuleList(
+            [nn.Conv2d(4, 7, 3, padding=1), nn.BatchNorm2d(7), nn.ConvTranspose2d(7, 5, 4, 2, 1, bias=False)]
+        )
+        plain.extend([nn.Linear(5, 3), nn.Linear(36 * 7, 2)])
+    copy_corner(full, plain)
     assert not plain.training
     assert plain[0].weight.is_contiguous(memory_format=memory_format)
-    torch.testing.assert_close(plain(x), net(x))
+    x = torch.randn(2, 4, 6, 6, device=device).to(memory_format=memory_format)
+    inside = plain[1](plain[0](x)).relu()
+    ends = plain[3](plain[2](inside).mean((2, 3))), plain[4](inside.permute(0, 2, 3, 1).flatten(1))
+    torch.testing.assert_close(torch.cat(ends, dim=1), full(x, 7))
     nn.init.zeros_(plain[0].weight)
-    assert net[0].weight.abs().sum() > 0
+    assert full[0].weight.abs().sum() > 0
 
 
 def test_sort_shared_channels_keeps_the_function(device):
-    torch.manual_seed(0)
-    conv, norm = ElasticConv2d(3, 8, 1).to(device), ElasticBatchNorm2d(8).to(device)
-    norm.weight.data.uniform_(0.5, 2), norm.running_mean.uniform_(-1, 1), norm.running_var.uniform_(0.5, 2)
-    up, linear = ElasticConvTranspose2d(8, 4, 4, 2, 1).to(device), ElasticLinear(8, 2).to(device)
-    norm.eval()
-    x = torch.randn(2, 3, 4, 4, device=device)
-
-    def run():
-        y = norm(conv(x)).relu()
-        return up(y), linear(y.mean((2, 3)))
-
-    before = run()
-    sort_shared_channels([conv, norm], [up, linear])
-    torch.testing.assert_close(run(), before, atol=1e-5, rtol=1e-5)
-    importance = up.weight.abs().sum((1, 2, 3)) + linear.weight.abs().sum(0)
+    layers = randomise_norms(Layers()).eval().to(device)
+    x = torch.randn(2, 6, 6, 6, device=device)
+    before = layers(x, 12)
+    conv, norm, up, _, groups = layers
+    sort_shared_channels([conv, norm], [up, groups])
+    torch.testing.assert_close(layers(x, 12), before, atol=1e-5, rtol=1e-5)
+    importance = up.weight.abs().sum((1, 2, 3)) + groups.weight.abs().sum((0, 1))
     assert (importance.diff() <= 1e-5).all()
-
-
-@pytest.mark.parametrize("direct_from", [0, 1 << 60])
-def test_a_layer_on_groups_reads_the_first_features_of_each(device, direct_from, monkeypatch):
-    monkeypatch.setattr(elastic, "DIRECT_FROM", direct_from)
-    torch.manual_seed(0)
-    layer = ElasticGroupsLinear(nn.Linear(4 * 6, 3), groups=4).to(device)
-    weight = layer.weight.detach().clone().requires_grad_()
-    for features in (6, 2, 5):
-        x = torch.randn(2, 7, 4, features, device=device)
-        expected = torch.einsum("bsgf,ogf->bso", x, weight[..., :features]) + layer.bias.detach()
-        found = layer(x.flatten(2))
-        torch.testing.assert_close(found, expected)
-        found.square().sum().backward()
-        expected.square().sum().backward()
-    torch.testing.assert_close(layer.weight.grad, weight.grad)
-
-
-def test_a_layer_on_groups_is_the_plain_one_that_it_came_from_and_gives_plain_ones(device):
-    torch.manual_seed(0)
-    plain = nn.Linear(4 * 6, 3).to(device)
-    layer = ElasticGroupsLinear(plain, 4)
-    x = torch.randn(5, 4, 6, device=device)
-    assert torch.equal(layer(x.flatten(1)), plain(x.flatten(1)))
-    with torch.device("meta"):
-        narrow = nn.Linear(4 * 2, 3)
-    copy_corner(layer, narrow)
-    torch.testing.assert_close(narrow(x[..., :2].flatten(1)), layer(x[..., :2].flatten(1)))
-
-
-def test_the_inputs_of_a_layer_on_groups_are_sorted_along(device):
-    torch.manual_seed(0)
-    conv, layer = ElasticConv2d(3, 6, 1).to(device), ElasticGroupsLinear(nn.Linear(4 * 6, 2), 4).to(device)
-    x = torch.randn(1, 3, 2, 2, device=device)
-
-    def run():
-        return layer(conv(x).permute(0, 2, 3, 1).flatten(1))
-
-    before = run()
-    sort_shared_channels([conv], [layer])
-    torch.testing.assert_close(run(), before)
-    assert (layer.weight.abs().sum((0, 1)).diff() <= 1e-5).all()
 
 
 def test_a_plain_network_made_elastic_computes_the_same_until_less_is_activated(device):
@@ -236,12 +168,3 @@ def test_a_plain_network_made_elastic_computes_the_same_until_less_is_activated(
     assert not net[1][0].training
     net[0].active_out_channels = 5
     torch.testing.assert_close(net(x), before[:, :5])
-
-
-def test_active_weights_are_what_a_convolution_uses(device):
-    conv, plain = ElasticConv2d(4, 6, 3).to(device), nn.Conv2d(4, 6, 3).to(device)
-    conv.active_out_channels = 2
-    weight, bias = active_weights(conv, 3)
-    assert torch.equal(weight, conv.weight[:2, :3])
-    assert torch.equal(bias, conv.bias[:2])
-    assert active_weights(plain, 4) == (plain.weight, plain.bias)
