@@ -12,7 +12,7 @@ import pytest
 
 from common.plain import InputError, read_json, write_json
 from common.report.card import Shown
-from common.report.exhibit import ExhibitResult, Picture
+from common.report.exhibit import ExhibitResult
 from common.report.page import build_page
 from common.report.reproduce import reproduce
 
@@ -76,20 +76,15 @@ def test_page_is_well_formed_complete_and_self_contained(runs, folder):
     assert "noon" not in page.text  # of one run, not of the machine
 
 
-def test_results_are_shown_alike(runs, toy):
+def test_results_are_shown_alike_and_several_folders_side_by_side(runs, toy):
     published = toy.root / "results"
     page = Checker(build_page([published]))
     assert page.tags.count("img") == 1
     for words in ("Figure 1: Two nets", "T-2: gain is large", "results/smoke/toynas/scenes-smoke/ours-s0", "An abacus"):
         assert words in page.text, words
-
-
-def test_several_folders_stand_side_by_side(runs, toy):
-    page = build_page([runs, toy.root / "results"])
-    (row,) = [row for row in page.split('<div class="row">') if "<h4>Figure 1" in row]
+    (row,) = [row for row in build_page([runs, published]).split('<div class="row">') if "<h4>Figure 1" in row]
     assert row.count("<h4>Figure 1: Two nets</h4>") == 2
-    for folder in (runs, toy.root / "results"):
-        assert f'<p class="root">{folder}</p>' in row
+    assert all(f'<p class="root">{folder}</p>' in row for folder in (runs, published))
 
 
 def test_papers_and_exhibits_are_in_their_order(tmp_path, runs, folder):
@@ -124,12 +119,14 @@ def test_a_picture_that_cannot_be_drawn_is_said_in_its_place(runs, folder):
     assert "img" not in page.tags
 
 
-def test_many_pictures_are_drawn_as_few_are(runs, folder):
+def test_many_pictures_are_drawn_as_few_are_and_as_a_notebook_shows_them(runs, folder):
     path = folder / "exhibits/figure1/result.json"
     result = ExhibitResult.load(path)
-    (picture,) = result.pictures
-    one = re.findall(r'src="([^"]*)"', build_page([runs]))
-    replace(result, pictures=[Picture(f"p{number}", picture.kind, picture.data) for number in range(8)]).save(path)
+    page = build_page([runs])
+    assert Shown(result)._repr_html_() in page
+    one = re.findall(r'src="([^"]*)"', page)
+    many = [replace(result.pictures[0], name=f"p{number}") for number in range(8)]
+    replace(result, pictures=many).save(path)
     assert re.findall(r'src="([^"]*)"', build_page([runs])) == one * 8
 
 
@@ -144,40 +141,32 @@ def test_nothing_to_show_is_one_sentence_and_exit_2(tmp_path):
     assert not (tmp_path / "page").exists()
 
 
-def test_the_command_writes_the_page_without_torch_or_a_paper(runs, toy):
-    arguments = ["report", str(runs), str(toy.root / "results"), "--out", str(toy.root / "page")]
-    code = (
-        f"import sys, runpy; sys.argv = {arguments!r}; runpy.run_module('common.report', run_name='__main__'); "
-        + _LOADED
-    )
+def loaded_by(code: str) -> list[str]:
+    """The modules that a process of its own has imported when it has run some code."""
+    code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+HEAVY = {"torch", "pandas", "seaborn", "scipy", *(path.parent.name for path in ROOT.glob("*/printed.json"))}
+
+
+def test_the_command_writes_the_page_without_torch_or_a_paper(runs, toy):
+    arguments = ["report", str(runs), str(toy.root / "results"), "--out", str(toy.root / "page")]
+    run_it = f"import sys, runpy; sys.argv = {arguments!r}; runpy.run_module('common.report', run_name='__main__')"
+    assert not HEAVY & set(loaded_by(run_it))
     Checker((toy.root / "page" / "index.html").read_text())
-    loaded = json.loads(done.stdout)
-    papers = [path.parent.name for path in ROOT.glob("*/printed.json")]
-    heavy = {"torch", "pandas", "seaborn", "scipy", *papers}
-    assert not {name for name in loaded if name.split(".")[0] in heavy}
-
-
-_LOADED = "import json; print(json.dumps(sorted(sys.modules)))"
 
 
 def test_a_finished_exhibit_is_shown_again_from_its_record_by_at_most_eight_files(runs, folder):
     path = folder / "exhibits/figure1/result.json"
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom common.report.card import Shown\n"
+    loaded = loaded_by(
+        "from pathlib import Path\nfrom common.report.card import Shown\n"
         "from common.report.exhibit import ExhibitResult\n"
         f"html = Shown(ExhibitResult.load(Path({str(path)!r})))._repr_html_()\n"
         "assert '<img' in html and 'Two nets' in html\n"
     )
-    done = subprocess.run([sys.executable, "-c", code + _LOADED], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    loaded = json.loads(done.stdout)
     ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert len([name for name in loaded if name.split(".")[0] in ours]) <= 8
-    assert not {"torch", "pandas", "scipy"} & set(loaded)
-
-
-def test_a_notebook_shows_a_record_as_the_page_does(runs, folder):
-    html = Shown(ExhibitResult.load(folder / "exhibits/figure1/result.json"))._repr_html_()
-    assert html in build_page([runs])
+    assert not HEAVY & set(loaded)
