@@ -1,6 +1,6 @@
 """Thin networks of every family of backbones, with norms as trained ones might have them, and batches for them."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import torch
 import torchvision
@@ -42,6 +42,14 @@ def randomise_norms(network: nn.Module) -> nn.Module:
                 (layer.running_var, 0.5, 1.5),
             ):
                 tensor.data.uniform_(low, high)
+    return network
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """Takes residual blocks out of the sleep that they begin in: norms of weight 0 get 1, so that all weights count."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm) and not layer.weight.any():
+            nn.init.ones_(layer.weight)
     return network
 
 
@@ -109,11 +117,6 @@ def make_batch(seed: int = 0, images: int = 2, objects: int = 3, classes: int = 
         torch.arange(images),
         torch.ones(images),
     )
-
-
-def without_objects(batch: Batch) -> Batch:
-    """The same images, all boxes padding."""
-    return replace(batch, valid=torch.zeros_like(batch.valid))
 
 
 def assert_equal(first: Detections, second: Detections) -> None:

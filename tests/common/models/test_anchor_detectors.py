@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from common.batch import Detections
+from common.data.batches import DetectionBatches
+from common.data.scenes import scenes
+from common.evaluate.average_precision import GroundTruth
+from common.evaluate.subnetworks import average_precision
+from common.models.anchors import Anchors
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.guided_anchoring import GuidedSettings
@@ -21,7 +26,7 @@ from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.plain import InputError
-from tests.common.models.families import CLASSES, SIDE, assert_equal, make_batch, without_objects
+from tests.common.models.families import CLASSES, SIDE, assert_equal, awake, make_batch
 
 TWO_STAGE_LOSSES = ["rpn_objectness", "rpn_box", "roi_class", "roi_box"]
 FEW = {"samples": 64, "candidates": (200, 100), "proposals": (100, 50)}
@@ -93,7 +98,7 @@ def lively(network: nn.Module) -> nn.Module:
 
 
 @every_kind
-def test_losses_reach_every_weight(kind, device, awake):
+def test_losses_reach_every_weight(kind, device):
     network, batch = awake(KINDS[kind]()).to(device), make_batch().to(device)
     names = ["class", "box"]
     if isinstance(network, TwoStage):
@@ -114,7 +119,8 @@ def test_losses_reach_every_weight(kind, device, awake):
 @pytest.mark.parametrize("objects", [0, 3])
 def test_batch_without_objects_trains(kind, objects):
     network = KINDS[kind](classes=1)
-    losses = losses_of(network, without_objects(make_batch(objects=objects, classes=1)))
+    batch = make_batch(objects=objects, classes=1)
+    losses = losses_of(network, replace(batch, valid=batch.valid & False))
     losses["loss"].backward()
     assert all((value == 0) == name.endswith("box") for name, value in losses.items() if name != "rpn_shape")
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
@@ -247,3 +253,25 @@ def test_saved_detector_comes_back_equal(kind, tmp_path):
 def test_bad_settings_give_a_sentence(bad, says):
     with pytest.raises(InputError, match=says):
         bad()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [TwoStage, RetinaNet])
+def test_four_images_of_the_built_in_set_are_learnt_by_heart(kind):
+    dataset, strides = scenes("train", 4, 96), (4, 8, 16, 32)
+    batches = list(DetectionBatches(dataset, 96, 4).in_order())
+    torch.manual_seed(0)
+    backbone = ResNet("resnet18", Norm("group", 8), width=16)
+    rpn = RPNSettings(anchors=Anchors.octaves(strides, 4), candidates=(300, 300), proposals=(200, 100))
+    two_stage_parts = rpn, RoISettings(samples=64, hidden=(128,))
+    parts = two_stage_parts if kind is TwoStage else (RetinaNetSettings(Anchors.octaves(strides, 3, 2), depth=1),)
+    network = kind(backbone, len(dataset.categories), FPN(backbone.out_channels, 1, 4, 32), *parts).train()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    for step in range(200):
+        for group in optimiser.param_groups:
+            group["lr"] = 2e-3 * min(1, (step + 1) / 20, (200 - step) / 60)
+        optimiser.zero_grad()
+        losses_of(network, batches[0])["loss"].backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimiser.step()
+    assert average_precision(network, batches, GroundTruth(dataset))["AP50"] > 0.8

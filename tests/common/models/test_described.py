@@ -30,7 +30,7 @@ from common.models.outline import outline
 from common.models.resnet import ResNet
 from common.models.two_stage import TwoStage
 from common.plain import InputError
-from tests.common.models.families import FAMILIES, thin_backbone, thin_detector
+from tests.common.models.families import FAMILIES, awake, thin_backbone, thin_detector
 
 
 def _stage(width: int, stride: int, entry: str, *inner: tuple[int, ...], groups: tuple[int, ...] = ()) -> Stage:
@@ -95,17 +95,9 @@ def test_a_described_detector_is_the_one_that_it_was_made_of(family, kind, image
     assert_same_function(described, detector, images)
     for ours, theirs in zip(described.train().backbone(images), detector.train().backbone(images), strict=True):
         torch.testing.assert_close(ours, theirs)  # by the statistics of the batch, too
-    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
-    for tensor in described.state_dict().values():
-        tensor.detach().zero_()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_weight_learns(family, images):
-    backbone = as_described(thin_detector(family)).backbone
-    sum(feature.square().mean() for feature in backbone(images)).backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in backbone.parameters())
+    if kind == "batch":
+        sum(feature.square().mean() for feature in described.backbone(images)).backward()
+        assert all(parameter.grad.any() for parameter in described.backbone.parameters()), "every weight learns"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -134,7 +126,7 @@ def test_description_builds_the_same_network(architecture, images):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["batch", "group-ws"])
-def test_deformable_stages_start_as_plain_ones_and_learn_offsets(family, kind, images, device, awake):
+def test_deformable_stages_start_as_plain_ones_and_learn_offsets(family, kind, images, device):
     plain = awake(as_described(thin_detector(family, kind)).backbone).to(device).eval()
     last, images = len(plain.stages), images.to(device)
     deformable = DescribedBackbone(plain.architecture, plain.norm, (last - 1, last)).to(device).eval()
@@ -302,43 +294,32 @@ def test_without_dead_channels_the_function_is_the_same(family, kind, pyramid, i
     assert_same_function(kept, detector, images, 1e-5 if detector.fpn.norm is None else 1e-4)
 
 
-def test_channels_that_stay_keep_their_weights_to_the_bit():
-    parent = as_described(thin_detector("bottleneck"))
-    generator = np.random.default_rng(0)
-    kept = {
-        each.name: np.sort(generator.choice(each.channels, each.channels // 2, replace=False))
-        for each in parent.backbone.architecture.channel_sets()
-    }
-    child = keep_channels(parent, kept)
-    old, new = parent.backbone.stage3[2], child.backbone.stage3[2]
-    inner, output = kept["stage3.block2.inner0"], kept["stage3"]
-    for row, channel in enumerate(inner):
-        for column, source in enumerate(output):
-            assert torch.equal(new.body[0].weight[row, column], old.body[0].weight[channel, source])
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            assert getattr(new.body[1], name)[row] == getattr(old.body[1], name)[channel]
-    for column, source in enumerate(output):
-        assert torch.equal(child.fpn.laterals[2].weight[:, column], parent.fpn.laterals[2].weight[:, source])
-    assert torch.equal(child.fpn.laterals[2].bias, parent.fpn.laterals[2].bias)
-
-
 # --- blocks new and moved ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["batch", "frozen", "group-ws"])
-def test_a_new_block_leaves_the_function_as_it_is(family, kind, images):
+def test_blocks_new_or_moved_add_nothing_and_keep_what_fits(family, kind, images):
     detector = as_described(thin_detector(family, kind))
     slots = slots_of(detector.backbone.architecture)
-    for stage in (0, -1):
-        slots[stage].insert(1, Slot(slots[stage][-1].block))
-    deeper = with_blocks(detector, slots, seed=0)
-    assert deeper.backbone.architecture.blocks == detector.backbone.architecture.blocks + 2
-    assert_same_function(deeper, detector, images)
-    for ours, theirs in zip(deeper.train().backbone(images), detector.train().backbone(images), strict=True):
+    moved = slots[-2].pop() if len(slots[-2]) > 1 else slots[-3].pop()
+    without = with_blocks(detector, slots, seed=0)
+    slots[0].insert(1, Slot(slots[0][-1].block))
+    block = Block(tuple(4 * width // 3 // 4 * 4 for width in moved.block.inner), moved.block.groups)
+    slots[-1].insert(1, replace(moved, block=block, fits=False))
+    child = with_blocks(detector, slots, seed=5)
+    assert child.backbone.architecture.blocks == without.backbone.architecture.blocks + 2
+    assert_same_function(child, without, images)
+    for ours, theirs in zip(child.train().backbone(images), without.train().backbone(images), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-    left = {name: each for name, each in detector.state_dict().items() if ".stage" not in name}
-    assert all(torch.equal(deeper.state_dict()[name], each) for name, each in left.items())
+    old = detector.backbone.stages[moved.origin[0] - 1][moved.origin[1]].body[0].weight
+    new = child.backbone.stages[-1][1].body[0].weight
+    fitting = tuple(slice(min(sides)) for sides in zip(new.shape, old.shape, strict=True))
+    assert torch.equal(new[fitting], old[fitting])
+    assert new.abs().sum(dim=(1, 2, 3)).min() > 0, "the rest is drawn"
+    again, other = (with_blocks(detector, slots, seed=seed).backbone.stages[-1][1].body[0].weight for seed in (5, 6))
+    assert torch.equal(again, new)
+    assert not torch.equal(other, new)
 
 
 @pytest.mark.parametrize("kind", ["batch", "frozen", "group"])
@@ -353,29 +334,6 @@ def test_a_new_block_learns(kind, images):
         deeper.backbone(images)[2].square().mean().backward()
         optimiser.step()
     assert all(parameter.grad.abs().sum() > 0 for parameter in body.parameters())
-
-
-@pytest.mark.parametrize("kind", ["batch", "frozen"])
-def test_a_block_that_does_not_fit_keeps_leading_channels_and_adds_nothing(kind, images):
-    detector = as_described(thin_detector("bottleneck", kind))
-    slots = slots_of(detector.backbone.architecture)
-    moved = slots[2].pop(1)
-    without = with_blocks(detector, slots, seed=0)
-    slots[3].insert(1, replace(moved, block=Block((11, 40)), fits=False))
-    child = with_blocks(detector, slots, seed=5)
-    assert_same_function(child, without, images)
-    old, new = detector.backbone.stage3[1].body, child.backbone.stage4[1].body
-    assert [layer.out_channels for layer in new if isinstance(layer, nn.Conv2d)] == [11, 40, 256]
-    for place in (0, 3):
-        fitting = tuple(
-            slice(min(sides)) for sides in zip(new[place].weight.shape, old[place].weight.shape, strict=True)
-        )
-        assert torch.equal(new[place].weight[fitting], old[place].weight[fitting])
-        assert new[place].weight.abs().sum(dim=(1, 2, 3)).min() > 0, "the rest is drawn"
-    again, other = (with_blocks(detector, slots, seed=seed).state_dict() for seed in (5, 6))
-    name = "backbone.stage4.1.body.3.weight"
-    assert torch.equal(again[name], new[3].weight)
-    assert not torch.equal(other[name], new[3].weight)
 
 
 def test_nothing_is_shared_and_no_random_state_is_touched(device):

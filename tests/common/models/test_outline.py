@@ -14,25 +14,14 @@ def _detector() -> CenterNet:
     return CenterNet(ResNet(SPACE.architecture(SPACE.smallest()), zero_init_last=True), 3, (8, 8, 8), 8)
 
 
-def test_an_outline_has_the_names_and_shapes_and_no_values():
-    with outline():
-        empty = _detector().state_dict()
+def test_an_outline_has_names_and_shapes_without_values_and_leaves_nothing_behind():
+    torch.manual_seed(0)
     whole = _detector().state_dict()
-    assert {name: tensor.shape for name, tensor in empty.items()} == {name: t.shape for name, t in whole.items()}
-    assert all(tensor.is_meta for tensor in empty.values())
-
-
-def test_an_outline_draws_nothing():
+    torch.manual_seed(0)
     before = torch.random.get_rng_state()
     with outline():
-        _detector()
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_what_is_made_after_an_outline_is_filled_as_ever():
-    torch.manual_seed(0)
-    expected = _detector().state_dict()
-    torch.manual_seed(0)
-    with outline():
-        _detector()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in _detector().state_dict().items())
+        empty = _detector().state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before), "nothing is drawn"
+    assert {name: tensor.shape for name, tensor in empty.items()} == {name: t.shape for name, t in whole.items()}
+    assert all(tensor.is_meta for tensor in empty.values())
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in _detector().state_dict().items())
