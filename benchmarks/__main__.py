@@ -8,15 +8,13 @@ import importlib
 import json
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
+from tyro.conf import Positional
 
 from benchmarks.harness import Disagreement, Row, Timing
-from common.cli import run
+from common.cli import Switch, run
 from common.plain import InputError, to_json
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,11 @@ BENCHMARKS = {
 class Options:
     """Our parts against the peers', each pair in one run. A ratio above 1 means that ours is better."""
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Positional[tuple[str, ...]] = ()
     """Benchmarks to run (none: all)."""
-    json: Flag = False
+    json: Switch = False
     """Print one JSON list instead of a table."""
-    list: Flag = False
+    list: Switch = False
     """Print the names of the benchmarks and stop."""
     device: str = "cpu"
     """Where networks run: cpu or cuda."""
@@ -98,7 +96,7 @@ class Options:
     """Seconds after which a comparison begins no further round."""
     clock: Literal["wall", "cpu"] = "wall"
     """wall, or cpu: the process's own time, for a machine that others use as well."""
-    quick: Flag = False
+    quick: Switch = False
     """Tiny sizes: shows that everything runs and agrees; the times mean nothing."""
 
 
@@ -106,9 +104,8 @@ def main(options: Options) -> None:
     """Measure the chosen benchmarks and print their rows."""
     if options.repeats < 1:
         raise InputError(f"repeats must be at least 1, got {options.repeats}")
-    for name in options.names:
-        if name not in BENCHMARKS:
-            raise InputError(f"no benchmark is called {name!r}: give some of {', '.join(BENCHMARKS)}, or none for all")
+    if unknown := [name for name in options.names if name not in BENCHMARKS]:
+        raise InputError(f"unknown benchmark {unknown[0]!r}: give some of {', '.join(BENCHMARKS)}, or none for all")
     if options.list:
         for name, benchmark in BENCHMARKS.items():
             print(f"{name:<24}{benchmark.summary}")
@@ -118,9 +115,8 @@ def main(options: Options) -> None:
     from common.train.run_folder import describe_environment
 
     timing = Timing(str(distributed.start(options.device)), options.repeats, options.patience, options.clock)
-    environment = describe_environment()
-    machine = {name: environment[name] for name in ("cpu", "gpus", "threads", "torch")}
-    machine |= {"device": timing.device, "clock": timing.clock}
+    environment = describe_environment() | {"device": timing.device, "clock": timing.clock}
+    machine = {name: environment[name] for name in ("cpu", "gpus", "threads", "torch", "device", "clock")}
     records = []
     for name in options.names or BENCHMARKS:
         print(f"{name} ...", file=sys.stderr, flush=True)

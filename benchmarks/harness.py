@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
@@ -101,10 +102,7 @@ def seconds_in_turn(works: Mapping[str, Work], timing: Timing) -> tuple[dict[str
     import torch  # not at the top: the command's help needs this module and not torch
 
     clock = time.perf_counter if timing.clock == "wall" else time.process_time
-
-    def wait() -> None:
-        if timing.device != "cpu":
-            torch.cuda.synchronize(timing.device)
+    wait = partial(torch.cuda.synchronize, timing.device) if timing.device != "cpu" else lambda: None
 
     for work in works.values() if timing.warm_up else ():
         work.run()

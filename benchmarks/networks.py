@@ -150,8 +150,7 @@ def elastic_step(timing: Timing, case: tuple) -> list[Row]:
 def _agree_on_gradients(supernet: Classifier, extracted: Classifier, loss: Callable[[nn.Module], Tensor]) -> None:
     """Both give the same loss and the same gradients."""
     losses = [loss(network) for network in (supernet, extracted)]
-    for each in losses:
-        each.backward()
+    sum(losses).backward()
     agree(torch.isclose(*losses, rtol=1e-4), "losses of the sub-network in and out of its supernet")
     full = dict(supernet.named_parameters())
     for name, parameter in extracted.named_parameters():
@@ -194,12 +193,11 @@ def _agree_on_statistics(network: nn.Module, images: Tensor) -> None:
     trained(images)
     reestimate_batch_norm(network, [images])
     found, expected = dict(network.named_buffers()), dict(trained.named_buffers())
-    for name, variance in expected.items():
-        if name.endswith("running_var"):
-            mean = name.replace("running_var", "running_mean")
-            close = (found[mean] - expected[mean]).abs() <= 1e-3 * variance.sqrt() + 1e-6
-            agree(close.all(), f"batch norm's {mean}")
-            agree(torch.allclose(found[name], variance, rtol=1e-2, atol=1e-6), f"batch norm's {name}")
+    for mean in (name for name in expected if name.endswith("running_mean")):
+        variance = mean.replace("running_mean", "running_var")
+        tolerance = 1e-3 * expected[variance].sqrt() + 1e-6
+        agree(((found[mean] - expected[mean]).abs() <= tolerance).all(), f"batch norm's {mean}")
+        agree(torch.allclose(found[variance], expected[variance], rtol=1e-2, atol=1e-6), f"batch norm's {variance}")
 
 
 # ---- two-stage detectors
@@ -234,17 +232,18 @@ def two_stage(timing: Timing, batch_size: int, side: int = 320) -> list[Row]:
 @torch.no_grad()
 def _agree_on_outputs(ours: TwoStage, theirs: nn.Module, batch: Batch) -> None:
     """Both say the same of all anchors, and of the objects' own boxes."""
+
+    def close(found: Tensor, expected: Tensor, what: str) -> None:
+        difference = (found - expected).abs().max()
+        agree(difference <= 1e-3 * expected.abs().max(), f"{what} by ours and by torchvision")
+
     maps = ours.fpn(ours.backbone(batch.images))
     their_maps = theirs.backbone(batch.images)
     objectness, _ = theirs.rpn.head(list(their_maps.values()))
     expected = torch.cat([each.permute(0, 2, 3, 1).flatten(1) for each in objectness], dim=1)
-    agree(_close(ours.rpn(maps)["objectness"], expected), "objectness by ours and by torchvision")
+    close(ours.rpn(maps)["objectness"], expected, "objectness")
     heads = theirs.roi_heads
     regions = heads.box_roi_pool(their_maps, list(batch.boxes), [batch.images.shape[-2:]] * len(batch.boxes))
     expected, _ = heads.box_predictor(heads.box_head(regions))  # the background first
     logits, _ = ours.roi(maps, batch.boxes)
-    agree(_close(logits.flatten(0, 1).roll(1, dims=1), expected), "classes of regions by ours and by torchvision")
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    return bool((found - expected).abs().max() <= 1e-3 * expected.abs().max())
+    close(logits.flatten(0, 1).roll(1, dims=1), expected, "classes of regions")

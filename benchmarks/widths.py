@@ -47,16 +47,9 @@ def measure(options: Options) -> dict[str, Any]:
     settings = Training(options.optimisation, device=device, precision=options.precision)
 
     def result(width: float, seed: int) -> dict[str, Any]:
-        config = {
-            "width": width,
-            "seed": seed,
-            **sets,
-            "image_size": size,
-            "batch_size": options.batch_size,
-            "optimisation": options.optimisation,
-            "precision": options.precision,
-            "space": space(width),
-        }
+        named = {"width": width, "seed": seed}
+        asked = {name: getattr(options, name) for name in ("image_size", "batch_size", "optimisation", "precision")}
+        config = {**named, **sets, **asked, "space": space(width)}
         with Run.open(options.runs / f"x{width:g}-s{seed}", config) as run:
             if run.result is not None:
                 return run.result
@@ -70,17 +63,13 @@ def measure(options: Options) -> dict[str, Any]:
                 yield centernet_losses(network(batch.images), batch)
 
             report = fit(run, "training", network, batches, step_losses, replace(settings, seed=seed))
-            run.finish(
-                {
-                    "width": width,
-                    "seed": seed,
-                    **average_precision(network, unseen.in_order(), truth),
-                    "backbone_macs": count(backbone, (size, size)).macs,
-                    "params": sum(parameter.numel() for parameter in network.parameters()),
-                    "cpu_seconds": report.cpu_seconds,
-                    "seconds": report.seconds,
-                }
-            )
+            costs = {
+                "backbone_macs": count(backbone, (size, size)).macs,
+                "params": sum(parameter.numel() for parameter in network.parameters()),
+                "cpu_seconds": report.cpu_seconds,
+                "seconds": report.seconds,
+            }
+            run.finish({**named, **average_precision(network, unseen.in_order(), truth), **costs})
             return run.result
 
     results = []
