@@ -127,23 +127,15 @@ def toy(tmp_path) -> SimpleNamespace:
     """The paper; its options, with all folders below a temporary one; and `trained`, the nets trained so far."""
     trained: list[str] = []
     write_json(tmp_path / "toynas" / "printed.json", PRINTED)
+    titled = ("figure1", "Two nets", "AP of two", measure_gain, draw_gain)
+    alone = ("table2", "One net", "AP of one", measure_first_seed_only, draw_table)
     paper = Paper(
         name="toynas",
         title="ToyNAS",
         folder=tmp_path / "toynas",
         exhibits=(
-            Exhibit(
-                "figure1",
-                "Two nets",
-                "AP of two",
-                measure_gain,
-                draw_gain,
-                (claim(10, "ours", 1.0), claim(2, "gain", 3)),
-            ),
-            Exhibit(
-                *("table2", "One net", "AP of one", measure_first_seed_only, draw_table),
-                (claim(3, "table", 0.0, ("figure1",)),),
-            ),
+            Exhibit(*titled, (claim(10, "ours", 1.0), claim(2, "gain", 3))),
+            Exhibit(*alone, (claim(3, "table", 0.0, ("figure1",)),)),
         ),
         study=lambda options, seed, command: ToyStudy(options, seed, command, trained),
         describe=describe,

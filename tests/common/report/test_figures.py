@@ -29,56 +29,31 @@ BANDS = {
 LINES = {"Ours": [(2.0, 0.4, 0.35, 0.45), (1.0, 0.3, 0.28, 0.32)], "OFA": [(1.0, 0.2, None, None)]}
 BARS = {"VOC": {"Ours": (1.0, 0.5, 1.5), "OFA": (2.0, None, None)}, "COCO": {"Ours": (1.0, 0.8, 1.1)}}
 STEPS, GAIN = list(range(9)), [step / 8 for step in range(9)]
+POINTS = {"Ours": [(1.0, 0.3), (3.0, 0.4)], "OFA": [(0.5, 0.1)]}
+HEAT = {"values": [[0.1, None], [0.3, 0.4]], "row_labels": ["1", "2"], "column_labels": ["E .2", "E .35"]}
+LABELS = {"value_label": "Score", "row_label": "Layer", "column_label": "Operation"}
+FACTORS = {
+    "Front": {"depth": (-0.3, -0.5, -0.1), "width": (0.2, None, None), "length": (None,) * 3},
+    "All": {"depth": (0.6, 0.4, 1.2)},
+    "None": {},
+}
+NAMED = {"C0": (1.0, 0.3), "C1": (3.0, 0.4), "failed": (None, 0.2), "R50": (2.0, 0.5)}
+FRONTS = {"points": CANDIDATES, "with_front": ["Searched", "Empty"], "whole_front": True, "log_cost": True}
+CURVES = {
+    "Search": (STEPS, GAIN, [gain - 0.1 for gain in GAIN], [gain + 0.1 for gain in GAIN]),
+    "One run": (STEPS, GAIN, [None] * 9, [None] * 9),
+    "One candidate": ([3], [0.5], [0.4], [0.6]),
+    "Empty": ([], [], [], []),
+}
 DRAWN = {
     "lines": ("accuracy_against_cost", {"series": LINES, "references": {"Full net": (3.0, 0.5)}}),
-    "scatter": (
-        "scatter_by_bucket",
-        {"points": {"Ours": [(1.0, 0.3), (3.0, 0.4)], "OFA": [(0.5, 0.1)]}, "edges": [0.5, 1.75, 3.0]},
-    ),
+    "scatter": ("scatter_by_bucket", {"points": POINTS, "edges": [0.5, 1.75, 3.0]}),
     "bars": ("bars", {"groups": BARS, "value_label": "Cost (GPU days)"}),
-    "heat": (
-        "heat_map",
-        {
-            "values": [[0.1, None], [0.3, 0.4]],
-            "row_labels": ["1", "2"],
-            "column_labels": ["E .2", "E .35"],
-            "value_label": "Score",
-            "row_label": "Layer",
-            "column_label": "Operation",
-        },
-    ),
-    "correlations": (
-        "correlations",
-        {
-            "values": {
-                "Front": {"depth": (-0.3, -0.5, -0.1), "width": (0.2, None, None), "length": (None,) * 3},
-                "All": {"depth": (0.6, 0.4, 1.2)},
-                "None": {},
-            }
-        },
-    ),
-    "fronts": (
-        "fronts",
-        {
-            "points": CANDIDATES,
-            "with_front": ["Searched", "Empty"],
-            "whole_front": True,
-            "highlighted": {"C0": (1.0, 0.3), "C1": (3.0, 0.4), "failed": (None, 0.2), "R50": (2.0, 0.5)},
-            "log_cost": True,
-        },
-    ),
+    "heat": ("heat_map", HEAT | LABELS),
+    "correlations": ("correlations", {"values": FACTORS}),
+    "fronts": ("fronts", FRONTS | {"highlighted": NAMED}),
     "bands": ("attainment_bands", {"bands": BANDS}),
-    "progress": (
-        "progress",
-        {
-            "curves": {
-                "Search": (STEPS, GAIN, [gain - 0.1 for gain in GAIN], [gain + 0.1 for gain in GAIN]),
-                "One run": (STEPS, GAIN, [None] * 9, [None] * 9),
-                "One candidate": ([3], [0.5], [0.4], [0.6]),
-                "Empty": ([], [], [], []),
-            }
-        },
-    ),
+    "progress": ("progress", {"curves": CURVES}),
     "no candidate": ("fronts", {"points": {"Searched": [], "Random": [(None, 0.1)]}, "with_front": ["Searched"]}),
     "no candidate, logarithmic": ("fronts", {"points": {}, "whole_front": True, "log_cost": True}),
     "no band": ("attainment_bands", {"bands": {"Searched": {}, "Random": {"50": []}}}),
@@ -96,10 +71,6 @@ def axes_of(name: str):
     return KINDS[kind](**data).axes
 
 
-def test_every_kind_is_tested():
-    assert {kind for kind, _ in DRAWN.values()} == set(KINDS)
-
-
 @pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.filterwarnings("error")
 def test_picture_is_small_and_repeatable_and_carries_its_digest(name, tmp_path):
@@ -113,6 +84,7 @@ def test_picture_is_small_and_repeatable_and_carries_its_digest(name, tmp_path):
             assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 5
     assert len(file) < 120_000
     assert render(picture(name)) == file
+    assert {kind for kind, _ in DRAWN.values()} == set(KINDS)
     (tmp_path / "a.png").write_bytes(file)
     assert drawn_from(tmp_path / "a.png") == digest(picture(name))
 
@@ -142,7 +114,9 @@ def test_a_picture_that_cannot_be_drawn_is_one_sentence():
 
 
 def test_lines_are_the_means_from_the_cheapest_on():
-    (axes,) = axes_of("lines")
+    order = ["OFA", "Other", "Ours"]  # of all pictures of a paper
+    (axes,) = KINDS["accuracy_against_cost"](**DRAWN["lines"][1], order=order).axes
+    assert [line.get_color() for line in axes.lines] == [figures.COLOURS[2], figures.COLOURS[0], "black"]
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn == {"Ours": [[1.0, 0.3], [2.0, 0.4]], "OFA": [[1.0, 0.2]], "Full net": [[3.0, 0.5]]}
     low, high = (axes.collections[0].get_datalim(axes.transData).get_points()[place, 1] for place in (0, 1))
@@ -188,12 +162,6 @@ def test_progress_is_the_mean_and_one_candidate_is_a_point():
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["Search"].get_xydata().tolist() == [list(pair) for pair in zip(STEPS, GAIN, strict=True)]
     assert [lines[name].get_marker() == "" for name in ("Search", "One run", "One candidate")] == [True, True, False]
-
-
-def test_a_method_keeps_its_colour_whoever_else_is_drawn():
-    order = ["OFA (w/ PS)", "OFA (w/o PS)", "Ours"]
-    assert figures.look_of("Ours", order) == figures.look_of("Ours", list(order))
-    assert figures.look_of("Ours", order)["color"] != figures.look_of("OFA (w/ PS)", order)["color"]
 
 
 # ---- fronts, bands and names

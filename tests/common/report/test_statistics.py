@@ -24,21 +24,15 @@ def test_the_interval_is_the_t_interval_of_each_seeds_mean():
     assert (pair.n, pair.half) == (2, pytest.approx(12.7062 * 1.5, rel=1e-5))  # t(1 df) x sd / sqrt(2)
 
 
-def test_one_seed_gives_no_interval():
-    result = mean_interval([[0.25, 0.75]])
-    assert (result.mean, result.n) == (0.5, 1)
-    assert math.isnan(result.low)
-    assert math.isnan(result.high)
-    assert math.isnan(result.deviation())
-
-
 @pytest.mark.parametrize(
     ("low", "high", "there"), [(0, 1, True), (math.nan, 1, False), (0, math.nan, False), (-math.inf, 1, False)]
 )
-def test_an_interval_needs_both_ends(low, high, there):
+def test_an_interval_needs_two_seeds_and_both_ends(low, high, there):
     assert Difference(0.5, low, high, 3).has_interval is there
     assert math.isfinite(Difference(0.5, low, high, 3).deviation()) is there
     assert math.isnan(Difference(0.5, 0, 1, 1).deviation())
+    one = mean_interval([[0.25, 0.75]])
+    assert (one.mean, one.n, math.isnan(one.low), math.isnan(one.high)) == (0.5, 1, True, True)
 
 
 def test_deviation_is_recovered_from_the_interval():
@@ -72,15 +66,11 @@ def test_kendall_tau_is_scipys_with_ties():
 def test_kendall_tau_inside_groups_ignores_pairs_across_them():
     groups = [0, 0, 0, 1, 1]
     assert kendall_tau([1, 2, 3, 9, 8], [10, 20, 30, 1, 2], groups) == pytest.approx((3 - 1) / 4)
+    for undefined in (([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [1, 1, 1]), ([1, 2], [1, 2], [0, 1])):
+        assert math.isnan(kendall_tau(*undefined))
     # a tie of one score counts among the pairs of the other alone
     assert kendall_tau([1, 1, 3, 8, 9], [10, 20, 20, 1, 2], groups) == pytest.approx((1 + 1) / math.sqrt(3 * 3))
     assert kendall_tau([1, 1, 3, 9, 8], [10, 20, 30, 1, 2], groups) == pytest.approx((2 - 1) / math.sqrt(3 * 4))
-
-
-def test_kendall_tau_of_ties_alone_is_undefined():
-    assert math.isnan(kendall_tau([1, 1, 1], [1, 2, 3]))
-    assert math.isnan(kendall_tau([1, 2, 3], [1, 1, 1]))
-    assert math.isnan(kendall_tau([1, 2], [1, 2], [0, 1]))
 
 
 @pytest.mark.parametrize(
