@@ -27,9 +27,7 @@ class InputError(Exception):
     """Something the user gave cannot be used: the message says what, where, and what to do, in one sentence."""
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Values
-# ------------------------------------------------------------------------------------------------------------------
+# ---- values
 
 
 def to_json(value: Any) -> Any:
@@ -65,9 +63,9 @@ def from_json(kind: type[Kind], value: Any, where: str = "value") -> Kind:
     fit.
     """
     origin = typing.get_origin(kind)
+    if (is_dataclass(kind) or origin in (dict, Mapping)) and not isinstance(value, Mapping):
+        raise InputError(f"{where} must be an object, got {value!r}")
     if is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where} must be an object, got {value!r}")
         kinds = typing.get_type_hints(kind)
         known = {field.name: field for field in fields(kind) if field.init}
         if unknown := sorted(map(str, value.keys() - known.keys())):
@@ -84,13 +82,9 @@ def from_json(kind: type[Kind], value: Any, where: str = "value") -> Kind:
             with contextlib.suppress(InputError):
                 return from_json(option, value, where)
         raise InputError(f"{where} must be {_spelled(kind)}, got {value!r}")
-    if origin is tuple:
-        return tuple(_items(kind, value, where))
-    if origin is list:
-        return list(_items(kind, value, where))
+    if origin in (tuple, list):
+        return origin(_items(kind, value, where))
     if origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where} must be an object, got {value!r}")
         key_kind, item_kind = typing.get_args(kind)
         return {key_kind(key): from_json(item_kind, item, f"{where}.{key}") for key, item in value.items()}
     if origin is Literal:
@@ -125,21 +119,16 @@ def _spelled(kind: Any) -> str:
 def first_difference(there: Any, here: Any, field: str = "") -> tuple[str, str, str] | None:
     """The first field, dotted, in which two JSON values differ, and both values as text; None when they are equal."""
     if isinstance(there, dict) and isinstance(here, dict):
-        for key in [*here, *(key for key in there if key not in here)]:
-            inner = f"{field}.{key}" if field else key
-            found = first_difference(there.get(key, _ABSENT), here.get(key, _ABSENT), inner)
-            if found is not None:
-                return found
-        return None
+        inner = ((key, f"{field}.{key}" if field else key) for key in {**here, **there})
+        found = (first_difference(there.get(key, _ABSENT), here.get(key, _ABSENT), name) for key, name in inner)
+        return next(filter(None, found), None)
     if there == here and isinstance(there, bool) == isinstance(here, bool):
         return None
     shown = ["nothing" if value is _ABSENT else json.dumps(value) for value in (there, here)]
     return field or "config", shown[0], shown[1]
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Files
-# ------------------------------------------------------------------------------------------------------------------
+# ---- files
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:
@@ -177,22 +166,31 @@ def _sync_entries(folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all: what was there before stays until the new file is safe on disk.
+    """Put `content` at `path` whole or not at all; see `write_together`."""
+    write_together({path: content})
 
-    Raises InputError when the disk is full or the folder not writable; the file before is then untouched.
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write all of some files or none: what was there before stays until every new file is safe on disk.
+
+    Raises InputError when the disk is full or a folder not writable; the files before are then untouched.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    partial = {path: path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}") for path in contents}
     try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        for path, content in contents.items():
+            with open(partial[path], "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            os.replace(partial[path], path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        for leftover in partial.values():
+            with contextlib.suppress(OSError):
+                leftover.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
-    _sync_entries(path.parent)
+    for folder in {path.parent for path in contents}:
+        _sync_entries(folder)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -9,7 +9,6 @@ BACKBONES and DETECTORS say where the class of each kind stands.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,7 +25,7 @@ from common.batch import IMAGE_MEAN, IMAGE_STD, Detections
 from common.letterbox import SIDE_MULTIPLE, Size, letterbox, letterbox_scale
 from common.models.architectures import ARCHITECTURES
 from common.models.outline import outline
-from common.plain import InputError, from_json, read_json, to_json
+from common.plain import InputError, from_json, make_folder, read_json, to_json, write_together
 
 FORMAT = "detector 1"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -177,28 +176,9 @@ def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any
         text = json.dumps(content, indent=2) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"the detector cannot be saved: JSON cannot hold its description ({error})") from error
-    _write({weights_path: weights, description_path: text.encode()})
+    make_folder(description_path.parent)
+    write_together({weights_path: weights, description_path: text.encode()})
     return description_path
-
-
-def _write(contents: dict[Path, bytes]) -> None:
-    """All of the files, or none where there is no room: they get their names once all are on the disk."""
-    partial = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
-    path = next(iter(contents))
-    try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial[path], "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in contents:
-            os.replace(partial[path], path)
-    except OSError as error:
-        for leftover in partial.values():
-            leftover.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise InputError(f"{path} cannot be written ({reason}): make room or choose another folder") from error
 
 
 def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detector:

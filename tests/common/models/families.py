@@ -123,3 +123,14 @@ def assert_equal(first: Detections, second: Detections) -> None:
     """The same detections to the bit."""
     for field in fields(Detections):
         assert torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
+
+
+def assert_alike(found: Detections, expected: list[dict[str, Tensor]]) -> None:
+    """The same detections as torchvision's, and padding behind them."""
+    for image, each in enumerate(expected):
+        count = len(each["boxes"])
+        assert count > 4
+        assert found.valid[image].tolist() == [True] * count + [False] * (found.valid.shape[1] - count)
+        torch.testing.assert_close(found.scores[image, :count], each["scores"], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.boxes[image, :count], each["boxes"], atol=1e-2, rtol=1e-4)
+        assert torch.equal(found.labels[image, :count], each["labels"])

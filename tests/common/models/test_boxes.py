@@ -49,32 +49,34 @@ def test_codes_equal_torchvision(device):
     wild = torch.randn(6, 3, 4, device=device) * 30  # beyond the greatest enlargement
     expected = coder.decode_single(wild.flatten(1), references).view(6, 3, 4)
     torch.testing.assert_close(decode(wild, references.unsqueeze(1), DEVIATIONS), expected, atol=1e-3, rtol=1e-5)
-
-
-def test_codes_of_empty_boxes_are_finite():
-    empty = torch.tensor([[5.0, 5, 5, 9]])
-    for first, second in ((empty, random_boxes(1)), (random_boxes(1), empty), (empty, empty)):
+    empty = torch.tensor([[5.0, 5, 5, 9]], device=device)
+    for first, second in ((empty, boxes[:1]), (boxes[:1], empty), (empty, empty)):
         assert encode(first, second, DEVIATIONS).isfinite().all()
 
 
 # --- anchors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [((32,), (64,)), ((32, 40, 50), (64, 80, 101))])
-def test_anchors_equal_torchvision(sizes, device):
-    generator = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 2)
-    maps = [torch.zeros(2, 1, 8, 12, device=device), torch.zeros(2, 1, 4, 6, device=device)]
-    expected = generator(ImageList(torch.zeros(2, 3, 64, 96), [(64, 96)] * 2), maps)[0]
+@pytest.mark.parametrize(
+    ("sizes", "image", "shapes", "strides"),
+    [
+        (((32,), (64,)), (64, 96), ((8, 12), (4, 6)), (8, 16)),
+        (((32, 40, 50), (64, 80, 101)), (64, 96), ((8, 12), (4, 6)), (8, 16)),
+        (
+            ((32,), (64,), (128,)),
+            (800, 1344),
+            ((100, 168), (50, 84), (13, 21)),
+            (8, 16, 64),
+        ),  # the last reaches past it
+    ],
+)
+def test_anchors_equal_torchvision(sizes, image, shapes, strides, device):
+    generator = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+    maps = [torch.zeros(2, 1, *shape, device=device) for shape in shapes]
+    expected = generator(ImageList(torch.zeros(2, 3, *image), [image] * 2), maps)[0]
     anchors = Anchors(sizes, rounded=True)
-    assert torch.equal(anchors.of_maps(maps, (8, 16)), expected)
+    assert torch.equal(anchors.of_maps(maps, strides), expected)
     assert anchors.per_cell == generator.num_anchors_per_location()[0]
-
-
-def test_a_level_that_reaches_past_the_image_has_torchvisions_anchors():
-    generator = AnchorGenerator(((32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 3)
-    maps = [torch.zeros(1, 1, *shape) for shape in ((100, 168), (50, 84), (13, 21))]  # of 800x1344 pixels
-    expected = generator(ImageList(torch.zeros(1, 3, 800, 1344), [(800, 1344)]), maps)[0]
-    assert torch.equal(Anchors(((32,), (64,), (128,)), rounded=True).of_maps(maps, (8, 16, 64)), expected)
 
 
 def test_octaves_keep_their_area():
@@ -116,17 +118,15 @@ def test_matches_equal_torchvision(settings, device):
     assert (without.state == NEGATIVE).all()
 
 
-def test_best_match_below_its_least_overlap_stays_negative():
-    references = torch.tensor([[0.0, 0, 10, 10], [100, 100, 110, 110]])
-    boxes, valid = torch.tensor([[[0.0, 0, 10, 40]]]), torch.ones(1, 1, dtype=torch.bool)
-    states = [match(references, boxes, valid, MatchSettings(0.7, 0.3, least)).state[0].tolist() for least in (0.2, 0.3)]
-    assert states == [[POSITIVE, NEGATIVE], [NEGATIVE, NEGATIVE]]
+def test_the_best_match_counts_from_its_least_overlap_on():
+    references, valid = torch.tensor([[0.0, 0, 10, 10], [100, 100, 110, 110]]), torch.ones(1, 1, dtype=torch.bool)
 
+    def states(box: list[float], least: float) -> list[int]:
+        return match(references, torch.tensor([[box]]), valid, MatchSettings(0.7, 0.3, least)).state[0].tolist()
 
-def test_an_object_that_nothing_touches_matches_nothing():
-    references, boxes = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[[50.0, 50, 60, 60]]])
-    found = match(references, boxes, torch.ones(1, 1, dtype=torch.bool), MatchSettings(0.7, 0.3, 0.0))
-    assert found.state.tolist() == [[NEGATIVE]]
+    assert states([0, 0, 10, 40], 0.2) == [POSITIVE, NEGATIVE]
+    assert states([0, 0, 10, 40], 0.3) == [NEGATIVE, NEGATIVE]
+    assert states([50, 50, 60, 60], 0.0) == [NEGATIVE, NEGATIVE], "nothing touches it"
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(100, 300), (3, 300), (100, 5), (0, 300), (0, 0), (2, 3)])
@@ -145,13 +145,11 @@ def test_sample_has_the_right_numbers(positives, negatives, device):
     assert all(len(set(row.tolist())) == 64 for row in found.index)
 
 
-def test_few_references_do_not_lower_the_number_of_positives(device):
-    state = torch.tensor([[POSITIVE] * 12 + [NEGATIVE] * 8], dtype=torch.int8, device=device)
+def test_few_references_do_not_lower_the_number_of_positives():
+    state = torch.tensor([[POSITIVE] * 12 + [NEGATIVE] * 8], dtype=torch.int8)
     found = sample(state, 64, 0.25)
-    assert found.index.shape == (1, 20)
-    assert found.positive.sum() == 12
+    assert (found.index.shape, found.positive.sum()) == ((1, 20), 12)
     assert found.valid.all()
-    assert sample(state, 64, 1.0).valid.all()
 
 
 def test_sample_is_uniform_and_repeatable():
@@ -185,11 +183,9 @@ def test_suppression_equals_torchvision_image_by_image(way, groups, device):
         expected = torchvision.ops.batched_nms(boxes[image][rows], scores[rows], group[image][rows], 0.5)
         assert sorted(rows[expected].tolist()) == kept[image].nonzero().squeeze(1).tolist()
     assert suppress(boxes[:, :0], valid[:, :0], 0.5).shape == (3, 0)
-
-
-def test_suppression_has_fixed_shapes_without_values():
-    boxes, valid = torch.zeros(2, 9, 4, device="meta"), torch.ones(2, 9, dtype=torch.bool, device="meta")
-    assert suppress(boxes, valid, 0.5, torch.zeros(2, 9, device="meta")).shape == (2, 9)
+    assert suppress(boxes.to("meta"), valid.to("meta"), 0.5, group.to("meta")).shape == (3, 200), (
+        "no value is looked at"
+    )
 
 
 def test_best_are_sorted_and_ties_keep_their_order():
@@ -214,14 +210,15 @@ def some_regions(seed: int = 0) -> Tensor:
     return boxes
 
 
-@pytest.mark.parametrize(("bins", "samples"), [(7, 2), (3, 1), (14, 2)])
-def test_roi_align_equals_torchvision_with_its_gradient(bins, samples, device):
-    strides = (4, 8, 16, 32)
+@pytest.mark.parametrize(
+    ("bins", "samples", "strides"), [(7, 2, (4, 8, 16, 32)), (3, 1, (4, 8, 16, 32)), (14, 2, (16,)), (7, 2, (128,))]
+)
+def test_roi_align_equals_torchvision_with_its_gradient(bins, samples, strides, device):
     torch.manual_seed(0)
     maps = [torch.randn(2, 6, 128 // s, 160 // s, device=device, requires_grad=True) for s in strides]
-    boxes = some_regions().to(device)
-    pool = MultiScaleRoIAlign(list("0123"), bins, samples)
-    expected = pool(dict(zip("0123", maps, strict=True)), list(boxes), [(128, 160)] * 2)  # (60, 6, bins, bins)
+    boxes, names = some_regions().to(device), [str(index) for index in range(len(strides))]
+    pool = MultiScaleRoIAlign(names, bins, samples)
+    expected = pool(dict(zip(names, maps, strict=True)), list(boxes), [(128, 160)] * 2)  # (60, 6, bins, bins)
     found = roi_align(maps, strides, boxes, bins, samples)
     assert found.shape == (2, 30, bins * bins, 6)
     torch.testing.assert_close(found.flatten(0, 1).mT.reshape_as(expected), expected, atol=1e-4, rtol=1e-4)
@@ -232,23 +229,9 @@ def test_roi_align_equals_torchvision_with_its_gradient(bins, samples, device):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("stride", "shape"), [(8, (16, 20)), (32, (4, 5)), (32, (1, 1))])
-def test_roi_align_on_one_level(stride, shape):
-    maps = torch.randn(2, 3, *shape)
-    rois = [*some_regions(3)]
-    expected = torchvision.ops.roi_align(maps, rois, 7, 1 / stride, 2)
-    found = roi_align([maps], [stride], torch.stack(rois), 7, 2)
-    torch.testing.assert_close(found.flatten(0, 1).mT.reshape_as(expected), expected, atol=1e-4, rtol=1e-4)
-
-
 def test_levels_follow_the_size():
     sides = torch.tensor([10.0, 111, 112, 223, 224, 447, 448, 2000])
     boxes = torch.stack([sides * 0, sides * 0, sides, sides], dim=1)
     assert roi_levels(boxes, (4, 8, 16, 32)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert roi_levels(boxes, (16, 32)).tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
     assert roi_levels(boxes, (4, 8)).tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
-
-
-def test_roi_align_without_values():
-    maps = [torch.zeros(1, 5, 8, 8, device="meta")]
-    assert roi_align(maps, [4], torch.zeros(1, 3, 4, device="meta")).shape == (1, 3, 49, 5)

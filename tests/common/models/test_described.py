@@ -188,15 +188,8 @@ def test_a_stage_that_adds_to_the_stem_shares_its_channels():
 
 def test_mobilenets_stages():
     architecture = Architecture.standard("mobilenet_v2")
-    assert [(len(stage.blocks), stage.width, stage.stride) for stage in architecture.stages] == [
-        (1, 16, 1),
-        (2, 24, 2),
-        (3, 32, 2),
-        (4, 64, 2),
-        (3, 96, 1),
-        (3, 160, 2),
-        (1, 320, 1),
-    ]
+    stages = [(len(stage.blocks), stage.width, stage.stride) for stage in architecture.stages]
+    assert stages == [(1, 16, 1), (2, 24, 2), (3, 32, 2), (4, 64, 2), (3, 96, 1), (3, 160, 2), (1, 320, 1)]
     assert architecture.feature_stages == (2, 3, 5, 7)
     assert architecture.out_channels == (24, 32, 96, 1280)
     assert architecture.stages[0].blocks == (Block(()),)
