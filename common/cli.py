@@ -109,12 +109,7 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     default = None
     if issubclass(options_class, StudyOptions):
-        words = [*arguments, ""]
-        given = [
-            word.partition("=")[2] or words[place + 1]
-            for place, word in enumerate(arguments)
-            if word == "--scale" or word.startswith("--scale=")
-        ]
+        given = re.findall(r"^--scale[=\n](.*)$", "\n".join(arguments), re.MULTILINE)
         unsaid = options_class.DESCRIBED if "--describe" in arguments else None
         scale = given[-1] if given else unsaid or options_class().scale
         if scale in options_class.PRESETS:
@@ -174,15 +169,11 @@ def _flag(name: str, value: Any) -> list[str]:
     name = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", *map(str, _flat(value) if isinstance(value, tuple) else (value,))]
+    return [f"--{name}", *_words(value)]
 
 
-def _flat(values: tuple) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, tuple):
-            yield from _flat(value)
-        else:
-            yield value
+def _words(value: Any) -> list[str]:
+    return [word for each in value for word in _words(each)] if isinstance(value, tuple) else [str(value)]
 
 
 def show(report: Mapping[str, Any], as_json: bool, text: Callable[[Mapping[str, Any]], str]) -> None:

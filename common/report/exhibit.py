@@ -86,9 +86,7 @@ def display_name(exhibit: str) -> str:
     return f"{stem} {exhibit[len(stem) :]}".strip().capitalize()
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# The record of a drawn exhibit
-# ------------------------------------------------------------------------------------------------------------------
+# ---- the record of a drawn exhibit
 
 
 @dataclass(frozen=True)
@@ -155,9 +153,7 @@ def printed_table(exhibits: Mapping[str, Any], name: str) -> Table | None:
     return Table.from_json(exhibits[name]["printed"])
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Numbers of all seeds
-# ------------------------------------------------------------------------------------------------------------------
+# ---- numbers of all seeds
 
 
 def over_seeds(values: ArrayLike) -> Difference:

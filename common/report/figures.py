@@ -47,9 +47,7 @@ _STYLE = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# The house style
-# ------------------------------------------------------------------------------------------------------------------
+# ---- the house style
 
 
 def panels(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -82,9 +80,7 @@ def _labelled(figure: Figure, axes: Axes, x_label: str, y_label: str) -> Figure:
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Tables as pictures: lines, points, bars, maps
-# ------------------------------------------------------------------------------------------------------------------
+# ---- tables as pictures: lines, points, bars, maps
 
 
 def accuracy_against_cost(
@@ -220,10 +216,8 @@ def _means(intervals: Sequence[Interval]) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.nan_to_num(np.clip([mean - low, high - mean], 0, None))
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Searches: candidates and fronts, how far several runs got, and how soon. Costs are to be small, accuracies large; a
-# candidate of which one is not finite (a failed one) is not drawn.
-# ------------------------------------------------------------------------------------------------------------------
+# ---- searches: candidates and fronts, how far several runs got, and how soon. Costs are to be small, accuracies
+# large; a candidate of which one is not finite (a failed one) is not drawn.
 
 
 def fronts(
@@ -323,9 +317,7 @@ def progress(
     return _labelled(figure, axes, x_label, y_label)
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# From data to a file
-# ------------------------------------------------------------------------------------------------------------------
+# ---- from data to a file
 
 
 DIGEST = "Digest of the data"
@@ -371,9 +363,7 @@ def drawn_from(path: Path) -> str | None:
         return None
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Parts
-# ------------------------------------------------------------------------------------------------------------------
+# ---- parts
 
 
 def _finite(pairs: ArrayLike) -> np.ndarray:

@@ -106,9 +106,7 @@ def renewed(text: str, name: str, part: str, page: str) -> str:
     return f"{before}{begin}\n\n{part}\n\n{end}{rest.split(end)[1]}"
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# What stands between the markers
-# ------------------------------------------------------------------------------------------------------------------
+# ---- what stands between the markers
 
 
 def scoreboards(root: Path) -> str:

@@ -161,9 +161,7 @@ def command_for(paper: Paper, options: ReproduceOptions, exhibit: Exhibit | None
     return command(f"{paper.name}.reproduce", options, leave_out=left_out, always=("scale", "data", "seeds"))
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Measuring
-# ------------------------------------------------------------------------------------------------------------------
+# ---- measuring
 
 
 def _measure(
@@ -202,9 +200,7 @@ def measure_exhibit(exhibit: Exhibit, study: Any) -> Measured:
     return to_json({**numbers, "evidence": evidence, "runs": list(used), "rests_on": rests_on})
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Drawing and judging: from measured numbers alone
-# ------------------------------------------------------------------------------------------------------------------
+# ---- drawing and judging: from measured numbers alone
 
 
 def draw(
@@ -312,9 +308,7 @@ def environment_of(paper_folder: Path, runs: Sequence[str]) -> dict[str, Any]:
     return shared_environment([summarise(paper_folder / name).environment for name in runs])
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# Publishing and listing
-# ------------------------------------------------------------------------------------------------------------------
+# ---- publishing and listing
 
 
 def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
@@ -386,15 +380,14 @@ def listing(paper: Paper, chosen: Sequence[Exhibit], options: ReproduceOptions) 
 def _recorded_time(paper: Paper, exhibit: Exhibit, options: ReproduceOptions) -> str:
     folder = options.out / paper.name / options.run_folder
     own, published = folder / "exhibits" / exhibit.name / "result.json", published_folder(paper, options)
+    copy = published / f"{exhibit.name}.json"
     if own.is_file():
-        result = ExhibitResult.load(own)
+        result, where = ExhibitResult.load(own), "here"
         records = [_run_record(summarise(folder.parent / name)) for name in result.runs]
-        where = "here"
-    elif (published / f"{exhibit.name}.json").is_file() and not options.changed:
-        result = ExhibitResult.load(published / f"{exhibit.name}.json")
+    elif copy.is_file() and not options.changed:
+        result, where = ExhibitResult.load(copy), f"as published in {published}"
         known = read_json_if_there(published / "runs.json") or {}
         records = [known[name] for name in result.runs if name in known]
-        where = f"as published in {published}"
     else:
         return "not run here"
     if not records:
