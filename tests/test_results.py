@@ -13,7 +13,7 @@ from common.report.claims import read_claims
 from common.report.exhibit import ExhibitResult, Setting
 from common.report.readme import papers as papers_of
 from common.report.readme import published_folders
-from common.report.reproduce import draw, judge_measured
+from common.report.reproduce import by_number, draw, judge_measured
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = [
@@ -21,19 +21,7 @@ FOLDERS = [
     for paper in papers_of(ROOT)
     for folder in published_folders(ROOT, paper.name)
 ]
-DRAWN = (
-    "title",
-    "caption",
-    "data",
-    "scale",
-    "seeds",
-    "table",
-    "paper_table",
-    "units",
-    "paper_units",
-    "pictures",
-    "runs",
-)
+DRAWN = "title caption data scale seeds table paper_table units paper_units pictures runs"
 JUDGED = ("verdict", "reason", "difference", "interval", "n", "seeds", "seeds_needed", "rule", "conditions", "runs")
 
 
@@ -59,10 +47,10 @@ def test_exhibits_are_those_that_their_numbers_give(folder, paper):
     assert {path.stem for path in folder.glob("*.json")} == {*measured, "measured", "claims", "runs"}
     known = read_json(folder / "runs.json").keys()
     for name, record in measured.items():
-        seeds = {int(seed): numbers for seed, numbers in record["seeds"].items()}
+        seeds = by_number(record["seeds"])
         committed = ExhibitResult.load(folder / f"{name}.json")
         again = draw(paper, paper.by_name[name], seeds, from_json(Setting, record["setting"]), committed.command)
-        for field in DRAWN:
+        for field in DRAWN.split():
             here, there = to_json(getattr(again, field)), to_json(getattr(committed, field))
             assert not differences(here, there, f"{name}.{field}")
         assert set(again.notes) <= set(committed.notes)
@@ -77,9 +65,7 @@ def test_claims_are_judged_as_committed(folder, paper):
     options_class = importlib.import_module(f"{paper}.reproduce").Options
     paper = importlib.import_module(f"{paper}.exhibits").PAPER
     records = read_json(folder / "measured.json")
-    measured = {
-        name: {int(seed): numbers for seed, numbers in record["seeds"].items()} for name, record in records.items()
-    }
+    measured = {name: by_number(record["seeds"]) for name, record in records.items()}
     setting = next(iter(records.values()))["setting"]
     committed = read_claims(folder / "claims.json")
     data = "scenes" if setting["data"] == "scenes" else f"coco:DIR/{setting['data']}"

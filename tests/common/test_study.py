@@ -21,7 +21,7 @@ from common.plain import InputError
 from common.report.exhibit import Exhibit
 from common.report.reproduce import measure_exhibit
 from common.settings import Augmentation, Optimisation, StudyPreset
-from common.study import BackboneStudy, slug
+from common.study import BackboneStudy
 from common.train.run_folder import Run
 
 PRESET = StudyPreset(
@@ -162,6 +162,8 @@ def test_another_data_set_is_another_study_whose_runs_count_here(options):
     assert names(used) == ["one-s0"]
     with pytest.raises(InputError, match="holds a run with training_set"):  # both are called scenes
         sums.one()
+    with pytest.raises(InputError, match="--seed must be at least 0, got -1"):
+        Sums(options, -1)
 
 
 def test_the_same_images_by_another_spelling_are_the_same_data(options):
@@ -193,23 +195,13 @@ def test_a_run_with_other_settings_is_refused(options):
         Sums(other, 0).number("one", depth=2)
 
 
-def test_a_finished_run_is_read_without_writing(options, monkeypatch):
-    Sums(options, 0).all()
-
-    def forbidden(*_, **__):
-        raise AssertionError("opened for writing")
-
-    monkeypatch.setattr(Run, "open", forbidden)
-    assert Sums(options, 0).all() == 4
-
-
-def test_a_study_goes_to_another_process(options):
+def test_a_finished_run_is_read_without_writing_in_another_process_too(options, monkeypatch):
     sums = Sums(options, 1)
     sums.all()
+    monkeypatch.setattr(Run, "open", lambda *_, **__: pytest.fail("opened for writing"))
     there = pickle.loads(pickle.dumps(sums))
-    assert there.folder == sums.folder
-    assert there.all() == 4
-    assert there.made == sums.made
+    assert (there.folder, there.made) == (sums.folder, sums.made)
+    assert there.all() == Sums(options, 1).all() == 4
 
 
 def test_an_exhibit_rests_on_just_the_folders_that_measuring_it_touched(options, monkeypatch):
@@ -229,11 +221,6 @@ def test_an_exhibit_rests_on_just_the_folders_that_measuring_it_touched(options,
     assert sorted(names(measured["rests_on"]["two"])) == ["one-s0", "two-s0"]
     assert measured["rests_on"]["plain"] == measured["runs"]
     assert touched <= {study.folder / name for name in names(measured["runs"])}
-
-
-def test_the_seed_must_not_be_negative(options):
-    with pytest.raises(InputError, match="--seed must be at least 0, got -1"):
-        Sums(options, -1)
 
 
 def test_data_are_those_of_the_preset(options):
@@ -291,8 +278,3 @@ def test_precision_is_measured_on_the_set_asked_for(options):
     for where in sums.sets:
         found = sums.precision_at(Oracle(sums.measuring_batches(where, (32, 32))), (32, 32), where)
         assert found["AP"] == pytest.approx(1.0)
-
-
-def test_names_as_file_names():
-    assert slug("FPN R50_x") == "fpn-r50-x"
-    assert Path(slug("E0")) == Path("e0")
