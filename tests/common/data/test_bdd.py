@@ -74,25 +74,24 @@ def first(**changes):
     return lambda frames: frames[0]["labels"][0].update(changes)
 
 
-BAD = {
-    "unknown category": (first(category="tram"), r"record 0 of the labels of frame 'b\.jpg' .* has 'tram' as category"),
-    "category missing": (lambda f: f[0]["labels"][0].pop("category"), "has no category"),
-    "corner missing": (lambda f: f[0]["labels"][0]["box2d"].pop("x2"), r"frame 'b\.jpg' .* must be an object with x1"),
-    "corner of letters": (first(box2d={"x1": "a", "y1": 1, "x2": 2, "y2": 3}), "must be an object with x1"),
-    "box no object": (first(box2d=[1, 2, 3, 4]), "must be an object with x1"),
-    "label no object": (lambda f: f[0]["labels"].append(3), "is 3, which must be an object"),
-    "labels no list": (lambda f: f[0].update(labels=3), r"labels of frame 'b\.jpg' .* must be a list"),
-    "flag of another kind": (first(attributes={"crowd": "perhaps"}), "has 'perhaps' as crowd"),
-    "outside": (lambda f: f[0]["labels"][0]["box2d"].update(x2=70), r"1 box over the edge .* 'motor' of 'b\.jpg'"),
-    "not finite": (lambda f: f[0]["labels"][0]["box2d"].update(x2=float("nan")), "as finite numbers"),
-    "name missing": (lambda f: f[2].pop("name"), "record 2 of the frames .* has no name"),
-    "bad size": (lambda f: f[1].update(size=[1, 2]), "as size, which must be an object with height"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_clear_sentence(tmp_path, name):
-    change, sentence = BAD[name]
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (first(category="tram"), r"record 0 of the labels of frame 'b\.jpg' .* has 'tram' as category"),
+        (first(category=None), "has no category"),
+        (first(box2d={"x1": "a", "y1": 1, "x2": 2, "y2": 3}), "must be an object with x1, .* as finite numbers"),
+        (first(box2d={"x1": 1, "y1": 1, "y2": 3}), r"frame 'b\.jpg' .* must be an object with x1"),
+        (first(box2d=[1, 2, 3, 4]), "must be an object with x1"),
+        (first(box2d={"x1": 1, "y1": 1, "x2": 70, "y2": 3}), r"1 box over the edge .* 'motor' of 'b\.jpg'"),
+        (first(attributes={"crowd": "perhaps"}), "has 'perhaps' as crowd"),
+        (lambda f: f[0]["labels"].append(3), "is 3, which must be an object"),
+        (lambda f: f[0].update(labels=3), r"labels of frame 'b\.jpg' .* must be a list"),
+        (lambda f: f[2].pop("name"), "record 2 of the frames .* has no name"),
+        (lambda f: f[1].update(size=[1, 2]), "as size, which must be an object with height"),
+        (lambda f: f.insert(0, 1), r"record 0 .*det_train\.json is 1, which must be an object"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(tmp_path, change, sentence):
     frames = copy.deepcopy(FRAMES)
     change(frames)
     with pytest.raises(InputError, match=sentence) as caught:
@@ -100,23 +99,7 @@ def test_bad_input_is_one_clear_sentence(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("contents", "sentence"),
-    [
-        ("{", "not valid JSON"),
-        ("{}", "must be a list"),
-        ("[1]", "record 0 .*det_train.json is 1, which must be an object"),
-        ("3", "must be a list"),
-    ],
-)
+@pytest.mark.parametrize(("contents", "sentence"), [("{", "not valid JSON"), ("{}", "must be a list")])
 def test_wrong_json(tmp_path, contents, sentence):
     with pytest.raises(InputError, match=sentence):
         read(write(tmp_path, contents))
-
-
-def test_missing_labels_and_a_missing_split(tmp_path):
-    with pytest.raises(InputError, match=r"holds no annotations .*det_20/det_train\.json.*images_train\.json"):
-        read(tmp_path)
-    write(tmp_path, FRAMES, ["train"])
-    with pytest.raises(InputError, match=r"has no val split .*det_20/det_val\.json"):
-        read(tmp_path)

@@ -43,7 +43,7 @@ def test_seed_and_split_give_other_scenes():
 def test_a_set_begins_like_a_smaller_set_and_is_read_in_any_order():
     small, large = scenes("train", 4, 48), scenes("train", 7, 48)
     np.testing.assert_array_equal(large.boxes[: len(small.boxes)], small.boxes)
-    last = large.load_image(3).copy()
+    last = pickle.loads(pickle.dumps(large.load_image))(3)
     large.load_image(6)
     np.testing.assert_array_equal(small.load_image(3), last)
 
@@ -53,11 +53,6 @@ def test_one_scene_at_every_size():
     np.testing.assert_allclose(large.boxes, 2 * small.boxes, rtol=1e-5)
     np.testing.assert_array_equal(large.area, small.area)
     assert large.load_image(0).shape == (128, 128, 3)
-
-
-def test_images_survive_pickling(many):
-    again = pickle.loads(pickle.dumps(many.load_image))
-    np.testing.assert_array_equal(again(5), many.load_image(5))
 
 
 def test_the_set_is_valid(many):

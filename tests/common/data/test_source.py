@@ -51,12 +51,6 @@ def test_the_seed_chooses_the_subset_and_not_the_scenes():
     assert any(not np.array_equal(draws[0].image_ids, draw.image_ids) for draw in draws[2:])
 
 
-def test_coco_by_spec(aquarium):
-    found = load(f"coco:{aquarium}", "val", limit=10)
-    assert (len(found), found.name, found.split) == (10, "aquarium", "val")
-    assert len(load(f"coco:{aquarium}/", "train")) + len(load(f"coco:{aquarium}", "val")) == 638
-
-
 @pytest.mark.parametrize(
     "spec", ["", "coco", "coco:", "yolo:", "auto:,repair", "kitti:/tmp", "/tmp", "scene", "Scenes"]
 )
@@ -157,6 +151,18 @@ def test_the_form_of_a_folder_is_found_out(tmp_path, form):
     if form == "bdd":
         with pytest.raises(InputError, match="has no test split"):
             load(f"auto:{root}", "test")
+
+
+@pytest.mark.parametrize(
+    ("form", "val"), [("coco", r"instances_val\.json"), ("voc", "VOC2007/"), ("bdd", r"det_20/det_val\.json")]
+)
+def test_a_missing_split_is_said_before_anything_is_trained(tmp_path, form, val):
+    with pytest.raises(InputError, match=rf"holds no annotations \({form}: .*{val.replace('val', 'train')}"):
+        load(f"{form}:{tmp_path}", "train")
+    write(tmp_path, form, ["train"])
+    for split in ("train", "val"):  # whoever trains needs both
+        with pytest.raises(InputError, match=rf"has no val split \(looked for .*{val}.*; found train\)"):
+            load(f"{form}:{tmp_path}", split)
 
 
 @pytest.mark.parametrize("form", ["coco", "roboflow", "voc", "yolo", "bdd"])
