@@ -11,13 +11,14 @@ A scene is made in two steps. `layout` places the objects in units of the image'
 pixel drawn; `paint` draws a layout at any size. The same (seed, split, index) is thus one scene at every size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
 
-from common.data.detection_set import DetectionSet
+from common.data.detection_set import DetectionSet, first_rows
 from common.plain import InputError
 
 SHAPES = ("disc", "square", "triangle", "cross")
@@ -65,18 +66,6 @@ def _signed_distance(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.maximum(np.maximum(wide, high) - 1.0, np.minimum(wide, high) - _CROSS_ARM)
 
 
-def _fill_area(shape: int) -> float:
-    """Area of a shape in its own coordinates."""
-    return {
-        "disc": np.pi,
-        "square": 4.0,
-        "triangle": 0.75 * np.sqrt(3.0),
-        "cross": 8.0 * _CROSS_ARM - 4.0 * _CROSS_ARM**2,
-        "ring": np.pi * 0.75,
-        "half disc": np.pi / 2.0,
-    }[_ALL_SHAPES[shape]]
-
-
 def _outline(shape: int) -> np.ndarray:
     """(64, 2) points whose bounding box is the shape's, however it is turned (the last vertex repeated as padding)."""
     name = _ALL_SHAPES[shape]
@@ -106,7 +95,9 @@ def _inner_points(shape: int) -> np.ndarray:
 
 _OUTLINES = np.stack([_outline(shape) for shape in range(len(_ALL_SHAPES))])  # (shapes, 64, 2)
 _INNER_POINTS = np.stack([_inner_points(shape) for shape in range(len(_ALL_SHAPES))])  # (shapes, samples, 2)
-_FILL_AREAS = np.array([_fill_area(shape) for shape in range(len(_ALL_SHAPES))])
+_CROSS_AREA = 8.0 * _CROSS_ARM - 4.0 * _CROSS_ARM**2
+# Of each shape in its own coordinates, in the order of `_ALL_SHAPES`.
+_FILL_AREAS = np.array([np.pi, 4.0, 0.75 * np.sqrt(3.0), _CROSS_AREA, np.pi * 0.75, np.pi / 2.0])
 
 
 @dataclass(frozen=True)
@@ -363,15 +354,13 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
         raise InputError(f"scenes must be at least 32 pixels wide to show anything, got size={size}")
     if seed < 0:
         raise InputError(f"the seed of scenes must be at least 0, got {seed}")
-    boxes, labels, areas = [], [], []
-    offsets = np.zeros(count + 1, dtype=np.int64)
-    for index in range(count):
-        placed = layout(_generator(seed, split, index))
-        objects = placed.label >= 0
-        boxes.append(placed.boxes[objects])
-        labels.append(placed.label[objects])
-        areas.append(placed.area()[objects])
-        offsets[index + 1] = offsets[index] + len(labels[-1])
+    placed = [layout(_generator(seed, split, index)) for index in range(count)]
+    objects = [scene.label >= 0 for scene in placed]
+    offsets = first_rows(np.array([which.sum() for which in objects]))
+
+    def joined(values: Callable[[Layout], np.ndarray]) -> np.ndarray:
+        return np.concatenate([values(scene)[which] for scene, which in zip(placed, objects, strict=True)])
+
     return DetectionSet(
         name="scenes",
         split=split,
@@ -380,9 +369,9 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
         image_ids=np.arange(1, count + 1, dtype=np.int64),
         sizes=np.full((count, 2), size, dtype=np.int32),
         offsets=offsets,
-        boxes=(np.concatenate(boxes) * size).astype(np.float32),
-        labels=np.concatenate(labels),
+        boxes=(joined(lambda scene: scene.boxes) * size).astype(np.float32),
+        labels=joined(lambda scene: scene.label),
         crowd=np.zeros(int(offsets[-1]), dtype=bool),
-        area=np.concatenate(areas),
+        area=joined(Layout.area),
         load_image=SceneImages(split, size, seed),
     )
