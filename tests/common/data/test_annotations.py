@@ -105,11 +105,8 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path, monkeypatch):
 def test_names_that_leave_their_folder_are_refused(name):
     with pytest.raises(InputError, match="does not stay inside"):
         refuse_escape(name, "file_name")
-
-
-@pytest.mark.parametrize("name", ["a.jpg", "train/a b.jpg", "a..b.jpg", "...jpg"])
-def test_names_that_stay_are_accepted(name):
-    refuse_escape(name, "file_name")
+    for stays in ("a.jpg", "train/a b.jpg", "a..b.jpg", "...jpg"):
+        refuse_escape(stays, "file_name")
 
 
 # ---- from annotations to a set

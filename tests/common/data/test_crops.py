@@ -7,7 +7,6 @@ import torch
 from common.data.crops import Crops, crop, object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import CATEGORIES, scenes
-from common.data.source import load
 from common.letterbox import PADDING
 from common.plain import InputError
 
@@ -91,12 +90,6 @@ def test_scenes_give_crops_of_every_class():
     assert set(crops.labels.tolist()) == set(range(len(CATEGORIES)))
     expected = crop(dataset.load_image(0), dataset.boxes[0], 24, 1.3)
     np.testing.assert_array_equal(crops.images[0].permute(1, 2, 0).numpy(), expected)
-
-
-def test_real_photographs(aquarium):
-    crops = object_crops(load(f"coco:{aquarium}", "val"), 32, count=12)
-    assert crops.images.shape == (12, 3, 32, 32)
-    assert crops.images.float().std() > 10
 
 
 def test_split_and_repeated_keep_images_with_their_labels():

@@ -19,14 +19,13 @@ def test_a_set_falls_into_two_parts_that_share_nothing():
     assert list(again.image_ids) == list(held_out.image_ids)
 
 
-def test_of_a_larger_set_so_many_are_trained_on():
-    training, held_out = training_and_held_out(DATA, 12, 5, "nano")
-    assert (len(training), len(held_out)) == (12, 5)
-
-
-@pytest.mark.parametrize(("images", "held_out", "expected"), [(None, 10, (24, 6)), (12, 5, (12, 5)), (29, 9, (24, 6))])
-def test_of_a_small_set_no_more_than_a_share_is_held_out(images, held_out, expected):
-    training, search = training_and_held_out(DATA, images, held_out, "nano", SEARCH_SHARE)
+@pytest.mark.parametrize(
+    ("images", "held_out", "share", "expected"),
+    [(12, 5, None, (12, 5)), (None, 10, SEARCH_SHARE, (24, 6)), (12, 5, SEARCH_SHARE, (12, 5)),
+     (29, 9, SEARCH_SHARE, (24, 6))],
+)  # fmt: skip
+def test_so_many_are_trained_on_and_no_more_than_a_share_is_held_out(images, held_out, share, expected):
+    training, search = training_and_held_out(DATA, images, held_out, "nano", share)
     assert (len(training), len(search)) == expected
     assert not set(training.image_ids.tolist()) & set(search.image_ids.tolist())
 
