@@ -47,13 +47,11 @@ class _Detecting(nn.Module):
 def onnx_of(detector: Detector, size: tuple[int, int] | None = None) -> bytes:
     """The ONNX file of a detector; see above.
 
-    size: width and height of the canvas, multiples of 32 pixels (none: the detector's own).
+    size: width and height of the canvas, multiples of 32 pixels (default: the detector's own).
     """
     width, height = canvas_of(detector.input_size if size is None else size)
     if width % SIDE_MULTIPLE or height % SIDE_MULTIPLE:
-        raise InputError(
-            f"a canvas of {width}x{height} pixels is none for a detector: give multiples of {SIDE_MULTIPLE}"
-        )
+        raise InputError(f"the sides of a canvas must be multiples of {SIDE_MULTIPLE} pixels, got {width}x{height}")
     network = _Detecting(detector.model).eval()
     images = torch.zeros(1, 3, height, width, device=detector.device)
     network(images)  # constants that are remembered are then real ones, not those of the exporter
@@ -101,7 +99,7 @@ def _sort(self, stable=None, dim=-1, descending=False):
 
 
 def _weighted_sums(table, indices, offsets, _scale=False, mode=0, _sparse=False, weights=None, *_rest):
-    """The embedding bag of RoIAlign, whose bags are all alike long: cell by cell, for all at once take much room."""
+    """The embedding bag of RoIAlign, whose bags are equally long: cell by cell, since all at once take much room."""
     length = indices.shape[0] // offsets.shape[0]
     indices, weights = op.Reshape(indices, [-1, length]), op.Reshape(weights, [-1, length])
     total = None
@@ -131,11 +129,11 @@ class ExportCommand:
     out: Path
     """The ONNX file to write."""
     size: str | None = None
-    """Width x height of the canvas in pixels, multiples of 32, say 1344x800 (none: the detector's own)."""
+    """Width x height of the canvas in pixels, multiples of 32, say 1344x800 (default: the detector's own)."""
 
 
 def main(config: ExportCommand) -> None:
-    """Load, export, write, say what the file takes and gives."""
+    """Load, export, write, print what the file takes and gives."""
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of each node that it leaves as it is
     detector = load_detector(config.detector)
     size = canvas_of(detector.input_size) if config.size is None else parse_size(config.size)

@@ -29,7 +29,7 @@ def canvas_of(size: Size | Sequence[int]) -> tuple[int, int]:
 
 
 def padded(size: Size, multiple: int = SIDE_MULTIPLE) -> tuple[int, int]:
-    """Width and height of a canvas in whole multiples of so many pixels, as networks need them."""
+    """Width and height of a canvas as whole multiples of `multiple` pixels, as networks need them."""
     width, height = (-(-side // multiple) * multiple for side in canvas_of(size))
     return width, height
 

@@ -58,7 +58,7 @@ def _grid(
     anchors: Anchors, shapes: tuple[tuple[int, int], ...], steps: tuple[tuple[int, int], ...], device: torch.device
 ) -> Tensor:
     """shapes, steps: of each level the rows and columns, and the pixels from one to the next."""
-    with torch.inference_mode(False), torch.device("cpu"):  # cached: usable in training whoever asks first
+    with torch.inference_mode(False), torch.device("cpu"):  # cached: usable in training whoever asks for them first
         levels = []
         for level, ((rows, columns), (down, right)) in enumerate(zip(shapes, steps, strict=True)):
             y, x = torch.meshgrid(torch.arange(rows) * down, torch.arange(columns) * right, indexing="ij")

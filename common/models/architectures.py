@@ -37,7 +37,7 @@ class ResNetArchitecture:
         if rest:
             multiple = self.width // gcd(self.width, self.groups)
             raise InputError(f"the width of a ResNeXt must be a multiple of {multiple}, got {width}")
-        # Rounded up, lest torchvision, which cuts the product with the width to an integer, lose a channel.
+        # Rounded up, so that torchvision, which cuts the product with the width to an integer, loses no channel.
         return replace(
             self, width=width, groups=groups, group_width=nextafter(self.group_width * self.width / width, inf)
         )

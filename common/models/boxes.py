@@ -1,4 +1,4 @@
-"""Boxes, xyxy in pixels: overlap, clipping, and how a network says them relative to a reference box."""
+"""Boxes, xyxy in pixels: overlap, clipping, and their codes relative to a reference box."""
 
 import math
 from functools import lru_cache
@@ -12,8 +12,8 @@ GREATEST_ENLARGEMENT = math.log(1000 / 16)
 
 @lru_cache(maxsize=256)
 def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers as a tensor, made once: to copy them to a device would wait for it at each step. Do not change it."""
-    with torch.inference_mode(False):  # usable in training whoever asks first
+    """Numbers as a tensor, made once: copying them to a device would wait for it at each step. Do not change it."""
+    with torch.inference_mode(False):  # usable in training whoever asks for it first
         return torch.tensor(values, dtype=dtype, device=device)
 
 
@@ -56,7 +56,7 @@ def encode(boxes: Tensor, references: Tensor, deviations: tuple[float, float, fl
 
 
 def decode(codes: Tensor, references: Tensor, deviations: tuple[float, float, float, float]) -> Tensor:
-    """The boxes (..., 4) that codes (..., 4) say relative to references (..., 4); shapes may broadcast."""
+    """The boxes (..., 4) that codes (..., 4) describe relative to references (..., 4); shapes may broadcast."""
     x0, y0, width0, height0 = _centre_and_size(references)
     dx, dy, dw, dh = (codes.float() * constant(deviations, torch.float32, codes.device)).unbind(dim=-1)
     x, y = dx * width0 + x0, dy * height0 + y0

@@ -136,7 +136,7 @@ class CenterNet(nn.Module):
 
 @dataclass(frozen=True)
 class Targets:
-    """What the maps should say for one batch.
+    """What the maps should be for one batch.
 
     heatmap: (B, K, h, w) float32, 1 at centres, a Gaussian round them. cell: (B, G) int64, row * w + column of the
     centre (0 where there is no object). size, offset: (B, G, 2) float32 in cells. present: (B, G) bool.

@@ -39,7 +39,7 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):
 def deform(layer: torchvision.ops.DeformConv2d, x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     """x (B, C, H, W) convolved with `weight` at points moved by `offset` (B, parts * points * 2, H', W'), y before x.
 
-    Points are read in the weight's precision, whatever autocast says. On a CUDA device torchvision does it; elsewhere
+    Points are read in the weight's precision, also under autocast. On a CUDA device torchvision does it; elsewhere
     torch's sampling and a product of matrices, which train five times as fast on a CPU.
     """
     inputs = x.to(weight.dtype), offset.to(weight.dtype).nan_to_num(), weight  # not a number: read beyond the map
@@ -54,7 +54,7 @@ def _deform_by_sampling(layer: torchvision.ops.DeformConv2d, x: Tensor, offset: 
     B, C, H, W = x.shape  # batch, channels, height, width
     (kernel_height, kernel_width), (rows, columns) = layer.kernel_size, offset.shape[-2:]
     points = kernel_height * kernel_width
-    parts = offset.shape[1] // (2 * points)  # so many groups of channels have offsets of their own
+    parts = offset.shape[1] // (2 * points)  # groups of channels with offsets of their own
 
     def unmoved(axis: int, count: int) -> Tensor:
         """(kernel, count) where the kernel's points lie along an axis, for each place of it."""

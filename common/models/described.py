@@ -85,7 +85,7 @@ class Convolution:
 
 @dataclass
 class ChannelSet:
-    """Channels that are there or not for all their writers and readers alike: what pruning and elasticity work on.
+    """Channels that all their writers and readers have or lack together: what pruning and elasticity work on.
 
     name: "stem", "stage3", "stage3.block2.inner1" (blocks counted from 0, stages from 1) or "head". granule: channels
     that stay together, a group of a ResNeXt. is_output: whether they are what a stage, or the head, puts out.
@@ -342,7 +342,7 @@ class DescribedBackbone(nn.Module):
 
     Children: `stem`, `stage1` and so on, `head`. norm: how it normalises. deformable: the stages, from 1, whose blocks
     are (`DescribedBlock.deform`).
-    active_blocks: so many blocks of each stage run, the first ones; all unless an elastic network has it otherwise.
+    active_blocks: how many blocks of each stage run, the first ones; all unless an elastic network sets fewer.
     """
 
     def __init__(self, architecture: Architecture, norm: Norm | None = None, deformable: Sequence[int] = ()) -> None:

@@ -77,7 +77,7 @@ class ElasticConv2d(nn.Conv2d):
         self.active_out_channels = self.out_channels
 
     def active(self, in_channels: int) -> tuple[Tensor, Tensor | None]:
-        """Weight (active_out_channels, in_channels, kh, kw) and bias in use for an input of so many channels."""
+        """Weight (active_out_channels, in_channels, kh, kw) and bias in use for an input of that many channels."""
         weight = first_channels(self.weight, self.active_out_channels, in_channels, *self.kernel_size)
         return weight, None if self.bias is None else self.bias[: self.active_out_channels]
 
@@ -106,7 +106,7 @@ class ElasticLinear(nn.Linear):
 class ElasticGroupsLinear(nn.Module):
     """A linear layer on groups of features, such as the bins of a region: of each it reads the first the input has.
 
-    plain: the layer that it starts as, whose input features are so many groups. Input (..., groups * F), group by
+    plain: the layer that it starts as. groups: those of its input features. Input (..., groups * F), group by
     group, with any F up to `group_features`. `weight` is (out, groups, group_features): laid out flat it is that of a
     plain nn.Linear, such as `copy_corner` takes out for any F.
     """
@@ -140,7 +140,7 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
 
 def active_weights(layer: nn.Module, in_channels: int) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution, elastic or not, as it uses them on an input of so many channels."""
+    """Weight and bias of a convolution, elastic or not, as it uses them on an input of that many channels."""
     return layer.active(in_channels) if isinstance(layer, ElasticConv2d) else (layer.weight, layer.bias)
 
 

@@ -158,7 +158,7 @@ def _cells_inside(boxes: Tensor, share: float, stride: int, shape: tuple[int, in
     low, high = boxes[..., :2] / stride, boxes[..., 2:] / stride
     low, high = (low + cut * (high - low)).round(), (high - cut * (high - low)).round()  # (B, G, 2)
     last = constant((shape[1] - 1, shape[0] - 1), low.dtype, low.device)
-    low, high = torch.minimum(low, last), torch.minimum(high, last)  # a small object at the edge has a location, too
+    low, high = torch.minimum(low, last), torch.minimum(high, last)  # a small object at the edge also has a location
     y, x = (torch.arange(length, device=boxes.device) for length in shape)
     rows = (y >= low[..., 1:]) & (y <= high[..., 1:])  # (B, G, H)
     columns = (x >= low[..., :1]) & (x <= high[..., :1])

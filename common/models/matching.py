@@ -21,7 +21,7 @@ class MatchSettings:
     """Overlaps (IoU) that make a reference box positive (at least) or negative (less); between them it is ignored.
 
     least_of_best: the reference boxes that fit an object best, ties included, are positive from this overlap on, even
-    below `positive`; None: they are treated like all others. With 0 they must still overlap.
+    below `positive`; None means that they are treated like all others. With 0 they must still overlap.
     """
 
     positive: float
@@ -43,9 +43,9 @@ class Matches:
 def match(references: Tensor, boxes: Tensor, valid: Tensor, settings: MatchSettings, group: int = 1) -> Matches:
     """References (N, 4) or (B, N, 4) against objects (B, G, 4), valid (B, G).
 
-    group: so many references in a row are one, which overlaps an object as the best of them does; N then counts groups.
-    An image without objects has negatives only. The rules are torchvision's, but for objects that no reference box
-    touches, which match nothing here.
+    group: this many references in a row count as one, which overlaps an object as the best of them does; N then counts
+    groups. An image without objects has negatives only. The rules are torchvision's, except that objects that no
+    reference box touches match nothing here.
     """
     B, G = valid.shape  # batch, objects an image
     if G == 0:

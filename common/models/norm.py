@@ -67,7 +67,7 @@ class Norm:
         return self.kind == "group-ws"
 
     def layer(self, channels: int) -> nn.Module:
-        """The norm of a map with so many channels."""
+        """The norm of a map with that many channels."""
         if self.kind == "batch":
             return nn.BatchNorm2d(channels)
         if self.kind == "frozen":

@@ -52,9 +52,6 @@ class ConvNorm(nn.Module):
         self.conv = layers.conv(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
         self.norm = layers.norm(out_channels)
 
-    def activate(self, out_channels: int) -> None:
-        self.conv.active_out_channels = out_channels
-
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
 
@@ -68,12 +65,6 @@ class Stem(nn.Module):
         self.residual = ConvNorm(layers, middle, middle, 3) if residual else None
         self.last = ConvNorm(layers, middle, out_channels, 3)
         self.pool = nn.MaxPool2d(3, 2, 1)
-        self.uses_residual = residual
-
-    def activate(self, middle: int, out_channels: int, residual: bool) -> None:
-        self.first.activate(middle)
-        self.residual.activate(middle)
-        self.last.activate(out_channels)
         self.uses_residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,13 +93,6 @@ class Bottleneck(nn.Module):
             pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
             project = ConvNorm(layers, in_channels, out_channels)
             self.shortcut = nn.Sequential(OrderedDict(pool=pool, project=project))
-
-    def activate(self, middle: int, out_channels: int) -> None:
-        self.reduce.activate(middle)
-        self.spatial.activate(middle)
-        self.expand.activate(out_channels)
-        if self.shortcut is not None:
-            self.shortcut.project.activate(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.expand(self.spatial(self.reduce(x).relu_()).relu_())
@@ -168,12 +152,16 @@ class OFAResNet(_ResNetBody):
         """Use the sub-network of `path` (C,) from the next forward on."""
         architecture = self.space.architecture(path)
         self.path = np.array(path, dtype=np.int8)
-        self.stem.activate(architecture.stem_middle, architecture.stem_width, architecture.stem_residual)
-        for blocks, width, middles in zip(
-            self.stages, architecture.stage_widths, architecture.middle_widths, strict=True
-        ):
+        stem, middle = self.stem, architecture.stem_middle
+        stem.uses_residual = architecture.stem_residual
+        stem.first.conv.active_out_channels = stem.residual.conv.active_out_channels = middle
+        stem.last.conv.active_out_channels = architecture.stem_width
+        widths = zip(self.stages, architecture.stage_widths, architecture.middle_widths, strict=True)
+        for blocks, width, middles in widths:
             for block, middle in zip(blocks, middles, strict=False):
-                block.activate(middle, width)
+                block.reduce.conv.active_out_channels = block.spatial.conv.active_out_channels = middle
+                block.expand.conv.active_out_channels = width
+            blocks[0].shortcut.project.conv.active_out_channels = width
         self.active_depths = tuple(len(middles) for middles in architecture.middle_widths)
 
     def extract(self, path: Sequence[int] | None = None) -> "ResNet":
@@ -192,7 +180,7 @@ class ResNet(_ResNetBody):
 
     @classmethod
     def from_config(cls, description: Mapping[str, Any]) -> "ResNet":
-        """The network of a `description`; `InputError` when it is none."""
+        """The network of a `description`; InputError when it describes none."""
         fields = {name: value for name, value in description.items() if name != "kind"}
         return cls(from_json(OFAResNetArchitecture, fields, "the backbone's description"))
 

@@ -1,4 +1,4 @@
-"""What a two-stage network says of given regions, features included: what one network can learn from another."""
+"""A two-stage network's outputs for given regions, features included: what one network can learn from another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from common.models.two_stage import TwoStage
 
 @dataclass(frozen=True)
 class RegionOutputs:
-    """What a two-stage network says of regions, S for each image.
+    """A two-stage network's outputs for regions, S for each image.
 
     features: (B, S, bins * bins, C) after RoIAlign. logits: (B, S, K + 1), the background last.
     codes: (B, S, K, 4) of a box for each class, or (B, S, 1, 4) of one for all.
@@ -22,7 +22,7 @@ class RegionOutputs:
 
 
 def look_at(network: TwoStage, maps: Sequence[Tensor], boxes: Tensor) -> RegionOutputs:
-    """What the first head of `network` says of regions (B, S, 4) in pixels; maps: its levels."""
+    """The outputs of the first head of `network` for regions (B, S, 4) in pixels; maps: its levels."""
     roi = network.roi
     features = roi.features(maps, boxes)  # (B, S, bins * bins * C)
     logits, codes = roi.heads[0](features.flatten(0, 1))

@@ -53,7 +53,7 @@ class RetinaNetSettings:
 
 @dataclass(frozen=True)
 class RetinaNetOutputs:
-    """What the network says of images of `size` (height, width), for N anchors:
+    """The outputs for images of `size` (height, width) and N anchors:
 
     anchors (N, 4) pixels, logits (B, N, K), codes (B, N, 4). counts: the anchors of each level. settings: those that
     the losses follow.
@@ -90,7 +90,7 @@ class RetinaNet(nn.Module):
     """Backbone, pyramid and two heads, which all levels share.
 
     backbone: images to a tuple of features, with `out_channels`. categories: K. fpn: the pyramid on it (the paper's is
-    P2-P6 with extra="conv-on-output"); None: the backbone's last feature alone. norm: of the heads; None: none.
+    P2-P6 with extra="conv-on-output"); None means the backbone's last feature alone. norm: of the heads, or None.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class RetinaNet(nn.Module):
     ) -> None:
         super().__init__()
         if categories < 1:
-            raise InputError(f"a detector of {categories} classes finds nothing: give at least one")
+            raise InputError(f"a detector must tell at least 1 class apart, got {categories}")
         self.categories, self.norm = categories, norm
         self.settings = settings or RetinaNetSettings()
         self.backbone = backbone

@@ -73,7 +73,7 @@ def _pairs(
 
 
 def _crossed(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What two axes (B, R, bins, taken) say of each cell of each bin, to be joined: (B, R, bins, bins, taken**2).
+    """What two axes (B, R, bins, taken) give for each cell of each bin, to be joined: (B, R, bins, bins, taken**2).
 
     The last dimension is written out before, since to broadcast over a few numbers is slow.
     """

@@ -46,8 +46,8 @@ class RoISettings:
     likeliest; else one for all, as a cascade usually has it.
 
     samples, positive_share: regions an image and stage in the losses. beta: where the box loss turns from quadratic to
-    linear. bins, points: of RoIAlign; None: 7, or 14 before a shared stage, which halves them. hidden: widths of the
-    fully connected layers; none behind a shared stage.
+    linear. bins, points: of RoIAlign; None means 7, or 14 before a shared stage, which halves them.
+    hidden: widths of the fully connected layers; none behind a shared stage.
     least_score, overlap, detections: of the result: score from which, IoU of the suppression, how many an image.
     canonical_side: of the regions, in pixels, that are read from the level of stride 16.
     candidates: pairs of region and class that go into the suppression, by score. least_side: of a detection, in pixels.
@@ -70,13 +70,13 @@ class RoISettings:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise InputError("a second stage without any head finds nothing: give at least one")
+            raise InputError("a second stage must have at least one head, got none")
 
     @staticmethod
     def cascade(count: int) -> "RoISettings":
         """The settings of a cascade of 2 to 4 heads."""
         if not 2 <= count <= len(CASCADE):
-            raise InputError(f"a cascade of {count} heads is not known: give 2 to {len(CASCADE)}")
+            raise InputError(f"a cascade must have 2 to {len(CASCADE)} heads, got {count}")
         return RoISettings(stages=CASCADE[:count], class_specific=False)
 
 
@@ -143,13 +143,13 @@ class RoIHead(nn.Module):
         return self.shared(regions).mean(dim=(2, 3)).view(B, R, -1)
 
     def forward(self, maps: Sequence[Tensor], boxes: Tensor, stage: int = 0) -> tuple[Tensor, Tensor]:
-        """What the head of a stage says of regions (B, R, 4): logits (B, R, K + 1), codes (B, R, K or 1, 4)."""
+        """The outputs of a stage's head for regions (B, R, 4): logits (B, R, K + 1), codes (B, R, K or 1, 4)."""
         logits, codes = self.heads[stage](self.features(maps, boxes).flatten(0, 1))
         return logits.view(*boxes.shape[:2], -1), codes.view(*boxes.shape[:2], -1, 4)
 
     @torch.no_grad()
     def refine(self, boxes: Tensor, logits: Tensor, codes: Tensor, stage: int, size: tuple[int, int]) -> Tensor:
-        """Regions (B, R, 4) moved by what a stage says of them, cut at images of `size`: for the next stage.
+        """Regions (B, R, 4) moved by a stage's codes and cut at images of `size`, for the next stage.
 
         logits: (B, R, K + 1). codes: (B, R, K or 1, 4); of K those of the likeliest class, the background aside.
         """
@@ -173,7 +173,7 @@ class RoIHead(nn.Module):
     def select(
         self, probabilities: Tensor, codes: Tensor, boxes: Tensor, valid: Tensor, size: tuple[int, int]
     ) -> Detections:
-        """The detections, `settings.detections` an image, of what `predict` says; valid: (B, R) of the regions."""
+        """The detections, `settings.detections` an image, of the outputs of `predict`; valid: (B, R) of the regions."""
         K, settings = self.categories, self.settings
         scores = probabilities[..., :K]
         likely = (scores > settings.least_score) & valid.unsqueeze(-1)  # (B, R, K)
@@ -192,7 +192,7 @@ class RoIHead(nn.Module):
 
 @dataclass(frozen=True)
 class Regions:
-    """A sample of regions with what the heads should say of them, S an image.
+    """A sample of regions, S an image, with the targets of the heads.
 
     boxes, targets: (B, S, 4) the region, and the object in it. labels: (B, S) int64, K for the background.
     positive, valid: (B, S) bool: holds an object; counts at all.

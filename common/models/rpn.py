@@ -20,7 +20,7 @@ MATCH = MatchSettings(0.7, 0.3, 0.3)
 
 @dataclass(frozen=True)
 class ProposalSettings:
-    """What the settings of any RPN say.
+    """Settings that every RPN has.
 
     match: which anchors are positive or negative. samples, positive_share: anchors an image in the loss.
     beta: where the box loss turns from quadratic to linear.
@@ -62,7 +62,7 @@ class Proposals:
 class ProposalNetwork(nn.Module):
     """What an RPN and guided anchoring share.
 
-    settings, strides: of the levels, in pixels. anchors: so many a cell there are. deviations: of the box codes.
+    strides: of the levels, in pixels. anchors: `per_cell` of them at each cell. deviations: of the box codes.
     """
 
     settings: ProposalSettings

@@ -17,8 +17,8 @@ ROUNDS = 32
 def suppress(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None = None) -> Tensor:
     """Which boxes to keep: (B, N) bool, for boxes (B, N, 4) sorted best first, valid (B, N).
 
-    A box goes where a better one that stays, of the same image and group (B, N; none: all alike), overlaps it by an IoU
-    over `threshold`. On a CPU this is torchvision's; elsewhere shapes are fixed and nothing waits for the device.
+    A box goes where a better one that stays, of the same image and group (B, N; None means one group), overlaps it by
+    an IoU over `threshold`. On a CPU torchvision decides; elsewhere shapes are fixed and nothing waits for the device.
     A program that `torch.export` writes down holds it as one step, `suppress_step`.
     """
     if torch.compiler.is_exporting():
@@ -29,8 +29,8 @@ def suppress(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | No
 
 
 def _by_torchvision(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
-    """Image by image, for torchvision compares each box with all. Groups are moved apart, in float64 lest
-    precision be lost."""
+    """Image by image, since torchvision compares each box with all. Groups are moved apart, in float64 so that no
+    precision is lost."""
     B, N = valid.shape  # batch, boxes an image
     rows = valid.flatten().nonzero().squeeze(1)
     apart = boxes.flatten(0, 1)[rows]
@@ -50,15 +50,15 @@ suppress_step = torch.library.custom_op("common::suppress", _by_torchvision, mut
 
 
 @suppress_step.register_fake
-def _shaped_alike(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
-    """What is known of the result before any value is."""
+def _same_shape(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
+    """What is known of the result before any value is known."""
     return torch.empty_like(valid)
 
 
 def _by_fixed_point(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
     """A box stays iff no better box that stays overlaps it: that, again and again from all boxes on.
 
-    After t rounds every box is settled whose fate hangs on a chain of at most t boxes, each suppressing the next; so
+    After t rounds every box is settled whose fate depends on a chain of at most t boxes, each suppressing the next; so
     ROUNDS are enough in all but freak cases, and the work does not depend on the values.
     """
     N = boxes.shape[1]

@@ -31,11 +31,11 @@ COARSEST_ROI_STRIDE = 32  # regions are read from levels up to here; the coarser
 
 @dataclass(frozen=True)
 class TwoStageOutputs:
-    """What a two-stage network says of images of `size` (height, width).
+    """The outputs for images of `size` (height, width).
 
-    maps: the levels, each (B, C, H_l, W_l). rpn: see `RPN.forward`. proposals: see `Proposals`. regions: what
-    `RoIHead.predict` says of the proposals; None in training, where the losses choose the regions.
-    network: whom the losses ask about those.
+    maps: the levels, each (B, C, H_l, W_l). rpn: see `RPN.forward`. proposals: see `Proposals`. regions: the
+    outputs of `RoIHead.predict` for the proposals; None in training, where the losses choose the regions.
+    network: what the losses compute those with.
     """
 
     network: "TwoStage"
@@ -50,10 +50,10 @@ class TwoStage(nn.Module):
     """Backbone, pyramid, RPN and RoI head.
 
     backbone: images to a tuple of features, with `out_channels` and `strides`. categories: K, the number of classes.
-    fpn: the pyramid on it. None: no pyramid; the RPN works on the last feature but one, and the backbone's last stage,
-        which is taken out of it (`backbone.take_last_stage()`), on each region.
+    fpn: the pyramid on it. None means no pyramid: the RPN works on the last feature but one, and the backbone's last
+        stage, which is taken out of it (`backbone.take_last_stage()`), on each region.
     rpn: its settings; those of guided anchoring make it one of that kind.
-    norm: of the plain RPN's 3x3 convolution; None: none.
+    norm: of the plain RPN's 3x3 convolution, or None.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class TwoStage(nn.Module):
     ) -> None:
         super().__init__()
         if categories < 1:
-            raise InputError(f"a detector of {categories} classes finds nothing: give at least one")
+            raise InputError(f"a detector must tell at least 1 class apart, got {categories}")
         self.categories, self.norm = categories, norm
         shared = None
         shared_channels = backbone.out_channels[-1]
@@ -121,7 +121,7 @@ def two_stage_losses(
     `rpn_losses`; guided anchoring has two more, see there); roi_class and roi_box (see `region_losses`), over the
     stages of a cascade weighted and summed up.
 
-    Samples are drawn with `generator`, or with torch's own. A batch without any object has losses, too: those of the
+    Samples are drawn with `generator`, or with torch's own. A batch without any object also has losses: those of the
     background.
     """
     network = outputs.network
@@ -141,7 +141,7 @@ def rpn_settings(shared: TwoStageSettings, anchors: Anchors) -> RPNSettings:
 
 
 def roi_settings(shared: TwoStageSettings, heads: RoISettings | None = None) -> RoISettings:
-    """Settings of the heads on regions in the detectors of a scale. heads: see `RoISettings.cascade`; None: one."""
+    """Settings of the heads on regions in the detectors of a scale; heads: those of a cascade, or None for one head."""
     return replace(
         heads or RoISettings(),
         hidden=(shared.hidden, shared.hidden),

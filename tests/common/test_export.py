@@ -106,7 +106,7 @@ def test_an_image_without_any_detection_is_padding_alone():
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--size", "96x60"], "a canvas of 96x60 pixels is none for a detector: give multiples of 32"),
+        (["--size", "96x60"], "the sides of a canvas must be multiples of 32 pixels, got 96x60"),
         (["--size", "96"], "must be WIDTHxHEIGHT"),
     ],
 )

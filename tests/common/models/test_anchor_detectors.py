@@ -244,9 +244,9 @@ def test_saved_detector_comes_back_equal(kind, tmp_path):
     ("bad", "says"),
     [
         (lambda: RoISettings.cascade(5), "2 to 4"),
-        (lambda: RoISettings(stages=()), "at least one"),
-        (lambda: two_stage(classes=0), "0 classes"),
-        (lambda: retinanet(classes=0), "0 classes"),
+        (lambda: RoISettings(stages=()), "at least one head"),
+        (lambda: two_stage(classes=0), "at least 1 class apart, got 0"),
+        (lambda: retinanet(classes=0), "at least 1 class apart, got 0"),
         (lambda: TwoStage(SimpleNamespace(out_channels=(8,)), 3, None), "can be taken out"),
     ],
 )
