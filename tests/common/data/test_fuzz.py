@@ -189,35 +189,25 @@ TARGETS = {
 }
 
 
-def fuzz(root, target, examples):
+@pytest.mark.parametrize("examples", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.filterwarnings("ignore")
+def test_any_bytes_give_a_set_or_a_sentence(tmp_path, target, examples):
     files, fuzzed, use = TARGETS[target]
     for name, contents in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(contents)
-    use(root)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(contents)
+    use(tmp_path)
 
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
     )
     @given(EDITS)
     def try_one(edit):
-        (root / fuzzed).write_bytes(edited(files[fuzzed], edit))
-        use(root)
+        (tmp_path / fuzzed).write_bytes(edited(files[fuzzed], edit))
+        use(tmp_path)
 
     try_one()
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.filterwarnings("ignore")
-def test_any_bytes_give_a_set_or_a_sentence(tmp_path, target):
-    fuzz(tmp_path, target, FAST)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.filterwarnings("ignore")
-def test_any_bytes_give_a_set_or_a_sentence_at_length(tmp_path, target):
-    fuzz(tmp_path, target, SLOW)
 
 
 @given(st.one_of(st.text(max_size=30), st.text(max_size=20).map("scenes:".__add__)))
