@@ -24,9 +24,8 @@ from common.models.described import DescribedBackbone, as_described, keep_channe
 from common.models.divisor import divisor
 from common.models.matching import visible_objects
 from common.models.outline import outline
-from common.models.regions import look_at
 from common.models.roi_head import CASCADE, Stage, sample_regions
-from common.models.two_stage import TwoStage, TwoStageOutputs, two_stage_losses
+from common.models.two_stage import TwoStage, TwoStageOutputs, look_at, two_stage_losses
 from joint_detnas.method import (
     DISTILLATION,
     MORPHISM,

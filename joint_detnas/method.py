@@ -57,10 +57,17 @@ from common.models.elastic_detector import ElasticTwoStage, plain_two_stage
 from common.models.matching import visible_objects
 from common.models.norm import Norm
 from common.models.outline import outline
-from common.models.regions import RegionOutputs, look_at
 from common.models.roi_head import Regions, RoISettings, region_losses, sample_regions
 from common.models.rpn import RPN, RPNSettings, rpn_losses
-from common.models.two_stage import TwoStage, TwoStageOutputs, roi_settings, rpn_settings, two_stage_losses
+from common.models.two_stage import (
+    RegionOutputs,
+    TwoStage,
+    TwoStageOutputs,
+    look_at,
+    roi_settings,
+    rpn_settings,
+    two_stage_losses,
+)
 from common.plain import InputError
 from common.train.loop import Batches, FitReport, Step, StepLosses, Training, fit
 from common.train.run_folder import Run

@@ -8,7 +8,7 @@ nothing that waits for the device. Images of one batch share a size; the padding
     detections = network.eval().detect(images)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,3 +149,24 @@ def roi_settings(shared: TwoStageSettings, heads: RoISettings | None = None) -> 
         canonical_side=shared.canonical_side,
         candidates=shared.region_candidates,
     )
+
+
+@dataclass(frozen=True)
+class RegionOutputs:
+    """What one network can learn from another: a two-stage network's outputs for regions, S for each image.
+
+    features: (B, S, bins * bins, C) after RoIAlign. logits: (B, S, K + 1), the background last.
+    codes: (B, S, K, 4) of a box for each class, or (B, S, 1, 4) of one for all.
+    """
+
+    features: Tensor
+    logits: Tensor
+    codes: Tensor
+
+
+def look_at(network: TwoStage, maps: Sequence[Tensor], boxes: Tensor) -> RegionOutputs:
+    """The outputs of the first head of `network` for regions (B, S, 4) in pixels; maps: its levels."""
+    roi, S = network.roi, boxes.shape[1]
+    features = roi.features(maps, boxes)  # (B, S, bins * bins * C)
+    logits, codes = (each.unflatten(0, (-1, S)) for each in roi.heads[0](features.flatten(0, 1)))
+    return RegionOutputs(features.unflatten(2, (roi.bins**2, -1)), logits, codes)

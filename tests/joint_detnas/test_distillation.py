@@ -9,10 +9,9 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from common.models.fpn import FPN
-from common.models.regions import RegionOutputs
 from common.models.resnet import ResNet
 from common.models.roi_head import Regions, RoISettings
-from common.models.two_stage import TwoStage, two_stage_losses
+from common.models.two_stage import RegionOutputs, TwoStage, two_stage_losses
 from common.plain import InputError
 from joint_detnas.baselines import Imitator, imitated_losses, imitation_loss, near_objects
 from joint_detnas.method import (

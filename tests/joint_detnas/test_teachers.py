@@ -11,9 +11,8 @@ import torch
 
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models.described import DescribedBackbone
-from common.models.regions import look_at
 from common.models.resnet import ResNet
-from common.models.two_stage import two_stage_losses
+from common.models.two_stage import look_at, two_stage_losses
 from common.plain import InputError
 from common.settings import Optimisation
 from common.train.loop import Training

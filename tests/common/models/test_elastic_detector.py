@@ -7,8 +7,7 @@ from common.evaluate.recalibrate import reestimate_batch_norm
 from common.models import elastic
 from common.models.described import Architecture, Block, Stage
 from common.models.elastic_detector import ElasticTwoStage
-from common.models.regions import look_at
-from common.models.two_stage import two_stage_losses
+from common.models.two_stage import look_at, two_stage_losses
 from tests.common.models.families import CLASSES, ROI, RPN, make_batch, wake_heads
 
 
