@@ -40,6 +40,7 @@ def test_notebook_is_thin_and_prints_versions_first(name):
     assert "version(" in cells[1].source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs(name):
     notebook = build.executed(build.unexecuted(name))
