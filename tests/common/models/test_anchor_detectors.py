@@ -115,6 +115,21 @@ def test_losses_reach_every_weight(kind, device):
         assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("norm", [None, Norm("group-ws", 8)])
+def test_first_weights_and_the_probabilities_that_they_give(norm):
+    network = retinanet(norm=norm)
+    hidden = network.classes.hidden[0] if norm is None else network.classes.hidden[0][0]
+    for layer in (hidden, network.codes.last):
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    lateral = network.fpn.laterals[0].weight
+    assert lateral.std().item() == pytest.approx(lateral.shape[1] ** -0.5, rel=0.1)
+    images = make_batch().images
+    assert network(images).logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.1)
+    guided = KINDS["guided"]()
+    assert guided(images).rpn["location"].sigmoid().mean().item() == pytest.approx(0.01, rel=0.1)
+    assert guided.rpn.deviations == (0.07, 0.07, 0.11, 0.11), "as released"
+
+
 @every_kind
 @pytest.mark.parametrize("objects", [0, 3])
 def test_batch_without_objects_trains(kind, objects):
