@@ -85,7 +85,9 @@ class Teacher:
         number = r"\d+(?:\.\d+)?"
         found = re.fullmatch(rf"d(\d+(?:-\d+)*)_w({number}(?:-{number})*)_n({number})", text)
         if found is None:
-            raise InputError(f"{text!r} is no teacher: write depths, widths and neck as d3-4-23-3_w1.5-1.25-1-1.5_n1.5")
+            raise InputError(
+                f"{text!r} does not name a teacher: write depths, widths and neck as d3-4-23-3_w1.5-1.25-1-1.5_n1.5"
+            )
         depths, widths, neck = found.groups()
         return Teacher(tuple(map(int, depths.split("-"))), tuple(map(float, widths.split("-"))), float(neck))
 
@@ -136,7 +138,7 @@ class TeacherSpace:
         return Teacher(tuple(parts[: len(STRIDES)]), tuple(parts[len(STRIDES) : -1]), parts[-1])
 
     def places_of(self, teacher: Teacher) -> list[int]:
-        """Where a teacher's parts are among `choices`; InputError where it is none of this space."""
+        """Where a teacher's parts are among `choices`; InputError for a teacher outside this space."""
         parts = (*teacher.depths, *teacher.widths, teacher.neck)
         for number, (part, choices) in enumerate(zip(parts, self.choices, strict=True), 1):
             if part not in choices:

@@ -146,7 +146,7 @@ class JointDetNASStudy(BackboneStudy):
         return self.placed(detector)
 
     def batches(self, seed: int | None = None) -> ResolutionBatches:
-        """Training batches at a size drawn anew for each step. seed: of all draws; None means the study's."""
+        """Training batches at a random size for each step. seed: of all draws; None means the study's."""
         sizes = map(padded, self.preset.sizes)
         parts = {size: self.training_batches(size, self.preset.batch_size, seed) for size in sizes}
         return ResolutionBatches(parts, self.seed if seed is None else seed)
@@ -387,7 +387,7 @@ class JointDetNASStudy(BackboneStudy):
         base: the base detector's file. pairs: a folder for each pair that was trained; this one's, too, where its
         weights stay. taught: if not, the teacher is left out. One that was broken off goes on.
         """
-        config = {"pair": pair.to_dict(), "data": self.data, "seed": self.seed, "precision": self.precision}
+        config = {"pair": pair.to_dict(), "seed": self.seed, "precision": self.precision}
         with Run.open(pair_folder(pairs, pair.number), config) as run:
             if pair.parent is None:  # pair 0 is not trained any further
                 pupil, took = self._pupil(read_base(base, self.device)), {}

@@ -105,7 +105,7 @@ class SMNAS(BackboneStudy):
         folder: of its training, for as long as it takes: one that was broken off goes on, and what was measured is all
         that stays.
         """
-        config = {"structure": str(structure), "strategy": strategy, "data": self.data, "seed": self.seed}
+        config = {"structure": str(structure), "strategy": strategy, "seed": self.seed}
         with Run.open(folder, config | {"precision": self.precision}) as run:
             network, report = self.train(run, structure, strategy)
             measured = self.measure(network, structure, "search")

@@ -223,7 +223,8 @@ def _files(found: Annotations, faults: Faults) -> tuple[Path, list[str], NDArray
     """The folder of the images, their names in it, and which of them may be used.
 
     The folder is the first that holds all files, else the one that holds most. Each is listed once, so a hundred
-    thousand images take a fraction of a second. A backslash in a name is a slash on the systems where it is none.
+    thousand images take a fraction of a second. A backslash in a name counts as a slash on systems that separate
+    folders by slashes.
     """
     usable = np.ones(len(found.names), np.bool_)
     seen: set[str] = set()

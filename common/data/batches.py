@@ -222,7 +222,7 @@ class DetectionBatches(_Shuffled):
 
 
 class ResolutionBatches:
-    """Training batches whose canvas is drawn anew at each step: every size equally likely, by (seed, epoch, step) only.
+    """Training batches with a random canvas at each step: every size equally likely, by (seed, epoch, step) only.
 
     parts: by size, batches of the same images with the same seed and batch size, so that only the size is drawn.
     Streamed images are decoded at the size that is drawn.

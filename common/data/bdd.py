@@ -28,7 +28,7 @@ LABEL_FILES = ("det_20/det_{}.json", "labels/det_20/det_{}.json", "labels/bdd100
 
 
 def find_bdd(directory: Path) -> Layout | None:
-    """The splits of a BDD100K folder: labels in one of `LABEL_FILES`, images in images/100k/; None where it is none."""
+    """The splits of a BDD100K folder, labels in one of `LABEL_FILES`, images in images/100k/; None for others."""
     parts = {}
     for split in ("train", "val"):
         for path in (directory / pattern.format(split) for pattern in LABEL_FILES):

@@ -25,7 +25,7 @@ Identity = int | str
 
 
 def find_coco(directory: Path) -> Layout | None:
-    """The splits of a COCO folder, in COCO's own layout, its shorter form, or Roboflow's; None where it is none."""
+    """The splits of a COCO folder, in COCO's own layout, its shorter form, or Roboflow's; None for any other folder."""
     parts, images = {}, directory / "images"
     for split, names in SPLIT_NAMES.items():
         for name in names:
@@ -82,7 +82,7 @@ class CocoFile:
     """The records of a COCO file.
 
     images: id -> file name, and (height, width), 0 where unknown. categories: id -> name. parents: id -> name of the
-    supercategory. objects: id, image id, [x, y, width, height], category id, crowd, area (NaN where there is none).
+    supercategory. objects: id, image id, [x, y, width, height], category id, crowd, area (NaN where it is not given).
     """
 
     images: dict[Identity, tuple[str, tuple[int, int]]] = field(default_factory=dict)

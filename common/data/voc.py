@@ -54,7 +54,7 @@ class _Part:
 
 
 def find_voc(directory: Path) -> Layout | None:
-    """The splits of a VOC folder; None where it is none.
+    """The splits of a VOC folder; None for any other folder.
 
     Where the folder, or its VOCdevkit/, holds VOC2007 and VOC2012: "train" is trainval of both years and "val" is test
     of 2007, with the twenty VOC categories. Where it holds Annotations/ and JPEGImages/ (or images/) itself: "train"

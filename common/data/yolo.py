@@ -31,7 +31,7 @@ SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
 def find_yolo(directory: Path) -> Layout | None:
-    """The splits of a YOLO folder; None where it is none.
+    """The splits of a YOLO folder; None for any other folder.
 
     A split is what data.yaml says, else images/train/ or train/images/, and so on. Paths that are absolute or begin
     with "../" are looked for by their last parts. Without data.yaml the classes are the lines of classes.txt, and

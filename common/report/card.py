@@ -1,4 +1,4 @@
-"""An exhibit's record as HTML, for the page and for notebooks: drawn anew from its data, by nothing else."""
+"""An exhibit's record as HTML, for the page and for notebooks: redrawn from its data alone."""
 
 import base64
 import os

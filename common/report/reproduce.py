@@ -7,6 +7,7 @@ again trains nothing anew. Knows no paper, and imports nothing that trains: a pa
 
 import json
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,10 +113,12 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
             _say(f"{name}: {claim['verdict']}" + (f" ({claim['reason']})" if claim["reason"] else ""))
         if options.publish:
             _say(f"published in {publish(paper, options, folder)}")
-        following = f"python -m common.report {options.out} --out {options.out / 'report'}"
+        following = shlex.join(
+            ["python", "-m", "common.report", str(options.out), "--out", str(options.out / "report")]
+        )
     else:
         _, problems = _measure(paper, options, chosen, [options.seed])
-        following = f"{command_for(paper, options)} --out {options.out}, once every seed is there"
+        following = f"{command_for(paper, options)} --out {shlex.quote(str(options.out))}, once every seed is there"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     _say(f"{time.perf_counter() - began:,.1f} s of wall clock, peak memory {peak / 2**20:,.0f} MiB")
     _say(f"next: {following}")

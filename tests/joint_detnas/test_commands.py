@@ -231,7 +231,7 @@ def test_a_cascades_plan_says_the_cost_before_and_after(said, answer, scale, bac
         (train, ["--seed", "-1"], "--seed must be at least 0, got -1"),
         (train, ["--backbone", "vgg"], "no backbone is called 'vgg'"),
         (train, ["--teacher", "d1"], "--teacher is for --what pool --describe"),
-        (train, ["--what", "pool", "--describe", "--teacher", "d1"], "'d1' is no teacher"),
+        (train, ["--what", "pool", "--describe", "--teacher", "d1"], "'d1' does not name a teacher"),
         (train, ["--data", "sceness"], "unknown data"),
         (reproduce, ["--workers", "-1"], "--workers must be at least 0, got -1"),
         (reproduce, ["--only", "figure6", "table9"], "unknown exhibit 'table9': give some of table1, "),

@@ -136,7 +136,7 @@ def batch(device):
 
 @pytest.fixture
 def student(device):
-    """The smallest teacher's architecture, drawn anew."""
+    """The smallest teacher's architecture, with fresh weights."""
     torch.manual_seed(11)
     network = build_teacher(SPACE, SPACE.smallest(), CLASSES, RPN, ROI)
     torch.nn.init.normal_(network.roi.heads[0].codes.weight, std=0.3)

@@ -206,6 +206,13 @@ def test_it_says_what_it_runs_and_what_is_next_and_runs_keep_the_command_as_type
     assert command.endswith(" --seeds 1 --only table2")
 
 
+@pytest.mark.parametrize("seed", [None, 0])
+def test_the_command_printed_next_can_be_typed_for_a_folder_with_a_space(toy, capsys, seed):
+    runs = toy.root / "my runs"
+    words = shlex.split(said_by(toy, capsys, only=("figure1",), seed=seed, out=runs)[-1].partition(", once")[0])
+    assert words[words.index("--out") + 1] == str(runs if seed == 0 else runs / "report")
+
+
 def test_seeds_one_by_one_then_the_whole(toy, folder, capsys):
     for seed in (1, 0):
         said = said_by(toy, capsys, seeds=2, seed=seed, only=("figure1",))
