@@ -123,6 +123,9 @@ class StudyPreset:
     """Crops in a training step."""
     crops: int | None
     """Object crops of an epoch of pre-training, in place of ImageNet; fewer are repeated; None means all there are."""
+    pretraining_data: str | None = None
+    """Detection set whose crops are learned from, such as scenes:seed=1,train=4000: once, for all seeds. None means the
+    training images of --data, for each seed anew."""
     classification: Optimisation
     """Pre-training on classification."""
 

@@ -89,7 +89,7 @@ class Study:
         shared: the run is one for all seeds. settings: what it depends on besides preset, data and seed, kept in its
         config: a run with other settings is refused. An interrupted run goes on where it stopped.
         """
-        name = what if shared else self.run_name(what)
+        name = self.run_name(what, shared)
         if name not in self._results:
             with self._opened(name, what, settings | ({} if shared else {"seed": self.seed})) as run:
                 if not distributed.by_first(lambda: run.result is not None):
@@ -103,17 +103,17 @@ class Study:
             recorder |= dict.fromkeys([*self._results[name]["uses"], f"{self.folder.name}/{name}"])
         return self._results[name]["result"]
 
-    def run_name(self, what: str) -> str:
-        """The name of this seed's run folder of `what`."""
-        return f"{what}-s{self.seed}"
+    def run_name(self, what: str, shared: bool = False) -> str:
+        """The name of this seed's run folder of `what`, or of that of all seeds."""
+        return what if shared else f"{what}-s{self.seed}"
 
-    def run_path(self, what: str) -> Path:
-        """This seed's run folder of `what`."""
-        return self.folder / self.run_name(what)
+    def run_path(self, what: str, shared: bool = False) -> Path:
+        """This seed's run folder of `what`, or that of all seeds."""
+        return self.folder / self.run_name(what, shared)
 
-    def weights(self, what: str, stage: str) -> dict[str, Tensor]:
+    def weights(self, what: str, stage: str, shared: bool = False) -> dict[str, Tensor]:
         """Weights of a stage of a finished run, on the CPU."""
-        return Run.read(self.run_path(what)).load_weights(stage)[0]
+        return Run.read(self.run_path(what, shared)).load_weights(stage)[0]
 
     def restore(self, network: nn.Module, what: str, stage: str) -> nn.Module:
         """`network` with the weights of a stage of a finished run."""
@@ -196,8 +196,13 @@ class Study:
 
     @property
     def crops(self) -> Crops:
-        """Object crops of the training images: the classification set."""
+        """The classification set: object crops of the training images, or of another set that the preset names."""
         return self._source.crops
+
+    @property
+    def pretrained_once(self) -> bool:
+        """Whether what is trained on crops is trained once, for all seeds: it learns from no seed's own images."""
+        return self.preset.pretraining_data is not None
 
     def truth(self, where: str) -> GroundTruth:
         """The ground truth of one of `sets`."""
@@ -284,22 +289,22 @@ class BackboneStudy(Study):
         """Weights of a backbone trained on classification: torchvision's where there are such, else on object crops."""
         if self.preset.imagenet and self.backbone_width == STANDARD_WIDTH and backbone in IMAGENET_BACKBONES:
             return imagenet_backbone(backbone)
-        what = f"classification-{slug(backbone)}"
-        self.once(what, lambda run: self._pretrain(run, backbone))
-        weights = self.weights(what, "classification")
+        what, shared = f"classification-{slug(backbone)}", self.pretrained_once
+        self.once(what, lambda run: self._pretrain(run, backbone, 0 if shared else self.seed), shared=shared)
+        weights = self.weights(what, "classification", shared)
         return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
 
-    def _pretrain(self, run: Run, backbone: str) -> dict[str, Any]:
+    def _pretrain(self, run: Run, backbone: str, seed: int) -> dict[str, Any]:
         preset = self.preset
-        torch.manual_seed(self.seed)
+        torch.manual_seed(seed)
         network = self.placed(Classifier(self.backbone(backbone), len(self.crops.categories)))
         epoch = self.crops.repeated(preset.crops or 0)
-        batches = ClassificationBatches(epoch, preset.crop_batch_size, self.device, CROP_AUGMENTATION, self.seed)
+        batches = ClassificationBatches(epoch, preset.crop_batch_size, self.device, CROP_AUGMENTATION, seed)
 
         def losses(batch, _):
             yield classification_losses(network(batch.images), batch)
 
-        report = fit(run, "classification", network, batches, losses, self.training(preset.classification))
+        report = fit(run, "classification", network, batches, losses, self.training(preset.classification, seed))
         return {**spent(report), "accuracy": report.losses["accuracy"]}
 
 
@@ -365,7 +370,9 @@ class _Source:
 
     @cached_property
     def crops(self) -> Crops:
-        return object_crops(self.training, self.preset.crop_size, self.preset.crops, seed=0)
+        elsewhere = self.preset.pretraining_data
+        objects = load(elsewhere, "train") if elsewhere else self.training
+        return object_crops(objects, self.preset.crop_size, self.preset.crops, seed=0)
 
     @cache  # noqa: B019 (a source lives as long as its process)
     def truth(self, name: str) -> GroundTruth:

@@ -15,6 +15,8 @@ from torch import nn
 from common import study as study_module
 from common.batch import Detections
 from common.cli import StudyOptions
+from common.data.crops import object_crops
+from common.data.source import load
 from common.evaluate.latency import Latency
 from common.models.resnet import ResNet
 from common.plain import InputError
@@ -242,6 +244,18 @@ def test_a_backbone_is_pretrained_once_and_counts_as_used(options):
     ResNet("resnet18", width=8).load_state_dict(weights)
     again = Sums(options, 0).pretrained("resnet18")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_pretraining_on_other_images_is_done_once_for_all_seeds(options):
+    elsewhere = replace(PRESET, pretraining_data="scenes:train=9,size=32,seed=7")
+    first, other = (Sums(replace(options, preset=elsewhere), seed) for seed in (0, 1))
+    objects = object_crops(load("scenes:train=9,size=32,seed=7", "train"), 16, 16, seed=0)
+    assert torch.equal(first.crops.images, objects.images)
+    with other.recording() as used:
+        theirs = other.pretrained("resnet18")
+    assert names(used) == ["classification-resnet18"]
+    ours = first.pretrained("resnet18")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_latencies_are_taken_in_turn(options, monkeypatch):
