@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from common.models.boxes import pairwise_iou
+
 
 @dataclass(frozen=True)
 class Anchors:
@@ -51,6 +53,27 @@ class Anchors:
             height, width = (cells * strides[0] for cells in shapes[0])  # of the image
             steps = tuple((height // rows, width // columns) for rows, columns in shapes)
         return _grid(self, shapes, steps, maps[0].device)
+
+
+def unreached(
+    boxes: Tensor, anchors: Anchors, strides: Sequence[int], size: tuple[int, int], least: float = 0.3
+) -> Tensor:
+    """(N,) bool, which of the objects can never have a positive anchor: none overlaps them by an IoU of `least`.
+
+    boxes: (N, 4) pixels of a canvas of `size`, width and height; what has no area is unreached. strides: of the levels.
+    least: an RPN's `MatchSettings.least_of_best`, from which the anchors that fit an object best are positive.
+    Not for `rounded` anchors.
+    """
+    sides = torch.tensor(size)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2  # (N, 2)
+    best = torch.zeros(len(boxes))
+    for level, stride in enumerate(strides):
+        last = -(-sides // stride) - 1  # column and row
+        # In x and in y alike, an anchor overlaps a box the more, the nearer their centres: one cell a level decides.
+        nearest = torch.minimum((centres / stride).round().clamp(min=0), last) * stride
+        placed = nearest.repeat(1, 2).unsqueeze(1) + anchors.cell(level)  # (N, A, 4)
+        best = torch.maximum(best, pairwise_iou(placed, boxes.unsqueeze(1)).amax(dim=(1, 2)))
+    return best < least
 
 
 @lru_cache(maxsize=32)

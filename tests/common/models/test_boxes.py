@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from common.models import suppression
-from common.models.anchors import Anchors
+from common.models.anchors import Anchors, unreached
 from common.models.boxes import clip, decode, encode, pairwise_iou
 from common.models.matching import IGNORED, NEGATIVE, POSITIVE, MatchSettings, match, sample
 from common.models.roi_align import roi_align, roi_levels
@@ -93,6 +93,17 @@ def test_anchors_first_asked_for_without_gradients_can_be_trained_on():
         anchors.of_maps([torch.zeros(1, 1, 3, 3)], (4,))
     grid = anchors.of_maps([torch.zeros(1, 1, 3, 3)], (4,))
     (grid * torch.ones(1, requires_grad=True)).sum().backward()
+
+
+def test_unreached_objects_equal_a_search_over_all_anchors():
+    boxes = torch.cat([random_boxes(300, seed=5, side=100, least=1), torch.tensor([[9.0, 9, 9, 20], [0, 0, 2, 2]])])
+    strides, (width, height) = (4, 16, 128), (96, 64)
+    anchors = Anchors.octaves(strides, base=2, count=2)
+    maps = [torch.zeros(1, 1, -(-height // stride), -(-width // stride)) for stride in strides]
+    best = pairwise_iou(boxes, anchors.of_maps(maps, strides)).amax(dim=1)
+    for least in (0.3, 0.5, 0.7):
+        found = unreached(boxes, anchors, strides, (width, height), least)
+        assert found.equal(best < least) and 0 < found.sum() < len(boxes)
 
 
 # --- matching and sampling --------------------------------------------------------------------------------------------
