@@ -37,7 +37,7 @@ from common.settings import CROP_AUGMENTATION, Optimisation, StudyPreset
 from common.train import distributed
 from common.train.checkpoint import load_strictly
 from common.train.loop import FitReport, Training, fit
-from common.train.run_folder import Run
+from common.train.run_folder import Run, describe_environment
 
 LATENCY_ROUNDS = 9
 """Rounds in which detectors that are compared are timed in turn."""
@@ -120,6 +120,17 @@ class Study:
         load_strictly(network, self.weights(what, stage), str(self.run_path(what) / f"{stage}.safetensors"))
         return network
 
+    def provenance(self, run: Run) -> dict[str, Any]:
+        """Where a detector that a run trained comes from, as its description says it."""
+        return {
+            "run": str(run.path),
+            "data": self.data,
+            "scale": self.preset.name,
+            "seed": self.seed,
+            "commit_of_run": run.environment.get("git_commit"),
+            "command": describe_environment(self.command)["command"],
+        }
+
     @contextmanager
     def recording(self) -> Iterator[dict[str, None]]:
         """Names (DATA-SCALE/RUN) of the runs that are used inside, in order, with those that they were made from."""
@@ -146,9 +157,15 @@ class Study:
                 "preset": asdict(self.preset),
             }
         )
+        again = self.options.retry_failed
         if distributed.size() == 1 and all((path / each).exists() for each in ("result.json", "config.json")):
-            return Run.read(path, config)  # finished: others may read it at the same time
-        return Run.open(path, config, self.command)
+            run = Run.read(path, config)  # finished: others may read it at the same time
+            if not again or not run.candidates(status="failed"):
+                return run
+        run = Run.open(path, config, self.command)
+        if again:
+            run.forget_failed()
+        return run
 
     def _spelling(self, path: Path) -> str:
         """How a run's data were named when it was made: the same images by another spelling are the same data."""

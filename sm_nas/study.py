@@ -28,7 +28,7 @@ from common.plain import to_json
 from common.search.executors import evaluate_all
 from common.study import BackboneStudy, remove_folder, slug, spent
 from common.train.loop import FitReport, Step, fit
-from common.train.run_folder import Run, describe_environment
+from common.train.run_folder import Run
 from sm_nas import method, networks
 from sm_nas.encoding import Structure
 from sm_nas.method import FLOPS, LATENCY, Evaluated, History, Skipped, Stage, Strategy, TrainedNorm
@@ -245,8 +245,7 @@ class SMNAS(BackboneStudy):
 
     def write_detector(self, what: str, strategy: Strategy) -> Path:
         """The network of a finished run as a detector, `load_detector(RUN/detector)`; returns its JSON."""
-        folder = self.run_path(what)
-        run = Run.read(folder)
+        run = Run.read(self.run_path(what))
         structure = Structure.parse(run.result["structure"])
         network = self.restore(self.detector(structure, strategy.norm), what, "detector")
         description = {
@@ -259,16 +258,9 @@ class SMNAS(BackboneStudy):
                 **{key: run.result[key] for key in ("macs", "macs_mmdet", "backbone_macs_mmdet")},
                 "params": sum(parameter.numel() for parameter in network.parameters()),  # with the norm that it has
             },
-            "provenance": {
-                "run": str(folder),
-                "data": self.data,
-                "scale": self.preset.name,
-                "seed": self.seed,
-                "commit_of_run": run.environment.get("git_commit"),
-                "command": describe_environment(self.command)["command"],
-            },
+            "provenance": self.provenance(run),
         }
-        return save_detector(folder / "detector" / "detector", network, description)
+        return save_detector(run.path / "detector" / "detector", network, description)
 
 
 def in_parts(batch: Batch, size: int) -> Iterator[Batch]:

@@ -103,7 +103,8 @@ def test_unreached_objects_equal_a_search_over_all_anchors():
     best = pairwise_iou(boxes, anchors.of_maps(maps, strides)).amax(dim=1)
     for least in (0.3, 0.5, 0.7):
         found = unreached(boxes, anchors, strides, (width, height), least)
-        assert found.equal(best < least) and 0 < found.sum() < len(boxes)
+        assert found.equal(best < least)
+        assert 0 < found.sum() < len(boxes)
 
 
 # --- matching and sampling --------------------------------------------------------------------------------------------
