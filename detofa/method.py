@@ -20,6 +20,7 @@ Command:  python -m detofa.train --help
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -337,7 +338,7 @@ class _FilterBatch:
 
 
 class _FilterBatches:
-    """Batches of paths for the training loop: shuffled by (seed, epoch)."""
+    """Batches of paths for the training loop: shuffled by (seed, stage, epoch)."""
 
     def __init__(self, data: PathLosses, space, constraint: Constraint, batch_size: int, seed: int, device):
         self._tokens = torch.from_numpy(tokenise(space, data.paths)).to(device)
@@ -349,8 +350,9 @@ class _FilterBatches:
     def steps_per_epoch(self) -> int:
         return max(1, len(self._losses) // self._batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[_FilterBatch]:
-        order = torch.from_numpy(np.random.default_rng([self._seed, epoch]).permutation(len(self._losses)))
+    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[_FilterBatch]:
+        generator = np.random.default_rng([self._seed, zlib.crc32(stage.encode()), epoch])
+        order = torch.from_numpy(generator.permutation(len(self._losses)))
         for step in range(start, self.steps_per_epoch):
             yield self._take(order[step * self._batch_size : (step + 1) * self._batch_size].to(self._losses.device))
 

@@ -1,11 +1,13 @@
 """Batches for training and evaluation: the same for a seed, however the images are held.
 
 A set that fits in memory lives on the device, decoded and letterboxed, as one uint8 tensor; a larger one is streamed by
-worker processes. Shuffling depends on (seed, epoch) and augmentation on (seed, epoch, step) only, and both happen on
-the whole batch on the device, so the batches are equal to the bit either way, and a resumed run sees the same data.
+worker processes. Shuffling depends on (seed, stage of training, epoch) only, augmentation on the step too, and both
+happen on the whole batch on the device, so the batches are equal to the bit either way, and a resumed run sees the same
+data.
 """
 
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from math import prod
@@ -85,9 +87,9 @@ def memory_for_images(device: torch.device) -> int:
     return CPU_MEMORY_LIMIT
 
 
-def _generator(*key: int) -> torch.Generator:
-    """A CPU generator seeded by all of `key`, without neighbouring keys being related."""
-    state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+def _generator(seed: int, stage: str, *key: int) -> torch.Generator:
+    """A CPU generator seeded by all of these, without neighbouring keys being related."""
+    state = int(np.random.SeedSequence([seed, zlib.crc32(stage.encode()), *key]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state >> 1)  # torch takes 63 bits
 
 
@@ -118,18 +120,18 @@ class _Shuffled:
             )
         return self.length // self.batch_size
 
-    def _shuffled(self, epoch: int) -> list[Tensor]:
+    def _shuffled(self, epoch: int, stage: str) -> list[Tensor]:
         """Indices of each step, (batch_size,) int64 on the CPU."""
-        order = torch.randperm(self.length, generator=_generator(self.seed, epoch))
+        order = torch.randperm(self.length, generator=_generator(self.seed, stage, epoch))
         return list(order[: self.steps_per_epoch * self.batch_size].split(self.batch_size))
 
     def _in_order(self) -> list[Tensor]:
         return list(torch.arange(self.length).split(self.batch_size))
 
-    def _drawn(self, epoch: int, step: int) -> Drawn | None:
+    def _drawn(self, epoch: int, step: int, stage: str) -> Drawn | None:
         if self.augment is None:
             return None
-        return draw(self.augment, self.batch_size, _generator(self.seed, epoch, step + 1)).to(self.device)
+        return draw(self.augment, self.batch_size, _generator(self.seed, stage, epoch, step + 1)).to(self.device)
 
 
 def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> tuple[Tensor, ...]:
@@ -182,17 +184,17 @@ class DetectionBatches(_Shuffled):
         self.images = images
         self._targets = _targets(dataset, size, self.device)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Shuffled, augmented batches of one epoch from step `start` on; the steps before cost nothing.
+    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[Batch]:
+        """Shuffled, augmented batches of one epoch of a stage from step `start` on; the steps before cost nothing.
 
         `scale` is the letterbox's: it does not follow the augmentation.
         """
-        yield from self.chosen(epoch, range(start, self.steps_per_epoch))
+        yield from self.chosen(epoch, range(start, self.steps_per_epoch), stage)
 
-    def chosen(self, epoch: int, steps: Sequence[int]) -> Iterator[Batch]:
+    def chosen(self, epoch: int, steps: Sequence[int], stage: str) -> Iterator[Batch]:
         """The batches of some steps of an epoch."""
-        order = self._shuffled(epoch)
-        yield from self._batches([order[step] for step in steps], (self._drawn(epoch, step) for step in steps))
+        order = self._shuffled(epoch, stage)
+        yield from self._batches([order[step] for step in steps], (self._drawn(epoch, step, stage) for step in steps))
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once, in the set's order, as it is; the last batch may be short."""
@@ -222,7 +224,8 @@ class DetectionBatches(_Shuffled):
 
 
 class ResolutionBatches:
-    """Training batches with a random canvas at each step: every size equally likely, by (seed, epoch, step) only.
+    """Training batches with a random canvas at each step: every size equally likely, by (seed, stage, epoch, step)
+    only.
 
     parts: by size, batches of the same images with the same seed and batch size, so that only the size is drawn.
     Streamed images are decoded at the size that is drawn.
@@ -234,17 +237,18 @@ class ResolutionBatches:
         self.parts, self.seed = dict(parts), seed
         self.steps_per_epoch = next(iter(self.parts.values())).steps_per_epoch
 
-    def sizes(self, epoch: int) -> list[Size]:
+    def sizes(self, epoch: int, stage: str = "") -> list[Size]:
         """The canvas of each step of an epoch."""
-        draw = torch.randint(len(self.parts), (self.steps_per_epoch,), generator=_generator(self.seed, epoch, 0, 1))
+        generator = _generator(self.seed, stage, epoch, 0, 1)
+        draw = torch.randint(len(self.parts), (self.steps_per_epoch,), generator=generator)
         choices = list(self.parts)
         return [choices[index] for index in draw.tolist()]
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Shuffled, augmented batches of one epoch from step `start` on."""
-        sizes = self.sizes(epoch)
+    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[Batch]:
+        """Shuffled, augmented batches of one epoch of a stage from step `start` on."""
+        sizes = self.sizes(epoch, stage)
         wanted = {size: [step for step in range(start, len(sizes)) if sizes[step] == size] for size in self.parts}
-        streams = {size: part.chosen(epoch, wanted[size]) for size, part in self.parts.items()}
+        streams = {size: part.chosen(epoch, wanted[size], stage) for size, part in self.parts.items()}
         for size in sizes[start:]:
             yield next(streams[size])
 
@@ -264,10 +268,10 @@ class ClassificationBatches(_Shuffled):
         self.images = crops.images.to(self.device)
         self.labels = crops.labels.to(self.device)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[ClassificationBatch]:
-        """Shuffled, augmented batches of one epoch from step `start` on."""
-        for step, index in list(enumerate(self._shuffled(epoch)))[start:]:
-            yield self._batch(index, self._drawn(epoch, step))
+    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[ClassificationBatch]:
+        """Shuffled, augmented batches of one epoch of a stage from step `start` on."""
+        for step, index in list(enumerate(self._shuffled(epoch, stage)))[start:]:
+            yield self._batch(index, self._drawn(epoch, step, stage))
 
     def in_order(self) -> Iterator[ClassificationBatch]:
         """Every crop once, in order, as it is; the last batch may be short."""

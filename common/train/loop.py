@@ -36,12 +36,12 @@ class TrainingError(InputError):
 
 
 class Batches(Protocol):
-    """What training draws from: an epoch has the same batches whenever and however often it is asked for."""
+    """What training draws from: an epoch of a stage has the same batches whenever and however often it is asked for."""
 
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]: ...
+    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,8 @@ class _Stage:
     # ---- one step
 
     def _rest_of_epoch(self) -> Iterator[Any]:
-        yield from self.batches.epoch(self.epoch, self.index) if self.index < self.steps_per_epoch else ()
+        if self.index < self.steps_per_epoch:
+            yield from self.batches.epoch(self.epoch, self.index, self.stage)
         if self.index != self.steps_per_epoch:
             raise RuntimeError(
                 f"epoch {self.epoch} gave {self.index} batches where {self.steps_per_epoch} were promised"

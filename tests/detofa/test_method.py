@@ -385,7 +385,7 @@ def test_the_filter_ends_with_the_weights_of_least_validation_loss(run, monkeypa
 
     monkeypatch.setattr(method, "flops_bounded_loss", recorded)
     data = _ranking(constraint, 20)
-    steep = Optimisation(epochs=12, optimiser="adam", learning_rate=0.03, policy="constant")
+    steep = Optimisation(epochs=12, optimiser="adam", learning_rate=0.05, policy="constant")
     train_filter(run, "filter", path_filter, data, TINY, constraint, Training(steep))
     weights, meta = run.load_weights("filter-best")
     losses = [loss for loss, _ in seen]
@@ -548,7 +548,7 @@ class Noise:
 
     steps_per_epoch = 4
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch, start=0, stage=""):
         for step in range(start, 4):
             generator = torch.Generator().manual_seed(10 * epoch + step)
             yield ClassificationBatch(torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4) % 3)
@@ -744,7 +744,7 @@ def _batch(seed: int) -> Batch:
 class Pictures:
     steps_per_epoch = 3
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch, start=0, stage=""):
         for step in range(start, 3):
             yield _batch(10 * epoch + step)
 

@@ -199,7 +199,7 @@ class Batches:
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at, self.drawn = stop_at, 0
 
-    def epoch(self, epoch: int, start: int = 0):
+    def epoch(self, epoch: int, start: int = 0, stage: str = ""):
         for index in range(start, self.steps_per_epoch):
             if self.drawn == self.stop_at:
                 signal.raise_signal(signal.SIGINT)

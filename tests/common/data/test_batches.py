@@ -92,17 +92,21 @@ def test_resuming_continues_the_epoch_and_does_not_draw_what_it_skips(dataset, d
     assert list(batches.epoch(3, start=5)) == []
 
 
-def test_seed_and_epoch_decide_and_an_epoch_shows_each_image_once(dataset):
+def test_seed_stage_and_epoch_decide_and_an_epoch_shows_each_image_once(dataset):
     batches = DetectionBatches(dataset, 32, 2, augment=Augmentation(), seed=7)
     other_seed = DetectionBatches(dataset, (32, 32), 2, augment=Augmentation(), seed=8, images=batches.images)
     assert other_seed.images is batches.images
     shown = {
-        (seed, epoch): torch.cat([batch.index for batch in part.epoch(epoch)]).tolist()
+        (seed, stage, epoch): torch.cat([batch.index for batch in part.epoch(epoch, stage=stage)]).tolist()
         for seed, part in ((7, batches), (8, other_seed))
+        for stage in ("warm-up", "fine-tuning")
         for epoch in (0, 1)
     }
     assert all(len(images) == len(set(images)) == 10 for images in shown.values())
-    assert len(set(map(tuple, shown.values()))) == 4
+    assert len(set(map(tuple, shown.values()))) == 8
+    whole = DetectionBatches(dataset, 32, 11, augment=Augmentation(), images=batches.images)
+    one, other = (next(whole.epoch(0, stage=stage)) for stage in ("warm-up", "fine-tuning"))
+    assert not torch.equal(one.images[one.index.argsort()], other.images[other.index.argsort()])  # augmented anew
     same = DetectionBatches(dataset, (32, 32), 2, augment=Augmentation(), seed=7)
     _assert_all_equal(batches.epoch(0), same.epoch(0))  # 32 and (32, 32) are one canvas
     in_order = list(batches.in_order())

@@ -32,7 +32,7 @@ TIMES = {"seconds", "cpu_seconds", "callback_seconds", "samples_per_second", "pe
 class Batches:
     steps_per_epoch = 2
 
-    def epoch(self, epoch: int, start: int = 0):
+    def epoch(self, epoch: int, start: int = 0, stage: str = ""):
         for index in range(start, self.steps_per_epoch):
             yield torch.randn(4, 3, generator=torch.Generator().manual_seed(10 * epoch + index))
 

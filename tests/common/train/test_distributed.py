@@ -32,7 +32,7 @@ from common.train.schedule import build_optimiser
 class Batches:
     steps_per_epoch = 7
 
-    def epoch(self, epoch: int, start: int = 0):
+    def epoch(self, epoch: int, start: int = 0, stage: str = ""):
         for index in range(start, self.steps_per_epoch):
             generator = torch.Generator().manual_seed(100 * epoch + index)
             images = torch.randn(6, 3, 4, 4, generator=generator)
@@ -75,7 +75,7 @@ class Scenes:
 
     steps_per_epoch = 10
 
-    def epoch(self, epoch: int, start: int = 0):
+    def epoch(self, epoch: int, start: int = 0, stage: str = ""):
         for index in range(start, self.steps_per_epoch):
             generator = torch.Generator().manual_seed(100 * epoch + index)
             corners = torch.rand(4, 7, 2, generator=generator) * 40

@@ -36,7 +36,7 @@ class Batches:
         self.steps_per_epoch, self.size, self.device = steps_per_epoch, size, device
         self.before_batch = before_batch or (lambda epoch, index: None)
 
-    def epoch(self, epoch: int, start: int = 0):
+    def epoch(self, epoch: int, start: int = 0, stage: str = ""):
         for index in range(start, self.steps_per_epoch):
             generator = torch.Generator().manual_seed(1000 * epoch + index)
             points = torch.randn(self.size, 4, generator=generator).to(self.device)
@@ -315,7 +315,7 @@ def test_what_does_not_fit_the_checkpoint_or_has_too_few_batches_is_refused(tmp_
     run, model = Run.open(tmp_path, {}), network()
     rest = (losses_of(model), Training(Optimisation(epochs=2)))
     short = Batches(13)
-    short.epoch = lambda epoch, start: list(Batches(3).epoch(epoch, start))
+    short.epoch = lambda epoch, start, stage: list(Batches({"net": 3}[stage]).epoch(epoch, start))
     for batches, trained, kind, message in (
         (Batches(0), model, InputError, "no batch to train on"),
         (short, model, RuntimeError, "gave 3 batches where 13"),

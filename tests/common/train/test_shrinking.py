@@ -26,7 +26,7 @@ OPTIMISATION = Optimisation(
 class Batches:
     steps_per_epoch = 2
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch, start=0, stage=""):
         for step in range(start, 2):
             yield torch.tensor([1.0 + epoch, 2.0 + step])
 
