@@ -26,7 +26,7 @@ Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 DATA_KINDS = ("scenes", "auto", "coco", "voc", "yolo", "bdd")
 DATA_FORMS = (
-    "scenes[:train=2000,val=500,size=96], auto:DIR, coco:DIR, voc:DIR, yolo:DIR or bdd:DIR "
+    "scenes[:train=2500,val=1000,size=96], auto:DIR, coco:DIR, voc:DIR, yolo:DIR or bdd:DIR "
     "(DIR,repair clips boxes and leaves out empty ones)"
 )
 
@@ -50,6 +50,8 @@ class StudyOptions:
     """Where networks live: cpu, cuda or cuda:N (default: GPU if available)."""
     precision: Precision = "float32"
     """Number format of training; bfloat16 is faster on GPUs and on CPUs that compute with it."""
+    retry_failed: Switch = False
+    """Evaluate the candidates of a search again that failed, for example for want of memory."""
     preset: StudyPreset
     """The settings of the scale."""
 

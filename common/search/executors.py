@@ -45,7 +45,6 @@ def evaluate_all(
     backend: Literal["processes", "ray"] = "processes",
     score: str | None = "AP",
     label: str = "candidates",
-    retry_failed: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yield one record an item, in the items' order, evaluating those that `run` holds no record of.
 
@@ -53,7 +52,6 @@ def evaluate_all(
     the same key are evaluated once. workers: 0 evaluates in this process; above it, so many processes (function and
     items must pickle, so `function` is defined at the top level of a module), which are kept until the run is closed,
     or Ray tasks at a time. score: the field of the best so far; a record whose score is not finite counts as failed.
-    retry_failed: evaluate those again that are recorded as failed.
 
     A record is {"key", "status": "done", **measured, "seconds"} or {"key", "status": "failed", "reason", "seconds"}.
     Any other exception than want of memory or a number that is not finite is a fault and is raised; what was
@@ -66,14 +64,13 @@ def evaluate_all(
     todo: dict[str, Item] = {}
     for name, item in dict(wanted).items():
         record = run.candidate_named(json.loads(name))
-        if record is None or (retry_failed and record.get("status") == "failed"):
+        if record is None:
             todo[name] = item
         else:
             records[name] = record
     if todo and not run.writes and run.result is not None:
         raise InputError(
-            f"{run.path} is finished, and {len(todo)} of its candidates are "
-            f"{'to be tried again' if retry_failed else 'missing from candidates.jsonl'}: delete "
+            f"{run.path} is finished, and {len(todo)} of its candidates are missing from candidates.jsonl: delete "
             f"{run.path / 'result.json'} and run the same command again to evaluate them"
         )
     progress = Progress(label, len(todo) + len(records), len(records), unit="candidate")

@@ -267,6 +267,12 @@ class Run:
         record = self._candidates.look().get(json.dumps(to_json(key), sort_keys=True))
         return None if record is None else dict(record)
 
+    def forget_failed(self) -> None:
+        """Take the failed candidates out of the run, and the result that rests on them: all are made again."""
+        if self._writing() and self.candidates(status="failed"):
+            self._file("result", ".json").unlink(missing_ok=True)
+            self._candidates.keep(lambda record: record.get("status") != "failed")
+
     # ---- tensors
 
     def save_weights(self, name: str, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:

@@ -22,6 +22,7 @@ from common.models.resnet import ResNet
 from common.plain import InputError
 from common.report.exhibit import Exhibit
 from common.report.reproduce import measure_exhibit
+from common.search.executors import evaluate_all
 from common.settings import Augmentation, Optimisation, StudyPreset
 from common.study import BackboneStudy
 from common.train.run_folder import Run
@@ -204,6 +205,30 @@ def test_a_finished_run_is_read_without_writing_in_another_process_too(options, 
     there = pickle.loads(pickle.dumps(sums))
     assert (there.folder, there.made) == (sums.folder, sums.made)
     assert there.all() == Sums(options, 1).all() == 4
+
+
+def test_failed_candidates_of_a_finished_run_are_tried_again_when_asked(options):
+    tried = []
+
+    def search(study, fits) -> list:
+        def measure(item):
+            tried.append(item)
+            if item not in fits:
+                raise MemoryError
+            return {"AP": item / 10}
+
+        def make(run):
+            return {"AP": [record.get("AP") for record in evaluate_all(measure, [1, 2, 3], run, lambda item: item)]}
+
+        return study.once("search", make)["AP"]
+
+    assert search(Sums(options), {1, 3}) == [0.1, None, 0.3]
+    again = replace(options, retry_failed=True)
+    assert search(Sums(options), {1, 2, 3}) == [0.1, None, 0.3]
+    assert search(Sums(again), {1, 3}) == [0.1, None, 0.3]
+    assert search(Sums(again), {1, 2, 3}) == search(Sums(again), {}) == [0.1, 0.2, 0.3]
+    assert tried == [1, 2, 3, 2, 2]
+    assert len(Run.read(Sums(options).run_path("search")).candidates()) == 3
 
 
 def test_an_exhibit_rests_on_just_the_folders_that_measuring_it_touched(options, monkeypatch):

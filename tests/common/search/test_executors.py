@@ -111,30 +111,12 @@ def test_what_counts_as_a_candidates_own_failure(tmp_path, error, own):
     assert not (tmp_path / "attempt.json").exists()
 
 
-def test_failed_ones_are_tried_again_when_asked(tmp_path):
-    run, memory = Run.open(tmp_path, {}), []
-
-    def fits_later(item):
-        memory.append(item)
-        if len(memory) == 1:
-            raise MemoryError
-        return {"AP": 0.5}
-
-    assert evaluate(run, [1, 2], fits_later)[0]["status"] == "failed"
-    assert evaluate(run, [1, 2], fits_later)[0]["status"] == "failed"
-    assert [record["AP"] for record in evaluate(run, [1, 2], fits_later, retry_failed=True)] == [0.5, 0.5]
-    assert memory == [1, 2, 1]
-    assert [(record["key"], record["status"]) for record in run.candidates()] == [(1, "done"), (2, "done")]
-
-
 def test_a_finished_run_that_lacks_a_candidate_says_how_to_complete_it(tmp_path):
     with Run.open(tmp_path, {}) as run:
         evaluate(run, [(0, 1), (1, 0)])
         run.finish({"AP": 0.1})
     with pytest.raises(InputError, match=r"1 of its candidates are missing .*delete .*result\.json and run the same"):
         evaluate(Run.read(tmp_path), [(0, 1), (0, 2)])
-    with pytest.raises(InputError, match=r"1 of its candidates are to be tried again: delete .*result\.json"):
-        evaluate(Run.read(tmp_path), [(0, 1), (1, 0)], retry_failed=True)
     assert evaluate(Run.read(tmp_path), [(0, 1)])[0]["AP"] == 0.1
 
 
