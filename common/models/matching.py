@@ -7,6 +7,7 @@ too few candidates; `valid` tells which rows count.
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -82,11 +83,13 @@ class Sample:
 def sample(state: Tensor, count: int, positive_share: float, generator: torch.Generator | None = None) -> Sample:
     """Draw `count` references an image at random: at most that share positive, the rest negative; state: (B, N).
 
-    Fewer rows than `count` only where N is less.
+    Fewer rows than `count` only where N is less. An image's draw depends on its place in the batch of all processes.
     """
-    N = state.shape[1]
+    B, N = state.shape
     most, count = min(int(count * positive_share), N), min(count, N)
-    keys = torch.rand(state.shape, device=state.device, generator=generator)  # (B, N) in [0, 1)
+    several = dist.is_available() and dist.is_initialized()
+    first, whole = (dist.get_rank() * B, dist.get_world_size() * B) if several else (0, B)
+    keys = torch.rand(whole, N, device=state.device, generator=generator)[first : first + B]  # (B, N) in [0, 1)
     positive = state == POSITIVE
     chosen = torch.where(positive, keys, -1.0).topk(most, dim=1).indices
     chosen = torch.zeros_like(positive).scatter_(1, chosen, True) & positive

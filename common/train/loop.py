@@ -26,7 +26,7 @@ from common.settings import Optimisation, Precision
 from common.train import distributed
 from common.train.checkpoint import load_strictly
 from common.train.run_folder import Run
-from common.train.schedule import build_optimiser, build_schedule
+from common.train.schedule import begin_with, build_optimiser, build_schedule, moments_of
 
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device once
 
@@ -60,8 +60,8 @@ class Step:
         return np.random.default_rng(self._entropy(purpose))
 
     def torch_seed(self) -> int:
-        """Seeds torch's own generator (dropout) for this step, differently in each process."""
-        sequence = np.random.SeedSequence(self._entropy(f"torch {distributed.rank()}"))
+        """Seeds torch's own generator for this step: in all processes alike, which draw for the whole batch."""
+        sequence = np.random.SeedSequence(self._entropy("torch"))
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def _entropy(self, purpose: str) -> list[int]:
@@ -120,6 +120,7 @@ def fit(
     training: Training,
     *,
     after_epoch: Callable[[int], dict[str, Any] | None] | None = None,
+    moments: Mapping[str, Tensor] | None = None,
 ) -> FitReport:
     """Train `model` in place; its weights end up in the run folder under the name of the stage.
 
@@ -127,6 +128,8 @@ def fit(
     Each is backpropagated before the next is asked for, so that only one graph is in memory; gradients add up, then the
     optimiser steps once. Logged values are means over the dicts of a step that hold the name.
     after_epoch(epoch) may return values for the epoch's log line; the model is put back in training mode after it.
+    moments: what the optimiser begins with, see `common.train.schedule.moments_of`; where they are given, if none, those
+    at the end are kept as the weights STAGE-moments.
 
     The same call again goes on from the last checkpoint, with the same final weights to the bit on a CPU. A finished
     stage is loaded and reported at once, unless its weights are gone: then it is trained again. SIGINT and SIGTERM save
@@ -149,7 +152,7 @@ def fit(
     if gpus:
         torch.cuda.reset_peak_memory_stats(device)
     with torch.random.fork_rng(gpus), _Interruption() as interruption:  # what follows draws as if fit never ran
-        return _Stage(run, stage, model, batches, step_losses, training, interruption).train(after_epoch)
+        return _Stage(run, stage, model, batches, step_losses, training, interruption, moments).train(after_epoch)
 
 
 def _finished(run: Run, stage: str) -> tuple[FitReport, dict[str, Tensor]] | None:
@@ -187,6 +190,7 @@ class _Stage:
     step_losses: StepLosses
     training: Training
     interruption: "_Interruption"
+    moments: Mapping[str, Tensor] | None
 
     def __post_init__(self) -> None:
         self.device, self.seed = torch.device(self.training.device), self.training.seed
@@ -195,6 +199,7 @@ class _Stage:
         self.autocast = {"device_type": self.device.type, "dtype": torch.bfloat16, "enabled": autocast}
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimiser = build_optimiser(self.model, self.optimisation)
+        begin_with(self.moments or {}, self.optimiser, self.model)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = self.optimisation.epochs * self.steps_per_epoch
         if self.steps_per_epoch < 1:
@@ -383,6 +388,8 @@ class _Stage:
         report = FitReport(
             **self.clock.read(), samples=self.samples, steps=self.total_steps, losses=losses, peak_memory=peak
         )
+        if self.moments is not None:
+            self.run.save_weights(f"{self.stage}-moments", moments_of(self.optimiser, self.model))
         self.run.save_weights(self.stage, self.model.state_dict(), {"stage": self.stage, "seed": self.seed})
         self.run.finish_stage(self.stage, asdict(report))
         self.run.delete_state(self.stage)

@@ -20,13 +20,19 @@ from torch.nn import functional
 
 from common.batch import Batch, ClassificationBatch
 from common.models.centernet import CenterNet, centernet_losses
+from common.models.fpn import FPN
 from common.models.resnet import ResNet
+from common.models.roi_head import CASCADE, RoISettings
+from common.models.rpn import RPNSettings
+from common.models.two_stage import TwoStage, two_stage_losses
 from common.plain import InputError
 from common.settings import Optimisation
 from common.train import distributed
 from common.train.loop import Training, fit
 from common.train.run_folder import Run
 from common.train.schedule import build_optimiser
+
+KINDS = ("one-stage", "two-stage")
 
 
 class Batches:
@@ -90,16 +96,25 @@ class Scenes:
             yield Batch(images, boxes, labels, valid, torch.arange(4), torch.ones(4))
 
 
-def train_detector(folder: Path) -> list[float]:
+def train_detector(folder: Path, kind: str) -> list[float]:
     """The losses of this process's part at each of 20 steps."""
     torch.manual_seed(7)
     backbone = ResNet("resnet18", width=8)
-    network = CenterNet(backbone, 3, neck_widths=(16, 8, 8), head_width=8, elastic=True)
-    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()) == 23
+    if kind == "one-stage":
+        network, losses_of = (
+            CenterNet(backbone, 3, neck_widths=(16, 8, 8), head_width=8, elastic=True),
+            centernet_losses,
+        )
+    else:
+        rpn = RPNSettings(samples=32, candidates=(60, 60), proposals=(30, 30))
+        heads = RoISettings(stages=CASCADE[:2], hidden=(16,), samples=12)
+        losses_of = two_stage_losses
+        network = TwoStage(backbone, 3, FPN(backbone.out_channels, width=8), rpn, heads)
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()) >= 20
     losses = []
 
     def step_losses(batch: Batch, step):
-        found = centernet_losses(network(batch.images), batch)
+        found = losses_of(network(batch.images), batch)
         losses.append(found["loss"].item())
         yield found
 
@@ -110,7 +125,7 @@ def train_detector(folder: Path) -> list[float]:
 
 def test_two_halves_train_as_one_whole(tmp_path):
     train(tmp_path / "whole")
-    losses = train_detector(tmp_path / "whole-detector")
+    losses = {kind: train_detector(tmp_path / f"whole-{kind}", kind) for kind in KINDS}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -130,17 +145,17 @@ def test_two_halves_train_as_one_whole(tmp_path):
     reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert reports[0]["loss"] == reports[1]["loss"]
 
-    # batch norm and the number of objects that losses are divided by are those of the whole batch
-    assert losses[-1] < losses[0]
-    assert max(map(abs, map(sub, *(report["detector"] for report in reports)))) > 0.1  # the halves do differ
-    assert [mean(pair) for pair in zip(*(report["detector"] for report in reports), strict=True)] == pytest.approx(
-        losses, abs=1e-4
-    )
-    ours, theirs = (
-        Run.read(tmp_path / name).load_weights("detector")[0] for name in ("halves-detector", "whole-detector")
-    )
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)
+    # batch norm, the samples that are drawn and what losses are divided by are those of the whole batch
+    for kind in KINDS:
+        halves = [report[kind] for report in reports]
+        assert losses[kind][-1] < losses[kind][0]
+        assert max(map(abs, map(sub, *halves))) > 0.1  # the halves do differ
+        assert [mean(pair) for pair in zip(*halves, strict=True)] == pytest.approx(losses[kind], abs=1e-4)
+        ours, theirs = (
+            Run.read(tmp_path / f"{name}-{kind}").load_weights("detector")[0] for name in ("halves", "whole")
+        )
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)
 
     # what process 0 found is what both say, errors included
     assert [report["finished again"] for report in reports] == [[], []]
@@ -209,8 +224,9 @@ def two_processes(folder: Path, port: str) -> bool:
             try:
                 distributed.start("cpu")
                 time.sleep(0.3 * rank)  # nothing may depend on who comes first
-                report = {"loss": train(folder / "halves"), "detector": train_detector(folder / "halves-detector")}
-                report["finished again"] = train_detector(folder / "halves-detector")
+                report = {kind: train_detector(folder / f"halves-{kind}", kind) for kind in KINDS}
+                report["loss"] = train(folder / "halves")
+                report["finished again"] = train_detector(folder / f"halves-{KINDS[0]}", KINDS[0])
                 with pytest.raises(InputError) as refused:
                     Run.open(folder / "halves", {"kind": 1})
                 report["refused"] = str(refused.value)
