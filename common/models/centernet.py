@@ -17,14 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.batch import Batch, Detections
+from common.letterbox import SIDE_MULTIPLE
 from common.models.divisor import divisor
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
+from common.models.matching import pick
 from common.models.norm import draw
 from common.models.ofa_resnet import sort_channels
 from common.models.outline import outline
+from common.models.suppression import as_detections, best
 from common.plain import InputError
 
-SIDE_MULTIPLE = 32  # image sides: what the deepest backbone halves five times
 # A rare class: sigmoid(-2.19) = .1, so that the many empty cells do not swamp the first steps (RetinaNet's prior).
 HEATMAP_BIAS = -2.19
 OVERLAP = 0.7  # IoU that a box within its Gaussian keeps, CornerNet's
@@ -101,7 +103,7 @@ class CenterNet(nn.Module):
     @torch.no_grad()
     def detect(self, images: Tensor) -> Detections:
         """Detections (B, 100) in pixels of `images` (B, 3, H, W), best first. Call `eval()` before."""
-        return decode(self(images), stride=self.stride)
+        return decode_peaks(self(images), stride=self.stride)
 
     def activate(self, path: Sequence[int]) -> None:
         """Use the sub-network of `path` (see the elastic backbone) from the next forward on."""
@@ -247,8 +249,7 @@ def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def _distance_at_centres(prediction: Tensor, target: Tensor, targets: Targets) -> Tensor:
     """Sum over objects and coordinates of |map at the centre - target|: (B, 2, h, w), (B, G, 2) -> ()."""
-    index = targets.cell.unsqueeze(1).expand(-1, 2, -1)  # (B, 2, G)
-    there = prediction.float().flatten(2).gather(2, index).transpose(1, 2)  # (B, G, 2)
+    there = pick(prediction.float().flatten(2).mT, targets.cell)  # (B, G, 2)
     return ((there - target).abs() * targets.present.unsqueeze(-1)).sum()
 
 
@@ -256,7 +257,7 @@ def _distance_at_centres(prediction: Tensor, target: Tensor, targets: Targets) -
 
 
 @torch.no_grad()
-def decode(outputs: dict[str, Tensor], top: int = 100, stride: int = 4) -> Detections:
+def decode_peaks(outputs: dict[str, Tensor], top: int = 100, stride: int = 4) -> Detections:
     """The `top` highest peaks of the heatmap over all classes, as boxes in pixels of the network's input.
 
     A peak is a cell that none of its eight neighbours exceeds; that stands in for non-maximum suppression. Returns
@@ -265,26 +266,14 @@ def decode(outputs: dict[str, Tensor], top: int = 100, stride: int = 4) -> Detec
     logits = outputs["heatmap"].float()
     rows, columns = logits.shape[-2:]
     # Sigmoid keeps the order, so peaks are found among logits, where high scores do not saturate into ties.
-    peaks = torch.where(_highest_near(logits) == logits, logits, -torch.inf).flatten(1)
-    count = min(top, peaks.shape[1])
-    best, index = peaks.topk(count, dim=1, sorted=False)  # (B, count)
-    index, order = index.sort(dim=1)
-    best, order = best.gather(1, order).sort(dim=1, descending=True, stable=True)
-    index = index.gather(1, order)
-
+    peaks, flat = (_highest_near(logits) == logits).flatten(1), logits.flatten(1)
+    index, valid = best(flat, peaks, top)  # (B, count), count at most `top`
     cell = index % (rows * columns)
-    at_peaks = cell.unsqueeze(1).expand(-1, 2, -1)  # (B, 2, count)
-    size = outputs["size"].float().flatten(2).gather(2, at_peaks).clamp(min=0)
-    offset = outputs["offset"].float().flatten(2).gather(2, at_peaks)
-    centre = torch.stack([cell % columns, cell // columns], dim=1) + offset  # (B, 2, count) x, y
-    boxes = torch.cat([centre - size / 2, centre + size / 2], dim=1).transpose(1, 2) * stride  # (B, count, 4)
-    padding = top - count
-    return Detections(
-        boxes=F.pad(boxes, (0, 0, 0, padding)),
-        scores=F.pad(best.sigmoid(), (0, padding)),
-        labels=F.pad(index // (rows * columns), (0, padding)),
-        valid=F.pad(best > -torch.inf, (0, padding)),
-    )
+    size, offset = (pick(outputs[name].float().flatten(2).mT, cell) for name in ("size", "offset"))  # (B, count, 2)
+    centre = torch.stack([cell % columns, cell // columns], dim=-1) + offset  # x, y
+    half = size.clamp(min=0) / 2
+    boxes = torch.cat([centre - half, centre + half], dim=-1) * stride
+    return as_detections(boxes, flat.gather(1, index).sigmoid(), index // (rows * columns), valid, top)
 
 
 def _highest_near(maps: Tensor) -> Tensor:

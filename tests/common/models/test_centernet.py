@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from common.batch import Batch
 from common.models import centernet
-from common.models.centernet import CenterNet, centernet_losses, centernet_targets, decode, gaussian_radius
+from common.models.centernet import CenterNet, centernet_losses, centernet_targets, decode_peaks
 from common.models.ofa_resnet import OFAResNet, ResNet
 from common.plain import InputError
 from detofa.space import OFAResNetSpace
@@ -31,33 +32,29 @@ def small_network(
     return randomise_norms(CenterNet(backbone, CLASSES, neck_widths, head_width=8, elastic=elastic))
 
 
-def random_batch(seed: int, device: torch.device | str = "cpu", count: int = 4, boxes: int = 9) -> Batch:
-    """Images of 96x64 pixels with boxes of all sizes, some past the edge, one without area, two on one cell."""
+def random_batch(seed: int, device: torch.device) -> Batch:
+    """Four images of 64x96 pixels with boxes of all sizes, some past the edge, one without area, two on one cell."""
     height, width = 96, 64
     generator = torch.Generator().manual_seed(seed)
-    size = torch.rand(count, boxes, 2, generator=generator) ** 2 * 70 + 1
-    corner = torch.rand(count, boxes, 2, generator=generator) * torch.tensor([width - 8.0, height - 8.0]) - 4
+    size = torch.rand(4, 9, 2, generator=generator) ** 2 * 70 + 1
+    corner = torch.rand(4, 9, 2, generator=generator) * torch.tensor([width - 8.0, height - 8.0]) - 4
     xyxy = torch.cat([corner, corner + size], dim=-1)
-    labels = torch.randint(CLASSES, (count, boxes), generator=generator)
-    valid = torch.rand(count, boxes, generator=generator) > 0.3
+    labels = torch.randint(CLASSES, (4, 9), generator=generator)
+    valid = torch.rand(4, 9, generator=generator) > 0.3
     xyxy[0, 0, 2:] = xyxy[0, 0, :2]
     xyxy[0, 1], xyxy[0, 2] = torch.tensor([10.0, 10, 30, 40]), torch.tensor([12.0, 14, 29, 36])
     labels[0, 1], labels[0, 2] = 1, 3
     xyxy[1, 0], xyxy[1, 1], labels[1, :2] = xyxy[0, 1], xyxy[0, 2], 2
     valid[0, :3] = valid[1, :2] = True
     valid[2] = False
-    images = torch.zeros(count, 3, height, width)
-    return Batch(images, xyxy, labels, valid, torch.arange(count), torch.ones(count)).to(device)
+    images = torch.zeros(4, 3, height, width)
+    return Batch(images, xyxy, labels, valid, torch.arange(4), torch.ones(4)).to(device)
 
 
-def random_outputs(seed: int, batch: Batch, scale: float = 3.0) -> dict[str, Tensor]:
-    B, _, H, W = batch.images.shape
+def random_outputs(seed: int, device: torch.device, cells: tuple[int, int] = (24, 16), scale: float = 3.0) -> dict:
     generator = torch.Generator().manual_seed(seed)
-    channels = {"heatmap": CLASSES, "size": 2, "offset": 2}
-    return {
-        name: (torch.randn(B, count, H // STRIDE, W // STRIDE, generator=generator) * scale).to(batch.images.device)
-        for name, count in channels.items()
-    }
+    channels = {"heatmap": CLASSES, "size": 2, "offset": 2}.items()
+    return {name: (torch.randn(4, count, *cells, generator=generator) * scale).to(device) for name, count in channels}
 
 
 # --- plain references -------------------------------------------------------------------------------------------------
@@ -91,11 +88,10 @@ def naive_heatmap(batch: Batch, image: int) -> np.ndarray:
     heatmap = np.zeros((CLASSES, rows, columns))
     for label, left, top, right, bottom in objects_in_cells(batch, image):
         radius = int(released_radius(math.ceil(bottom - top), math.ceil(right - left), 0.7))
-        sigma = (2 * radius + 1) / 6
         column, row = int((left + right) / 2), int((top + bottom) / 2)
-        for y in range(max(0, row - radius), min(rows, row + radius + 1)):
-            for x in range(max(0, column - radius), min(columns, column + radius + 1)):
-                value = math.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * sigma**2))
+        for y, x in np.ndindex(rows, columns):
+            if max(abs(y - row), abs(x - column)) <= radius:
+                value = math.exp(-((x - column) ** 2 + (y - row) ** 2) / (2 * ((2 * radius + 1) / 6) ** 2))
                 heatmap[label, y, x] = max(heatmap[label, y, x], value)
     return heatmap
 
@@ -126,13 +122,11 @@ def naive_losses(outputs: dict[str, Tensor], batch: Batch) -> dict[str, float]:
 
 def naive_decode(outputs: dict[str, Tensor], image: int, top: int) -> list[tuple[float, int, list[float]]]:
     heatmap = outputs["heatmap"][image].cpu().numpy()
-    classes, rows, columns = heatmap.shape
-    peaks = []
-    for k in range(classes):
-        for y in range(rows):
-            for x in range(columns):
-                if heatmap[k, y, x] == heatmap[k, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].max():
-                    peaks.append((-heatmap[k, y, x], k, y, x))
+    peaks = [
+        (-logit, *place)
+        for place, logit in np.ndenumerate(heatmap)
+        if logit == heatmap[place[0], *(slice(max(0, at - 1), at + 2) for at in place[1:])].max()
+    ]
     found = []
     for logit, k, y, x in sorted(peaks)[:top]:
         dx, dy = outputs["offset"][image, :, y, x].tolist()
@@ -144,13 +138,6 @@ def naive_decode(outputs: dict[str, Tensor], image: int, top: int) -> list[tuple
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------
-
-
-def test_radius_equals_the_released_formula():
-    for height in (1, 7, 24, 128):
-        for width in (1, 10, 100):
-            found = gaussian_radius(torch.tensor(height), torch.tensor(width))
-            assert found.item() == pytest.approx(released_radius(height, width, 0.7), rel=1e-12)
 
 
 @pytest.mark.parametrize("chunk", [centernet.GAUSSIAN_CHUNK, 4 * 24 * 16 * 2])
@@ -168,13 +155,17 @@ def test_heatmap_equals_a_loop_over_boxes(chunk, device, monkeypatch):
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_losses_equal_loops_whatever_the_padding(seed, device):
-    batch = random_batch(seed, device)
-    outputs = random_outputs(seed, batch)
+@pytest.mark.parametrize("objects", ["some", "none valid", "none"])
+def test_losses_equal_loops_whatever_the_padding(objects, device):
+    batch, outputs = random_batch(0, device), random_outputs(0, device)
+    if objects != "some":
+        batch = replace(batch, valid=torch.zeros_like(batch.valid))
+    if objects == "none":
+        batch = replace(batch, **{name: getattr(batch, name)[:, :0] for name in ("boxes", "labels", "valid")})
     found = centernet_losses(outputs, batch)
-    expected = naive_losses(outputs, batch)
-    assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, rel=1e-5)
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        naive_losses(outputs, batch), rel=1e-5
+    )
     wider = replace(
         batch,
         boxes=torch.cat([batch.boxes, torch.full_like(batch.boxes, 7.0)], dim=1),
@@ -184,23 +175,10 @@ def test_losses_equal_loops_whatever_the_padding(seed, device):
     torch.testing.assert_close(centernet_losses(outputs, wider), found)
 
 
-@pytest.mark.parametrize("boxes", [0, 6])
-def test_batch_without_objects_counts_only_negatives(boxes, device):
-    batch = random_batch(5, device)
-    valid = torch.zeros_like(batch.valid[:, :boxes])
-    batch = replace(batch, boxes=batch.boxes[:, :boxes], labels=batch.labels[:, :boxes], valid=valid)
-    outputs = random_outputs(5, batch)
-    found = centernet_losses(outputs, batch)
-    score = outputs["heatmap"].double().sigmoid()
-    expected = -(score**2 * torch.log1p(-score)).sum()
-    assert found["heatmap"].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert found["size"] == found["offset"] == 0
-
-
 @pytest.mark.parametrize("scale", [3.0, 200.0])
 def test_loss_and_gradient_are_finite_at_any_confidence(scale, device):
     batch = random_batch(6, device)
-    outputs = {name: value.requires_grad_() for name, value in random_outputs(6, batch, scale).items()}
+    outputs = {name: value.requires_grad_() for name, value in random_outputs(6, device, scale=scale).items()}
     loss = centernet_losses(outputs, batch)["loss"]
     loss.backward()
     assert loss.isfinite()
@@ -213,7 +191,7 @@ def test_loss_and_gradient_are_finite_at_any_confidence(scale, device):
 
 def test_losses_are_float32_under_autocast(device):
     batch = random_batch(7, device)
-    outputs = {name: value.bfloat16() for name, value in random_outputs(7, batch).items()}
+    outputs = {name: value.bfloat16() for name, value in random_outputs(7, device).items()}
     with torch.autocast(device.type, dtype=torch.bfloat16):
         found = centernet_losses(outputs, batch)
     expected = centernet_losses({name: value.float() for name, value in outputs.items()}, batch)
@@ -224,29 +202,22 @@ def test_losses_are_float32_under_autocast(device):
 # --- detections -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("top", [7, 100])
-def test_decoding_equals_a_loop_over_cells(top, device):
-    batch = random_batch(8, device)
-    outputs = random_outputs(8, batch)
+@pytest.mark.parametrize(("top", "cells"), [(7, (24, 16)), (100, (24, 16)), (100, (3, 4))])
+def test_decoding_equals_a_loop_over_cells(top, cells, device):
+    outputs = random_outputs(8, device, cells)
     outputs["heatmap"] = (outputs["heatmap"] * 4).round() / 4  # ties, also between neighbours
-    found = decode(outputs, top=top, stride=STRIDE)
+    found = decode_peaks(outputs, top=top, stride=STRIDE)
+    assert found.boxes.shape == (4, top, 4), "few cells are padded"
     for image in range(4):
         # Equal scores at the last place may be cut either way: compare what lies strictly above it.
         expected = naive_decode(outputs, image, top)
-        above = sum(score > expected[-1][0] + 1e-9 for score, _, _ in expected)
-        scores, labels, boxes = zip(*expected[:above], strict=True)
+        last = expected[-1][0] if len(expected) == top else 0.0
+        scores, labels, boxes = zip(*(each for each in expected if each[0] > last + 1e-9), strict=True)
+        above = len(scores)
         np.testing.assert_allclose(found.scores[image, :above].cpu(), scores, rtol=1e-5)
         assert found.labels[image, :above].tolist() == list(labels)
         np.testing.assert_allclose(found.boxes[image, :above].cpu(), boxes, atol=1e-3)
-        assert found.valid[image].sum() == len(expected)
-
-
-def test_fewer_cells_than_detections_are_padded():
-    outputs = {"heatmap": torch.zeros(2, 1, 3, 3), "size": torch.ones(2, 2, 3, 3), "offset": torch.zeros(2, 2, 3, 3)}
-    outputs["heatmap"][0, 0, 1, 1] = 1.0
-    found = decode(outputs, top=20)
-    assert found.boxes.shape == (2, 20, 4)
-    assert found.valid.sum(dim=1).tolist() == [1, 9]
+        assert found.valid[image].tolist() == [place < len(expected) for place in range(top)]
 
 
 def separate_objects() -> Batch:
@@ -259,41 +230,24 @@ def separate_objects() -> Batch:
     return Batch(images, boxes, labels, labels >= 0, torch.arange(2), torch.ones(2))
 
 
-def test_maps_that_say_what_the_targets_say_lose_nothing_and_decode_to_the_boxes(device):
-    batch = separate_objects().to(device)
-    targets = centernet_targets(batch, STRIDE, CLASSES)
-    outputs = {"heatmap": torch.logit(targets.heatmap, eps=1e-6)}
-    for name, values in (("size", targets.size), ("offset", targets.offset)):
-        maps = torch.zeros(2, 2, 24 * 16, device=device)
-        outputs[name] = maps.scatter(2, targets.cell.unsqueeze(1).expand(-1, 2, -1), values.mT).view(2, 2, 24, 16)
-    losses = centernet_losses(outputs, batch)
-    assert max(losses["size"], losses["offset"]) < 1e-6
-    assert losses["heatmap"] < 0.05 * centernet_losses(random_outputs(0, batch), batch)["heatmap"]
-    found = decode(outputs, stride=STRIDE)
-    for image in range(2):
-        confident = found.valid[image] & (found.scores[image] > 0.99)
-        order, truth = found.boxes[image, confident][:, 3].argsort(), batch.boxes[image][:, 3].argsort()
-        torch.testing.assert_close(found.boxes[image, confident][order], batch.boxes[image][truth])
-        assert torch.equal(found.labels[image, confident][order], batch.labels[image][truth])
-
-
 # --- network ----------------------------------------------------------------------------------------------------------
 
 
 def test_two_images_are_learnt_by_heart(device):
     batch, network = separate_objects().to(device), small_network(elastic=False).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(60):
+    for step in range(80):
+        optimiser.param_groups[0]["lr"] = 1e-2 * min(1, (80 - step) / 40)
         loss = centernet_losses(network(batch.images), batch)["loss"]
         optimiser.zero_grad()
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
         optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.1 * losses[0]
     found = network.eval().detect(batch.images)
-    assert sorted(found.labels[0, :3].tolist()) == sorted(batch.labels[0].tolist())
+    for image in range(2):
+        place = box_iou(batch.boxes[image], found.boxes[image, :3]).max(dim=1)
+        assert (place.values > 0.5).all()
+        assert torch.equal(found.labels[image, place.indices], batch.labels[image])
 
 
 @pytest.mark.parametrize(
@@ -311,7 +265,7 @@ def test_maps_and_detections_follow_backbone_and_neck_for_each_image(strides, ne
     alone = [network(image.unsqueeze(0)) for image in images]
     for name, maps in outputs.items():
         torch.testing.assert_close(maps, torch.cat([each[name] for each in alone]), atol=1e-5, rtol=1e-4)
-    found, expected = network.detect(images), decode(outputs, stride=stride)
+    found, expected = network.detect(images), decode_peaks(outputs, stride=stride)
     assert found.boxes.shape == (2, 100, 4)
     assert not found.boxes.requires_grad
     torch.testing.assert_close(found.boxes, expected.boxes)
@@ -352,13 +306,11 @@ def test_extraction_equals_the_active_sub_network_to_the_bit(training, device):
 
 
 def test_sorting_channels_leaves_the_full_function():
-    net = small_network().eval()
-    images = torch.randn(2, 3, 64, 64)
+    net, images = small_network().eval(), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        before, weight = net(images), net.neck[0].weight.clone()
+        before = net(images)
         net.sort_channels()
         torch.testing.assert_close(net(images), before, atol=1e-5, rtol=1e-5)
-    assert not torch.equal(weight, net.neck[0].weight), "the neck's input channels move with the backbone's last stage"
     readers = [block.reduce.conv for block in list(net.backbone.stages[3])[1:]]
     importance = net.neck[0].weight.detach().abs().sum((1, 2, 3))
     importance += sum(reader.weight.detach().abs().sum((0, 2, 3)) for reader in readers)
