@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 Measured = dict[str, Any]
 """One seed's numbers, in a form that fits into JSON.
 
-Two keys have a meaning here. "evidence": what the claims are judged by, name -> number or nested list of the same shape
-for every seed, or a function that gives it: what the function uses is then recorded as what the value rests on.
-"missing": what was to be trained and has no result -> why; the exhibit is drawn without it.
+Three keys have a meaning here. "evidence": what the claims are judged by, name -> number or nested list of the same
+shape for every seed, or a function that gives it: what the function uses is then recorded as what the value rests on.
+"budget": what each side of a comparison was trained with, side -> {"samples": ..., "cpu_seconds": ...}. "missing": what
+was to be trained and has no result -> why; the exhibit is drawn without it.
 """
 
 
@@ -69,7 +70,8 @@ class Exhibit:
 
     name: as in the paper's printed.json: "figure5". shows: what is measured, in a phrase. measure: study -> one seed's
     numbers; an `InputError` costs this exhibit and no other. draw: numbers of all seeds -> table and pictures.
-    claims: those that this exhibit bears on most; a claim's evidence may come from several exhibits.
+    claims: those that this exhibit bears on most; a claim's evidence may come from several exhibits. pilot: of what is
+    settled before the judged runs: measured only when it is named, on so many seeds from `PILOT_SEED` on.
     """
 
     name: str
@@ -78,6 +80,11 @@ class Exhibit:
     measure: Callable[[Any], Measured]
     draw: Callable[[Sequence[Measured], Setting], Drawn]
     claims: "tuple[Claim, ...]" = ()
+    pilot: int = 0
+
+
+PILOT_SEED = 1000
+"""The first of the seeds that nothing is judged by."""
 
 
 def display_name(exhibit: str) -> str:

@@ -10,7 +10,7 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,18 @@ from typing import Any
 import numpy as np
 
 from common.cli import StudyOptions, Switch, command, short_name, typed_command
-from common.plain import InputError, read_json, read_json_if_there, to_json, write_atomically, write_json
+from common.plain import (
+    InputError,
+    first_difference,
+    read_json,
+    read_json_if_there,
+    to_json,
+    write_atomically,
+    write_json,
+)
 from common.report.claims import Claim, Evidence, judge_all
 from common.report.exhibit import (
+    PILOT_SEED,
     Exhibit,
     ExhibitResult,
     Measured,
@@ -30,9 +39,18 @@ from common.report.exhibit import (
     printed_table,
     stacked,
 )
-from common.report.runs import RunSummary, duration, shared_environment, summarise
+from common.report.runs import duration, shared_environment, summarise
 
-_NOT_MEASURED = ("seed", "only", "claim", "out", "list", "publish", "results")  # where and how, not what
+_NOT_MEASURED = (
+    "seed",
+    "only",
+    "claim",
+    "out",
+    "list",
+    "publish",
+    "go_on_from_published",
+    "results",
+)  # where and how, not what
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +70,8 @@ class ReproduceOptions:
     """Only list the exhibits, with the time that they took where they were run."""
     publish: Switch = False
     """Also copy results, claims and run records, without pictures' files, into --results."""
+    go_on_from_published: Switch = False
+    """Take seeds that --results holds, measured with the same settings, from there instead of training them."""
     results: Path = Path("results")
     """Folder that --publish copies into, and --list reads recorded times from."""
 
@@ -96,16 +116,18 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
         print(listing(paper, chosen, options))
         return
     began = time.perf_counter()
+    measured, problems = _measure(paper, options, chosen)
     if options.seed is None:
-        measured, problems = _measure(paper, options, chosen, range(options.seeds))
         setting = setting_of(options)
         for exhibit in chosen:
-            if len(measured[exhibit.name]) == options.seeds:
+            if len(measured[exhibit.name]) == len(seeds_of(exhibit, options)):
                 where = folder / "exhibits" / exhibit.name
                 write_json(where / "measured.json", {"setting": setting, "seeds": measured[exhibit.name]})
                 result = draw(paper, exhibit, measured[exhibit.name], setting, command_for(paper, options, exhibit))
-                result = replace(result, environment=environment_of(folder.parent, result.runs))
-                save(result, where)
+                save(
+                    replace(result, environment=environment_of(folder.parent, result.runs, _known(paper, options))),
+                    where,
+                )
                 _say(f"{exhibit.name}: {where}")
         claims = judge_folder(paper, options, folder)
         write_json(folder / "claims.json", claims)
@@ -117,7 +139,6 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
             ["python", "-m", "common.report", str(options.out), "--out", str(options.out / "report")]
         )
     else:
-        _, problems = _measure(paper, options, chosen, [options.seed])
         following = f"{command_for(paper, options)} --out {shlex.quote(str(options.out))}, once every seed is there"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     _say(f"{time.perf_counter() - began:,.1f} s of wall clock, peak memory {peak / 2**20:,.0f} MiB")
@@ -145,7 +166,13 @@ def _checked(paper: Paper, options: ReproduceOptions) -> list[Exhibit]:
             f"--seed must be between 0 and {options.seeds - 1} for --seeds {options.seeds}, got {options.seed}"
         )
     short_name(options.data)
-    return [paper.by_name[name] for name in dict.fromkeys(names or paper.by_name)]
+    every = [exhibit.name for exhibit in paper.exhibits if options.list or not exhibit.pilot]
+    return [paper.by_name[name] for name in dict.fromkeys(names or every)]
+
+
+def seeds_of(exhibit: Exhibit, options: ReproduceOptions) -> list[int]:
+    """The seeds that an exhibit is measured on; a pilot's are its own."""
+    return [PILOT_SEED + number for number in range(exhibit.pilot)] or list(range(options.seeds))
 
 
 def setting_of(options: StudyOptions) -> Setting:
@@ -168,12 +195,17 @@ def command_for(paper: Paper, options: ReproduceOptions, exhibit: Exhibit | None
 
 
 def _measure(
-    paper: Paper, options: ReproduceOptions, chosen: Sequence[Exhibit], seeds: Iterable[int]
+    paper: Paper, options: ReproduceOptions, chosen: Sequence[Exhibit]
 ) -> tuple[dict[str, dict[int, Measured]], dict[str, str]]:
     """Exhibit -> seed -> numbers, seed by seed; and why, for each exhibit that could not be measured."""
-    measured: dict[str, dict[int, Measured]] = {exhibit.name: {} for exhibit in chosen}
+    measured = {exhibit.name: _published_seeds(paper, options, exhibit) for exhibit in chosen}
+    left: dict[int, list[Exhibit]] = {}
+    for exhibit in chosen:
+        for seed in seeds_of(exhibit, options):
+            if seed not in measured[exhibit.name] and (exhibit.pilot or options.seed in (None, seed)):
+                left.setdefault(seed, []).append(exhibit)
     problems: dict[str, str] = {}
-    for number, seed in enumerate(seeds):
+    for number, seed in enumerate(sorted(left)):
         study = paper.study(options, seed, typed_command())  # one at a time: a study holds the decoded images
         if number == 0:
             _say(
@@ -181,13 +213,28 @@ def _measure(
                 f"device {study.device}"
             )
             _say(f"config: {json.dumps(to_json(options.preset))}")
-        for exhibit in chosen:
+        for exhibit in left[seed]:
             try:
                 measured[exhibit.name][seed] = measure_exhibit(exhibit, study)
             except InputError as error:
                 problems.setdefault(exhibit.name, str(error))
                 _say(f"{exhibit.name}, seed {seed}: {error}")
     return measured, problems
+
+
+def _published_seeds(paper: Paper, options: ReproduceOptions, exhibit: Exhibit) -> dict[int, Measured]:
+    """Seeds of an exhibit that are taken from published results; `InputError` for those of other settings."""
+    where = published_folder(paper, options) / "measured.json"
+    known = (read_json_if_there(where) or {}).get(exhibit.name) if options.go_on_from_published else None
+    if known is None:
+        return {}
+    if other := first_difference(known["setting"], to_json(setting_of(options))):
+        raise InputError(
+            f"{where} holds {exhibit.name} measured with {other[0]} = {other[1]}, and this command asks for "
+            f"{other[2]}: give the same settings, or leave out --go-on-from-published"
+        )
+    wanted = seeds_of(exhibit, options)
+    return {seed: numbers for seed, numbers in by_number(known["seeds"]).items() if seed in wanted}
 
 
 def measure_exhibit(exhibit: Exhibit, study: Any) -> Measured:
@@ -256,7 +303,9 @@ def judge_folder(paper: Paper, options: ReproduceOptions, folder: Path) -> dict[
     """Every claim judged by the numbers of all exhibits measured so far for all the seeds asked for."""
     records = {name: read_json_if_there(folder / "exhibits" / name / "measured.json") for name in paper.by_name}
     measured = {name: by_number(record["seeds"]) for name, record in records.items() if record is not None}
-    return judge_measured(paper, options, measured, lambda runs: environment_of(folder.parent, runs))
+    known = _known(paper, options)
+    why = read_json_if_there(published_folder(paper, options) / "why.json") or {}
+    return judge_measured(paper, options, measured, lambda runs: environment_of(folder.parent, runs, known), why)
 
 
 def by_number(seeds: Mapping[str, Measured]) -> dict[int, Measured]:
@@ -269,16 +318,23 @@ def judge_measured(
     options: ReproduceOptions,
     measured: Mapping[str, Mapping[int, Measured]],
     environment: Callable[[Sequence[str]], Mapping[str, Any]] = lambda runs: {},
+    why: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Every claim judged. measured: exhibit -> seed -> numbers; one that lacks a seed is passed over."""
+    """Every claim judged. measured: exhibit -> seed -> numbers; one that lacks a seed is passed over.
+
+    why: claim -> a sentence written after looking at the results.
+    """
     seeds = list(range(options.seeds))
     values: dict[str, np.ndarray] = {}
+    budget: dict[str, dict[str, Any]] = {}
     rests_on: dict[str, dict[str, None]] = {}
     for numbers in measured.values():
         if not all(seed in numbers for seed in seeds):
             continue
         by_seed = [numbers[seed].get("evidence", {}) for seed in seeds]
-        values |= stacked_evidence(by_seed, paper.comparable)
+        found = stacked_evidence(by_seed, paper.comparable)
+        values |= found
+        budget |= dict.fromkeys(found, _mean_budget([numbers[seed].get("budget", {}) for seed in seeds]))
         for seed in seeds:
             for name, runs in numbers[seed].get("rests_on", {}).items():
                 rests_on.setdefault(name, {}).update(dict.fromkeys(runs))
@@ -290,8 +346,18 @@ def judge_measured(
         values=values,
         rests_on=rests_on,
         environment=environment,
+        budget=budget,
+        why=why or {},
     )
     return judge_all(paper.claims, evidence, paper.name, paper.title)
+
+
+def _mean_budget(by_seed: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Side -> what it was trained with, averaged over the seeds."""
+    return {
+        side: {what: float(np.mean([spent[side][what] for spent in by_seed])) for what in by_seed[0][side]}
+        for side in by_seed[0]
+    }
 
 
 def stacked_evidence(
@@ -306,9 +372,15 @@ def stacked_evidence(
     return {name: array for name, array in values.items() if array.size and np.isfinite(array).all()}
 
 
-def environment_of(paper_folder: Path, runs: Sequence[str]) -> dict[str, Any]:
-    """Commit, versions and hardware of some runs (DATA-SCALE/RUN); a list of values where runs differ."""
-    return shared_environment([summarise(paper_folder / name).environment for name in runs])
+def environment_of(
+    paper_folder: Path, runs: Sequence[str], known: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Commit, versions and hardware of some runs (DATA-SCALE/RUN); a list of values where runs differ.
+
+    known: published records of runs that were made elsewhere, by name.
+    """
+    known = known or {}
+    return shared_environment([_run_record(paper_folder, name, known)["environment"] for name in runs])
 
 
 # ---- publishing and listing
@@ -322,21 +394,27 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
     target = published_folder(paper, options)
     anywhere = _without_places(options)
     names: dict[str, None] = {}
+    published = read_json_if_there(target / "measured.json") or {}
     numbers: dict[str, Any] = {}
     for exhibit in paper.exhibits:
-        where = folder / "exhibits" / exhibit.name
+        where, copy = folder / "exhibits" / exhibit.name, target / f"{exhibit.name}.json"
         if (where / "result.json").is_file():
             result = ExhibitResult.load(where / "result.json")
             again = command_for(paper, replace(anywhere, seeds=len(result.seeds)), exhibit)
-            replace(result, command=again).save(target / f"{exhibit.name}.json")
+            replace(result, command=again).save(copy)
             numbers[exhibit.name] = read_json(where / "measured.json")
-            names |= dict.fromkeys(result.runs)
+        elif exhibit.name in published and copy.is_file():  # measured elsewhere: it stays
+            result, numbers[exhibit.name] = ExhibitResult.load(copy), published[exhibit.name]
+        else:
+            continue
+        names |= dict.fromkeys(result.runs)
     write_json(target / "measured.json", numbers)
     claims = read_json(folder / "claims.json")
     for claim in claims.values():
         claim["command"] = command_for(paper, replace(anywhere, only=(), claim=()))
     write_json(target / "claims.json", claims)
-    write_json(target / "runs.json", {name: _run_record(summarise(folder.parent / name)) for name in names})
+    known = _known(paper, options)
+    write_json(target / "runs.json", {name: _run_record(folder.parent, name, known) for name in names})
     return target
 
 
@@ -346,8 +424,19 @@ def published_folder(paper: Paper, options: ReproduceOptions) -> Path:
     return options.results / options.scale / paper.name / ("" if name == "scenes" else name)
 
 
-def _run_record(summary: RunSummary) -> dict[str, Any]:
-    """What a run took and where it was made; its commands are left out, for they name folders."""
+def _known(paper: Paper, options: ReproduceOptions) -> dict[str, Any]:
+    """Published records of runs, by name."""
+    return read_json_if_there(published_folder(paper, options) / "runs.json") or {}
+
+
+def _run_record(paper_folder: Path, name: str, known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What a run took and where it was made; its commands are left out, for they name folders.
+
+    known: published records, for a run that is not here.
+    """
+    if name in known and not (paper_folder / name).is_dir():
+        return known[name]
+    summary = summarise(paper_folder / name)
     environment, *resumed = (
         {key: value for key, value in each.items() if key not in ("command", "resumed")}
         for each in (summary.environment, *summary.environment.get("resumed", []))
@@ -383,13 +472,12 @@ def listing(paper: Paper, chosen: Sequence[Exhibit], options: ReproduceOptions) 
 def _recorded_time(paper: Paper, exhibit: Exhibit, options: ReproduceOptions) -> str:
     folder = options.out / paper.name / options.run_folder
     own, published = folder / "exhibits" / exhibit.name / "result.json", published_folder(paper, options)
-    copy = published / f"{exhibit.name}.json"
+    copy, known = published / f"{exhibit.name}.json", _known(paper, options)
     if own.is_file():
         result, where = ExhibitResult.load(own), "here"
-        records = [_run_record(summarise(folder.parent / name)) for name in result.runs]
+        records = [_run_record(folder.parent, name, known) for name in result.runs]
     elif copy.is_file() and not options.changed:
         result, where = ExhibitResult.load(copy), f"as published in {published}"
-        known = read_json_if_there(published / "runs.json") or {}
         records = [known[name] for name in result.runs if name in known]
     else:
         return "not run here"

@@ -14,7 +14,7 @@ from typing import Any
 from common.plain import InputError, read_json, read_json_if_there
 from common.report.exhibit import ExhibitResult
 
-PUBLISHED = ("measured.json", "claims.json", "runs.json")
+PUBLISHED = ("measured.json", "claims.json", "runs.json", "why.json")
 """What lies in a published folder beside the exhibits' records."""
 _COST_KEYS = ("seconds", "wall_s", "wall_seconds")  # wall clock, whichever a record carries
 _OF_ONE_RUN = ("command", "time", "resumed")  # what an environment says of one run rather than of the machine

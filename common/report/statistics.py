@@ -1,4 +1,4 @@
-"""Intervals over seeds, rank correlation, and how many seeds an effect needs.
+"""Intervals over seeds and over items, rank correlation, and how many seeds an effect needs.
 
 Methods under comparison share a seed's weights, data order and validation images, so what is tested is always their
 difference within a seed, never two separate means.
@@ -6,8 +6,10 @@ difference within a seed, never two separate means.
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,6 +45,16 @@ class Difference:
         if self.n < 2 or not self.has_interval:
             return math.nan
         return self.half * math.sqrt(self.n) / _student_t(self.n)
+
+    def p_value(self, threshold: float = 0.0) -> float:
+        """Two-sided p of the mean's distance from a threshold, by the t distribution; NaN without an interval."""
+        if self.n < 2 or not self.has_interval:
+            return math.nan
+        from scipy import stats
+
+        distance = abs(self.mean - threshold)
+        ratio = distance * _student_t(self.n) / self.half if self.half else math.inf if distance else 0.0
+        return float(2 * stats.t.sf(ratio, self.n - 1))
 
 
 def mean_interval(values: ArrayLike) -> Difference:
@@ -82,6 +94,57 @@ def kendall_tau(predicted: ArrayLike, actual: ArrayLike, groups: ArrayLike | Non
         signs, other_signs = signs * together, other_signs * together
     untied = np.abs(signs).sum() * np.abs(other_signs).sum()
     return float((signs * other_signs).sum() / math.sqrt(untied)) if untied else math.nan
+
+
+def partial_tau(first: ArrayLike, second: ArrayLike, covariate: ArrayLike, groups: ArrayLike | None = None) -> float:
+    """Kendall's tau of what a straight line through the covariate leaves of two scores, (N,) each.
+
+    groups: (N,), such as the seed: each has its own line, and only pairs inside one count. (Kendall's own partial tau
+    is not 0 for scores that share nothing but the covariate.)
+    """
+    scores = np.stack([np.asarray(first, dtype=float), np.asarray(second, dtype=float)], axis=1)
+    covariate = np.asarray(covariate, dtype=float)
+    left = np.empty_like(scores)
+    groups = np.zeros(len(covariate)) if groups is None else np.asarray(groups)
+    for group in np.unique(groups):
+        inside = groups == group
+        line = np.stack([np.ones(inside.sum()), covariate[inside]], axis=1)
+        left[inside] = scores[inside] - line @ np.linalg.lstsq(line, scores[inside], rcond=None)[0]
+    return kendall_tau(left[:, 0], left[:, 1], groups)
+
+
+def bootstrap_interval(
+    statistic: Callable[[list[Any]], float], seeds: Sequence[Sequence[Any]], draws: int = 2000
+) -> Difference:
+    """A statistic of items pooled over seeds, with its 95 % percentile interval: seeds are drawn again, then items.
+
+    statistic: items -> a number; NaN leaves a draw out. seeds: items of each seed, such as (cost, AP) of an
+    architecture. For what is bounded (shares, ranks, areas), where a t interval would reach past the bounds. n is the
+    number of items. Raises InputError where there are none.
+    """
+    if not seeds or not all(len(items) for items in seeds):
+        raise InputError("a bootstrap needs at least one item of every seed")
+    generator = np.random.Generator(np.random.PCG64(0))
+    values = []
+    for _ in range(draws):
+        drawn = [seeds[index] for index in generator.integers(len(seeds), size=len(seeds))]
+        values.append(
+            statistic([items[at] for items in drawn for at in generator.integers(len(items), size=len(items))])
+        )
+    finite = np.array(values)[np.isfinite(values)]
+    low, high = np.quantile(finite, [0.025, 0.975]) if len(seeds) > 1 and len(finite) else (math.nan, math.nan)
+    pooled = [item for items in seeds for item in items]
+    return Difference(float(statistic(pooled)), float(low), float(high), len(pooled))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p of each name, adjusted by Holm for all of them together: below .05, it would stand among so many tests."""
+    ordered = sorted(p_values, key=p_values.__getitem__)
+    adjusted, largest = {}, 0.0
+    for rank, name in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return adjusted
 
 
 def seeds_needed(sd: float, effect: float, power: float = 0.8) -> int:

@@ -4,9 +4,22 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from common.plain import InputError, write_json
-from common.report.claims import Claim, Condition, Evidence, NotMeasured, all_of, judge, judge_all, read_claims, verdict
+from common.report.claims import (
+    Before,
+    Claim,
+    Condition,
+    Evidence,
+    NotMeasured,
+    NotTestable,
+    all_of,
+    judge,
+    judge_all,
+    read_claims,
+    verdict,
+)
 from common.report.statistics import Difference, mean_interval, seeds_needed
 
 VALUES = {"ours": [30.0, 32.0, 31.0], "theirs": [20.0, 21.0, 22.0], "low": [1.0, 1.1, 1.2], "wide": [-9.0, 0.0, 9.0]}
@@ -53,6 +66,24 @@ def test_verdict(low, high, threshold, direction, expected):
     assert verdict(Difference(0.2, low, high, 2), threshold, direction) == expected
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.1, 0.9, "smaller than the paper's"),  # there, but not half of the printed 2 above 0
+        (-0.5, 0.9, "smaller than the paper's"),
+        (0.1, 1.0, "reproduced"),  # touching half is not staying below it
+        (-0.5, 1.1, "inconclusive"),
+        (-0.5, -0.1, "not reproduced"),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("threshold", [0.0, 5.0])
+def test_an_interval_short_of_half_of_the_printed_effect_is_smaller(low, high, expected, sign, threshold):
+    ends = sorted((threshold + sign * low, threshold + sign * high))
+    difference = Difference(sum(ends) / 2, *ends, 6)
+    assert verdict(difference, threshold, "above" if sign > 0 else "below", threshold + sign * 2) == expected
+
+
 def test_verdict_is_above_zero_where_nothing_else_is_said():
     assert verdict(Difference(0.2, 0.1, 0.3, 2)) == "reproduced"
     assert verdict(Difference(5.0, 4.0, 6.0, 1)) == "inconclusive"  # one seed, whatever it shows
@@ -64,6 +95,8 @@ def test_conjunction():
     assert all_of(["reproduced", "reproduced"]) == "reproduced"
     assert all_of(["reproduced", "inconclusive"]) == "inconclusive"
     assert all_of(["inconclusive", "not reproduced", "reproduced"]) == "not reproduced"
+    assert all_of(["reproduced", "smaller than the paper's", "inconclusive"]) == "smaller than the paper's"
+    assert all_of(["smaller than the paper's", "not reproduced"]) == "not reproduced"
     assert all_of([]) == "inconclusive"
 
 
@@ -71,13 +104,18 @@ def test_the_rule_in_words_is_printed_from_the_conditions():
     assert Condition("AP", lambda found: 0).sentence == "AP above 0"
     both = claim(condition("ours", 1.5), condition("low", 2e-5, "below"))
     assert both.rule == "AP of ours above 1.5; and AP of low below 2e-05"
+    assert condition(null="a random order").sentence == "AP of ours above 0 (a random order)"
 
 
 def test_record_holds_all_that_a_verdict_rests_on():
     difference = mean_interval([10.0, 11.0, 9.0])
     interval = [difference.low, difference.high]
     part = {"difference": 10.0, "interval": interval, "n": 3, "direction": "above", "threshold": 0.5}
-    assert judge(claim(), evidence(), "toynas", "ToyNAS") == {
+    spent = {"ours": {"samples": 10.0}, "theirs": {"samples": 20.0}}
+    found = evidence(budget={"ours": spent, "low": {"low": {}}}, why={"T-1": "It learns.", "T-2": "Not this."})
+    changed = claim(before=Before("AP above 0", "too easy"), level=lambda found: found["ours"])
+    whole = {"name": "AP of gain", "verdict": "reproduced", **part, "unit": "AP of gain", "printed": None, "null": ""}
+    assert judge(changed, found, "toynas", "ToyNAS") == {
         "id": "T-1",
         "paper_name": "toynas",
         "paper_title": "ToyNAS",
@@ -92,9 +130,14 @@ def test_record_holds_all_that_a_verdict_rests_on():
         "where": "Figure 5",
         "statement": "better",
         "rule": "AP of gain above 0.5",
-        "conditions": [{"name": "AP of gain", "verdict": "reproduced", **part, "unit": "AP of gain"}],
+        "before": {"rule": "AP above 0", "reason": "too easy"},
+        "why": "It learns.",
+        "conditions": [whole],
         "command": "a command",
-        "seeds_needed": seeds_needed(1.0, 0.25),
+        "budget": spent,
+        "level": 31.0,
+        "p": pytest.approx(2 * stats.t.sf(9.5 * math.sqrt(3), 2)),
+        "seeds_needed": None,
         "runs": ["d/a-s0", "d/a-s1", "d/b-s0"],
         "environment": {"runs": ["d/a-s0", "d/a-s1", "d/b-s0"]},
     }
@@ -141,11 +184,19 @@ def test_several_conditions_are_led_by_the_one_that_decides(conditions, expected
     assert [part["name"] for part in record["conditions"]] == [each.quantity for each in conditions]
 
 
-def test_reasons_of_an_open_verdict():
-    def reason(*conditions, seeds=(0, 1, 2)):
-        return judge(claim(*conditions), evidence(seeds), "t")["reason"]
+def test_a_claim_that_holds_has_the_p_of_its_weakest_condition_and_one_that_fails_that_of_the_first():
+    low, gain = mean_interval(VALUES["low"]).p_value(0.0), mean_interval([10.0, 11.0, 9.0]).p_value(0.5)
+    assert low < gain
+    assert judge(claim(LOW, GAIN), evidence(), "t")["p"] == judge(claim(GAIN, LOW), evidence(), "t")["p"] == gain
+    assert judge(claim(LOW, FAILS), evidence(), "t")["p"] == mean_interval(VALUES["theirs"]).p_value(99.0)
+    assert judge(claim(LOW, OPEN), evidence(), "t")["p"] is None
 
-    one, none = "1 seed: at least 2 are needed for an interval", "0 seeds: at least 2 are needed for an interval"
+
+def test_reasons_of_an_open_verdict():
+    def reason(*conditions, seeds=(0, 1, 2), needed=2):
+        return judge(claim(*conditions, seeds=needed), evidence(seeds), "t")["reason"]
+
+    one, none = "1 of the 2 seeds that a verdict needs", "0 of the 2 seeds that a verdict needs"
     empty = condition(value=lambda found: Difference(math.nan, math.nan, math.nan, 0))
     tied = condition(value=lambda found: Difference(0.5, math.nan, math.nan, 3))
     assert reason(OPEN) == reason(OPEN, seeds=(0, 1)) == "the interval covers the threshold 0.25"
@@ -153,22 +204,41 @@ def test_reasons_of_an_open_verdict():
     assert reason(empty) == reason(LOW, empty) == none
     assert reason(tied) == "no interval could be computed"
     assert reason(FAILS) is None
+    assert reason(FAILS, needed=4) == "3 of the 4 seeds that a verdict needs"  # whatever three of them show
 
 
-def test_an_interval_over_items_of_one_seed_decides_nothing():
+def test_items_pooled_over_seeds_stand_in_for_seeds_but_not_of_one_seed():
     items = condition(value=lambda found: Difference(0.9, 0.8, 0.95, 60))
     record = judge(claim(items), evidence(seeds=[0]), "t")
     assert (record["verdict"], record["difference"], record["n"]) == ("inconclusive", 0.9, 60)
-    assert judge(claim(items), evidence(seeds=[0, 1]), "t")["verdict"] == "reproduced"
+    assert judge(claim(items, seeds=6), evidence(seeds=[0, 1]), "t")["verdict"] == "reproduced"
+    fewer = condition(value=lambda found: Difference(0.9, 0.8, 0.95, 59))
+    assert judge(claim(items, fewer, seeds=6), evidence(seeds=[0, 1]), "t")["verdict"] == "inconclusive"
 
 
-def test_seeds_needed_is_given_for_differences_over_seeds_with_an_effect_only():
+def test_what_the_scale_cannot_show_is_not_testable():
+    def outcome(*conditions, **changes):
+        record = judge(claim(*conditions, **changes), evidence(), "t")
+        return record["verdict"], record["reason"]
+
+    def ask(found):
+        raise NotTestable("it needs eight GPUs")
+
+    assert outcome(GAIN, condition(value=ask)) == ("not testable at this scale", "it needs eight GPUs")
+    weak = ("not testable at this scale", "networks of 1.1 AP points: a verdict needs 10")
+    assert outcome(FAILS, level=lambda found: found["low"], seeds=6) == weak
+    assert outcome(GAIN, level=lambda found: np.full(3, 10.0)) == ("reproduced", None)
+    assert outcome(GAIN, level=lambda found: found["cost"]) == ("inconclusive", "not measured: cost")
+
+
+def test_seeds_needed_is_given_beside_open_verdicts_over_seeds_with_an_effect_only():
     needed = lambda *conditions, seeds=(0, 1, 2): judge(claim(*conditions), evidence(seeds), "t")["seeds_needed"]  # noqa: E731
-    assert needed(LOW) is None  # no effect is named
+    assert needed(OPEN) is None  # no effect is named
+    assert needed(GAIN) is None  # it is decided
     assert needed(condition("wide", effect=1.0)) == seeds_needed(9.0, 1.0)
     assert needed(condition("wide", effect=1.0), seeds=(0, 1)) == seeds_needed(9 / math.sqrt(2), 1.0)
     assert needed(condition("wide", effect=1.0), seeds=(0,)) is None
-    assert needed(condition(value=lambda found: Difference(0.9, 0.8, 0.95, 60), effect=1.0)) is None  # over items
+    assert needed(condition(value=lambda found: Difference(0.9, -0.8, 0.95, 60), effect=1.0)) is None  # over items
     assert needed(condition(value=lambda found: Difference(0.5, math.nan, math.nan, 3), effect=1.0)) is None
     assert needed(condition("low", effect=1.0), condition("wide", effect=3.0)) == seeds_needed(9.0, 3.0)  # the decisive
 
@@ -191,7 +261,7 @@ def test_claims_file_is_read_as_written(tmp_path):
 
 
 NO_OBJECT = "claims.json is not a claims file: it must hold one object for each claim id"
-WRONG = "claims.json: the verdict of DO-1 must be reproduced, not reproduced or inconclusive, got 'yes'"
+WRONG = "claims.json: the verdict of DO-1 must be one of reproduced, smaller than .*; got 'yes'"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from common.report.statistics import mean_interval
 from common.report.tables import Table
 
 SETTING = Setting("scenes", "smoke", {"epochs": 1}, {"second_data": None, "base": None, "shares": []})
-ONE_SEED = "1 seed: at least 2 are needed for an interval"
+ONE_SEED = "1 of the 2 seeds that a verdict needs"
 
 
 def verdicts(folder: Path) -> dict[str, tuple]:
@@ -136,6 +136,16 @@ def test_what_a_value_rests_on_is_gathered_from_all_seeds_and_exhibits(toy):
     assert claims["T-2"]["runs"] == ["d/a", "d/b", "d/c"]
 
 
+def test_what_the_sides_of_a_claim_were_trained_with_is_averaged_over_seeds(toy):
+    measured = {seed: measured_by(toy, seed) for seed in (0, 1)}
+    for seed, numbers in measured.items():
+        numbers["budget"] = {"ours": {"samples": 100.0 + seed, "cpu_seconds": 3.0}, "theirs": {"samples": 7.0}}
+    claims = judge_measured(toy.paper, toy.options(seeds=2), {"figure1": measured}, why={"T-10": "It is so."})
+    sides = {"ours": {"samples": 100.5, "cpu_seconds": 3.0}, "theirs": {"samples": 7.0}}
+    assert (claims["T-2"]["budget"], claims["T-3"]["budget"]) == (sides, {})
+    assert (claims["T-2"]["why"], claims["T-10"]["why"]) == (None, "It is so.")
+
+
 # ---- the whole command
 
 SMOKE = "python -m toynas.reproduce --scale smoke --data"
@@ -224,6 +234,46 @@ def test_seeds_one_by_one_then_the_whole(toy, folder, capsys):
     reproduce(toy.paper, toy.options(seeds=2, only=("figure1",)))
     assert toy.trained == nets
     assert ExhibitResult.load(folder / "exhibits/figure1/result.json").seeds == (0, 1)
+
+
+def test_a_pilot_is_measured_when_named_on_seeds_of_its_own(toy, folder):
+    pilot = replace(toy.paper.exhibits[0], name="table2", claims=(), pilot=2)
+    paper = replace(toy.paper, exhibits=(toy.paper.exhibits[0], pilot))
+    reproduce(paper, toy.options(seeds=2, seed=1))
+    assert toy.trained == ["ours-s1", "theirs-s1", "extra-s1"]
+    reproduce(paper, toy.options(seeds=1, seed=0, only=("table2",)))
+    assert toy.trained[3:] == [f"{net}-s{seed}" for seed in (1000, 1001) for net in ("ours", "theirs", "extra")]
+    reproduce(paper, toy.options(only=("table2",)))
+    assert ExhibitResult.load(folder / "exhibits/table2/result.json").seeds == (1000, 1001)
+
+
+def test_seeds_published_elsewhere_are_gone_on_from(toy, capsys):
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
+    reproduce(toy.paper, toy.options(seeds=1, only=("table2",), publish=True))
+    target = toy.root / "results/smoke/toynas"
+    whole = {name: read_json(target / f"{name}.json") for name in ("figure1", "claims", "runs", "table2")}
+    write_json(target / "why.json", {"T-2": "There is a reason."})
+    toy.trained.clear()
+    elsewhere = {"out": toy.root / "elsewhere", "only": ("figure1",), "go_on_from_published": True}
+    reproduce(toy.paper, toy.options(seeds=3, seed=2, **elsewhere))  # trains what is not there
+    assert toy.trained == ["ours-s2", "theirs-s2", "extra-s2"]
+    reproduce(toy.paper, toy.options(seeds=3, publish=True, **elsewhere))
+    assert toy.trained == ["ours-s2", "theirs-s2", "extra-s2"]
+    assert ExhibitResult.load(target / "figure1.json").seeds == (0, 1, 2)
+    assert sorted(read_json(target / "measured.json")["figure1"]["seeds"]) == ["0", "1", "2"]
+    assert whole["runs"].items() <= read_json(target / "runs.json").items()
+    assert len(read_json(target / "runs.json")) == 9
+    assert read_json(target / "table2.json") == whole["table2"]  # measured elsewhere alone: it stays
+    assert "table2" in read_json(target / "measured.json")
+    claim = read_json(target / "claims.json")["T-2"]
+    assert (claim["environment"]["cpu"], claim["why"]) == ("An abacus", "There is a reason.")
+    reproduce(toy.paper, toy.options(seeds=2, publish=True, **(elsewhere | {"out": toy.root / "third"})))
+    assert read_json(target / "figure1.json") == whole["figure1"]
+    other = toy.options(**elsewhere, shares=(0.5,))
+    with pytest.raises(
+        InputError, match=r"holds figure1 measured with options\.shares = .*, and this command asks for"
+    ):
+        reproduce(toy.paper, other)
 
 
 def test_environment_lists_what_differs_between_runs(tmp_path):

@@ -7,7 +7,15 @@ import pytest
 from scipy import stats
 
 from common.plain import InputError
-from common.report.statistics import Difference, kendall_tau, mean_interval, seeds_needed
+from common.report.statistics import (
+    Difference,
+    bootstrap_interval,
+    holm,
+    kendall_tau,
+    mean_interval,
+    partial_tau,
+    seeds_needed,
+)
 
 
 def test_the_interval_is_the_t_interval_of_each_seeds_mean():
@@ -53,6 +61,39 @@ def test_a_mean_of_nothing_or_of_no_number_is_one_sentence(bad, message):
         mean_interval(bad)
 
 
+def test_p_is_that_of_the_t_test():
+    for values, threshold in (([1.0, 2.0, 4.0, 8.0], 0.0), ([1.0, 2.0], 5.0), ([0.5, -0.5, 0.1], 0.0)):
+        assert mean_interval(values).p_value(threshold) == pytest.approx(stats.ttest_1samp(values, threshold).pvalue)
+    assert mean_interval([1.0, 1.0]).p_value(1.0) == 1.0
+    assert mean_interval([1.0, 1.0]).p_value() == 0.0
+    assert math.isnan(mean_interval([1.0]).p_value())
+
+
+def test_a_bootstrap_draws_seeds_and_then_their_items():
+    generator = np.random.default_rng(1)
+    seeds = [generator.normal(mean, 0.1, size=40).tolist() for mean in generator.normal(size=30)]
+    found = bootstrap_interval(np.mean, seeds)
+    by_seed = mean_interval([np.mean(items) for items in seeds])  # seeds of equal size: the spread between them decides
+    assert found.mean == pytest.approx(by_seed.mean)
+    assert found.half == pytest.approx(by_seed.half, rel=0.15)
+    assert found.n == 1200
+    assert bootstrap_interval(np.mean, seeds) == found
+    shares = bootstrap_interval(lambda items: float(np.mean(items)), [[1, 1, 1], [1, 1, 0]])
+    assert 0 <= shares.low < shares.mean < shares.high <= 1
+    assert not bootstrap_interval(np.mean, [[1.0, 2.0]]).has_interval  # one seed
+    assert not bootstrap_interval(lambda items: math.nan, [[1.0], [2.0]]).has_interval
+    with pytest.raises(InputError, match=r"^a bootstrap needs at least one item of every seed$"):
+        bootstrap_interval(np.mean, [[1.0], []])
+
+
+def test_holm_is_the_step_down_of_the_definition():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5}) == pytest.approx(
+        {"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.5}
+    )
+    assert holm({"a": 0.9, "b": 0.6}) == pytest.approx({"b": 1.0, "a": 1.0})
+    assert holm({}) == {}
+
+
 # ---- Kendall's tau
 
 
@@ -80,6 +121,19 @@ def test_kendall_tau_needs_two_lists(shapes, bad):
     message = f"^kendall_tau needs two scores for each item, got arrays of the shapes {shapes}$"
     with pytest.raises(InputError, match=message):
         kendall_tau(*bad)
+
+
+def test_partial_tau_takes_out_what_a_covariate_explains():
+    generator = np.random.default_rng(4)
+    cost = generator.normal(size=300)
+    first, second = cost + generator.normal(size=300), cost + generator.normal(size=300)
+    assert kendall_tau(first, second) > 0.25
+    assert abs(partial_tau(first, second, cost)) < 0.08
+    lines = [np.polyval(np.polyfit(cost, score, 1), cost) for score in (first, second)]
+    assert partial_tau(first, second, cost) == pytest.approx(kendall_tau(first - lines[0], second - lines[1]))
+    seed = np.repeat([0, 1], 150)  # a shift of a whole seed, in scores and cost, changes nothing
+    shifted = partial_tau(first + 9 * seed, second - 5 * seed, cost + 3 * seed, seed)
+    assert shifted == pytest.approx(partial_tau(first, second, cost, seed))
 
 
 # ---- seeds needed
