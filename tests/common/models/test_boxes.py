@@ -13,7 +13,7 @@ from common.models import suppression
 from common.models.anchors import Anchors, unreached
 from common.models.boxes import clip, decode, encode, pairwise_iou
 from common.models.matching import IGNORED, NEGATIVE, POSITIVE, MatchSettings, match, sample
-from common.models.roi_align import roi_align, roi_levels
+from common.models.roi_align import roi_align
 from common.models.suppression import best, suppress
 
 DEVIATIONS = (0.1, 0.1, 0.2, 0.2)
@@ -30,13 +30,10 @@ def random_boxes(*shape: int, seed: int = 0, side: float = 128, least: float = 2
 
 def test_overlap_and_clipping_equal_torchvision(device):
     first, second = random_boxes(2, 7, seed=1).to(device), random_boxes(2, 5, seed=2).to(device)
-    for image in range(2):
-        expected = torchvision.ops.box_iou(first[image], second[image])
-        torch.testing.assert_close(pairwise_iou(first, second)[image], expected)
-    beyond = first * 3 - 60
-    assert torch.equal(
-        clip(beyond, (90, 70)), torchvision.ops.clip_boxes_to_image(beyond.view(-1, 4), (90, 70)).view_as(first)
-    )
+    expected = torch.stack([torchvision.ops.box_iou(*pair) for pair in zip(first, second, strict=True)])
+    torch.testing.assert_close(pairwise_iou(first, second), expected)
+    beyond = first.flatten(0, 1) * 3 - 60
+    assert torch.equal(clip(beyond, (90, 70)), torchvision.ops.clip_boxes_to_image(beyond, (90, 70)))
     assert pairwise_iou(torch.zeros(1, 4), torch.zeros(1, 4)).item() == 0
 
 
@@ -62,12 +59,8 @@ def test_codes_equal_torchvision(device):
     [
         (((32,), (64,)), (64, 96), ((8, 12), (4, 6)), (8, 16)),
         (((32, 40, 50), (64, 80, 101)), (64, 96), ((8, 12), (4, 6)), (8, 16)),
-        (
-            ((32,), (64,), (128,)),
-            (800, 1344),
-            ((100, 168), (50, 84), (13, 21)),
-            (8, 16, 64),
-        ),  # the last reaches past it
+        # the last reaches past it
+        (((32,), (64,), (128,)), (800, 1344), ((100, 168), (50, 84), (13, 21)), (8, 16, 64)),
     ],
 )
 def test_anchors_equal_torchvision(sizes, image, shapes, strides, device):
@@ -79,20 +72,15 @@ def test_anchors_equal_torchvision(sizes, image, shapes, strides, device):
     assert anchors.per_cell == generator.num_anchors_per_location()[0]
 
 
-def test_octaves_keep_their_area():
-    anchors = Anchors.octaves((8, 16), base=4, count=3)
-    cell = anchors.cell(1)
-    sides = ((cell[:, 2] - cell[:, 0]) * (cell[:, 3] - cell[:, 1])).sqrt()
-    expected = torch.tensor([64 * 2 ** (step / 3) for step in range(3)] * 3)
-    torch.testing.assert_close(sides, expected)
-
-
-def test_anchors_first_asked_for_without_gradients_can_be_trained_on():
-    anchors = Anchors.octaves((4,), base=5)
+def test_octaves_keep_their_area_and_can_be_trained_on_though_first_asked_for_without_gradients():
+    anchors = Anchors.octaves((8, 16), base=5, count=3)  # no other test asks for these
+    maps = [torch.zeros(1, 1, 1, 1)] * 2
     with torch.inference_mode():
-        anchors.of_maps([torch.zeros(1, 1, 3, 3)], (4,))
-    grid = anchors.of_maps([torch.zeros(1, 1, 3, 3)], (4,))
-    (grid * torch.ones(1, requires_grad=True)).sum().backward()
+        anchors.of_maps(maps, (8, 16))
+    left, top, right, bottom = anchors.of_maps(maps, (8, 16)).view(2, 9, 4).unbind(dim=2)
+    expected = torch.tensor([[base * 2 ** (step / 3) for step in range(3)] * 3 for base in (40, 80)])
+    torch.testing.assert_close(((right - left) * (bottom - top)).sqrt(), expected)
+    (left * torch.ones(1, requires_grad=True)).sum().backward()
 
 
 def test_unreached_objects_equal_a_search_over_all_anchors():
@@ -141,27 +129,23 @@ def test_the_best_match_counts_from_its_least_overlap_on():
     assert states([50, 50, 60, 60], 0.0) == [NEGATIVE, NEGATIVE], "nothing touches it"
 
 
-@pytest.mark.parametrize(("positives", "negatives"), [(100, 300), (3, 300), (100, 5), (0, 300), (0, 0), (2, 3)])
-def test_sample_has_the_right_numbers(positives, negatives, device):
-    state = torch.full((2, 500), IGNORED, dtype=torch.int8, device=device)
+@pytest.mark.parametrize(
+    ("references", "positives", "negatives"),
+    [(500, 100, 300), (500, 3, 300), (500, 100, 5), (500, 0, 300), (500, 0, 0), (500, 2, 3), (20, 12, 8)],
+)
+def test_sample_has_the_right_numbers(references, positives, negatives, device):
+    state = torch.full((2, references), IGNORED, dtype=torch.int8, device=device)
     state[:, :positives], state[:, positives : positives + negatives] = POSITIVE, NEGATIVE
-    state = state[:, torch.randperm(500)]
+    state = state[:, torch.randperm(references)]
     found = sample(state, 64, 0.25)
-    taken = min(positives, 16)
-    assert found.index.shape == (2, 64)
+    taken, rows = min(positives, 16), min(references, 64)
+    assert found.index.shape == (2, rows)
     assert (found.positive.sum(dim=1) == taken).all()
     assert (found.valid.sum(dim=1) == taken + min(negatives, 64 - taken)).all()
     there = state.gather(1, found.index)
     assert torch.equal(there[found.valid] == POSITIVE, found.positive[found.valid])
     assert (there[found.valid] != IGNORED).all()
-    assert all(len(set(row.tolist())) == 64 for row in found.index)
-
-
-def test_few_references_do_not_lower_the_number_of_positives():
-    state = torch.tensor([[POSITIVE] * 12 + [NEGATIVE] * 8], dtype=torch.int8)
-    found = sample(state, 64, 0.25)
-    assert (found.index.shape, found.positive.sum()) == ((1, 20), 12)
-    assert found.valid.all()
+    assert all(len(set(row.tolist())) == rows for row in found.index)
 
 
 def test_sample_is_uniform_and_repeatable():
@@ -195,9 +179,7 @@ def test_suppression_equals_torchvision_image_by_image(way, groups, device):
         expected = torchvision.ops.batched_nms(boxes[image][rows], scores[rows], group[image][rows], 0.5)
         assert sorted(rows[expected].tolist()) == kept[image].nonzero().squeeze(1).tolist()
     assert suppress(boxes[:, :0], valid[:, :0], 0.5).shape == (3, 0)
-    assert suppress(boxes.to("meta"), valid.to("meta"), 0.5, group.to("meta")).shape == (3, 200), (
-        "no value is looked at"
-    )
+    assert suppress(boxes.to("meta"), valid.to("meta"), 0.5).shape == (3, 200), "no value is looked at"
 
 
 def test_best_are_sorted_and_ties_keep_their_order():
@@ -219,11 +201,15 @@ def some_regions(seed: int = 0) -> Tensor:
     boxes[0, 1] = torch.tensor([50.0, 60, 50, 60])  # without area
     boxes[1, 0] = torch.tensor([0.0, 0, 160, 128])
     boxes[1, 1] = torch.tensor([159.0, 127, 160, 128])
+    boxes[1, 2:9] = torch.tensor([111.0, 112, 223, 224, 447, 448, 2000]).outer(
+        torch.tensor([0.0, 0, 1, 1])
+    )  # of levels
     return boxes
 
 
 @pytest.mark.parametrize(
-    ("bins", "samples", "strides"), [(7, 2, (4, 8, 16, 32)), (3, 1, (4, 8, 16, 32)), (14, 2, (16,)), (7, 2, (128,))]
+    ("bins", "samples", "strides"),
+    [(7, 2, (4, 8, 16, 32)), (3, 1, (4, 8)), (7, 2, (16, 32)), (14, 2, (16,)), (7, 2, (128,))],
 )
 def test_roi_align_equals_torchvision_with_its_gradient(bins, samples, strides, device):
     torch.manual_seed(0)
@@ -239,11 +225,3 @@ def test_roi_align_equals_torchvision_with_its_gradient(bins, samples, strides, 
     weight = weight.flatten(2).transpose(1, 2).view_as(found)
     for ours, theirs in zip(torch.autograd.grad((found * weight).sum(), maps), gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-
-
-def test_levels_follow_the_size():
-    sides = torch.tensor([10.0, 111, 112, 223, 224, 447, 448, 2000])
-    boxes = torch.stack([sides * 0, sides * 0, sides, sides], dim=1)
-    assert roi_levels(boxes, (4, 8, 16, 32)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert roi_levels(boxes, (16, 32)).tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
-    assert roi_levels(boxes, (4, 8)).tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
