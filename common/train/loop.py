@@ -128,8 +128,8 @@ def fit(
     Each is backpropagated before the next is asked for, so that only one graph is in memory; gradients add up, then the
     optimiser steps once. Logged values are means over the dicts of a step that hold the name.
     after_epoch(epoch) may return values for the epoch's log line; the model is put back in training mode after it.
-    moments: what the optimiser begins with, see `common.train.schedule.moments_of`; where they are given, if none, those
-    at the end are kept as the weights STAGE-moments.
+    moments: what the optimiser begins with, as `common.train.schedule.moments_of` names it; where it is not None, what
+    it ends with is kept as the weights STAGE-moments.
 
     The same call again goes on from the last checkpoint, with the same final weights to the bit on a CPU. A finished
     stage is loaded and reported at once, unless its weights are gone: then it is trained again. SIGINT and SIGTERM save

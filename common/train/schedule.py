@@ -4,8 +4,10 @@ The learning rate is a pure function of the step, so a resumed training needs on
 """
 
 import math
+from collections.abc import Mapping
 
-from torch import nn, optim
+import torch
+from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
 from common.plain import InputError
@@ -32,6 +34,23 @@ def build_optimiser(model: nn.Module, optimisation: Optimisation) -> optim.Optim
         return optim.SGD(groups, momentum=optimisation.momentum, nesterov=optimisation.nesterov, **shared)
     kind = {"adam": optim.Adam, "adamw": optim.AdamW}[optimisation.optimiser]
     return kind(groups, betas=(optimisation.momentum, 0.999), **shared)
+
+
+def moments_of(optimiser: optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """What the optimiser knows of each parameter of the model, as PARAMETER.KIND: exp_avg, momentum_buffer, step."""
+    every = ((name, optimiser.state.get(parameter, {})) for name, parameter in model.named_parameters())
+    return {f"{name}.{kind}": value for name, known in every for kind, value in known.items() if value is not None}
+
+
+def begin_with(moments: Mapping[str, Tensor], optimiser: optim.Optimizer, model: nn.Module) -> None:
+    """Give the optimiser copies of such moments; of parameters without any it knows nothing yet."""
+    parameters = dict(model.named_parameters())
+    for key, value in moments.items():
+        name, _, kind = key.rpartition(".")
+        like = (
+            parameters[name] if value.dim() else value
+        )  # a count of steps stays where it is, a moment lies as its weight
+        optimiser.state[parameters[name]][kind] = torch.empty_like(like, requires_grad=False).copy_(value)
 
 
 def build_schedule(optimiser: optim.Optimizer, optimisation: Optimisation, steps_per_epoch: int) -> LambdaLR:

@@ -62,12 +62,13 @@ def losses_of(model: nn.Module):
 
 
 def train(folder: Path, checkpoint_every_s: float, before_batch=None) -> None:
-    """Two stages and a result: what a command does."""
+    """Two stages, the second from the first one's moments, and a result: what a command does."""
     run = Run.open(folder, {"kind": "tiny"})
     torch.manual_seed(5)
     model = network()
     schedule = Optimisation(epochs=3, policy="cosine", warmup_epochs=0.5, weight_decay=0.01, clip_norm=1.0)
     for stage in ("first", "second"):
+        moments = {} if stage == "first" else run.load_weights("first-moments")[0]
         fit(
             run,
             stage,
@@ -76,6 +77,7 @@ def train(folder: Path, checkpoint_every_s: float, before_batch=None) -> None:
             losses_of(model),
             Training(schedule, seed=3, checkpoint_every_s=checkpoint_every_s),
             after_epoch=lambda epoch: {"weight": model[0].weight.sum().item()},
+            moments=moments,
         )
     run.finish({"sum": sum(parameter.double().sum().item() for parameter in model.parameters())})
 
@@ -118,7 +120,7 @@ def without_times(text: str) -> list[dict]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    for name in ("first.safetensors", "second.safetensors", "result.json"):
+    for name in ("first.safetensors", "second.safetensors", "second-moments.safetensors", "result.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert without_times((one / "log.jsonl").read_text()) == without_times((other / "log.jsonl").read_text())
     for stage in ("first", "second"):

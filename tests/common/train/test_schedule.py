@@ -1,5 +1,7 @@
 """Learning rates agree with torch's own schedulers, and optimisers hold what the settings say."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch.optim import lr_scheduler
 
 from common.plain import InputError
 from common.settings import Optimisation
-from common.train.schedule import build_optimiser, build_schedule
+from common.train.schedule import begin_with, build_optimiser, build_schedule, moments_of
 
 STEPS = 7  # an epoch
 
@@ -83,6 +85,33 @@ def test_optimisers(name, kind):
     assert decayed.get("momentum", decayed.get("betas", [None])[0]) == 0.8
     assert decayed.get("nesterov", False) == (name == "sgd")
     assert len(build_optimiser(model, Optimisation(**settings)).param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_an_optimiser_goes_on_with_the_moments_of_another(name, device):
+    """As one that never ended; a parameter that nothing is known of begins as it would alone."""
+    settings = Optimisation(optimiser=name, weight_decay=0.1)
+    weights = [torch.randn(each.shape, device=device) for each in nn.Linear(3, 2).parameters()]
+
+    def stepped(model: nn.Module, optimiser, steps: range) -> list[torch.Tensor]:
+        for step in steps:
+            for parameter, weight in zip(model.parameters(), weights, strict=True):
+                parameter.grad = weight * (step + 1)
+            optimiser.step()
+        return [parameter.detach().clone() for parameter in model.parameters()]
+
+    model = nn.Linear(3, 2).to(device)
+    optimiser = build_optimiser(model, settings)
+    assert moments_of(optimiser, model) == {}
+    stepped(model, optimiser, range(4))
+    middle, moments = copy.deepcopy((model, moments_of(optimiser, model)))
+    whole = stepped(model, optimiser, range(4, 7))
+    for known in (moments, {key: value for key, value in moments.items() if key.startswith("weight")}):
+        other = copy.deepcopy(middle)
+        begin_with(known, again := build_optimiser(other, settings), other)
+        weight, bias = stepped(other, again, range(4, 7))
+        assert torch.equal(weight, whole[0])
+        assert torch.equal(bias, whole[1]) == (known is moments)
 
 
 def test_settings_without_sense_are_refused():
