@@ -9,11 +9,14 @@ data.
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from math import prod
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -21,10 +24,12 @@ from tqdm.auto import tqdm
 from common.batch import Batch, ClassificationBatch, normalise
 from common.data.augment import Drawn, augment_boxes, augment_images, draw
 from common.data.crops import Crops
-from common.data.detection_set import DetectionSet, first_rows
+from common.data.detection_set import DetectionSet, LoadImage, first_rows
 from common.letterbox import Size, canvas_of, letterbox, letterbox_scale
 from common.plain import InputError
 from common.settings import Augmentation
+
+Kind = TypeVar("Kind")
 
 CPU_MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images kept in main memory
 CUDA_MEMORY_SHARE = 1 / 3  # of what is free on the device
@@ -32,34 +37,34 @@ _DECODE_BATCH = 32
 _PARALLEL_FROM = 256  # images; below, starting worker processes costs more than it saves
 
 
-class _Letterboxed(Dataset):
-    """Decoded images as (3, H, W) uint8. A bad image is returned as its `InputError`, not raised: a worker
-    process would wrap the sentence in a traceback."""
+class _Images(Dataset):
+    """What `load` gives, (H, W, 3) uint8, as (3, H, W). A bad image is returned as its `InputError`, not raised: a
+    worker process would wrap the sentence in a traceback."""
 
-    def __init__(self, dataset: DetectionSet, size: Size):
-        self.dataset = dataset
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __init__(self, load: LoadImage):
+        self.load = load
 
     def __getitem__(self, index: int) -> Tensor | InputError:
         try:
-            image = letterbox(self.dataset.load_image(index), self.size)
+            return torch.from_numpy(np.ascontiguousarray(self.load(index).transpose(2, 0, 1)))
         except InputError as error:
             return error
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _letterboxed(dataset: DetectionSet, size: Size, index: int) -> NDArray[np.uint8]:
+    return letterbox(dataset.load_image(index), size)
 
 
 def _stack(items: list[Tensor | InputError]) -> Tensor | InputError:
     return next((item for item in items if isinstance(item, InputError)), None) or torch.stack(items)
 
 
-def _decoded(dataset: DetectionSet, size: Size, order: list[list[int]], pin: bool) -> Iterator[Tensor]:
+def _decoded(load: LoadImage, order: list[list[int]], pin: bool) -> Iterator[Tensor]:
     """uint8 images (b, 3, H, W) of each list of indices in `order`, by a process for each core where there are many."""
     workers = min(16, os.cpu_count() or 1, len(order)) if sum(map(len, order)) >= _PARALLEL_FROM else 0
-    letterboxed = _Letterboxed(dataset, size)
-    for images in DataLoader(letterboxed, batch_sampler=order, num_workers=workers, collate_fn=_stack, pin_memory=pin):
+    for images in DataLoader(
+        _Images(load), batch_sampler=order, num_workers=workers, collate_fn=_stack, pin_memory=pin
+    ):
         if isinstance(images, InputError):
             raise images
         yield images
@@ -73,7 +78,7 @@ def resident(dataset: DetectionSet, size: Size, device: torch.device | str = "cp
     order = [list(range(first, min(first + _DECODE_BATCH, N))) for first in range(0, N, _DECODE_BATCH)]
     with tqdm(total=N, desc=f"decode {dataset.name} {dataset.split}", unit="image", disable=N < 500) as progress:
         first = 0
-        for images in _decoded(dataset, size, order, held.is_cuda):
+        for images in _decoded(partial(_letterboxed, dataset, size), order, held.is_cuda):
             held[first : first + len(images)] = images.to(device, non_blocking=True)
             first += len(images)
             progress.update(len(images))
@@ -93,8 +98,14 @@ def _generator(seed: int, stage: str, *key: int) -> torch.Generator:
     return torch.Generator().manual_seed(state >> 1)  # torch takes 63 bits
 
 
-class _Shuffled:
-    """Which images make up which step, and how they are augmented: what detection and classification share."""
+class _Batches(Generic[Kind]):
+    """Which images make up which step, and how they are augmented: what detection and classification share.
+
+    images: (N, 3, H, W) uint8 on the device; None means that `load` (index -> (H, W, 3)) gives them when needed.
+    """
+
+    images: Tensor | None
+    load: LoadImage
 
     def __init__(
         self,
@@ -120,18 +131,48 @@ class _Shuffled:
             )
         return self.length // self.batch_size
 
-    def _shuffled(self, epoch: int, stage: str) -> list[Tensor]:
-        """Indices of each step, (batch_size,) int64 on the CPU."""
-        order = torch.randperm(self.length, generator=_generator(self.seed, stage, epoch))
-        return list(order[: self.steps_per_epoch * self.batch_size].split(self.batch_size))
+    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[Kind]:
+        """Shuffled, augmented batches of one epoch of a stage from step `start` on; the steps before cost nothing."""
+        yield from self.chosen(epoch, range(start, self.steps_per_epoch), stage)
 
-    def _in_order(self) -> list[Tensor]:
-        return list(torch.arange(self.length).split(self.batch_size))
+    def chosen(self, epoch: int, steps: Sequence[int], stage: str) -> Iterator[Kind]:
+        """The batches of some steps of an epoch."""
+        order = torch.randperm(self.length, generator=_generator(self.seed, stage, epoch)).split(self.batch_size)
+        yield from self._batches([order[step] for step in steps], (self._drawn(epoch, step, stage) for step in steps))
+
+    def in_order(self) -> Iterator[Kind]:
+        """Every image once, in order, as it is; the last batch may be short."""
+        yield from self._batches(list(torch.arange(self.length).split(self.batch_size)), repeat(None))
 
     def _drawn(self, epoch: int, step: int, stage: str) -> Drawn | None:
         if self.augment is None:
             return None
         return draw(self.augment, self.batch_size, _generator(self.seed, stage, epoch, step + 1)).to(self.device)
+
+    def _batches(self, order: list[Tensor], draws: Iterable[Drawn | None]) -> Iterator[Kind]:
+        """order: of each batch the indices (B,), on the CPU."""
+        for (index, images), drawn in zip(self._loaded(order), draws, strict=False):
+            yield self._batch(index, images, drawn)
+
+    def _loaded(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices (B,) and uint8 images (B, 3, H, W) on the device, from memory or from worker processes."""
+        if self.images is not None:
+            for index in order:
+                index = index.to(self.device, non_blocking=True)
+                yield index, self.images[self._place(index)]
+        else:
+            indices = [self._place(index).tolist() for index in order]
+            decoded = _decoded(self.load, indices, self.device.type == "cuda")
+            for index, images in zip(order, decoded, strict=True):
+                yield index.to(self.device), images.to(self.device, non_blocking=True)
+
+    def _place(self, index: Tensor) -> Tensor:
+        """What `images` and `load` call these."""
+        return index
+
+    def _batch(self, index: Tensor, images: Tensor, drawn: Drawn | None) -> Kind:
+        """The batch of indices (B,) and images (B, 3, H, W) uint8; drawn: None means as they are."""
+        raise NotImplementedError
 
 
 def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> tuple[Tensor, ...]:
@@ -156,9 +197,10 @@ def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> tuple[T
     return tuple(torch.from_numpy(array).to(device) for array in (boxes, labels, valid, scale, content))
 
 
-class DetectionBatches(_Shuffled):
+class DetectionBatches(_Batches[Batch]):
     """`Batch`es of a detection set, letterboxed into a canvas: size x size, or (width, height).
 
+    `scale` is the letterbox's: it does not follow the augmentation.
     augment: None means no augmentation; `in_order` never augments. images: what `resident` returned, where it is
     shared; None means that they are decoded now, or streamed where they exceed `memory_for_images`.
     """
@@ -178,49 +220,20 @@ class DetectionBatches(_Shuffled):
         shape = (len(dataset), 3, height, width)
         if images is not None and images.shape != shape:
             raise ValueError(f"images {tuple(images.shape)} are not the {len(dataset)} of this set at size {size}")
-        self.dataset, self.size = dataset, size
+        self.load = partial(_letterboxed, dataset, size)
         if images is None and prod(shape) <= memory_for_images(self.device):
             images = resident(dataset, size, self.device)
         self.images = images
         self._targets = _targets(dataset, size, self.device)
 
-    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[Batch]:
-        """Shuffled, augmented batches of one epoch of a stage from step `start` on; the steps before cost nothing.
-
-        `scale` is the letterbox's: it does not follow the augmentation.
-        """
-        yield from self.chosen(epoch, range(start, self.steps_per_epoch), stage)
-
-    def chosen(self, epoch: int, steps: Sequence[int], stage: str) -> Iterator[Batch]:
-        """The batches of some steps of an epoch."""
-        order = self._shuffled(epoch, stage)
-        yield from self._batches([order[step] for step in steps], (self._drawn(epoch, step, stage) for step in steps))
-
-    def in_order(self) -> Iterator[Batch]:
-        """Every image once, in the set's order, as it is; the last batch may be short."""
-        yield from self._batches(self._in_order(), repeat(None))
-
-    def _batches(self, order: list[Tensor], draws: Iterable[Drawn | None]) -> Iterator[Batch]:
-        for (index, images), drawn in zip(self._loaded(order), draws, strict=False):
-            boxes, labels, valid, scale, content = (target[index] for target in self._targets)
-            if drawn is None:
-                images = normalise(images)
-            else:
-                images = augment_images(images, content, drawn)
-                boxes, valid = augment_boxes(boxes, valid, content, drawn, images.shape[-2:])
-            yield Batch(images, boxes, labels, valid, index, scale)
-
-    def _loaded(self, order: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices (B,) and uint8 images (B, 3, H, W) on the device, from memory or from worker processes."""
-        if self.images is not None:
-            for index in order:
-                index = index.to(self.device, non_blocking=True)
-                yield index, self.images[index]
+    def _batch(self, index: Tensor, images: Tensor, drawn: Drawn | None) -> Batch:
+        boxes, labels, valid, scale, content = (target[index] for target in self._targets)
+        if drawn is None:
+            images = normalise(images)
         else:
-            indices = [index.tolist() for index in order]
-            decoded = _decoded(self.dataset, self.size, indices, self.device.type == "cuda")
-            for index, images in zip(order, decoded, strict=True):
-                yield index.to(self.device), images.to(self.device, non_blocking=True)
+            images = augment_images(images, content, drawn)
+            boxes, valid = augment_boxes(boxes, valid, content, drawn, images.shape[-2:])
+        return Batch(images, boxes, labels, valid, index, scale)
 
 
 class ResolutionBatches:
@@ -253,8 +266,8 @@ class ResolutionBatches:
             yield next(streams[size])
 
 
-class ClassificationBatches(_Shuffled):
-    """`ClassificationBatch`es of object crops, which all live on the device; the interface of `DetectionBatches`."""
+class ClassificationBatches(_Batches[ClassificationBatch]):
+    """`ClassificationBatch`es of crops, held on the device where all objects fit there; see `DetectionBatches`."""
 
     def __init__(
         self,
@@ -264,22 +277,15 @@ class ClassificationBatches(_Shuffled):
         augment: Augmentation | None = None,
         seed: int = 0,
     ):
-        super().__init__(len(crops.labels), batch_size, device, augment, seed, "the set of object crops")
-        self.images = crops.images.to(self.device)
+        super().__init__(len(crops.index), batch_size, device, augment, seed, "the set of object crops")
+        self.load, self.images = crops.objects, crops.objects.held(self.device, memory_for_images(self.device))
+        self.index = crops.index if self.images is None else crops.index.to(self.device)
         self.labels = crops.labels.to(self.device)
 
-    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[ClassificationBatch]:
-        """Shuffled, augmented batches of one epoch of a stage from step `start` on."""
-        for step, index in list(enumerate(self._shuffled(epoch, stage)))[start:]:
-            yield self._batch(index, self._drawn(epoch, step, stage))
+    def _place(self, index: Tensor) -> Tensor:
+        return self.index[index]
 
-    def in_order(self) -> Iterator[ClassificationBatch]:
-        """Every crop once, in order, as it is; the last batch may be short."""
-        yield from map(self._batch, self._in_order())
-
-    def _batch(self, index: Tensor, drawn: Drawn | None = None) -> ClassificationBatch:
-        index = index.to(self.device)
-        images = self.images[index]
+    def _batch(self, index: Tensor, images: Tensor, drawn: Drawn | None) -> ClassificationBatch:
         if drawn is None:
             return ClassificationBatch(normalise(images), self.labels[index])
         whole = torch.full((len(index), 2), float(images.shape[-1]), device=self.device)

@@ -1,9 +1,11 @@
 """Object crops: the classification set that a detection set holds. It stands in for ImageNet pre-training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -15,28 +17,74 @@ from common.plain import InputError
 LEAST_EXTENT = 4.0  # pixels; a thinner object shows no class
 
 
-@dataclass(frozen=True)
-class Crops:
-    """images: (N, 3, S, S) uint8. labels: (N,) int64 in 0..K-1. categories: K names."""
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """M objects of a set; objects(i) cuts the i-th out of its image, (S, S, 3) uint8.
 
-    images: Tensor
-    labels: Tensor
-    categories: tuple[str, ...]
+    rows: (M,) int64, of the set's boxes, ascending. size: S. context: see `crop`.
+    """
+
+    dataset: DetectionSet
+    rows: NDArray[np.int64]
+    size: int
+    context: float
+    _held: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    def __call__(self, index: int) -> NDArray[np.uint8]:
+        return self._cut(self.dataset.load_image(int(self._owners[index])), index)
+
+    def held(self, device: torch.device, memory: int) -> Tensor | None:
+        """All of them on a device, (M, 3, S, S) uint8, cut once; None where they take more bytes than `memory`."""
+        M = len(self.rows)
+        if device not in self._held and 3 * M * self.size**2 <= memory:
+            images = torch.empty(M, 3, self.size, self.size, dtype=torch.uint8)
+            with tqdm(total=M, desc=f"crop {self.dataset.name}", unit="object", disable=M < 500) as progress:
+                for owner in np.unique(self._owners).tolist():
+                    image = self.dataset.load_image(owner)
+                    for index in range(*np.searchsorted(self._owners, [owner, owner + 1])):
+                        images[index] = torch.from_numpy(self._cut(image, index)).permute(2, 0, 1)
+                        progress.update(1)
+            self._held[device] = images.to(device)
+        return self._held.get(device)
+
+    @cached_property
+    def _owners(self) -> NDArray[np.int64]:
+        """The image of each."""
+        return np.searchsorted(self.dataset.offsets, self.rows, side="right") - 1
+
+    def _cut(self, image: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        return crop(image, self.dataset.boxes[self.rows[index]], self.size, self.context)
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """N crops, none of them cut before it is asked for; index: (N,) int64, which of the objects each shows."""
+
+    objects: Objects
+    index: Tensor
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(N,) int64 in 0..K-1."""
+        return torch.from_numpy(self.objects.dataset.labels[self.objects.rows])[self.index]
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """K names."""
+        return tuple(self.objects.dataset.categories)
 
     def split(self, count: int) -> tuple["Crops", "Crops"]:
         """The first `count` crops and the rest."""
-        first = Crops(self.images[:count], self.labels[:count], self.categories)
-        return first, Crops(self.images[count:], self.labels[count:], self.categories)
+        return Crops(self.objects, self.index[:count]), Crops(self.objects, self.index[count:])
 
     def repeated(self, count: int) -> "Crops":
         """`count` crops, going through these as often as it takes; the same crops where there are that many already."""
-        if count <= len(self.labels):
+        if count <= len(self.index):
             return self
-        index = torch.arange(count) % len(self.labels)
-        return Crops(self.images[index], self.labels[index], self.categories)
+        return Crops(self.objects, self.index[torch.arange(count) % len(self.index)])
 
 
-def crop(image: np.ndarray, box: np.ndarray, size: int, context: float) -> np.ndarray:
+def crop(image: NDArray[np.uint8], box: NDArray[np.float32], size: int, context: float) -> NDArray[np.uint8]:
     """The square round `box` (4,) xyxy, `context` times its longer side, as (size, size, 3) uint8, antialiased.
 
     What lies beyond the image is filled with the mean colour.
@@ -56,7 +104,7 @@ def crop(image: np.ndarray, box: np.ndarray, size: int, context: float) -> np.nd
     exact = (centre_x - half - left, centre_y - half - top, centre_x + half - left, centre_y + half - top)
     exact = tuple(float(min(max(edge, 0.0), side)) for edge, side in zip(exact, inside.shape[1::-1] * 2, strict=True))
     resized = Image.fromarray(np.ascontiguousarray(inside)).resize((size, size), Image.Resampling.BILINEAR, box=exact)
-    return np.asarray(resized)
+    return np.array(resized)
 
 
 def object_crops(
@@ -76,15 +124,4 @@ def object_crops(
     if count is not None and count < len(usable):
         chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(usable))[:count]
         usable = np.sort(usable[chosen])
-    image_of = np.searchsorted(dataset.offsets, usable, side="right") - 1
-    images = torch.empty(len(usable), 3, size, size, dtype=torch.uint8)
-    with tqdm(total=len(usable), desc=f"crop {dataset.name}", unit="object", disable=len(usable) < 500) as progress:
-        position = 0
-        for image_index in np.unique(image_of):
-            image = dataset.load_image(int(image_index))
-            while position < len(usable) and image_of[position] == image_index:
-                cut = crop(image, dataset.boxes[usable[position]], size, context)
-                images[position] = torch.from_numpy(np.ascontiguousarray(cut.transpose(2, 0, 1)))
-                position += 1
-                progress.update(1)
-    return Crops(images, torch.from_numpy(dataset.labels[usable].astype(np.int64)), tuple(dataset.categories))
+    return Crops(Objects(dataset, usable, size, context), torch.arange(len(usable)))

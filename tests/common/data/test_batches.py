@@ -224,16 +224,33 @@ def test_a_bad_image_is_named_without_a_traceback(workers, monkeypatch):
     assert str(error.value) == "image x.jpg cannot be decoded; export it again"
 
 
-def test_classification_batches(dataset, device):
-    crops = object_crops(dataset, 24, count=30)
-    batches = ClassificationBatches(crops, 8, device, CROP_AUGMENTATION, seed=1)
-    assert batches.steps_per_epoch == 3
-    whole = list(batches.epoch(0))
+@pytest.mark.parametrize("workers", [False, True])
+def test_crops_are_streamed_where_they_do_not_fit(dataset, device, workers, monkeypatch):
+    _, crops = object_crops(dataset, 24, count=30).split(3)
+    crops = crops.repeated(33)
+    held = ClassificationBatches(crops, 8, device, CROP_AUGMENTATION, seed=1)
+    assert held.steps_per_epoch == 4
+    whole = list(held.epoch(0))
     assert whole[0].images.shape == (8, 3, 24, 24)
-    _assert_all_equal(whole[1:], batches.epoch(0, start=1))
-    in_order = list(batches.in_order())
+    _assert_all_equal(whole[1:], held.epoch(0, start=1))
+    in_order = list(held.in_order())
     assert torch.cat([batch.labels for batch in in_order]).tolist() == crops.labels.tolist()
-    torch.testing.assert_close(in_order[0].images.cpu(), normalise(crops.images[:8]))
+    cut = torch.stack([torch.from_numpy(crops.objects(index)) for index in crops.index[:8].tolist()])
+    torch.testing.assert_close(in_order[0].images.cpu(), normalise(cut.permute(0, 3, 1, 2)))
+
+    _stream(monkeypatch, workers)
+    drawn = []
+    watched = replace(dataset, load_image=lambda index: (drawn.append(index), dataset.load_image(index))[1])
+    fresh = replace(crops, objects=replace(crops.objects, dataset=watched, _held={}))
+    streamed = ClassificationBatches(fresh, 8, device, CROP_AUGMENTATION, seed=1)
+    assert streamed.images is None
+    _assert_all_equal(whole, streamed.epoch(0))
+    _assert_all_equal(in_order, streamed.in_order())
+    if not workers:  # nothing is kept from batch to batch
+        drawn.clear()
+        next(streamed.epoch(1))
+        assert len(drawn) == 8
+        assert fresh.objects._held == {}
 
 
 def test_cpu_and_cuda_see_the_same_augmentation(dataset):
