@@ -201,9 +201,8 @@ def some_regions(seed: int = 0) -> Tensor:
     boxes[0, 1] = torch.tensor([50.0, 60, 50, 60])  # without area
     boxes[1, 0] = torch.tensor([0.0, 0, 160, 128])
     boxes[1, 1] = torch.tensor([159.0, 127, 160, 128])
-    boxes[1, 2:9] = torch.tensor([111.0, 112, 223, 224, 447, 448, 2000]).outer(
-        torch.tensor([0.0, 0, 1, 1])
-    )  # of levels
+    sides = torch.tensor([111.0, 112, 223, 224, 447, 448, 2000])  # where levels end
+    boxes[1, 2:9] = sides.outer(torch.tensor([0.0, 0, 1, 1]))
     return boxes
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -30,19 +31,13 @@ from sm_nas.networks import EncodedBackbone
 from tests.common.models.families import assert_equal
 
 SPACE = OFAResNetSpace(base_depths=(1, 1, 1, 1), depths=(0, 1), stage_widths=(16, 16, 24, 32), stem_width=8)
-DESCRIPTION = {
-    "categories": ["bolt", "nut", "washer"],
-    "input_size": 64,
-    "cost": {"macs": 1},
-    "provenance": {"seed": 3},
-}
+DESCRIPTION = {"categories": ["bolt", "nut", "washer"], "input_size": 64, "cost": {"macs": 1}}
 
 
-def small_detector(path=None, seed: int = 0, neck_widths=(8, 8, 8)) -> CenterNet:
+def small_detector(path=None, seed: int = 0) -> CenterNet:
     torch.manual_seed(seed)
     elastic = OFAResNet(SPACE)
-    path = SPACE.smallest() if path is None else path
-    model = CenterNet(elastic.extract(path), 3, neck_widths=neck_widths, head_width=8)
+    model = CenterNet(elastic.extract(SPACE.smallest() if path is None else path), 3, (8, 8, 8), head_width=8)
     model(torch.randn(4, 3, 64, 64))  # batch-norm statistics that differ from the initial ones
     # Heads that answer, so that scores and boxes differ from place to place.
     for head in (model.heatmap, model.size, model.offset):
@@ -54,17 +49,21 @@ def small_detector(path=None, seed: int = 0, neck_widths=(8, 8, 8)) -> CenterNet
 # --- to disk and back -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [SPACE.smallest(), SPACE.largest()], ids=["smallest", "largest"])
-def test_saved_detector_comes_back_equal(tmp_path, path, device):
+@pytest.mark.parametrize(
+    ("path", "canvas", "written"),
+    [(SPACE.smallest(), (64, 64), 64), (SPACE.largest(), (96, 64), [96, 64]), (SPACE.largest(), [64, 96], [64, 96])],
+)
+def test_saved_detector_comes_back_equal(tmp_path, path, canvas, written, device):
     model = small_detector(path)
-    json_path = save_detector(tmp_path / "best", model, DESCRIPTION)
+    json_path = save_detector(tmp_path / "best", model, {**DESCRIPTION, "input_size": canvas})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.json", "best.safetensors"]
     random_state = torch.random.get_rng_state()
     loaded = load_detector(json_path, device)
     assert torch.equal(random_state, torch.random.get_rng_state()), "loading must not disturb a seeded run"
     assert loaded.device.type == device.type
     assert loaded.categories == ("bolt", "nut", "washer")
-    assert {**loaded.description, **DESCRIPTION} == loaded.description
+    assert loaded.input_size == (written if written == 64 else tuple(written))
+    assert {**loaded.description, **DESCRIPTION, "input_size": written} == loaded.description
     middle_widths = SPACE.architecture(path).middle_widths
     assert loaded.description["architecture"]["backbone"]["middle_widths"] == [list(each) for each in middle_widths]
     assert not loaded.model.training
@@ -74,20 +73,14 @@ def test_saved_detector_comes_back_equal(tmp_path, path, device):
     assert_equal(model.detect(images), loaded.model.detect(images))
 
 
-def test_every_way_to_name_a_detector(tmp_path):
-    save_detector(tmp_path, small_detector(), DESCRIPTION)
-    for name in ("", "detector", "detector.json", "detector.safetensors"):
-        assert load_detector(tmp_path / name).input_size == 64
-    save_detector(tmp_path / "new" / "v1.5", small_detector(), DESCRIPTION)
-    assert (tmp_path / "new" / "v1.5.json").is_file()
-    assert load_detector(str(tmp_path / "new" / "v1.5")).input_size == 64
-
-
-@pytest.mark.parametrize(("size", "written"), [((64, 64), 64), ((96, 64), [96, 64]), ([64, 96], [64, 96])])
-def test_the_canvas_on_disk_and_back(tmp_path, size, written):
-    path = save_detector(tmp_path, small_detector(), {**DESCRIPTION, "input_size": size})
-    assert json.loads(path.read_text())["input_size"] == written
-    assert load_detector(path).input_size == (written if written == 64 else tuple(written))
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("", "detector"), *((f"new/v1.5{suffix}", "new/v1.5") for suffix in ("", ".json", ".safetensors"))],
+)
+def test_every_way_to_name_a_detector(tmp_path, name, stem):
+    save_detector(tmp_path / name, small_detector(), DESCRIPTION)
+    assert (tmp_path / f"{stem}.json").is_file()
+    assert load_detector(str(tmp_path / name)).input_size == 64
 
 
 def detectors_of_every_kind() -> dict[str, nn.Module]:
@@ -107,8 +100,8 @@ def detectors_of_every_kind() -> dict[str, nn.Module]:
 
 
 def test_detectors_of_all_papers_load_with_nothing_else_imported(tmp_path):
-    for kind, model in detectors_of_every_kind().items():
-        save_detector(tmp_path / kind, model.eval(), DESCRIPTION)
+    models = detectors_of_every_kind()
+    files = [str(save_detector(tmp_path / kind, model.eval(), DESCRIPTION)) for kind, model in models.items()]
     program = (
         "import sys\n"
         "from common.models.detector import load_detector\n"
@@ -117,15 +110,11 @@ def test_detectors_of_all_papers_load_with_nothing_else_imported(tmp_path):
         "    total = sum(each.sum().item() for each in model.state_dict().values())\n"
         "    print(model.backbone.description['kind'], total)\n"
     )
-    files = sorted(tmp_path.glob("*.json"))
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, files)], capture_output=True, text=True, check=True, timeout=120
-    )
-    found = dict(line.split() for line in done.stdout.splitlines())
-    assert found.keys() == detectors_of_every_kind().keys()
-    for kind, total in found.items():
-        weights = load_file(tmp_path / f"{kind}.safetensors")
-        assert float(total) == pytest.approx(sum(each.sum().item() for each in weights.values()), rel=1e-4, abs=1e-3)
+    done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True, check=True)
+    found = {kind: float(total) for kind, total in map(str.split, done.stdout.splitlines())}
+    weights = {kind: load_file(tmp_path / f"{kind}.safetensors").values() for kind in models}
+    expected = {kind: sum(each.sum().item() for each in tensors) for kind, tensors in weights.items()}
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
@@ -159,10 +148,8 @@ def truncate(folder):
 
 
 def exchange(folder):
-    save_detector(folder, small_detector(seed=1), DESCRIPTION)
-    os.replace(folder / "detector.safetensors", folder / "other")
-    save_detector(folder, small_detector(seed=0), DESCRIPTION)
-    os.replace(folder / "other", folder / "detector.safetensors")
+    other = small_detector(seed=1).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in other.items()}, folder / "detector.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -175,10 +162,7 @@ def exchange(folder):
         (truncate, r"detector\.safetensors is damaged"),
         (lambda folder: (folder / "detector.safetensors").write_bytes(b""), r"detector\.safetensors is damaged"),
         (exchange, r"not the file that its JSON was written with"),
-        (
-            reweigh(**{"neck.3.weight": torch.zeros(8, 16, 4, 4)}),
-            r"neck\.3\.weight has shape 8x16x4x4, expected 8x8x4x4",
-        ),
+        (reweigh(**{"neck.3.weight": torch.zeros(8, 9, 4, 4)}), r"weight has shape 8x9x4x4, expected 8x8x4x4"),
         (reweigh(**{"size.2.bias": None}), r"another architecture: size\.2\.bias has shape none, expected 2$"),
         (reweigh(extra=torch.zeros(2, 3)), r"another architecture: extra has shape 2x3, expected none"),
         (rewrite(categories=None), r"lacks 'categories'"),
@@ -189,9 +173,7 @@ def exchange(folder):
         (rewrite(architecture=[]), r"no detector is of kind None"),
         (rewrite(categories=["bolt"]), r"names 1 categories.*tells 3"),
         (rewrite(normalisation={"mean": [0, 0]}), r"normalisation\.mean must have 3 items, got 2"),
-        (rewrite(input_size="large"), r"input_size"),
-        (rewrite(input_size=[64, 40]), r"input_size \[64, 40\]"),
-        (rewrite(input_size=[64]), r"input_size"),
+        *((rewrite(input_size=size), rf"input_size {re.escape(repr(size))}") for size in ("large", [64, 40], [64])),
     ],
 )
 def test_damaged_detectors_are_refused_in_one_sentence(tmp_path, damage, message):
@@ -213,9 +195,6 @@ def test_kinds_that_are_not_on_the_list_are_not_imported():
     ("description", "message"),
     [
         ({"categories": ["a", "b", "c"]}, "lacks 'input_size'"),
-        ({**DESCRIPTION, "categories": ["a", "b"]}, "names 2 categories, but the network tells 3 apart"),
-        ({**DESCRIPTION, "input_size": 100}, "multiple of 32"),
-        ({**DESCRIPTION, "input_size": (1333, 800)}, "multiple of 32"),
         ({**DESCRIPTION, "provenance": {"folder": object()}}, "JSON"),
     ],
 )
@@ -228,8 +207,7 @@ def test_incomplete_descriptions_are_not_saved(tmp_path, description, message):
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])
 def test_a_full_disk_leaves_the_old_detector_whole(tmp_path, monkeypatch, suffix):
     save_detector(tmp_path, small_detector(seed=1), DESCRIPTION)
-    before = load_detector(tmp_path).model.state_dict()
-
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     written = []
 
     def full(descriptor):
@@ -240,9 +218,7 @@ def test_a_full_disk_leaves_the_old_detector_whole(tmp_path, monkeypatch, suffix
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=rf"cannot write .*detector\.{suffix}: the disk is full"):
         save_detector(tmp_path, small_detector(seed=2), DESCRIPTION)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["detector.json", "detector.safetensors"]
-    after = load_detector(tmp_path).model.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 # --- detection --------------------------------------------------------------------------------------------------------
@@ -282,9 +258,8 @@ def test_images_reach_the_network_as_in_training_and_boxes_come_back_in_their_pi
         boxes = stub.boxes.detach().cpu() / min(height / H, width / W)
         boxes = boxes.clamp(min=0).minimum(torch.tensor([W, H, W, H]))
         torch.testing.assert_close(found.boxes[index].cpu(), boxes)
-        assert found.valid[index].tolist() == [
-            left < right and top < bottom for left, top, right, bottom in boxes.tolist()
-        ]
+        left, top, right, bottom = boxes.unbind(dim=1)
+        assert found.valid[index].tolist() == ((left < right) & (top < bottom)).tolist()
         assert found.valid[index].tolist()[1:] == [True, False]
 
 
