@@ -12,10 +12,20 @@ from typing import Any
 from common.plain import InputError
 from common.report.card import card, drawn
 from common.report.runs import Found, RunSummary, duration, find_exhibits, find_runs, shared_environment
-from common.report.scoreboard import HEADS, Record, by_paper, claim_cells, counts, find_claims, measured, natural
+from common.report.scoreboard import (
+    HEADS,
+    Record,
+    by_paper,
+    claim_cells,
+    counts,
+    details,
+    find_claims,
+    measured,
+    natural,
+)
 from common.report.tables import html_table
 
-_VERDICT_CLASSES = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "open"}
+_VERDICT_CLASSES = {"reproduced": "yes", "not reproduced": "no"}  # all others are open
 
 
 def build_page(roots: Sequence[Path], command: str = "") -> str:
@@ -69,7 +79,7 @@ def build_page(roots: Sequence[Path], command: str = "") -> str:
 
 def _claims_section(claims: Sequence[Record]) -> str:
     parts = [
-        f"<h3>{escape(title)}</h3><p>{counts(records)}</p>"
+        f"<h3>{escape(title)}</h3><p>{escape(counts(records))}</p>"
         f'<div class="wide">{html_table(HEADS, [_claim_row(record) for record in records], "claims")}</div>'
         for title, records in by_paper(claims).items()
     ]
@@ -78,19 +88,19 @@ def _claims_section(claims: Sequence[Record]) -> str:
 
 def _claim_row(record: Record) -> list[str]:
     *cells, verdict = claim_cells(record)
-    details = [f"Rule: {record['rule']}"] if record.get("rule") else []
-    details += [f"Command: {record['command']}"] if record.get("command") else []
-    details += [
+    behind = [*details(record), *([f"Rule: {record['rule']}"] if record.get("rule") else [])]
+    behind += [f"Command: {record['command']}"] if record.get("command") else []
+    behind += [
         f"{part['name']}: {part['verdict']}, {measured(part)}, to lie {part['direction']} {part['threshold']:g}"
         for part in record.get("conditions") or []
     ]
-    details += [f"Runs: {', '.join(record['runs'])}"] if record.get("runs") else []
-    listed = "".join(f"<li>{escape(text)}</li>" for text in details)
+    behind += [f"Runs: {', '.join(record['runs'])}"] if record.get("runs") else []
+    listed = "".join(f"<li>{escape(text)}</li>" for text in behind)
     reason = f"<br><small>{escape(record['reason'])}</small>" if record.get("reason") else ""
     return [
         f"<details><summary>{escape(cells[0])}</summary><ul>{listed}</ul></details>",
         *map(escape, cells[1:]),
-        f'<span class="verdict {_VERDICT_CLASSES[verdict]}">{escape(verdict)}</span>{reason}',
+        f'<span class="verdict {_VERDICT_CLASSES.get(verdict, "open")}">{escape(verdict)}</span>{reason}',
     ]
 
 

@@ -1,7 +1,8 @@
 """`python -m common.report.readme`: the results in README.md and on the papers' pages, from the published records.
 
-README.md has the scoreboard, PAPER/README.md every published exhibit and claim, each between two markers; pictures
-become PNG files beside their records. Papers are the folders with a printed.json. `--check` only says what is stale.
+README.md has the scoreboard, led by results/learnt.md where there is one, PAPER/README.md every published exhibit and
+claim, each between two markers; pictures become PNG files beside their records. Papers are the folders with a
+printed.json. `--check` only says what is stale.
 """
 
 import sys
@@ -18,10 +19,12 @@ from common.report.scoreboard import (
     Record,
     by_paper,
     counts,
+    details,
     find_claims,
     measured,
     natural,
     scoreboard,
+    standing,
     with_reason,
 )
 from common.report.tables import markdown_table, plain_markdown, side_by_side
@@ -114,8 +117,12 @@ def scoreboards(root: Path) -> str:
     records, unreadable = find_claims([root / "results"])
     if unreadable:
         raise InputError(unreadable[0])
+    judged = [record for record in records if len(record["seeds"]) > 1]
+    learnt = root / "results" / "learnt.md"
+    opening = [f"{len(judged)} claims: **{counts(judged)}**. {standing(judged)}".strip()] if judged else []
+    opening += [learnt.read_text().strip()] if learnt.is_file() else []
     titles, parts = {}, []
-    for title, claims in by_paper(record for record in records if len(record["seeds"]) > 1).items():
+    for title, claims in by_paper(judged).items():
         titles[claims[0]["paper_name"]] = title
         parts.append(f"### {title}\n\n{counts(claims)}\n\n{scoreboard(claims)}")
     rows = []
@@ -123,7 +130,7 @@ def scoreboards(root: Path) -> str:
         about = printed(folder)
         link = f"[{titles.get(folder.name, folder.name)}]({folder.name}/README.md)"
         rows.append((link, about["title"], about["authors"]))
-    return "\n\n".join([markdown_table(("Page", "Paper", "Authors"), rows), *parts])
+    return "\n\n".join([*opening, markdown_table(("Page", "Paper", "Authors"), rows), *parts])
 
 
 def results(folder: Path, paper: Path) -> str:
@@ -149,7 +156,11 @@ def _claims(records: list[Record]) -> str:
             (claim, rule, paper, "\n".join(map(measured, parts)), str(len(record["seeds"])), with_reason(record))
         )
     heads = ("Claim", "Rule", "Paper", "Ours (95 % interval)", "Seeds", "Verdict")
-    return f"#### Claims\n\n{counts(records)}\n\n{markdown_table(heads, rows)}\n\n`{records[0]['command']}`"
+    behind = [f"- {each['id']}: {' '.join(details(each))}" for each in records if details(each)]
+    table = markdown_table(heads, rows)
+    return "\n\n".join(
+        ["#### Claims", counts(records), table, *(["\n".join(behind)] if behind else []), f"`{records[0]['command']}`"]
+    )
 
 
 def _exhibit(result: ExhibitResult, link: str) -> str:

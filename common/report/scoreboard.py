@@ -7,9 +7,11 @@ from typing import Any
 
 from common.plain import InputError
 from common.report.claims import VERDICTS, read_claims
-from common.report.statistics import Difference
+from common.report.statistics import Difference, holm
 from common.report.tables import format_measured, markdown_table
 
+LEVEL = 0.05
+"""Chance at which a verdict is false where there is nothing to be found."""
 HEADS = ("Claim", "Where", "Paper", "Ours (95 % interval)", "Seeds", "Data", "Verdict")
 Record = Mapping[str, Any]
 
@@ -67,7 +69,37 @@ def measured(record: Record) -> str:
 def counts(records: Iterable[Record]) -> str:
     """How many claims have which verdict: "3 reproduced · 4 not reproduced · 1 inconclusive"."""
     verdicts = [record["verdict"] for record in records]
-    return " · ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS)
+    return " · ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts)
+
+
+def standing(records: Iterable[Record]) -> str:
+    """How sure the decided verdicts are all together, in a sentence; nothing where none is decided."""
+    p_values = {str(at): each["p"] for at, each in enumerate(records) if each.get("p") is not None}
+    if not p_values:
+        return ""
+    stand = sum(p < LEVEL for p in holm(p_values).values())
+    return (
+        f"Of {len(p_values)} decided verdicts, {LEVEL * len(p_values):.1f} would be false by chance if nothing were to "
+        f"be found; {stand} stand at {LEVEL:.0%} when all are tested together (Holm)."
+    )
+
+
+def details(record: Record) -> list[str]:
+    """What stands behind a verdict, a sentence each: why, the networks' level, both sides' budget, the former rule."""
+    said = [record["why"]] if record.get("why") else []
+    if record.get("level") is not None:
+        said.append(f"Networks of {record['level']:.1f} AP points.")
+    sides = [
+        f"{side} {spent['samples']:,.0f} samples"
+        + (f" in {spent['cpu_seconds']:,.0f} CPU s" if "cpu_seconds" in spent else "")
+        for side, spent in (record.get("budget") or {}).items()
+        if "samples" in spent
+    ]
+    said += [f"Trained with: {'; '.join(sides)}."] if sides else []
+    said += [f"p {record['p']:.2g}."] if record.get("p") is not None else []
+    if before := record.get("before"):
+        said.append(f"Rule before: {before['rule']}. Changed: {before['reason']}.")
+    return said
 
 
 def scoreboard(records: Iterable[Record]) -> str:

@@ -9,7 +9,7 @@ from common.plain import InputError, read_json, write_json
 from common.report.figures import digest, drawn_from
 from common.report.readme import Options, main
 from common.report.reproduce import reproduce
-from common.report.scoreboard import by_paper, claim_cells, counts, find_claims, measured, natural
+from common.report.scoreboard import by_paper, claim_cells, counts, details, find_claims, measured, natural, standing
 
 BOARD, PART = "<!-- scoreboard:begin -->old<!-- scoreboard:end -->", "<!-- results:begin -->old<!-- results:end -->"
 
@@ -46,7 +46,9 @@ def test_pages_are_written_between_their_markers_and_then_up_to_date(published, 
         main(Options(check=True, root=published))
     main(Options(root=published))
     board, page = pages(published)
-    assert re.fullmatch(r"before\n<!-- scoreboard:begin -->\n\n\|.*\|\n\n<!-- scoreboard:end -->\nafter\n", board, re.S)
+    assert re.fullmatch(
+        r"before\n<!-- scoreboard:begin -->\n\n3 claims.*\|\n\n<!-- scoreboard:end -->\nafter\n", board, re.S
+    )
     assert re.fullmatch(r"above\n<!-- results:begin -->\n\n### .*\n\n<!-- results:end -->\nbelow\n", page, re.S)
     assert not stale(published, capsys)
     main(Options(root=published))
@@ -66,7 +68,7 @@ def test_a_page_shows_every_published_exhibit_and_claim(published):
         "| Method | AP, ours | AP, paper (percent) |\n| --- | --- | --- |\n| toy | 42.00 | 40.1 |",
         "- Ours is first.\n- The paper: the curves rise.",
         "Seeds: 0, 1. `python -m toynas.reproduce --scale smoke --data scenes --seeds 2 --only figure1`",
-        "0 reproduced · 0 not reproduced · 3 inconclusive",
+        "3 inconclusive",
         "| Claim | Rule | Paper | Ours (95 % interval) | Seeds | Verdict |",
         "| T-2: gain is large (Figure 1) | gain above 3 | +2 | 2.05 ± 0.64 AP | 2 | not reproduced |",
         "| T-3: table is large (Figure 1) | table above 0 | +2 | – | 2 | inconclusive: not measured: table |",
@@ -97,6 +99,13 @@ def test_the_scoreboard_names_papers_and_claims_of_several_seeds(published):
     main(Options(root=published))
     board, _ = pages(published)
     assert "| [ToyNAS](toynas/README.md) | ToyNAS: A Paper that Nobody Wrote | Nobody |" in board
+    (published / "results/learnt.md").write_text("They learn.\n")
+    main(Options(root=published))
+    opening = pages(published)[0].split("<!-- scoreboard:begin -->\n\n")[1]
+    assert opening.startswith(
+        "3 claims: **1 reproduced · 1 not reproduced · 1 inconclusive**. Of 2 decided verdicts, 0.1 "
+    )
+    assert "(Holm).\n\nThey learn.\n\n| Page |" in opening
     assert "### ToyNAS\n\n1 reproduced · 1 not reproduced · 1 inconclusive\n\n| Claim | Where |" in board
     rows = [line for line in board.splitlines() if line.startswith("| T-")]
     assert [row.split(":")[0] for row in rows] == ["| T-2", "| T-3", "| T-10"]  # reef has one seed only
@@ -193,8 +202,30 @@ def test_a_claims_cells():
     assert measured(record(interval=[None, None], unit=None)) == "0.5000"
 
 
+def test_what_stands_behind_a_verdict_is_said():
+    budget = {"ours": {"samples": 80000, "cpu_seconds": 1234.4}, "theirs": {"samples": 500}, "random": {}}
+    whole = record(why="It learns.", level=21.26, budget=budget, p=0.0312, before={"rule": "AP up", "reason": "noise"})
+    assert details(whole) == [
+        "It learns.",
+        "Networks of 21.3 AP points.",
+        "Trained with: ours 80,000 samples in 1,234 CPU s; theirs 500 samples.",
+        "p 0.031.",
+        "Rule before: AP up. Changed: noise.",
+    ]
+    assert details(record()) == details(record(why=None, level=None, budget={}, p=None, before=None)) == []
+
+
+def test_decided_verdicts_are_tested_together():
+    assert standing([record(), record(p=None)]) == ""
+    by_chance = "Of 3 decided verdicts, 0.2 would be false by chance if nothing were to be found; 2 stand at 5% when"
+    assert standing([record(p=p) for p in (0.04, 0.001, 0.02, None)]).startswith(
+        by_chance.replace("2 stand", "3 stand")
+    )
+    assert standing([record(p=p) for p in (0.06, 0.001, 0.02)]).startswith(by_chance)
+
+
 def test_verdicts_are_counted_and_names_ordered_as_numbers_go():
     verdicts = ["reproduced", "inconclusive", "reproduced"]
-    assert counts([{"verdict": each} for each in verdicts]) == "2 reproduced · 0 not reproduced · 1 inconclusive"
+    assert counts([{"verdict": each} for each in verdicts]) == "2 reproduced · 1 inconclusive"
     ordered = ["figure2", "figure10", "table2", "table10"]
     assert sorted(set(ordered), key=natural) == ordered
