@@ -22,32 +22,22 @@ def features() -> list[torch.Tensor]:
     return [torch.randn(2, channels, *size) for channels, size in zip(CHANNELS, SIZES, strict=True)]
 
 
-def copy_weights(ours: FPN, theirs: FeaturePyramidNetwork) -> None:
-    state = {}
-    for name, tensor in theirs.state_dict().items():
-        name = name.replace("inner_blocks", "laterals").replace("layer_blocks", "outputs").replace(".0.", ".")
-        name = name.replace("extra_blocks.p6", "extras.0").replace("extra_blocks.p7", "extras.1")
-        state[name] = tensor
-    ours.load_state_dict(state)
-
-
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 @pytest.mark.parametrize("extra", ["pool", "conv-on-output", "conv-on-input"])
 def test_equals_torchvision(first, extra):
-    width = 5
-    if extra == "conv-on-input":  # torchvision takes the input where the widths differ
-        extra_block = LastLevelP6P7(CHANNELS[-1], width)
-    else:
-        extra_block = LastLevelMaxPool() if extra == "pool" else LastLevelP6P7(width, width)
-    theirs = FeaturePyramidNetwork(list(CHANNELS[first - 1 :]), width, extra_block)
-    ours = FPN(CHANNELS, first, 5 if extra == "pool" else 6, width, extra=extra)
-    copy_weights(ours, theirs)
+    blocks = {
+        "pool": LastLevelMaxPool(),
+        "conv-on-output": LastLevelP6P7(5, 5),
+        "conv-on-input": LastLevelP6P7(CHANNELS[-1], 5),  # torchvision takes the input where the widths differ
+    }
+    theirs = FeaturePyramidNetwork(list(CHANNELS[first - 1 :]), 5, blocks[extra])
+    ours = FPN(CHANNELS, first, 5 if extra == "pool" else 6, 5, extra=extra)
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))  # in the same order
     inputs = features()
-    named = OrderedDict((str(index), each) for index, each in enumerate(inputs[first - 1 :]))
-    expected = list(theirs(named).values())
+    expected = theirs(OrderedDict((str(index), each) for index, each in enumerate(inputs[first - 1 :])))
     found = ours(inputs)
     assert len(found) == len(expected) == len(ours.levels)
-    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, found, expected.values()))
 
 
 @pytest.mark.parametrize(("first", "last"), [(a, b) for a in range(1, 5) for b in range(a + 1, 7)])
@@ -56,12 +46,8 @@ def test_all_fourteen_ranges(first, last, norm):
     pyramid = FPN(CHANNELS, first, last, 8, norm)
     assert pyramid.strides == tuple(2 ** (level + 1) for level in range(first, last + 1))
     outputs = pyramid(features())
-    assert len(outputs) == last - first + 1
-    assert all(output.shape[1] == 8 for output in outputs)
-    rows = 24 // 2 ** (first - 1)
-    for output in outputs:
-        assert output.shape[2] == rows
-        rows = -(-rows // 2)
+    rows = [-(-24 // 2 ** (level - 1)) for level in range(first, last + 1)]
+    assert [output.shape[1:3] for output in outputs] == [(8, each) for each in rows]
     sum(output.square().mean() for output in outputs).backward()
     assert all(p.grad is not None for p in pyramid.parameters())
     biases = {module.bias is not None for module in pyramid.modules() if isinstance(module, nn.Conv2d)}
