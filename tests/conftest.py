@@ -1,7 +1,10 @@
 """Fixtures that every test may ask for."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,12 @@ def pytest_generate_tests(metafunc) -> None:
 
         names = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         metafunc.parametrize("device", [torch.device(name) for name in names], ids=names)
+
+
+@pytest.fixture
+def logged() -> Callable[[Path], list[dict[str, Any]]]:
+    """A run folder -> the records of its log."""
+    return lambda folder: [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def _real_data(name: str) -> Path:

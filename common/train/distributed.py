@@ -2,8 +2,8 @@
 
 Each process sees the same batches and takes its own part of every one, batch norm normalises by the whole batch, what
 is drawn at random is drawn for the whole batch, and losses divide by what that holds (`common.models.divisor`): a run's
-numbers depend on the number of processes only by rounding. Gradients are averaged after the backward pass on `.grad` itself: elastic layers write there without
-passing through the hooks that DistributedDataParallel relies on.
+numbers depend on the number of processes only by rounding. Gradients are averaged after the backward pass on `.grad`
+itself: elastic layers write there without passing through the hooks that DistributedDataParallel relies on.
 """
 
 import os

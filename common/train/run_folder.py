@@ -208,6 +208,9 @@ class Run:
         """Write result.json, with at least one field: the run is done. All processes of a training find it there."""
         if self._writing() and not result:
             raise ValueError("a result must have at least one field, got none")
+        if self.writes and self._candidates.path.exists():
+            length = self._candidates.path.stat().st_size
+            self.write_json("environment", {**self.environment, "candidates_bytes": length})
         self.write_json("result", result)
         distributed.barrier()
 
@@ -217,6 +220,12 @@ class Run:
         path = self._file("result", ".json")
         if (result := self._json(path)) == {}:
             raise self.damaged(path, "is damaged: it holds nothing")
+        candidates, length = self._candidates.path, self.environment.get("candidates_bytes", 0)
+        if result is not None and length and (candidates.stat().st_size if candidates.exists() else 0) < length:
+            raise InputError(
+                f"{candidates} has lost candidates since the run was finished: delete {path} and run the same command "
+                "again, which evaluates those anew"
+            )
         return result
 
     def finish_stage(self, name: str, record: Mapping[str, Any]) -> None:
@@ -240,10 +249,6 @@ class Run:
         """Append one line to log.jsonl, on disk when this returns."""
         if self._writing():
             self._log.append(record)
-
-    def logged(self, **where: Any) -> list[dict[str, Any]]:
-        """The records of log.jsonl whose fields equal those of `where`."""
-        return _with_fields(self._log.look(), where)
 
     def cut_log(self, stage: str, epoch: int) -> None:
         """Take out of log.jsonl what a stage logged from an epoch on: it is about to be logged again."""

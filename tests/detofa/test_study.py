@@ -124,7 +124,7 @@ def test_what_a_variant_pays_for(finished):
     assert results["compofa"]["costs"]["warm-up"] != results["ofa"]["costs"]["warm-up"]
 
 
-def test_variants_share_what_they_build_on_and_say_so(finished):
+def test_variants_share_what_they_build_on_and_say_so(finished, logged):
     out, _ = finished
     folder = _study(out).folder
     names = {"classification", "filter", "warm-up", "ours", "ofa", "fullnet", "compofa"}
@@ -141,8 +141,8 @@ def test_variants_share_what_they_build_on_and_say_so(finished):
     assert uses["warm-up"] == uses["compofa"] == {"classification", "filter"}
     assert uses["ours"] == uses["ofa"] == {"classification", "filter", "warm-up"}
     for run in folder.iterdir():
-        logged = [(record["stage"], record["epoch"]) for record in Run.read(run).logged()]
-        assert len(logged) == len(set(logged)), f"{run.name}: an epoch was trained twice"
+        epochs = [(record["stage"], record["epoch"]) for record in logged(run)]
+        assert len(epochs) == len(set(epochs)), f"{run.name}: an epoch was trained twice"
         assert Run.read(run).result is not None
 
 

@@ -51,7 +51,7 @@ def command(folder: Path, stop: bool = False) -> tuple[Any, ...]:
                 if stop:
                     raise KeyboardInterrupt
 
-            candidates(run)
+            list(evaluate_all(lambda item: {"AP": item / 10}, range(3), run, key=lambda item: item))
             training = Training(Optimisation(epochs=2), checkpoint_every_s=0.0 if stop else 60.0)
             for stage in "first", "second":
                 after = after_epoch if stage == "second" else None
@@ -61,17 +61,15 @@ def command(folder: Path, stop: bool = False) -> tuple[Any, ...]:
         weights = [run.load_weights(stage)[0] for stage in ("first", "second")]
         plain = [{name: tensor.tolist() for name, tensor in each.items()} for each in weights]
         stages = [without_times(run.stage_done(stage) or {}) for stage in ("first", "second")]
-        logged = sorted(
-            (stage, record["epoch"], record["loss"])
-            for stage in ("first", "second")
-            for record in run.logged(stage=stage)
-        )
-        return run.config, run.result, run.read_json("uses", list), plain, stages, logged, candidates(run)
+        found = sorted((record["key"], record["AP"]) for record in run.candidates(status="done"))
+        return run.config, run.result, run.read_json("uses", list), plain, stages, found, logged(folder)
 
 
-def candidates(run: Run) -> list[tuple]:
-    records = evaluate_all(lambda item: {"AP": item / 10}, range(3), run, key=lambda item: item)
-    return [(record["key"], record["AP"]) for record in records]
+def logged(folder: Path) -> list[tuple]:
+    """Of the log, which nothing else rests on, what can be read."""
+    lines = (folder / "log.jsonl").read_text(errors="replace").splitlines() if (folder / "log.jsonl").exists() else []
+    records = [json.loads(line) for line in lines if re.fullmatch(r'\{"stage": .*\}', line)]
+    return sorted((record["stage"], record["epoch"], record["loss"]) for record in records)
 
 
 def without_times(record: dict) -> dict:
@@ -174,8 +172,8 @@ def test_the_same_command_ends_as_it_would_have_after_at_most_two_sentences(tmp_
         pytest.fail("two sentences were not enough")
     expected = list(runs[2])
     if name == "log.jsonl":  # what a finished epoch logged is lost; nothing rests on it
-        assert set(found[5]) <= set(expected[5])
-        expected[5] = found[5]
+        assert set(found[-1]) <= set(expected[-1])
+        expected[-1] = found[-1]
     assert list(found) == expected
 
 

@@ -123,7 +123,7 @@ def train_detector(folder: Path, kind: str) -> list[float]:
     return losses
 
 
-def test_two_halves_train_as_one_whole(tmp_path):
+def test_two_halves_train_as_one_whole(tmp_path, logged):
     train(tmp_path / "whole")
     losses = {kind: train_detector(tmp_path / f"whole-{kind}", kind) for kind in KINDS}
     with socket.socket() as free:
@@ -140,7 +140,7 @@ def test_two_halves_train_as_one_whole(tmp_path):
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6)
     assert halves.result == pytest.approx(whole.result, rel=1e-5)
-    assert len(halves.logged()) == 2  # one process writes
+    assert len(logged(halves.path)) == 2  # one process writes
     assert halves.environment["processes"] == 2
     reports = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert reports[0]["loss"] == reports[1]["loss"]

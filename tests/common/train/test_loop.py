@@ -186,7 +186,7 @@ def test_a_signal_saves_and_the_same_call_goes_on(tmp_path, unbroken, number):
         fit(run, "net", model, Batches(), losses_of(model), Training(Optimisation(epochs=1)), after_epoch=after_epoch)
 
 
-def test_the_steps_are_those_of_a_plain_loop(tmp_path, device):
+def test_the_steps_are_those_of_a_plain_loop(tmp_path, device, logged):
     """Against the same training written out, without dropout."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).to(device)
@@ -198,7 +198,7 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path, device):
     )
 
     optimiser = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9)
-    logged = []
+    values_of = []
     for epoch in range(2):
         for index, batch in enumerate(batches.epoch(epoch)):
             optimiser.zero_grad()
@@ -207,13 +207,13 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path, device):
             sum(value["loss"] for value in values).backward()
             nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
             optimiser.step()
-            logged.append((sum(value["loss"].item() for value in values) / 2, values[1]["part"].item()))
+            values_of.append((sum(value["loss"].item() for value in values) / 2, values[1]["part"].item()))
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    means = torch.tensor(logged[13:]).mean(0).tolist()
+    means = torch.tensor(values_of[13:]).mean(0).tolist()
     assert report.losses == pytest.approx({"loss": means[0], "part": means[1]}, rel=1e-4)
     assert (report.steps, report.samples) == (26, 26 * 8)
-    records = Run.read(tmp_path).logged(stage="net")
+    records = logged(tmp_path)
     assert [record["epoch"] for record in records] == [0, 1]
     assert records[1]["loss"] == report.losses["loss"]
 
@@ -234,7 +234,7 @@ def test_a_finished_stage_is_loaded_and_not_trained_again(tmp_path):
         fit(run, "net", nn.Linear(4, 1), Batches(), never, Training(settings))
 
 
-def test_time_and_values_of_after_epoch_and_the_random_numbers_of_others(tmp_path):
+def test_time_and_values_of_after_epoch_and_the_random_numbers_of_others(tmp_path, logged):
     """Others' numbers stay: else a resumed command, which skips finished stages, would draw other weights after it."""
     model, modes = network(), []
 
@@ -252,7 +252,7 @@ def test_time_and_values_of_after_epoch_and_the_random_numbers_of_others(tmp_pat
     report = fit(run, "net", model, Batches(), losses_of(model), training, after_epoch=after_epoch)
     assert torch.equal(torch.rand(3), expected)
     assert modes == [True, True]
-    assert [record["AP"] for record in run.logged()] == [0.0, 0.1]
+    assert [record["AP"] for record in logged(tmp_path)] == [0.0, 0.1]
     assert report.callback_seconds > 0.04
 
 

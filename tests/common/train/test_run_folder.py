@@ -88,16 +88,14 @@ def test_no_process_goes_on_before_the_result_is_there(tmp_path, monkeypatch):
     assert there == [{"AP": 0.5}], "all but the first process write nothing, and read it next"
 
 
-@pytest.mark.parametrize(
-    ("name", "append", "read"), [("log", Run.log, Run.logged), ("candidates", Run.candidate, Run.candidates)]
-)
+@pytest.mark.parametrize(("name", "append"), [("log", Run.log), ("candidates", Run.candidate)])
 @pytest.mark.parametrize("torn", ['{"a": 2', "\x00\x00", '{"a": 3}'])
-def test_a_torn_last_line_is_dropped_on_opening(tmp_path, name, append, read, torn):
+def test_a_torn_last_line_is_dropped_on_opening(tmp_path, name, append, torn):
     with Run.open(tmp_path, {}) as run:
         append(run, a=1)
         with open(tmp_path / f"{name}.jsonl", "a") as file:
             file.write(torn)
-        assert read(run) == [{"a": 1}]  # a reader does not trip over it either
+        assert run.candidates() == [{"a": 1}] * (name == "candidates")  # a reader does not trip over it either
     append(Run.open(tmp_path, {}), a=4)
     lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"a": 1}, {"a": 4}]
@@ -132,13 +130,18 @@ def test_records_are_parsed_once(tmp_path, monkeypatch):
     assert len(parsed) == 20
 
 
-def test_a_stage_logs_an_epoch_once_however_often_it_is_trained(tmp_path):
+def test_a_stage_logs_an_epoch_once_however_often_it_is_trained(tmp_path, logged):
     run = Run.open(tmp_path, {})
     for stage in "a", "b":
         for epoch in range(3):
             run.log(stage=stage, epoch=epoch)
     run.cut_log("b", 1)
-    assert [(record["stage"], record["epoch"]) for record in run.logged()] == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
+    assert [(record["stage"], record["epoch"]) for record in logged(tmp_path)] == [
+        ("a", 0),
+        ("a", 1),
+        ("a", 2),
+        ("b", 0),
+    ]
 
 
 def test_weights_come_back_with_their_meta_even_when_shared_or_strided(tmp_path):
@@ -330,7 +333,7 @@ def test_a_finished_run_is_read_without_a_write(tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
     reader = Run.read(tmp_path, {"a": 1})
     assert reader.result == {"AP": 0.5}
-    assert len(reader.candidates()) == len(reader.logged()) == len(reader.load_weights("net")[0]) == 1
+    assert len(reader.candidates()) == len(reader.load_weights("net")[0]) == 1
     assert {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]} == before
 
 
