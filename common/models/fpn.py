@@ -92,6 +92,12 @@ class FPN(nn.Module):
         return FPN(in_channels, **{**config, "norm": from_json(Norm | None, config["norm"], "the pyramid's norm")})
 
 
+def take_unread_stages(backbone: nn.Module, pyramid: FPN | None) -> None:
+    """Take the last stages out of a backbone that lie past the pyramid's last level: nobody reads them."""
+    while pyramid is not None and len(backbone.out_channels) > pyramid.last:
+        backbone.take_last_stage()
+
+
 class NoPyramid(nn.Module):
     """The backbone's last feature alone, as it is: what a detector without a pyramid predicts from."""
 

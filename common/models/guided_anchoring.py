@@ -2,8 +2,7 @@
 
 Where an anchor should be and what shape it should have is predicted at each cell, one anchor a cell; features are then
 adapted to that shape by a deformable convolution, and the usual RPN outputs follow. Weights and codes of the losses are
-those of the authors' released code, but for one: the location loss is divided by the number of locations, there by a
-two-hundredth of all cells, which ties its share in the whole to the size of the images.
+those of the authors' released code.
 """
 
 import math
@@ -26,13 +25,14 @@ from common.models.rpn import ProposalNetwork, ProposalSettings, rpn_losses
 SHAPE_DEVIATIONS = (0.07, 0.07, 0.14, 0.14)
 OFFSET_GROUPS = 4  # channels of the deformable convolution that share their offsets
 LOCATION_PRIOR = 0.01
+CELLS_A_LOCATION = 200  # the location loss is divided by the number of cells over this
 ELSEWHERE = 0.1  # the weight of cells that are no location; what is likely enough to propose goes with it
 
 
 @dataclass(frozen=True)
 class GuidedSettings(ProposalSettings):
-    """base: side of the square that shapes start from, in strides. octave: of it, the sizes of the fixed anchors by
-    which cells are matched for the shape loss.
+    """base: side of the square that shapes start from, in strides. fixed: the anchors by which cells are matched for
+    the shape loss; None means three sizes an octave from the square on.
 
     centre, ignore: shares of an object's sides inside which a cell is a location, or is left out of the loss.
     least_location: probability from which a cell proposes. shape_beta: where the bounded IoU loss turns linear.
@@ -40,7 +40,7 @@ class GuidedSettings(ProposalSettings):
     """
 
     base: float = 8
-    octave: int = 3
+    fixed: Anchors | None = None
     centre: float = 0.2
     ignore: float = 0.5
     least_location: float = 0.01
@@ -59,7 +59,7 @@ class GuidedRPN(ProposalNetwork):
         self.settings = settings or GuidedSettings()
         self.strides = tuple(strides)
         self.anchors = Anchors(tuple((stride * self.settings.base,) for stride in strides), ratios=(1.0,))
-        self.fixed = Anchors.octaves(strides, self.settings.base, self.settings.octave)
+        self.fixed = self.settings.fixed or Anchors.octaves(strides, self.settings.base, 3)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.location = nn.Conv2d(channels, 1, 1)
         self.shape = nn.Conv2d(channels, 2, 1)
@@ -112,12 +112,12 @@ def guided_rpn_losses(
     valid: Tensor,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Losses on objects (B, G, 4), valid (B, G): rpn_location, focal, over the number of locations; rpn_shape, bounded
+    """Losses on objects (B, G, 4), valid (B, G): rpn_location, focal, over a 200th of all cells; rpn_shape, bounded
     IoU of a sample's positive cells, over its size; rpn_objectness and rpn_box on the guided anchors, as in an RPN."""
     settings = rpn.settings
     location, weight = location_targets(maps, rpn.strides, boxes, valid, settings)
     focal = torchvision.ops.sigmoid_focal_loss(outputs["location"].float(), location.float())
-    losses = {"rpn_location": (focal * weight).sum() / divisor(location.sum())}
+    losses = {"rpn_location": (focal * weight).sum() * CELLS_A_LOCATION / location.numel()}
 
     # a cell overlaps an object as the best of its fixed anchors does
     cells = match(rpn.fixed.of_maps(maps, rpn.strides), boxes, valid, settings.match, group=rpn.fixed.per_cell)

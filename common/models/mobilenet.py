@@ -7,7 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from common.models.norm import Norm
-from common.plain import InputError, to_json
+from common.plain import to_json
 
 LAST_OF_STRIDE = (3, 6, 13, 18)  # torchvision's layers after which the stride doubles, and the very last
 
@@ -30,10 +30,8 @@ class MobileNetV2(nn.Module):
         self.stride = 32
 
     def take_last_stage(self) -> nn.Sequential:
-        """Take the layers past stride 16 out, to be run on each region instead; three features are left."""
-        if len(self.out_channels) < len(LAST_OF_STRIDE):
-            raise InputError("the last stage of this backbone was taken out before: build a new one")
-        first = LAST_OF_STRIDE[-2] + 1
+        """Take the layers of the last stride out: nobody reads them, or they are to be run on each region instead."""
+        first = LAST_OF_STRIDE[len(self.out_channels) - 2] + 1
         self.features, last = self.features[:first], self.features[first:]  # slices keep the names
         self.out_channels, self.strides = self.out_channels[:-1], self.strides[:-1]
         self.stride = self.strides[-1]

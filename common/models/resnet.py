@@ -52,15 +52,13 @@ class ResNet(nn.Module):
 
     @property
     def stages(self) -> tuple[nn.Sequential, ...]:
-        """The stages that there are: four, or three once the last one was taken out."""
+        """The stages that there are: four, or fewer once the last ones were taken out."""
         return tuple(child for name, child in self.named_children() if name.startswith("layer"))
 
     def take_last_stage(self) -> nn.Sequential:
-        """Take the last stage out, to be run on each region instead; three features are left."""
-        if len(self.stages) < STAGES:
-            raise InputError("the last stage of this backbone was taken out before: build a new one")
-        last = self.layer4
-        del self.layer4
+        """Take the last stage out: nobody reads it, or it is to be run on each region instead."""
+        last = self.stages[-1]
+        delattr(self, f"layer{len(self.stages)}")
         self.out_channels, self.strides = self.out_channels[:-1], self.strides[:-1]
         self.stride = self.strides[-1]
         return last

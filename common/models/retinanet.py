@@ -20,7 +20,7 @@ from common.batch import Batch, Detections
 from common.models.anchors import Anchors
 from common.models.boxes import clip, decode, encode
 from common.models.divisor import divisor
-from common.models.fpn import FPN, NoPyramid
+from common.models.fpn import FPN, NoPyramid, take_unread_stages
 from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, pick, visible_objects
 from common.models.norm import Norm, convolution
 from common.models.suppression import as_detections, best, suppress
@@ -89,8 +89,9 @@ class DenseHead(nn.Module):
 class RetinaNet(nn.Module):
     """Backbone, pyramid and two heads, which all levels share.
 
-    backbone: images to a tuple of features, with `out_channels`. categories: K. fpn: the pyramid on it (the paper's is
-    P2-P6 with extra="conv-on-output"); None means the backbone's last feature alone. norm: of the heads, or None.
+    backbone: images to a tuple of features, with `out_channels`; stages that nobody reads are taken out. categories: K.
+    fpn: the pyramid on it (the paper's is P2-P6 with extra="conv-on-input"); None means the backbone's last feature
+    alone. norm: of the heads, or None.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class RetinaNet(nn.Module):
             raise InputError(f"a detector must tell at least 1 class apart, got {categories}")
         self.categories, self.norm = categories, norm
         self.settings = settings or RetinaNetSettings()
+        take_unread_stages(backbone, fpn)
         self.backbone = backbone
         self.fpn = NoPyramid(backbone.out_channels) if fpn is None else fpn
         self.anchors = self.settings.anchors or Anchors.octaves(self.fpn.strides, 4, 3)

@@ -7,6 +7,7 @@ pyramid, the backbone's last stage, which all the heads then share.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,9 @@ class RoISettings:
     """stages: one, or the cascade's. class_specific: a box for each class, of which a cascade hands on that of the
     likeliest; else one for all, as a cascade usually has it.
 
+    averaged: over the heads of a cascade in testing, before or after the softmax. objects_handed_on: whether an
+    object's own box, moved by a head, is a region of the next one, beside the box as it is.
+
     samples, positive_share: regions an image and stage in the losses. beta: where the box loss turns from quadratic to
     linear. bins, points: of RoIAlign; None means 7, or 14 before a shared stage, which halves them.
     hidden: widths of the fully connected layers; none behind a shared stage.
@@ -55,6 +59,8 @@ class RoISettings:
 
     stages: tuple[Stage, ...] = (Stage(),)
     class_specific: bool = True
+    averaged: Literal["logits", "probabilities"] = "logits"
+    objects_handed_on: bool = False
     samples: int = 512
     positive_share: float = 0.25
     beta: float = 1.0
@@ -159,15 +165,18 @@ class RoIHead(nn.Module):
         return clip(decode(codes.squeeze(2), boxes, self.settings.stages[stage].deviations), size)
 
     def predict(self, maps: Sequence[Tensor], boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Through all stages: probabilities (B, R, K + 1), their mean over the stages, and the last one's codes
-        (B, R, K or 1, 4) with the regions (B, R, 4) that these are relative to."""
+        """Through all stages: probabilities (B, R, K + 1) by all of them, and the last one's codes (B, R, K or 1, 4)
+        with the regions (B, R, 4) that these are relative to."""
         logits, codes = self(maps, boxes)
-        probabilities = [logits.float().softmax(dim=-1)]
+        said = [logits.float()]
         for stage in range(1, len(self.heads)):
             boxes = self.refine(boxes, logits, codes, stage - 1, size)
             logits, codes = self(maps, boxes, stage)
-            probabilities.append(logits.float().softmax(dim=-1))
-        return torch.stack(probabilities).mean(dim=0), codes, boxes
+            said.append(logits.float())
+        every = torch.stack(said)  # (stages, B, R, K + 1)
+        if self.settings.averaged == "logits":
+            return every.mean(dim=0).softmax(dim=-1), codes, boxes
+        return every.softmax(dim=-1).mean(dim=0), codes, boxes
 
     @torch.no_grad()
     def select(
@@ -195,7 +204,7 @@ class Regions:
     """A sample of regions, S an image, with the targets of the heads.
 
     boxes, targets: (B, S, 4) the region, and the object in it. labels: (B, S) int64, K for the background.
-    positive, valid: (B, S) bool: holds an object; counts at all.
+    positive, valid, own: (B, S) bool: holds an object; counts at all; is an object's own box.
     """
 
     boxes: Tensor
@@ -203,6 +212,7 @@ class Regions:
     labels: Tensor
     positive: Tensor
     valid: Tensor
+    own: Tensor
 
 
 @torch.no_grad()
@@ -225,7 +235,8 @@ def sample_regions(
     drawn = sample(state, settings.samples, settings.positive_share, generator)
     target = matches.target.gather(1, drawn.index)
     labels = torch.where(drawn.positive, labels.gather(1, target), categories)
-    return Regions(pick(candidates, drawn.index), pick(boxes, target), labels, drawn.positive, drawn.valid)
+    own = drawn.index >= proposals.boxes.shape[1]
+    return Regions(pick(candidates, drawn.index), pick(boxes, target), labels, drawn.positive, drawn.valid, own)
 
 
 def region_losses(logits: Tensor, codes: Tensor, regions: Regions, stage: Stage, beta: float) -> dict[str, Tensor]:
@@ -255,7 +266,8 @@ def roi_losses(
 ) -> dict[str, Tensor]:
     """Losses of all the stages on `objects` (see `visible_objects`), each weighted and summed up; names as above.
 
-    Each stage after the first is trained on the regions of the one before as that one moved them.
+    Each stage after the first is trained on the regions of the one before as that one moved them, and on the objects'
+    own boxes afresh.
     """
     total: dict[str, Tensor] = {}
     for index, stage in enumerate(head.settings.stages):
@@ -265,5 +277,6 @@ def roi_losses(
             total[name] = total.get(name, 0.0) + stage.weight * value
         if index + 1 < len(head.heads):
             moved = head.refine(regions.boxes, logits, codes, index, size)
-            proposals = replace(proposals, boxes=moved, valid=regions.valid)
+            handed_on = regions.valid if head.settings.objects_handed_on else regions.valid & ~regions.own
+            proposals = replace(proposals, boxes=moved, valid=handed_on)
     return total

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from common.batch import Batch, Detections
 from common.models.anchors import Anchors
-from common.models.fpn import FPN, NoPyramid
+from common.models.fpn import FPN, NoPyramid, take_unread_stages
 from common.models.guided_anchoring import GuidedRPN, GuidedSettings, guided_rpn_losses
 from common.models.matching import visible_objects
 from common.models.norm import Norm
@@ -49,7 +49,8 @@ class TwoStageOutputs:
 class TwoStage(nn.Module):
     """Backbone, pyramid, RPN and RoI head.
 
-    backbone: images to a tuple of features, with `out_channels` and `strides`. categories: K, the number of classes.
+    backbone: images to a tuple of features, with `out_channels` and `strides`; stages that nobody reads are taken out.
+    categories: K, the number of classes.
     fpn: the pyramid on it. None means no pyramid: the RPN works on the last feature but one, and the backbone's last
         stage, which is taken out of it (`backbone.take_last_stage()`), on each region.
     rpn: its settings; those of guided anchoring make it one of that kind.
@@ -75,6 +76,7 @@ class TwoStage(nn.Module):
             if not hasattr(backbone, "take_last_stage"):
                 raise InputError("a detector without a pyramid needs a backbone whose last stage can be taken out")
             shared = backbone.take_last_stage()
+        take_unread_stages(backbone, fpn)
         self.backbone = backbone
         self.fpn = NoPyramid(backbone.out_channels) if fpn is None else fpn
         strides, channels = self.fpn.strides, self.fpn.out_channels[0]

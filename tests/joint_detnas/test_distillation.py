@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torchvision.ops import box_iou
 from common.models.fpn import FPN
 from common.models.resnet import ResNet
 from common.models.roi_head import Regions, RoISettings
-from common.models.two_stage import RegionOutputs, TwoStage, two_stage_losses
+from common.models.two_stage import RegionOutputs, TwoStage, look_at, two_stage_losses
 from common.plain import InputError
 from joint_detnas.baselines import Imitator, imitated_losses, imitation_loss, near_objects
 from joint_detnas.method import (
@@ -98,7 +99,7 @@ def test_features_are_compared_as_far_as_there_may_be_positives(device):
     student, teacher, adapter = _regions(0, 5, device), _regions(1, 5, device), _adapter(5, 5, device)
     flags = torch.arange(6, device=device).expand(2, 6)
     nothing = torch.zeros(2, 6, 4, device=device)
-    regions = Regions(nothing, nothing, flags, flags < 2, flags < 5)
+    regions = Regions(nothing, nothing, flags, flags < 2, flags < 5, flags < 0)
     settings, roi = DistillationSettings(2.0, 3.0, 5.0), RoISettings(samples=12)  # of which 3 may be positive
     total, found = distillation_losses(student, teacher, regions, adapter, roi, settings)
     whole = feature_loss(student.features, teacher.features, regions.positive, adapter)
@@ -151,6 +152,30 @@ def teacher(batch, device):
 def _adapter_between(student, teacher) -> RegionAdapter:
     widths = student.fpn.out_channels[0], teacher.fpn.out_channels[0]
     return RegionAdapter(*widths).to(next(student.parameters()).device)
+
+
+def test_the_adapter_can_begin_as_the_least_squares_map(student, teacher, batch):
+    adapter, device = (
+        RegionAdapter(student.fpn.width, teacher.fpn.width + 3).to(batch.images.device),
+        batch.images.device,
+    )
+    before = {name: each.clone() for name, each in student.state_dict().items()}
+    adapter.fit_features(student.train(), teacher, [batch, batch])
+    assert student.training
+    assert all(torch.equal(each, before[name]) for name, each in student.state_dict().items())
+    student.eval()
+    sides = []
+    for network in (student, teacher):
+        maps = network.fpn(network.backbone(batch.images))
+        cells = look_at(network, maps, batch.boxes).features[batch.valid].flatten(0, 1)
+        sides.append(cells.detach().double().cpu().numpy())
+    inputs = np.concatenate([sides[0], np.ones((len(sides[0]), 1))], axis=1)
+    best = inputs @ np.linalg.lstsq(inputs, sides[1], rcond=None)[0]
+    found = adapter(torch.from_numpy(sides[0]).float().to(device), teacher.fpn.width).detach().cpu().numpy()
+    errors = [np.square(each - sides[1]).sum() for each in (best, found, 0 * best)]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-2)
+    assert errors[1] < errors[2]
+    assert torch.equal(adapter.weight[-3:], torch.eye(teacher.fpn.width + 3, student.fpn.width).to(device)[-3:])
 
 
 def test_detection_losses_are_those_without_a_teacher(student, teacher, batch, device):

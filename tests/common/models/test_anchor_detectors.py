@@ -115,6 +115,19 @@ def test_losses_reach_every_weight(kind, device):
         assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("build", [TwoStage, RetinaNet])
+@pytest.mark.parametrize("last", [2, 3, 4, 6])
+def test_stages_that_no_level_reads_are_not_there(build, last, tmp_path):
+    backbone = thin(None)
+    network = awake(build(backbone, 1, FPN(backbone.out_channels, 1, last, 16)))
+    assert len(network.backbone.stages) == min(last, 4)
+    losses_of(network, make_batch(classes=1))["loss"].backward()
+    assert all(parameter.grad.any() for parameter in network.backbone.parameters())
+    path = save_detector(tmp_path / "best", network, {"categories": ["a"], "input_size": 64})
+    images = make_batch().images
+    assert_equal(load_detector(path).model.detect(images), network.eval().detect(images))
+
+
 @pytest.mark.parametrize("norm", [None, Norm("group-ws", 8)])
 def test_first_weights_and_the_probabilities_that_they_give(norm):
     network = retinanet(norm=norm)

@@ -11,6 +11,7 @@ from common.models.guided_anchoring import (
     GuidedRPN,
     GuidedSettings,
     bounded_iou_loss,
+    guided_rpn_losses,
     location_targets,
     shaped,
 )
@@ -48,6 +49,18 @@ def test_locations_equal_loops():
     assert located.any(dim=1).all()
     assert located[:, 12 * 16 - 1].all()  # the small object in the corner, where cells are rounded past the map
     assert {round(each, 3) for each in weight.flatten().tolist()} == {0, 0.1, 1}
+
+
+def test_the_location_loss_is_focal_over_a_two_hundredth_of_the_cells():
+    rpn, (boxes, valid) = GuidedRPN(4, STRIDES, GuidedSettings(base=4)), objects()
+    maps = [torch.randn(2, 4, *each.shape[2:]) for each in MAPS]
+    outputs = rpn(maps)
+    located, weight = location_targets(maps, STRIDES, boxes, valid, rpn.settings)
+    p = outputs["location"].double().sigmoid()
+    focal = torch.where(located, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
+    expected = (focal * weight).sum() / (2 * (12 * 16 + 6 * 8) / 200)
+    found = guided_rpn_losses(rpn, maps, outputs, boxes, valid)["rpn_location"]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def inside_share(box: list[float], share: float, stride: int, x: int, y: int, shape: torch.Size) -> bool:

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.models import roi_head
 from common.models.boxes import clip, encode
 from common.models.matching import pick, sample
 from common.models.norm import Norm
-from common.models.roi_head import CASCADE, RoISettings
+from common.models.roi_head import CASCADE, RoISettings, roi_losses
+from common.models.rpn import Proposals
 from common.models.torchvision_weights import faster_rcnn_of_torchvision
 from common.models.two_stage import two_stage_losses
 from tests.common.models.families import CLASSES, SIDE, make_batch, torchvision_faster_rcnn
@@ -113,6 +115,34 @@ def test_later_stages_see_better_regions():
     codes = encode(batch.boxes, proposals, stage.deviations).unsqueeze(2)
     logits = torch.zeros(*proposals.shape[:2], CLASSES + 1)
     torch.testing.assert_close(network.roi.refine(proposals, logits, codes, 0, CANVAS), clip(batch.boxes, CANVAS))
+
+
+@pytest.mark.parametrize("handed_on", [False, True])
+def test_objects_own_boxes_are_given_to_every_stage_afresh(monkeypatch, handed_on):
+    network, batch, given = two_stage(roi=cascade(3, objects_handed_on=handed_on)), make_batch(), []
+    objects = batch.boxes, batch.labels, batch.valid
+    maps = network.fpn(network.backbone(batch.images))
+    draw = roi_head.sample_regions
+    monkeypatch.setattr(roi_head, "sample_regions", lambda *args: given.append(args[0]) or draw(*args))
+    roi_losses(network.roi, maps, Proposals(batch.boxes[:, :0], batch.valid[:, :0]), objects, CANVAS)
+    own = batch.valid.sum(dim=1)
+    assert [each.valid.sum(dim=1).tolist() for each in given[1:]] == [(n * own * handed_on).tolist() for n in (1, 2)]
+
+
+@pytest.mark.parametrize("averaged", ["logits", "probabilities"])
+def test_what_the_heads_of_a_cascade_say_is_averaged(averaged):
+    network, batch = two_stage(roi=cascade(3, averaged=averaged)).eval(), make_batch()
+    for head in network.roi.heads:
+        torch.nn.init.normal_(head.classes.weight)
+    maps, boxes, logits = network.fpn(network.backbone(batch.images)), batch.boxes, []
+    for stage in range(3):
+        said, codes = network.roi(maps, boxes, stage)
+        logits.append(said)
+        before, boxes = boxes, network.roi.refine(boxes, said, codes, stage, CANVAS)
+    found, _, regions = network.roi.predict(maps, batch.boxes, CANVAS)
+    expected = {"logits": sum(logits).div(3).softmax(-1), "probabilities": sum(x.softmax(-1) for x in logits) / 3}
+    torch.testing.assert_close(found, expected[averaged])
+    assert torch.equal(regions, before)
 
 
 def test_a_cascade_with_a_box_a_class_hands_the_likeliest_one_on():
