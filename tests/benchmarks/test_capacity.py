@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import capacity, widths
+import common.train.loop
+from benchmarks import capacity
 from benchmarks.capacity import Options
 from common.cli import run
 
@@ -24,7 +25,7 @@ def test_two_tiny_widths_then_again(tmp_path, monkeypatch):
     narrow, wide = record["results"][:2]
     assert all(narrow[cost] < wide[cost] for cost in ("backbone_macs", "params"))
     assert [step["seeds"] for step in record["steps"]] == [2]
-    monkeypatch.setattr(widths, "fit", lambda *_, **__: pytest.fail("trained again what was there"))
+    monkeypatch.setattr(common.train.loop, "fit", lambda *_, **__: pytest.fail("trained again what was there"))
     assert _run(tmp_path, "--widths", "0.25", "0.5", "--seeds", "2")["results"] == record["results"]
 
 
@@ -33,15 +34,15 @@ def _results(by_width):
     return [dict(zip(("width", "seed", "AP"), each, strict=True)) for each in pairs]
 
 
-def test_verdict_needs_every_step_above_zero():
+def test_the_rule_needs_every_step_above_zero():
     clear = {0.5: [0.10, 0.11, 0.10], 1.0: [0.15, 0.16, 0.151], 2.0: [0.20, 0.209, 0.20]}
-    found = capacity.verdict(_results(clear)[::-1])
+    found = capacity.compared(_results(clear)[::-1])
     assert found["wider_is_better"]
     assert [(step["from"], step["to"]) for step in found["steps"]] == [(0.5, 1.0), (1.0, 2.0)]
     assert found["steps"][0]["difference"] == pytest.approx(0.0503, abs=1e-3)
     assert found["AP"][2]["by_seed"] == [0.20, 0.209, 0.20]
     noisy = {**clear, 2.0: [0.20, 0.15, 0.17]}  # higher on average, but not surely
-    found = capacity.verdict(_results(noisy))
+    found = capacity.compared(_results(noisy))
     assert found["steps"][1]["difference"] > 0 > found["steps"][1]["low"]
     assert not found["wider_is_better"]
 
