@@ -61,24 +61,23 @@ def _peer(
 
 
 def made_up_detections(dataset: DetectionSet, count: int) -> Detections:
-    """`count` an image, best first: the true boxes moved a little, some of them mislabelled, and random ones."""
+    """`count` an image, best first: the true boxes moved a little, some of them mislabelled, among random ones."""
     random = np.random.default_rng(0)
-    N, K = len(dataset), len(dataset.categories)  # images, categories
+    N = len(dataset)
     corner = random.uniform(0, 70, (N, count, 2))
     boxes = np.concatenate([corner, corner + random.uniform(4, 40, (N, count, 2))], axis=2)
-    labels = random.integers(0, K, (N, count))
-    scores = -np.sort(-random.beta(1, 6, (N, count)))
-    odds = 1 / np.arange(1, count + 1) ** 2  # true boxes tend to have the high scores
+    labels = random.integers(0, len(dataset.categories), (N, count))
     for image in range(N):
         rows = dataset.boxes_of(image)
         true = min(count, rows.stop - rows.start)
-        places = random.choice(count, true, replace=False, p=odds / odds.sum())
+        places = np.sort(random.permutation(min(count, 2 * true))[:true])  # high scores, mixed with random boxes
         boxes[image, places] = dataset.boxes[rows][:true] + random.normal(0, 2, (true, 4))
         right = random.random(true) < 0.7
         labels[image, places] = np.where(right, dataset.labels[rows][:true], labels[image, places])
     boxes[..., 2:] = np.maximum(boxes[..., 2:], boxes[..., :2] + 1)
-    boxes, scores, labels = map(torch.from_numpy, (boxes, scores, labels))
-    return Detections(boxes.float(), scores.float(), labels, torch.ones(N, count, dtype=torch.bool))
+    scores = torch.from_numpy(-np.sort(-random.beta(1, 6, (N, count))))
+    valid = torch.ones(N, count, dtype=torch.bool)
+    return Detections(torch.from_numpy(boxes).float(), scores.float(), torch.from_numpy(labels), valid)
 
 
 def coco_contents(dataset: DetectionSet) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Training sub-networks of a supernet, re-estimating their statistics, and training two-stage detectors."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,26 +177,8 @@ def bn_reestimation(timing: Timing, case: tuple) -> list[Row]:
         labelled = [(batch, None) for batch in images]
         return Work(lambda: reestimate(theirs, labelled)), Work(lambda: forward(theirs))
 
-    _agree_on_statistics(network, images[0])
     ours = Work(lambda: reestimate_batch_norm(network, images)), Work(lambda: forward(network))
     return _overheads(case, timing, ours, "a plain forward", by_release)
-
-
-@torch.no_grad()
-def _agree_on_statistics(network: nn.Module, images: Tensor) -> None:
-    """One batch: the statistics are those that training on it with a momentum of 1 leaves behind."""
-    trained = deepcopy(network).train()
-    for layer in trained.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 1.0
-    trained(images)
-    reestimate_batch_norm(network, [images])
-    found, expected = dict(network.named_buffers()), dict(trained.named_buffers())
-    for mean in (name for name in expected if name.endswith("running_mean")):
-        variance = mean.replace("running_mean", "running_var")
-        tolerance = 1e-3 * expected[variance].sqrt() + 1e-6
-        agree(((found[mean] - expected[mean]).abs() <= tolerance).all(), f"batch norm's {mean}")
-        agree(torch.allclose(found[variance], expected[variance], rtol=1e-2, atol=1e-6), f"batch norm's {variance}")
 
 
 # ---- two-stage detectors
@@ -232,18 +213,14 @@ def two_stage(timing: Timing, batch_size: int, side: int = 320) -> list[Row]:
 @torch.no_grad()
 def _agree_on_outputs(ours: TwoStage, theirs: nn.Module, batch: Batch) -> None:
     """Both say the same of all anchors, and of the objects' own boxes."""
-
-    def close(found: Tensor, expected: Tensor, what: str) -> None:
+    maps, their_maps, heads = ours.fpn(ours.backbone(batch.images)), theirs.backbone(batch.images), theirs.roi_heads
+    objectness, _ = theirs.rpn.head(list(their_maps.values()))
+    regions = heads.box_roi_pool(their_maps, list(batch.boxes), [batch.images.shape[-2:]] * len(batch.boxes))
+    classes, _ = heads.box_predictor(heads.box_head(regions))  # the background first
+    logits, _ = ours.roi(maps, batch.boxes)
+    for what, found, expected in (
+        ("anchors", ours.rpn(maps)["objectness"], torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in objectness], 1)),
+        ("classes of regions", logits.flatten(0, 1).roll(1, dims=1), classes),
+    ):
         difference = (found - expected).abs().max()
         agree(difference <= 1e-3 * expected.abs().max(), f"{what} by ours and by torchvision")
-
-    maps = ours.fpn(ours.backbone(batch.images))
-    their_maps = theirs.backbone(batch.images)
-    objectness, _ = theirs.rpn.head(list(their_maps.values()))
-    expected = torch.cat([each.permute(0, 2, 3, 1).flatten(1) for each in objectness], dim=1)
-    close(ours.rpn(maps)["objectness"], expected, "objectness")
-    heads = theirs.roi_heads
-    regions = heads.box_roi_pool(their_maps, list(batch.boxes), [batch.images.shape[-2:]] * len(batch.boxes))
-    expected, _ = heads.box_predictor(heads.box_head(regions))  # the background first
-    logits, _ = ours.roi(maps, batch.boxes)
-    close(logits.flatten(0, 1).roll(1, dims=1), expected, "classes of regions")
