@@ -3,10 +3,10 @@
 import io
 import itertools
 import json
-import math
 from dataclasses import replace
 
 import matplotlib
+import moocore
 import numpy as np
 import pytest
 from PIL import Image
@@ -102,12 +102,12 @@ def test_a_digest_is_of_the_data_and_the_kind(tmp_path):
 
 
 def test_a_picture_that_cannot_be_drawn_is_one_sentence():
-    with pytest.raises(
-        InputError, match=r"^picture a is of the unknown kind 'hologram'; known: accuracy_against_cost, "
+    for kind, sentence in (
+        ("hologram", r"^picture a is of the unknown kind 'hologram'; known: accuracy_against_cost, "),
+        ("bars", r"^picture a cannot be drawn \(.*\); run its command again$"),
     ):
-        render(Picture("a", "hologram", {}))
-    with pytest.raises(InputError, match=r"^picture a cannot be drawn \(.*\); run its command again$"):
-        render(Picture("a", "bars", {"groups": 3}))
+        with pytest.raises(InputError, match=sentence):
+            render(Picture("a", kind, {"groups": 3}))
 
 
 # ---- what is drawn is what the data says
@@ -169,17 +169,10 @@ def test_progress_is_the_mean_and_one_candidate_is_a_point():
 
 def test_the_front_drawn_is_what_no_other_beats():
     generator = np.random.default_rng(0)
-    for size in (0, 1, 40):
+    for size in (1, 40):
         points = generator.integers(0, 12, size=(size, 2)).astype(float)  # ties too
-        expected = {
-            (cost, score)
-            for cost, score in points.tolist()
-            if not any((c <= cost and s >= score) and (c, s) != (cost, score) for c, s in points.tolist())
-        }
-        front = figures._front(points)
-        assert set(map(tuple, front.tolist())) == expected
-        assert len(front) == len(expected)
-        assert (np.diff(front, axis=0) > 0).all()
+        expected = moocore.filter_dominated(points, maximise=[False, True])
+        assert figures._front(points).tolist() == sorted(expected.tolist())
 
 
 def test_the_band_follows_the_staircase_from_its_floor():
@@ -199,11 +192,9 @@ def test_names_cover_neither_one_another_nor_the_points_they_name():
     boxes = [text.get_window_extent() for text in axes.texts]
     assert {text.get_text() for text in axes.texts} == set(named)
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
-    for pair in axes.transData.transform(list(named.values())):
-        assert not any(box.contains(*pair) for box in boxes)
-    frame = axes.get_window_extent()
-    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
-    assert all(frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+    points, frame = axes.transData.transform(list(named.values())), axes.get_window_extent()
+    assert not any(box.contains(*point) for box in boxes for point in points)
+    assert all((frame.min <= box.min).all() and (box.max <= frame.max).all() for box in boxes)
 
 
 @pytest.mark.parametrize("limits", [(24, 600), (21, 29), (100, 130), (1e6, 3e9)])
@@ -214,4 +205,3 @@ def test_a_logarithmic_cost_has_ticks_to_read_it_by(limits):
     low, high = axes.get_xlim()
     ticks = axes.xaxis.get_major_locator()()
     assert 3 <= sum(low <= tick <= high for tick in ticks) <= 14
-    assert not math.isnan(low)

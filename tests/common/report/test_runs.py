@@ -4,7 +4,7 @@ import pytest
 
 from common.plain import InputError, write_json
 from common.report.reproduce import reproduce
-from common.report.runs import duration, find_exhibits, find_runs, shared_environment, summarise
+from common.report.runs import duration, find_exhibits, find_runs, summarise
 
 
 def test_exhibits_are_found_once_in_runs_and_in_results(toy, folder):
@@ -22,15 +22,6 @@ def test_exhibits_are_found_once_in_runs_and_in_results(toy, folder):
     assert not unreadable
     with pytest.raises(InputError, match=r"absent is not a folder; name folders such as runs"):
         find_exhibits([toy.root / "absent"])
-
-
-def test_what_cannot_be_read_is_named_and_the_rest_found(toy):
-    reproduce(toy.paper, toy.options(publish=True))
-    faulty = toy.root / "results/smoke/toynas/table2.json"
-    faulty.write_text("{}")
-    found, (sentence,) = find_exhibits([toy.root / "results"])
-    assert [each.result.exhibit for each in found] == ["figure1"]
-    assert sentence.startswith(f"{faulty} is not an exhibit's record")
 
 
 def test_runs_are_found_once_and_named_from_the_folder_given(toy, folder):
@@ -62,11 +53,6 @@ def test_a_run_summary_counts_candidates_and_costs(tmp_path):
     for path in (tmp_path / "stages").iterdir():
         path.unlink()
     assert summarise(tmp_path).seconds == 999.0
-
-
-def test_environments_are_listed_where_they_differ():
-    found = shared_environment([{"cpu": "a", "n": 1, "time": 1}, {"cpu": "b", "n": 1, "time": 2}, {"cpu": "a"}])
-    assert found == {"cpu": ["a", "b"], "n": 1}
 
 
 def test_duration():
