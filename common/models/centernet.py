@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from common.batch import Batch, Detections
 from common.letterbox import SIDE_MULTIPLE
+from common.models.architectures import OFAResNetArchitecture
 from common.models.divisor import divisor
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
 from common.models.matching import pick
@@ -118,9 +119,11 @@ class CenterNet(nn.Module):
             copy_corner(getattr(self, part), getattr(plain, part))
         return plain.train(self.training)
 
-    def sort_channels(self) -> None:
-        """Sort the elastic backbone's channels by importance, the neck's first layer moving along."""
-        sort_channels(self.backbone, readers={3: [self.neck[0]]})
+    def sort_channels(self, kept: Sequence[OFAResNetArchitecture] = ()) -> None:
+        """Sort the elastic backbone's channels by importance, the neck's first layer moving along. kept: trained
+        sub-networks of the backbone, which compute the same as before.
+        """
+        sort_channels(self.backbone, {3: [self.neck[0]]}, kept)
 
     def config(self) -> dict[str, Any]:
         """Plain numbers from which neck and heads can be built again; the backbone describes itself."""

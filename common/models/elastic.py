@@ -13,6 +13,7 @@ Sums over several paths or several backward passes come out the same. It does no
 processes, reduce `parameter.grad` after the last path of a step.
 """
 
+from collections.abc import Collection
 from operator import gt
 
 import torch
@@ -192,8 +193,10 @@ def _input_dimension(reader: nn.Module) -> int:
 
 
 @torch.no_grad()
-def sort_shared_channels(writers: list[nn.Module], readers: list[nn.Module]) -> None:
+def sort_shared_channels(writers: list[nn.Module], readers: list[nn.Module], kept: Collection[int] = ()) -> None:
     """Sort one set of channels, most important first, leaving the full network's function as it is.
+
+    kept: widths of sub-networks whose functions stay, too: no channel leaves the first so many.
 
     writers: every convolution and norm layer whose output is these channels (several where a residual sum ties them).
     readers: every convolution, transposed convolution or linear layer that takes them as its input; the channels of an
@@ -204,6 +207,8 @@ def sort_shared_channels(writers: list[nn.Module], readers: list[nn.Module]) -> 
         weight.abs().sum([each for each in range(weight.dim()) if each != dimension]) for weight, dimension in inputs
     ]
     order = torch.stack(importance).sum(0).argsort(descending=True, stable=True)
+    group = torch.bucketize(order, torch.tensor(sorted(kept), device=order.device), right=True)
+    order = order[group.argsort(stable=True)]
     for writer in writers:
         for name in ("weight", "bias", "running_mean", "running_var"):
             tensor = getattr(writer, name, None)

@@ -7,6 +7,7 @@ leading corners of the super-network's.
 """
 
 import itertools
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from common.models.architectures import OFAResNetArchitecture
 from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, copy_corner, sort_shared_channels
 from common.models.outline import outline
-from common.plain import from_json, to_json
+from common.plain import InputError, from_json, to_json
 
 
 class Space(Protocol):
@@ -185,20 +186,26 @@ class ResNet(_ResNetBody):
         return cls(from_json(OFAResNetArchitecture, fields, "the backbone's description"))
 
 
-def sort_channels(net: OFAResNet, readers: Mapping[int, Sequence[nn.Module]] | None = None) -> None:
+def sort_channels(
+    net: OFAResNet,
+    readers: Mapping[int, Sequence[nn.Module]] | None = None,
+    kept: Sequence[OFAResNetArchitecture] = (),
+) -> None:
     """Sort the super-network's channels by importance, the L1 norm of the weights that read them, largest first.
 
     Once before a shrinking phase: narrower sub-networks then start from the channels that matter most. The full network
     computes the same as before. Sorted are the bottleneck channels, the outputs of the stages (all blocks of a stage
     together, since their sums tie them) and those of an elastic stem. readers: further layers that read the output of a
-    stage 0..3, such as a neck, whose input channels must move along. An optimiser's momentum does not move along: start
-    the phase with a fresh one.
+    stage 0..3, such as a neck, whose input channels must move along. kept: sub-networks that are trained already, which
+    compute the same as before, too: channels are sorted inside the groups that their widths make. An optimiser's
+    momentum does not move along: start the phase with a fresh one.
     """
     readers = readers or {}
-    for blocks in net.stages:
-        for block in blocks:
-            sort_shared_channels([block.reduce.conv, block.reduce.norm], [block.spatial.conv])
-            sort_shared_channels([block.spatial.conv, block.spatial.norm], [block.expand.conv])
+    for stage, blocks in enumerate(net.stages):
+        for index, block in enumerate(blocks):
+            widths = {each.middle_widths[stage][index] for each in kept if index < len(each.middle_widths[stage])}
+            sort_shared_channels([block.reduce.conv, block.reduce.norm], [block.spatial.conv], widths)
+            sort_shared_channels([block.spatial.conv, block.spatial.norm], [block.expand.conv], widths)
     entries = [[blocks[0].reduce.conv, blocks[0].shortcut.project.conv] for blocks in net.stages]
     for stage, blocks in enumerate(net.stages):
         ends = [blocks[0].shortcut.project, *(block.expand for block in blocks)]
@@ -206,9 +213,38 @@ def sort_channels(net: OFAResNet, readers: Mapping[int, Sequence[nn.Module]] | N
         following = entries[stage + 1] if stage + 1 < len(entries) else []
         reading = [*inside, *following, *readers.get(stage, ())]
         if reading:
-            sort_shared_channels([layer for end in ends for layer in (end.conv, end.norm)], reading)
+            writers = [layer for end in ends for layer in (end.conv, end.norm)]
+            sort_shared_channels(writers, reading, {each.stage_widths[stage] for each in kept})
     if net.space.elastic_stem:
         stem = net.stem
         middle = [stem.first.conv, stem.first.norm, stem.residual.conv, stem.residual.norm]
-        sort_shared_channels(middle, [stem.residual.conv, stem.last.conv])
-        sort_shared_channels([stem.last.conv, stem.last.norm], entries[0])
+        sort_shared_channels(middle, [stem.residual.conv, stem.last.conv], {each.stem_middle for each in kept})
+        sort_shared_channels([stem.last.conv, stem.last.norm], entries[0], {each.stem_width for each in kept})
+
+
+# The names of Once-for-All's release, and ours; its files say "conv" and "bn" once, its modules twice.
+_STEM = {"0": "first", "1.conv": "residual", "2": "last"}
+_BLOCK = {"conv1": "reduce", "conv2": "spatial", "conv3": "expand", "downsample": "shortcut.project"}
+
+
+def weights_of_release(state: Mapping[str, Tensor], depths: Sequence[int]) -> dict[str, Tensor]:
+    """Weights of Once-for-All's ResNet50 supernet (the package `ofa`) by the names of `OFAResNet`; no classifier.
+
+    state: its state dict. depths: layers of each stage at maximal depth. Raises InputError for an unknown name.
+    """
+    places = [(stage, index) for stage, depth in enumerate(depths) for index in range(depth)]
+    weights = {}
+    for name, tensor in state.items():
+        if name.startswith("classifier."):
+            continue
+        found = re.fullmatch(
+            r"(?:input_stem\.(0|1\.conv|2)|blocks\.(\d+)\.(conv[123]|downsample))\.(conv|bn)(?:\.\4)?\.(\w+)", name
+        )
+        if found is None or int(found[2] or 0) >= len(places):
+            raise InputError(
+                f"these are not the weights of Once-for-All's ResNet50 of {depths} layers: {name!r} is unknown"
+            )
+        stem, block, part, kind, tail = found.groups()
+        layer = f"stem.{_STEM[stem]}" if stem else "stages.{}.{}.{}".format(*places[int(block)], _BLOCK[part])
+        weights[f"{layer}.{'norm' if kind == 'bn' else kind}.{tail}"] = tensor
+    return weights

@@ -153,21 +153,23 @@ def _rows_of(categories: Sequence[str], state: Mapping[str, Tensor]) -> list[int
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """The state dict of a .safetensors or .pth file, or that under "model" in a checkpoint of torchvision's training
-    script. No code in the file is ever run. InputError where there is none."""
+    """The state dict of a .safetensors or .pth file, or that under "model" or "state_dict" in a checkpoint. No code in
+    the file is ever run. InputError where there is none."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise InputError(f"{file} is not there: give a state dict of torchvision's, .pth or .safetensors") from error
+        raise InputError(f"{file} is not there: give a state dict, .pth or .safetensors") from error
     except Exception as error:  # any other file makes torch fail in any way, with an IndexError, too
         reason = str(error).partition("\n")[0].rstrip(". ")
         raise InputError(f"{file} is damaged or holds more than weights ({reason}): save the state dict") from error
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
+    if isinstance(content, dict):
+        content = next(
+            (content[name] for name in ("model", "state_dict") if isinstance(content.get(name), dict)), content
+        )
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise InputError(f"{file} holds no state dict: save that of a fasterrcnn_resnet50_fpn")
+        raise InputError(f"{file} holds no state dict: save that of the network")
     return dict(content)
 
 

@@ -1,5 +1,6 @@
 """Once-for-All's ResNet: the super-network and the networks taken out of it."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 from common.models import elastic
 from common.models.classifier import Classifier
 from common.models.elastic import ElasticConvTranspose2d
-from common.models.ofa_resnet import OFAResNet, ResNet, sort_channels
+from common.models.ofa_resnet import OFAResNet, ResNet, sort_channels, weights_of_release
 from detofa.space import OFAResNetSpace
 from tests.common.models.families import randomise_norms
 
@@ -109,6 +110,68 @@ def test_sort_channels_keeps_the_function_and_sorts():
         readers = [block.reduce.conv for block in list(net.stages[stage])[1:]]
         readers += [following.reduce.conv, following.shortcut.project.conv]
         assert (importance(*readers).diff() <= 1e-4).all()
+
+
+def test_trained_sub_networks_compute_the_same_after_sorting_and_channels_are_sorted_inside_their_groups():
+    torch.manual_seed(0)
+    space = replace(TINY, channel_multiple=1)
+    net = randomise_norms(OFAResNet(space)).eval().double()
+    neck = ElasticConvTranspose2d(48, 4, 4, 2, 1, bias=False).double()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    trained = space.sample(12, np.random.default_rng(0))
+    trained[:, space.width_columns] = trained[:, space.stem_columns.start + 1 : space.stem_columns.stop] = (
+        2  # full widths
+    )
+
+    def outputs():
+        with torch.no_grad():
+            for path in trained:
+                net.activate(path)
+                yield neck(net(images)[-1])
+
+    before = list(outputs())
+    kept = []
+    for expand in range(3):
+        path = space.largest()
+        path[space.expand_columns] = expand
+        kept.append(space.architecture(path))
+    sort_channels(net, {3: [neck]}, kept)
+    for one, other in zip(before, outputs(), strict=True):
+        torch.testing.assert_close(one, other)
+    for stage, blocks in enumerate(net.stages):
+        edges = [0, *(space.middle_width(stage, 2, expand) for expand in range(3))]
+        for block in blocks:
+            importance = block.expand.conv.weight.detach().abs().sum((0, 2, 3))
+            for left, right in itertools.pairwise(edges):
+                assert (importance[left:right].diff() <= 1e-9).all()
+    sort_channels(net, {3: [neck]})
+    assert any(not torch.allclose(one, other) for one, other in zip(before, outputs(), strict=True))
+
+
+def test_weights_of_the_release_compute_what_its_own_networks_do():
+    networks = pytest.importorskip("ofa.imagenet_classification.elastic_nn.networks", reason="ofa is not installed")
+    space = OFAResNetSpace(elastic_stem=True)
+    theirs = networks.OFAResNets(10, (0.1, 1e-5), 0, [0, 1, 2], [0.2, 0.25, 0.35], [0.65, 0.8, 1.0])
+    torch.manual_seed(0)
+    state = randomise_norms(theirs).eval().state_dict()
+    ours = OFAResNet(space).eval()
+    ours.load_state_dict(weights_of_release(state, space.max_depths))
+    single = {name.replace("conv.conv.", "conv.").replace("bn.bn.", "bn."): tensor for name, tensor in state.items()}
+    again = weights_of_release(single, space.max_depths)
+    assert all(torch.equal(again[name], tensor) for name, tensor in ours.state_dict().items())
+    images, seen = torch.randn(2, 3, 96, 96), []
+    theirs.global_avg_pool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for path in [space.largest(), space.smallest(), *space.sample(6, np.random.default_rng(0))]:
+        skip, middle, out = path[space.stem_columns].tolist()
+        theirs.set_active_subnet(
+            d=[0 if skip else 2, *path[space.depth_columns].tolist()],
+            e=[space.expands[index] for index in path[space.expand_columns]],
+            w=[middle, out, *path[space.width_columns].tolist()],
+        )
+        ours.activate(path)
+        with torch.no_grad():
+            theirs(images)
+            torch.testing.assert_close(ours(images)[-1], seen.pop(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [False, True])
