@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import benchmarks.__main__ as command
 from benchmarks import harness, networks, paths, sampling
-from benchmarks.detections import coco_contents, made_up_detections
-from benchmarks.harness import Disagreement, Row, Timing, Unavailable, Work, compare, seconds_in_turn
+from benchmarks.harness import Row, Timing, Unavailable, Work, compare, seconds_in_turn
 from common.cli import run
-from common.data.scenes import scenes
 from common.evaluate.average_precision import GroundTruth
 from common.plain import InputError
 from detofa.space import CostTable, EvolutionSettings, OFAResNetSpace
@@ -44,27 +41,25 @@ def test_benchmark_at_tiny_size(name, device):
     assert next(row for row in rows if row.against == ALWAYS_THERE[name]).ratio > 0
 
 
-def test_a_wrong_cost_table_gives_no_row(monkeypatch):
-    exact = CostTable.macs
+@pytest.mark.parametrize(
+    ("owner", "method", "name", "says"),
+    [
+        (CostTable, "macs", "cost-paths", "cost-paths.*FlopCounterMode"),
+        (GroundTruth, "evaluate", "average-precision", "average-precision.*pycocotools"),
+    ],
+)
+def test_a_wrong_result_gives_no_row(monkeypatch, owner, method, name, says):
+    right = getattr(owner, method)
 
-    def wrong(space, size, head=None):
-        return exact(space, size, head=lambda channels: head(channels) + 1)
-
-    monkeypatch.setattr(paths.CostTable, "macs", wrong)
-    with pytest.raises(Disagreement, match="FlopCounterMode"):
-        paths.cost_paths(Timing(repeats=1), tables=10, look_up=1, network=1)
-
-
-def test_a_wrong_average_precision_gives_no_row(monkeypatch):
-    right = GroundTruth.evaluate
-
-    def wrong(self, *arguments, **named):
-        numbers = right(self, *arguments, **named)
+    def wrong(*arguments, **named):
+        if owner is CostTable:
+            return right(*arguments, head=lambda channels: named["head"](channels) + 1)
+        numbers = right(*arguments, **named)
         return {**numbers, "AR10": numbers["AR10"] + 1e-6}
 
-    monkeypatch.setattr(GroundTruth, "evaluate", wrong)
-    with pytest.raises(InputError, match=r"average-precision.*pycocotools"):
-        command.measure("average-precision", Timing(repeats=1), quick=True)
+    monkeypatch.setattr(owner, method, wrong)
+    with pytest.raises(InputError, match=says):
+        command.measure(name, Timing(repeats=1), quick=True)
 
 
 def test_everyone_has_a_turn_in_every_round():
@@ -95,17 +90,15 @@ def test_ratio_above_one_means_ours_is_better(monkeypatch, unit, values):
     assert rows[1].ratio is None
 
 
-def test_json_is_all_that_stdout_holds(capsys):
-    run(command.main, command.Options, ["average-precision", "cost-paths", "--quick", "--json", "--repeats", "1"])
+def test_json_is_all_that_stdout_holds_and_a_table_names_the_peer(capsys):
+    quick = ["--quick", "--repeats", "1"]
+    run(command.main, command.Options, ["average-precision", "cost-paths", "--json", *quick])
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} == {"average-precision", "cost-paths"}
     for row in rows:
         assert {"name", "ours", "peer", "unit", "ratio", "cpu", "threads", "torch"} <= row.keys()
         assert (row["ratio"] is None) == (row["peer"] is None)
-
-
-def test_table(capsys):
-    run(command.main, command.Options, ["average-precision", "--quick", "--repeats", "1"])
+    run(command.main, command.Options, ["average-precision", *quick])
     assert "against pycocotools" in capsys.readouterr().out
 
 
@@ -188,14 +181,3 @@ def test_the_path_of_a_case_is_a_path_in_the_middle(name):
     assert (case.space.canonical(path) == path).all()
     assert not (path == case.space.largest()).all()
     assert not (path == case.space.smallest()).all()
-
-
-def test_made_up_detections_are_sorted_and_whole():
-    dataset = scenes("val", 4)
-    found = made_up_detections(dataset, 12)
-    assert found.boxes.shape == (4, 12, 4)
-    assert (found.scores[:, :-1] >= found.scores[:, 1:]).all()
-    assert (found.boxes[..., 2:] > found.boxes[..., :2]).all()
-    assert torch.equal(found.boxes, made_up_detections(dataset, 12).boxes)
-    annotations = coco_contents(dataset)["annotations"]
-    assert [annotation["id"] for annotation in annotations] == list(range(1, len(dataset.boxes) + 1))
