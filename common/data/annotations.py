@@ -95,10 +95,12 @@ class Layout:
     """Where a folder keeps its splits. parts: split, or "all" for a set without splits -> what reads its annotations.
 
     categories: the classes, where the format or the folder names them; None for all that the splits name.
+    classes: split -> what finds its classes without reading the rest, or finds None where that cannot be done.
     """
 
     parts: Mapping[str, Callable[[Faults], "Annotations"]]
     categories: tuple[str, ...] | None = None
+    classes: Mapping[str, Callable[[], list[str] | None]] = field(default_factory=dict)
 
 
 @dataclass

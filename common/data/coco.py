@@ -3,14 +3,17 @@
 Format: https://cocodataset.org/#format-data. Boxes are `[x, y, width, height]` in pixels from the top left corner.
 """
 
+import json
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common.data.annotations import REPEATED, SPLIT_NAMES, Annotations, Faults, Layout, read_each
-from common.data.values import BadRecord, flag, identity, number, read_field, read_json, shown, side, text
+from common.data.values import BadRecord, flag, identity, number, read_bytes, read_field, read_json, shown, side, text
 from common.plain import InputError
 
 # Two annotations of COCO's own instances_train2017.json have no height (github.com/cocodataset/cocoapi/issues/355).
@@ -21,12 +24,14 @@ ROBOFLOW = "_annotations.coco.json"
 WITHOUT_SPLITS = (ROBOFLOW, "annotations.json", "result.json", "annotations/instances_default.json")
 """Files of a set without splits, as Roboflow, Label Studio and CVAT write them."""
 
+LONGEST_LIST = 1_000_000  # bytes of categories that are looked through
+
 Identity = int | str
 
 
 def find_coco(directory: Path) -> Layout | None:
     """The splits of a COCO folder, in COCO's own layout, its shorter form, or Roboflow's; None for any other folder."""
-    parts, images = {}, directory / "images"
+    parts, classes, images = {}, {}, directory / "images"
     for split, names in SPLIT_NAMES.items():
         for name in names:
             folders = (images, images / name, directory / name, directory)
@@ -38,13 +43,14 @@ def find_coco(directory: Path) -> Layout | None:
             for path, folders in places.items():
                 if path.is_file():
                     parts.setdefault(split, partial(read_coco, path, folders))
+                    classes.setdefault(split, partial(classes_of, path))
     if list(parts) == ["train"] and not (directory / "annotations").is_dir():
         return Layout({"all": parts["train"]})  # Roboflow's export of a set that was not split
     if not parts:
         for path in (directory / name for name in WITHOUT_SPLITS):
             if path.is_file():
                 return Layout({"all": partial(read_coco, path, (images, path.parent, directory))})
-    return Layout(parts) if parts else None
+    return Layout(parts, classes=classes) if parts else None
 
 
 def read_coco(path: Path, folders: tuple[Path, ...], faults: Faults) -> Annotations:
@@ -54,18 +60,10 @@ def read_coco(path: Path, folders: tuple[Path, ...], faults: Faults) -> Annotati
     class without a box that is the supercategory of another is left out: Roboflow's parent of all others.
     """
     file = read_file(path, faults)
-    used = {category for _, _, _, category, _, _ in file.objects}
-    empty = {
-        key
-        for key, name in file.categories.items()
-        if key not in used and any(parent == name and child != key for child, parent in file.parents.items())
-    }
-    ids = [key for key in file.categories if key not in empty]
-    if not any(isinstance(key, str) for key in ids):
-        ids.sort()
-    classes = [file.categories[key] for key in ids]
-    found = Annotations(path, folders, "annotation", list(dict.fromkeys(classes)), ids=list(file.images))
-    found.left_out = [file.categories[key] for key in empty]
+    classes, left_out = _classes(file)
+    found = Annotations(
+        path, folders, "annotation", list(dict.fromkeys(classes)), left_out=left_out, ids=list(file.images)
+    )
     if len(found.classes) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
         faults.add(REPEATED, f"{path} has two categories of the name {shown(twice)}; give each its own")
@@ -75,6 +73,39 @@ def read_coco(path: Path, folders: tuple[Path, ...], faults: Faults) -> Annotati
             box = x, y, x + width, y + height
             found.add_box(position_of[image], mark, box, file.categories[category], crowd, area)
     return found
+
+
+def classes_of(path: Path) -> list[str] | None:
+    """The classes that `read_coco` finds, of the list of categories alone; None where it takes the boxes to tell.
+
+    The annotations of COCO's training images are half a gigabyte.
+    """
+    contents = read_bytes(path)
+    start = re.search(rb'"categories"\s*:\s*(?=\[)', contents)
+    if start is None or contents.count(b'"categories"') > 1:
+        return None
+    try:
+        listed = contents[start.end() : start.end() + LONGEST_LIST].decode(errors="replace")
+        records, _ = json.JSONDecoder().raw_decode(listed)
+    except (ValueError, RecursionError):
+        return None
+    file = _records({"images": [], "categories": records, "annotations": []}, path, Faults(collect=True))
+    classes, left_out = _classes(file)
+    return None if left_out else list(dict.fromkeys(classes))
+
+
+def _classes(file: "CocoFile") -> tuple[list[str], list[str]]:
+    """Names in the order of the ids, and those of empty parents."""
+    used = {category for _, _, _, category, _, _ in file.objects}
+    empty = {
+        key
+        for key, name in file.categories.items()
+        if key not in used and any(parent == name and child != key for child, parent in file.parents.items())
+    }
+    ids = [key for key in file.categories if key not in empty]
+    if not any(isinstance(key, str) for key in ids):
+        ids.sort()
+    return [file.categories[key] for key in ids], [file.categories[key] for key in empty]
 
 
 @dataclass(frozen=True)
@@ -99,6 +130,10 @@ def read_file(path: Path, faults: Faults, scoring: bool = False) -> CocoFile:
     contents = read_json(path)
     if not isinstance(contents, dict):
         raise InputError(f"{path} must hold an object with images, annotations and categories, as in COCO's format")
+    return _records(contents, path, faults, scoring)
+
+
+def _records(contents: Mapping[str, Any], path: Path, faults: Faults, scoring: bool = False) -> CocoFile:
     file = CocoFile()
     seen: set[Identity] = set()
 

@@ -88,11 +88,11 @@ def read_split(form: str, directory: Path, layout: Layout, split: str, faults: F
             )
     found = layout.parts[part](faults)
     if layout.categories is None:
-        parts = [
-            found if name == part else read(Faults(faults.repair, collect=True)) for name, read in layout.parts.items()
-        ]
-        classes = list(dict.fromkeys(name for annotations in parts for name in annotations.classes))
-        classes = sorted(classes) if form == "voc" else classes
+        named: dict[str, None] = {}
+        for name, read in layout.parts.items():
+            known = found.classes if name == part else layout.classes[name]() if name in layout.classes else None
+            named |= dict.fromkeys(read(Faults(faults.repair, collect=True)).classes if known is None else known)
+        classes = sorted(named) if form == "voc" else list(named)
     else:
         classes = list(layout.categories)
     for name in found.left_out:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from common.cli import DATA_KINDS, data_parts, short_name
-from common.data import source
+from common.data import coco, source
 from common.data.detection_set import describe
 from common.data.source import load
 from common.plain import InputError
@@ -193,7 +193,7 @@ def test_a_changed_split_has_another_fingerprint_and_the_others_not(tmp_path, sp
 # ---- classes of all splits
 
 
-def test_labels_follow_the_names_of_classes_over_all_splits(tmp_path):
+def test_labels_follow_the_names_of_classes_over_all_splits(tmp_path, monkeypatch):
     root = write(tmp_path, "coco")
     named = {
         "train": {3: "cat", 5: "dog"},
@@ -205,10 +205,13 @@ def test_labels_follow_the_names_of_classes_over_all_splits(tmp_path):
         contents = json.loads(path.read_text())
         contents["categories"] = [{"id": key, "name": name} for key, name in names.items()]
         path.write_text(json.dumps(contents))
+    parsed, parse = [], coco.read_json
+    monkeypatch.setattr(coco, "read_json", lambda path: (parsed.append(path.stem), parse(path))[1])
     for split, names in named.items():
         found = load(f"coco:{root}", split)
         assert found.categories == ("cat", "dog", "bird", "fox")
         assert {found.categories[label] for label in found.labels} == {names[3]}
+    assert parsed == [f"instances_{split}" for split in SPLITS]  # of the others, the classes alone
 
 
 def test_a_parent_class_that_another_split_uses_is_a_class(tmp_path):
