@@ -1,7 +1,7 @@
 """The tensors that travel between data, models and evaluation. Padded to fixed sizes: no ragged lists past here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -16,8 +16,10 @@ class _OnDevice:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on `device` (no copy where it is there already)."""
-        moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
-        return type(self)(**moved)
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -54,23 +56,44 @@ class ClassificationBatch(_OnDevice):
 
 
 @dataclass(frozen=True)
+class Found:
+    """One detection: box, xyxy in pixels of the image; score, 0..1; label; its class's name, "" where unknown."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    label: int
+    name: str
+
+
+@dataclass(frozen=True)
 class Detections(_OnDevice):
     """What every detector returns, padded to D detections an image, best score first.
 
     boxes: (B, D, 4) float32 xyxy. scores: (B, D) float32. labels: (B, D) int64. valid: (B, D) bool.
+    categories: class names by label; a network alone does not know them.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     valid: Tensor
+    categories: tuple[str, ...] = ()
+
+    def image(self, index: int) -> list[Found]:
+        """The detections in one of the images, best first, without the padding."""
+        valid = self.valid[index]
+        columns = (each[index][valid].tolist() for each in (self.boxes, self.scores, self.labels))
+        return [
+            Found(tuple(box), score, label, self.categories[label] if self.categories else "")
+            for box, score, label in zip(*columns, strict=True)
+        ]
 
     def rescaled(self, scale: Tensor) -> "Detections":
         """Boxes from network pixels to original pixels; scale: (B,) as in `Batch`."""
-        return Detections(self.boxes / scale.view(-1, 1, 1), self.scores, self.labels, self.valid)
+        return replace(self, boxes=self.boxes / scale.view(-1, 1, 1))
 
     @staticmethod
     def cat(parts: Sequence["Detections"]) -> "Detections":
         """Several batches of detections as one; all must have the same D."""
-        joined = {field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Detections)}
-        return Detections(**joined)
+        names = parts[0]._tensors()
+        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})

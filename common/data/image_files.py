@@ -107,6 +107,26 @@ def upright_size(path: Path) -> tuple[int, int]:
         return (width, height) if _stated_orientation(image) >= 5 else (height, width)
 
 
+def picture_files(place: Path) -> list[Path]:
+    """The image files of a folder and of those in it, sorted; or `place` itself where it is a file.
+
+    Raises `InputError` where there is none. Hidden files and folders are passed over.
+    """
+    if place.is_file():
+        return [place]
+    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(place).parts)]
+    if not found:
+        kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
+        raise InputError(f"{place} holds no image ({kinds}); give an image file or a folder of them")
+    return found
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB, upright, of an image that no annotation speaks of; raises what `ImageFiles` raises."""
+    return ImageFiles(path.parent, (path.name,), np.array([upright_size(path)], np.int32))(0)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:

@@ -2,6 +2,7 @@
 
     save_detector("best", model, {"categories": ["cat", "dog"], "input_size": 512})
     detections = load_detector("best").detect([image])     # uint8 (H, W, 3) arrays in, boxes in original pixels out
+    for found in detections.image(0):                      # best first: found.name, found.score, found.box
 
 The JSON describes the architecture; `load_detector` builds the network from it. Nothing else need be imported:
 BACKBONES and DETECTORS say where the class of each kind stands.
@@ -10,7 +11,7 @@ BACKBONES and DETECTORS say where the class of each kind stands.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,8 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where the weights are; onnxruntime's are on the CPU."""
+        return next((each.device for each in self.model.parameters()), torch.device("cpu"))
 
     @torch.no_grad()
     def detect(self, images: Sequence[np.ndarray], batch_size: int = 16) -> Detections:
@@ -135,7 +136,7 @@ class Detector:
         limit = torch.from_numpy(sizes).to(scale).flip(1).repeat(1, 2).unsqueeze(1)  # (B, 1, 4)
         boxes = found.boxes.clamp(min=0).minimum(limit)
         valid = found.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)  # no longer where wholly outside
-        return Detections(boxes, found.scores, found.labels, valid)
+        return replace(found, boxes=boxes, valid=valid, categories=self.categories)
 
 
 # --- to disk and back -------------------------------------------------------------------------------------------------
@@ -182,10 +183,13 @@ def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any
 
 
 def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detector:
-    """The detector that `save_detector` wrote under `path`, ready for use on `device`.
+    """The detector that `save_detector` wrote under `path`, or an .onnx export of it, ready for use.
 
-    InputError where a file is missing or damaged, or where the weights are of another architecture than described.
+    device: where it runs; an .onnx always runs on the CPU. InputError where a file is missing or damaged, or where the
+    weights are of another architecture than described.
     """
+    if Path(path).suffix == ".onnx":
+        return _load_onnx(Path(path))
     weights_path, description_path = _paths(path)
     for each in (weights_path, description_path):
         if not each.is_file():
@@ -213,6 +217,39 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
     model.load_state_dict({name: weights[name].to(tensor.dtype) for name, tensor in expected.items()}, assign=True)
     model = model.to(device).eval().requires_grad_(False)
     return Detector(model, categories, input_size, normalisation.mean, normalisation.deviation, description)
+
+
+class _OnnxNetwork(nn.Module):
+    """What detects in onnxruntime, in the place of a network."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.session = session
+
+    def detect(self, images: Tensor) -> Detections:
+        """Detections in pixels of `images` (B, 3, H, W)."""
+        names = [output.name for output in self.session.get_outputs()]
+        said = map(torch.from_numpy, self.session.run(names, {"images": images.cpu().numpy()}))
+        return Detections(**dict(zip(names, said, strict=True)))
+
+
+def _load_onnx(path: Path) -> Detector:
+    """The detector that `common.export` wrote."""
+    try:
+        from onnxruntime import InferenceSession
+    except ImportError:
+        raise InputError(f"{path} needs onnxruntime, which is not installed: pip install onnxruntime") from None
+    if not path.is_file():
+        raise InputError(f"{path} is not there: check the path, or write it with python -m common.export")
+    try:
+        session = InferenceSession(path, providers=["CPUExecutionProvider"])
+        description = dict(json.loads(session.get_modelmeta().custom_metadata_map["description"]))
+    except Exception as error:  # onnxruntime's own kinds share no base
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is damaged, or no export of a detector ({reason}): export it again") from None
+    categories, input_size, normalisation = _facts(description, str(path))
+    network = _OnnxNetwork(session).eval()
+    return Detector(network, categories, input_size, normalisation.mean, normalisation.deviation, description)
 
 
 def _facts(content: dict[str, Any], whose: str) -> tuple[tuple[str, ...], Size, Normalisation]:

@@ -45,7 +45,8 @@ def roi_align(
     cells, weights = _pairs([each.shape[-2:] for each in maps], strides, boxes, level, bins, samples)
     table = torch.cat([each.permute(0, 2, 3, 1).flatten(0, 2).float() for each in maps])  # (cells, C)
     B, R = boxes.shape[:2]  # batch, regions an image
-    return _WeightedSums.apply(table, cells, weights).view(B, R, bins * bins, table.shape[1])
+    sums = weighted_sums_step if torch.compiler.is_exporting() else _WeightedSums.apply
+    return sums(table, cells, weights).view(B, R, bins * bins, table.shape[1])
 
 
 def _pairs(
@@ -53,15 +54,15 @@ def _pairs(
 ) -> tuple[Tensor, Tensor]:
     """For each bin of each region the cells it takes, int32 rows of the table, and their weights: (bins, cells)."""
     B, R, _ = boxes.shape
-    # Of each level: stride, rows, columns, where it begins in the table, cells an image.
+    # Of each level: stride, rows, columns, where it begins in the table of one image, cells an image.
     facts, start = [], 0
     for (rows, columns), stride in zip(shapes, strides, strict=True):
         facts.append((stride, rows, columns, start, rows * columns))
-        start += B * rows * columns
+        start += rows * columns
     facts = constant(tuple(facts), torch.int32, boxes.device)[level]
     stride, rows, columns, start, count = facts.unbind(-1)  # each (B, R)
     image = torch.arange(B, dtype=torch.int32, device=boxes.device)
-    first = start + image.unsqueeze(1) * count  # the image's first cell at that level
+    first = start * B + image.unsqueeze(1) * count  # the image's first cell at that level
 
     boxes = boxes / stride.unsqueeze(-1)
     y, y_weight = _axis(boxes[..., 1], boxes[..., 3], rows, bins, samples)  # (B, R, bins, 2 * samples)
@@ -100,6 +101,18 @@ def _axis(begin: Tensor, end: Tensor, length: Tensor, bins: int, samples: int) -
     cells = torch.stack([low, torch.minimum(low + 1, last)], dim=-1)
     weights = torch.stack([1 - upper, upper], dim=-1) * (inside / samples).unsqueeze(-1)
     return cells.view(B, R, bins, 2 * samples), weights.view(B, R, bins, 2 * samples)
+
+
+@torch.library.custom_op("common::weighted_sums", mutates_args=())
+def weighted_sums_step(table: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
+    """`_WeightedSums` as one step of a program that `torch.export` writes down."""
+    return F.embedding_bag(cells, table, mode="sum", per_sample_weights=weights)
+
+
+@weighted_sums_step.register_fake
+def _one_row_a_bag(table: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
+    """What is known of the result before any value is known."""
+    return table.new_empty(cells.shape[0], table.shape[1])
 
 
 class _WeightedSums(torch.autograd.Function):

@@ -86,7 +86,7 @@ class ProposalNetwork(nn.Module):
         """
         settings, test, found = self.settings, not self.training, []
         counts = [each.shape[-2] * each.shape[-1] * self.anchors.per_cell for each in maps]
-        parts = outputs["anchors"].expand(len(maps[0]), -1, -1), self.scores(outputs), outputs["codes"]
+        parts = outputs["anchors"].expand(maps[0].shape[0], -1, -1), self.scores(outputs), outputs["codes"]
         for anchors, scores, codes in zip(*(part.split(counts, dim=1) for part in parts), strict=True):
             scores, index = scores.topk(min(settings.candidates[test], scores.shape[1]), dim=1)
             boxes = clip(decode(pick(codes, index), pick(anchors, index), self.deviations), size)
@@ -130,7 +130,7 @@ class RPN(ProposalNetwork):
             for each in maps:
                 x = F.relu(self.conv(each))
                 objectness.append(self.objectness(x).permute(0, 2, 3, 1).flatten(1))
-                codes.append(self.codes(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
+                codes.append(self.codes(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4))
         if self.norm is None:
             torch.clear_autocast_cache()  # it holds copies of the weights that have no gradient, and `at` needs one
         return {

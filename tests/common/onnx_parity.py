@@ -30,19 +30,13 @@ def wake(network: nn.Module, heads: dict[nn.Module, float], images: Tensor) -> n
     return network.eval()
 
 
-def answers(content: bytes, image: Tensor) -> Detections:
-    """What onnxruntime says of an image (1, 3, H, W) by a graph."""
+def assert_same(detector: Detector, content: bytes, images: Tensor) -> None:
+    """The graph gives of images, alone or several at once, the detections of the network, a good many of them."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return Detections(
-        **dict(zip(names, map(torch.from_numpy, session.run(None, {"images": image.numpy()})), strict=True))
-    )
-
-
-def assert_same(detector: Detector, content: bytes, images: Tensor) -> None:
-    """The graph gives of each image the detections of the network, a good many of them."""
-    for image in images.split(1):
-        expected, found = detector.model.detect(image), answers(content, image)
+    for image in (images[:1], images):
+        expected, said = detector.model.detect(image), session.run(names, {"images": image.numpy()})
+        found = Detections(**dict(zip(names, map(torch.from_numpy, said), strict=True)))
         assert found.valid.dtype == torch.bool
         assert torch.equal(found.valid, expected.valid)
         assert torch.equal(found.labels, expected.labels)

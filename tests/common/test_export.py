@@ -1,15 +1,19 @@
 """Detectors in onnxruntime: the same detections as in torch."""
 
 import json
+import re
+from dataclasses import replace
 
 import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from common import export
-from common.batch import IMAGE_MEAN, IMAGE_STD
 from common.cli import run
+from common.data.image_files import read_picture
+from common.data.scenes import scenes
 from common.export import ExportCommand
 from common.models.anchors import Anchors
 from common.models.centernet import CenterNet
@@ -22,6 +26,7 @@ from common.models.roi_head import RoISettings
 from common.models.rpn import RPNSettings
 from common.models.suppression import suppress
 from common.models.two_stage import TwoStage
+from common.plain import InputError
 from tests.common.onnx_parity import assert_same, drawn_images, wake
 
 SIZE = (96, 64)
@@ -61,23 +66,40 @@ def heads(network) -> dict:
 
 
 @pytest.mark.parametrize("build", [two_stage, retinanet, centernet])
-def test_the_graph_finds_what_the_network_finds(build, tmp_path, capsys):
+def test_the_graph_finds_what_the_network_finds(build, tmp_path, monkeypatch, capsys):
     images = drawn_images(SIZE)
     network = build()
     wake(network, heads(network), images)
     before = network.detect(images)
     save_detector(tmp_path / "detector", network, {"categories": CLASSES, "input_size": 64})
-    flags = ["--size", "96x64", "--out", str(tmp_path / "detector.onnx")]
+    detector, exported = load_detector(tmp_path), tmp_path / "detector.onnx"
+    photo = scenes("val", 1, size=200).load_image(0)[:128, :192]
+    Image.fromarray(photo).save(tmp_path / "photo.jpg")
+    flags = ["--size", "96x64", "--out", str(exported), "--check", "--images", str(tmp_path)]
     run(export.main, ExportCommand, [str(tmp_path), *flags])
-    assert "images 1x3x64x96 to boxes, scores, labels, valid" in capsys.readouterr().out
-    content = (tmp_path / "detector.onnx").read_bytes()
-    assert_same(load_detector(tmp_path), content, images)
+    printed = capsys.readouterr().out
+    assert "images Bx3x64x96 to boxes, scores, labels, valid" in printed
+    assert re.search(r"\n(\d+) of \1 detections in 1 pictures are in torch and in onnxruntime", printed)
+    content = exported.read_bytes()
+    assert_same(detector, content, images)
+    read = load_detector(exported)
+    assert (read.categories, read.input_size, read.device.type) == (CLASSES, (96, 64), "cpu")
+    monkeypatch.chdir(tmp_path)
+    exec(printed[printed.index("import json") :], {})  # the example of its use
+    shown = [(name, float(score)) for name, score, *_ in map(str.split, capsys.readouterr().out.splitlines())]
+    found = read.detect([read_picture(tmp_path / "photo.jpg")]).image(0)  # those outside the picture left out
+    assert len(found) > 4
+    for each in found:
+        assert any(name == each.name and abs(score - each.score) < 1e-3 for name, score in shown)
+    other = replace(detector, input_size=64)
+    with pytest.raises(InputError, match="the export does not find what its detector finds: "):
+        export.check(other, read, [photo])
     assert torch.equal(network.detect(images).boxes, before.boxes), "what the exporter saw stays in no memory"
     graph = onnx.load_from_string(content)
     onnx.checker.check_model(graph, full_check=True)
     assert {each.domain for each in graph.opset_import} == {""}, "standard operators alone"
     said = {each.key: json.loads(each.value) for each in graph.metadata_props}
-    assert said == {"categories": list(CLASSES), "mean": list(IMAGE_MEAN), "deviation": list(IMAGE_STD)}
+    assert said["description"] == load_detector(tmp_path).description | {"input_size": [96, 64]}
 
 
 def test_an_image_without_any_detection_is_padding_alone():
@@ -95,7 +117,7 @@ def test_an_image_without_any_detection_is_padding_alone():
         verbose=False,
         opset_version=export.OPSET,
         input_names=list(given),
-        custom_translation_table=export.TRANSLATIONS,
+        custom_translation_table=export.translations(),
     )
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     for kept in session.run(None, {name: tensor.numpy() for name, tensor in given.items()}):
@@ -133,3 +155,11 @@ def test_the_folder_is_made_or_told_to_be_none_before_any_work(tmp_path, monkeyp
         run(export.main, ExportCommand, [str(file), "--out", str(out / "below-a-file.onnx")])
     assert ended.value.code == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_what_is_no_export_is_one_sentence(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"graph")
+    with pytest.raises(InputError, match=r"bad\.onnx is damaged, or no export of a detector .*: export it again"):
+        load_detector(tmp_path / "bad.onnx")
+    with pytest.raises(InputError, match=r"none\.onnx is not there"):
+        load_detector(tmp_path / "none.onnx")
