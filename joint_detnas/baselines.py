@@ -1,7 +1,6 @@
 """What Joint-DetNAS is compared with, and what Table 6 makes of a found detector.
 
     Table 3   fine-grained feature imitation (Wang et al., 2019)     Imitator, imitated_losses
-    Table 5   pruning as a pipeline does it, all at once             pruned_to
     Table 6   X101-Cascade: deformable convolutions and a cascade    with_cascade_and_deformable, cascade_losses
 
 "We obtain the X101-Cascade model by upgrading the searched X101-based detector with DCN and Cascade head, and further
@@ -14,13 +13,12 @@ each says the same of a region, box and classes. A number in brackets is that of
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.batch import Batch
 from common.models.boxes import pairwise_iou
-from common.models.described import DescribedBackbone, as_described, keep_channels
+from common.models.described import DescribedBackbone, as_described
 from common.models.divisor import divisor
 from common.models.matching import visible_objects
 from common.models.outline import outline
@@ -28,16 +26,13 @@ from common.models.roi_head import CASCADE, Stage, sample_regions
 from common.models.two_stage import TwoStage, TwoStageOutputs, look_at, two_stage_losses
 from joint_detnas.method import (
     DISTILLATION,
-    MORPHISM,
     RegionAdapter,
     Teaching,
-    backbone_cost,
     check_distillable,
     distillation_losses,
-    kept_channels,
     teacher_maps,
 )
-from joint_detnas.presets import CascadeSettings, DistillationSettings, ImitationSettings, MorphismSettings, Size
+from joint_detnas.presets import CascadeSettings, DistillationSettings, ImitationSettings
 
 IMITATION = ImitationSettings()
 
@@ -108,34 +103,6 @@ class Imitator(nn.Module):
     def losses(self, batch: Batch, teacher: TwoStage) -> dict[str, Tensor]:
         """See `imitated_losses`. teacher: in evaluation mode."""
         return imitated_losses(self.student(batch.images), batch, teacher_maps(teacher, batch.images), self.adapter)
-
-
-# ---- Table 5: pruning once, to a cost
-
-
-def pruned_to(student: TwoStage, macs: float, size: Size, settings: MorphismSettings = MORPHISM) -> TwoStage:
-    """The student after the one channel pruning, by 1 to 95 %, that brings its backbone closest to a cost.
-
-    macs: of the backbone (`macs_mmdet`) for images of `size`. A copy of the student where nothing comes closer.
-    """
-    backbone = student.backbone
-    everything = {each.name: np.arange(each.channels) for each in backbone.architecture.channel_sets()}
-
-    def pruned(percentage: int) -> dict[str, np.ndarray]:
-        return kept_channels(backbone, float(percentage), settings) if percentage else everything
-
-    def above(percentage: int) -> float:
-        widths = {name: len(channels) for name, channels in pruned(percentage).items()}
-        architecture = backbone.architecture.with_channels(widths)
-        return backbone_cost(architecture, size, backbone.norm).macs_mmdet - macs
-
-    # A higher percentage takes the same channels and more, so the cost falls with it: the closest one is where it
-    # crosses the goal.
-    low, high = 0, 95
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if above(middle) >= 0 else (low, middle)
-    return keep_channels(student, pruned(min((low, high), key=lambda percentage: abs(above(percentage)))))
 
 
 # ---- Table 6: X101-Cascade

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from common.cli import StudyOptions
 from common.models.architectures import ARCHITECTURES, round_channels
 from common.plain import InputError
-from common.settings import Augmentation, Optimisation, ShrinkingPhase, StudyPreset, TwoStageSettings
+from common.settings import Augmentation, Optimisation, Parallel, ShrinkingPhase, StudyPreset, TwoStageSettings
 
 Size = tuple[int, int]
 """Width and height of an input image, pixels."""
@@ -42,11 +42,20 @@ class MorphismSettings:
     kinds: tuple[str, ...] = KINDS
     """Kinds of action that there are."""
     percentage: float = 10.0
-    """Percentage of all channels that a channel pruning takes (16)."""
+    """Percentage that a channel pruning takes (16)."""
+    percentage_of: Literal["channels", "cost"] = "channels"
+    """Whether that is of all channels (paper), or of the backbone's multiply-accumulates, of which 10, 20 and 30 % of
+    the channels in Table 2 are 12, 19 and 26 % on average."""
     fewest_channels: int = 4
     """Channels that every width keeps (15)."""
     tied: Literal["mean", "max"] = "mean"
     """How the importance of a channel comes from the |gamma| of all norms that write to it (14)."""
+    layer_norm: Literal["fan-in", "mean"] = "fan-in"
+    """L1 norm that ranks layers: the mean |w|, of each convolution times the root of its fan-in or as it is (13)."""
+    new_gamma: float = 0.0
+    """Last gamma of a new or moved block; 0 leaves the function as it is (12)."""
+    inherit_moments: bool = True
+    """A pair's optimiser begins with its parent's moments, changed as the weights are (7)."""
     gamma_weight: float = 1e-5
     """Lambda: weight of L_BN in the overall loss (paper: 0.00001)."""
 
@@ -178,6 +187,8 @@ class DistillationSettings:
     """Weight of the class-aware localisation."""
     relative_features: bool = False
     """Take the feature-level loss as a share of the teacher's own squares (36)."""
+    adapter: Literal["least-squares", "identity"] = "least-squares"
+    """What f_adap begins as, from a student to a teacher that it shares no weights with (25)."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +225,11 @@ class SearchSettings:
     """Pairs that are trained (paper: about 100)."""
     k: int | None = 5
     """Places of the top-k list that parents are drawn from (4); None means all pairs, which makes it a random walk."""
-    student_probability: float = 0.5
-    """Probability that a step changes the student; else it changes the teacher."""
+    student_probability: float | None = None
+    """Probability that a step changes the student; else it changes the teacher. None means one after the other: "we
+    optimize the student and the teacher alternatively" (section 3.1.4)."""
+    mutation: Literal["every-stage", "one-step"] = "every-stage"
+    """A mutation of the teacher: depth or width of each stage drawn anew, or one of them a step up or down (23)."""
     teacher: Literal["dynamic", "largest", "none"] = "dynamic"
     """A step of the teacher mutates it; or, as in conventional distillation, the largest teaches always, and such a
     step trains the same student on; or nobody teaches at all, which leaves architecture search and pruning."""
@@ -234,7 +248,7 @@ class SearchSettings:
             f"budget must be at least 0, got {self.budget}": self.budget < 0,
             f"k must be at least 1, got {self.k}": self.k is not None and self.k < 1,
             f"generation must be at least 1, got {self.generation}": self.generation < 1,
-            f"student_probability must be between 0 and 1, got {share}": not 0 <= share <= 1,
+            f"student_probability must be between 0 and 1, got {share}": share is not None and not 0 <= share <= 1,
         }
         for problem, there in problems.items():
             if there:
@@ -350,7 +364,7 @@ def _teaching(pairs: int, k: int) -> SearchSettings:
 
 
 def _trained(optimiser: str, epochs: int, learning_rate: float, **more) -> Optimisation:
-    rest = {"weight_decay": 1e-4, "warmup_epochs": min(0.3, epochs / 4)} | more
+    rest = {"weight_decay": 1e-4, "no_decay_on_norm": True, "warmup_epochs": min(0.3, epochs / 4)} | more
     return Optimisation(epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, **rest)
 
 
@@ -364,6 +378,9 @@ def _steps(epochs: int, learning_rate: float, **more) -> Optimisation:
 
 
 _RELATIVE = DistillationSettings(feature_weight=0.3, relative_features=True)  # else the feature loss drowns all others
+_THIN = MorphismSettings(percentage_of="cost", tied="max", new_gamma=0.1, gamma_weight=2e-4)
+"""Of thin students: 10 % of a ResNet18's channels are 26 % of its cost; L_BN pulls a tenth as hard as the gammas'
+gradients (2e-3 on average), where at 1e-5 it is 200 times weaker."""
 SMOKE = Preset(
     name="smoke",
     backbone="resnet18",
@@ -401,7 +418,7 @@ SMOKE = Preset(
     shrinking=ShrinkingSettings(phases=_phases(1, 1, 1), optimisation=_adamw(1, 2e-3), distillation=_RELATIVE),
     pair_training=_adamw(1, 1e-3),
     distillation=_RELATIVE,
-    search=SearchSettings(budget=6, k=3, generation=2, morphism=MorphismSettings(fewest_channels=2, tied="max")),
+    search=SearchSettings(budget=6, k=3, generation=2, morphism=replace(_THIN, fewest_channels=2)),
     teaching=_teaching(2, 2),
     equivalents=_equivalents({"R14": (1, 1, 1, 1), "R26": (2, 2, 2, 2)}),
     lessons=(("resnet18", "R26"),),
@@ -448,7 +465,7 @@ NANO = replace(
         phases=_phases(20, 2, 4, share=0.5), optimisation=_adamw(8, 3e-3), distillation=_RELATIVE
     ),
     pair_training=_adamw(2, 1e-3),
-    search=SearchSettings(budget=16, k=5, generation=2, morphism=MorphismSettings(tied="max")),
+    search=SearchSettings(budget=16, k=5, generation=2, morphism=_THIN),
     teaching=_teaching(8, 2),
     equivalents=_equivalents({"R26": (2, 2, 2, 2), "R50": (3, 4, 6, 3)}),
     lessons=(("resnet18", "R50"),),
@@ -529,26 +546,43 @@ Time: hours; not measured yet.
 
 PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
 
+
+def other_choices(preset: Preset) -> dict[str, Preset]:
+    """A preset with one thing that the paper leaves open chosen otherwise, by what that is; see the exhibit choices."""
+
+    def of(**search: Any) -> Preset:
+        return replace(preset, search=replace(preset.search, **search))
+
+    def of_students(**morphism: Any) -> Preset:
+        return of(morphism=replace(preset.search.morphism, **morphism))
+
+    return {
+        "coin": of(student_probability=0.5),
+        "one-step-teachers": of(mutation="one-step"),
+        "fresh-moments": of_students(inherit_moments=False),
+        "identity-adapter": replace(preset, distillation=replace(preset.distillation, adapter="identity")),
+        "silent-blocks": of_students(new_gamma=0.0),
+        "layers-by-mean": of_students(layer_norm="mean"),
+        "share-of-channels": of_students(percentage_of="channels"),
+        "printed-gamma-weight": of_students(gamma_weight=MorphismSettings.gamma_weight),
+        "norms-decay": replace(preset, pair_training=replace(preset.pair_training, no_decay_on_norm=False)),
+    }
+
+
 # ---- Flags
 
 Control = Literal["none", "random", "conventional", "nas", "fixed-student", "fixed-pair"]
-"""The search, or one of its controls; see JointDetNASStudy.settings."""
+"""The search, or one of its controls; see JointDetNASStudy.searching."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StudyOptions):
+class Options(StudyOptions, Parallel):
     """Flags that all commands of Joint-DetNAS share."""
 
     PRESETS: ClassVar[Mapping[str, Preset]] = PRESETS
 
     scale: Literal[tuple(PRESETS)] = "smoke"
     preset: Preset = SMOKE
-    workers: int = 0
-    """Pairs of a search that are trained side by side, each in its own process (0: one by one in this one)."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise InputError(f"--workers must be at least 0, got {self.workers}")
 
 
 def check_backbone(name: str | None) -> None:

@@ -87,7 +87,7 @@ def main(options: Options) -> None:
     print(
         f"{study.preset.name} scale on {images} images of {study.data}, seed {study.seed}, into {study.folder}, on "
         f"{study.device}: base {base}, {study.preset.teachers.count():,} teachers, "
-        f"{study.settings(options.control).budget} pairs",
+        f"{study.searching(options.control).search.budget} pairs",
         file=sys.stderr,
     )
     began = time.perf_counter()
@@ -121,7 +121,7 @@ def search(study: "JointDetNASStudy", control: Control = "none") -> dict[str, An
         **{
             name: each | {key: latencies[name][key] for key in ("latency", "latency_of")} for name, each in both.items()
         },
-        "pool": None if study.settings(control).teacher == "none" else study.pool(),
+        "pool": None if study.searching(control).search.teacher == "none" else study.pool(),
         "pairs": len(searched["steps"]) - 1,
         "failed": sum(step["score"] is None for step in searched["steps"]),
         "base_score": searched["steps"][0]["score"],

@@ -2,6 +2,7 @@
 
 classification-BACKBONE    a backbone trained on object crops, in ImageNet's place; "teacher-pool" is the pool's
 base-BACKBONE              the base detector, trained; base-FILE where a detector was given, measured only
+sparse-BACKBONE            the base detector, trained with the penalty on its gammas, for Table 5
 pool                       the elastic teacher pool
 search-BACKBONE            the search; `pairs/` in it holds the weights of pairs that may yet be parents
 search-BACKBONE-CONTROL    the search with one thing changed, see `settings`
@@ -15,6 +16,8 @@ pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillatio
 cascade-BACKBONE           what the search found, with deformable convolutions and a cascade of heads, trained on
 """
 
+import sys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
@@ -30,7 +33,14 @@ from common.cost import count
 from common.data.batches import ResolutionBatches
 from common.letterbox import padded
 from common.models.architectures import ARCHITECTURES
-from common.models.described import STRIDES, Architecture, DescribedBackbone, as_described, on_backbone
+from common.models.described import (
+    STRIDES,
+    Architecture,
+    DescribedBackbone,
+    as_described,
+    keep_channels,
+    on_backbone,
+)
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.mobilenet import MobileNetV2
@@ -44,8 +54,8 @@ from common.study import STANDARD_WIDTH, BackboneStudy, remove_folder, slug, spe
 from common.train import distributed
 from common.train.checkpoint import load_strictly
 from common.train.loop import FitReport, Step, fit
-from common.train.run_folder import Run, describe_environment
-from joint_detnas.baselines import Imitator, cascade_losses, pruned_to, with_cascade_and_deformable
+from common.train.run_folder import Run
+from joint_detnas.baselines import Imitator, cascade_losses, with_cascade_and_deformable
 from joint_detnas.method import (
     ChannelPruning,
     History,
@@ -61,20 +71,22 @@ from joint_detnas.method import (
     child_of,
     described,
     evolve,
+    gamma_penalty,
     hill_climb,
     integrated_progressive_shrinking,
+    kept_at_cost,
     taught_by,
     train_pupil,
 )
 from joint_detnas.presets import (
     KINDS,
-    Control,
+    DistillationSettings,
     Options,
     Preset,
-    SearchSettings,
     Size,
     Teacher,
     check_backbone,
+    other_choices,
     size_name,
 )
 
@@ -184,14 +196,7 @@ class JointDetNASStudy(BackboneStudy):
             "AP": result["AP"],
             "latency": result["latency_of"],
             "cost": {key: result[key] for key in ("macs", "macs_mmdet", "params", "backbone_macs_mmdet")},
-            "provenance": {
-                "run": str(run.path),
-                "data": self.data,
-                "scale": self.preset.name,
-                "seed": self.seed,
-                "commit_of_run": run.environment.get("git_commit"),
-                "command": describe_environment(self.command)["command"],
-            },
+            "provenance": self.provenance(run),
         }
         save_detector(run.path / "detector" / "detector", network, description)
 
@@ -238,11 +243,28 @@ class JointDetNASStudy(BackboneStudy):
         result = self.once(what, make)
         return result | (self._detector_of(what) if self.given is None else _on_disk(self.given))
 
-    def train_detector(self, run: Run, network: TwoStage) -> FitReport:
-        """Train a detector at all sizes ("2x+ms"), in place."""
+    def sparse(self) -> dict[str, Any]:
+        """The base detector trained with L_BN, "the pruning regularization loss" (4.2.2), as `base`. One that was given
+        is taken as it is."""
+        if self.given is not None:
+            return self.base()
+        what = f"sparse-{self.name}"
+
+        def make(run: Run) -> dict[str, Any]:
+            network = self.base_detector()
+            took = spent(self.train_detector(run, network, self.preset.search.morphism.gamma_weight))
+            result = self.report(network, self.preset.base_size)
+            self.write_detector(run, network, result)
+            return {**result, **took}
+
+        return self.once(what, make) | self._detector_of(what)
+
+    def train_detector(self, run: Run, network: TwoStage, gamma_weight: float = 0.0) -> FitReport:
+        """Train a detector at all sizes ("2x+ms"), in place. gamma_weight: of L_BN."""
 
         def losses(batch: Batch, _: Step) -> Iterator[dict[str, Tensor]]:
-            yield two_stage_losses(network(batch.images), batch)
+            losses, penalty = two_stage_losses(network(batch.images), batch), gamma_penalty(network)
+            yield losses | {"loss": losses["loss"] + gamma_weight * penalty, "gamma": penalty}
 
         return fit(run, "detector", network, self.batches(), losses, self.training(self.preset.base_training))
 
@@ -272,17 +294,16 @@ class JointDetNASStudy(BackboneStudy):
         """A teacher out of the trained pool, its batch-norm statistics reset."""
         self.pool()
         pool = _trained_pool(self.preset, len(self.categories), self.run_path("pool"), self.device)
-        return pool.ready(teacher, self._calibration())
+        return pool.ready(teacher, (batch.images for batch in self._calibration()))
 
-    def _calibration(self) -> Iterator[Tensor]:
+    def _calibration(self) -> Iterator[Batch]:
         for size in self.preset.sizes:
-            for batch in self.training_images(padded(size), self.preset.calibration_images).in_order():
-                yield batch.images
+            yield from self.training_images(padded(size), self.preset.calibration_images).in_order()
 
     # ---- searches
 
-    def settings(self, control: Control = "none") -> SearchSettings:
-        """Of the search, or of one of its controls.
+    def searching(self, control: str = "none") -> Preset:
+        """The preset that the search, one of its controls, or one of `other_choices` is done by.
 
         random: parents are drawn from all pairs, so that nothing is selected. conventional: the largest teacher always.
         nas: no teacher and no channel pruning, half the pairs: the first part of a pipeline. fixed-student: the teacher
@@ -294,7 +315,7 @@ class JointDetNASStudy(BackboneStudy):
         )
         without_pruning = tuple(kind for kind in KINDS if kind != ChannelPruning.kind)
         alone = {"teacher": "none", "student_probability": 1.0}
-        return {
+        controls = {
             "none": search,
             "random": replace(search, k=None),
             "conventional": replace(search, teacher="largest"),
@@ -303,43 +324,73 @@ class JointDetNASStudy(BackboneStudy):
             ),
             "fixed-student": teaching,
             "fixed-pair": replace(teaching, teacher="largest"),
-        }[control]
+        }
+        if control in controls:
+            return replace(self.preset, search=controls[control])
+        return other_choices(replace(self.preset, search=search))[control]
 
-    def named(self, kind: str, control: Control = "none") -> str:
+    @cached_property
+    def draws(self) -> int:
+        """Seed of what the searches on this base detector draw: those on another one draw independently."""
+        return int(np.random.SeedSequence([self.seed, zlib.crc32(self.name.encode())]).generate_state(1)[0])
+
+    def named(self, kind: str, control: str = "none") -> str:
         """What the run of that kind is called: base-resnet18, search-resnet18-random."""
         parts = [kind, self.name] + ([] if control == "none" else [control])
         return "-".join(parts if self.pairs is None else [*parts, str(self.pairs), "pairs"])
 
-    def search(self, control: Control = "none") -> dict[str, Any]:
-        """Algorithm 1 on the base detector, or one of its controls.
+    def search(self, control: str = "none") -> dict[str, Any]:
+        """Algorithm 1 on the base detector, or another search, see `searching`. A parent whose weights were lost is
+        trained again.
 
         "steps": every pair, see `steps`; "pair", "score", "teacher" and "architecture" of the best one, "upgraded": its
         student as `report` has it, at the size that it is best at; "stages": multiply-accumulates of the backbone's
         four resolutions, before and after; "seconds" that all pairs took.
         """
-        if distributed.size() > 1:
-            raise InputError("a search cannot run under torchrun: start one process, with --workers for several pairs")
-        preset, settings = self.preset, self.settings(control)
+        distributed.refuse("a search", "start one process, with --workers for several pairs")
+        preset = self.searching(control)
+        settings = preset.search
 
         def make(run: Run) -> dict[str, Any]:
             file, taught = Path(self.base()["file"]), settings.teacher != "none"
             if taught:
                 self.pool()
-            base, pairs = read_base(file), run.path / "pairs"
+            base, pairs, known = read_base(file), run.path / "pairs", {}
             cost = float(count(base, preset.base_size).macs_mmdet)
             judge = Judge(cost, preset.base_size, settings.alpha, settings.beta)
-            work = partial(self.train_pair, base=file, pairs=pairs, judge=judge, taught=taught)
+            work = partial(self.train_pair, base=file, pairs=pairs, judge=judge, preset=preset)
 
             def evaluate(drawn: Sequence[Pair]) -> Iterator[Mapping[str, Any]]:
-                rest = {"workers": self.options.workers, "score": "score", "label": run.path.name}
-                return evaluate_all(work, drawn, run, Pair.to_dict, **rest)
+                known.update({pair.number: pair for pair in drawn})
+                for pair in drawn:
+                    if pair.parent is not None and run.candidate_named(pair.to_dict()) is None:
+                        restore(known[pair.parent])
+                label, how = run.path.name, self.options
+                return evaluate_all(work, drawn, run, Pair.to_dict, how, "score", label, read_and_left)
+
+            def read_and_left(pair: Pair) -> tuple[list[Path], list[Path]]:
+                parent = [] if pair.parent is None else [pair_folder(pairs, pair.parent)]
+                shared = [file, file.with_suffix(".safetensors"), *([self.run_path("pool")] if taught else [])]
+                return [*shared, *parent], [pair_folder(pairs, pair.number)]
+
+            def restore(pair: Pair) -> None:
+                folder = pair_folder(pairs, pair.number)
+                try:
+                    self.pupil(file, folder)
+                except InputError as error:
+                    print(f"pair {pair.number} is trained again, for {error}", file=sys.stderr)
+                    remove_folder(folder)
+                    if pair.parent is not None:
+                        restore(known[pair.parent])
+                    work(pair)
 
             def forget(numbers: Sequence[int]) -> None:
                 for number in numbers:
                     remove_folder(pair_folder(pairs, number))
 
-            history = hill_climb(preset.teachers, settings, evaluate, self.seed, forget)
+            history = hill_climb(preset.teachers, settings, evaluate, self.draws, forget)
             best = history.best()
+            restore(best)
             network = self.pupil(file, pair_folder(pairs, best.number)).student
             upgraded = self.report(network, best.resolution)
             self.write_detector(run, network, upgraded)
@@ -356,15 +407,17 @@ class JointDetNASStudy(BackboneStudy):
                 "steps": steps(history),
             }
 
-        return self.once(self.named("search", control), make, base=self.base()["weights_sha256"], search=settings)
+        asked = {name: value for name, value in vars(preset).items() if value != getattr(self.preset, name)}
+        base = self.base()["weights_sha256"]
+        return self.once(self.named("search", control), make, base=base, **asked | {"search": settings})
 
-    def upgraded(self, control: Control = "none") -> dict[str, Any]:
+    def upgraded(self, control: str = "none") -> dict[str, Any]:
         """What a search made of the base detector: as `base`, at the size that it is best at."""
         result = self.search(control)
         kept = {key: result[key] for key in ("pair", "score", "teacher", "architecture", "seconds")}
         return {**result["upgraded"], **kept, **self._detector_of(self.named("search", control))}
 
-    def latencies(self, control: Control = "none") -> dict[str, dict[str, Any]]:
+    def latencies(self, control: str = "none") -> dict[str, dict[str, Any]]:
         """Of the "base" detector and of the "upgraded" one that a search made of it, each at its input size, timed in
         turn: hours lie between their trainings, in which a machine may change its pace."""
 
@@ -381,32 +434,33 @@ class JointDetNASStudy(BackboneStudy):
 
     # ---- a pair
 
-    def train_pair(self, pair: Pair, base: Path, pairs: Path, judge: Judge, taught: bool) -> dict[str, Any]:
-        """A pair made from its parent's weights, trained with its teacher and measured at all sizes.
+    def train_pair(self, pair: Pair, base: Path, pairs: Path, judge: Judge, preset: Preset) -> dict[str, Any]:
+        """A pair made from its parent's weights, trained with its teacher, if any, and measured at all sizes.
 
         base: the base detector's file. pairs: a folder for each pair that was trained; this one's, too, where its
-        weights stay. taught: if not, the teacher is left out. One that was broken off goes on.
+        weights stay. preset: of the search. One that was broken off goes on.
         """
         config = {"pair": pair.to_dict(), "seed": self.seed, "precision": self.precision}
         with Run.open(pair_folder(pairs, pair.number), config) as run:
+            teacher = None if preset.search.teacher == "none" else self.teacher(pair.teacher)
             if pair.parent is None:  # pair 0 is not trained any further
-                pupil, took = self._pupil(read_base(base, self.device)), {}
+                pupil, took = self._pupil(read_base(base, self.device), teacher, preset.distillation), {}
                 run.write_json("student", pupil.student.backbone.architecture.to_dict())
+                run.save_weights("pair-moments", {})
                 run.save_weights("pair", pupil.state_dict())
             else:
                 parent = self.pupil(base, pair_folder(pairs, pair.parent))
-                pupil = child_of(parent, pair.action, self._seed_of(pair, 1), self.preset.search.morphism)
+                pupil = child_of(parent, pair.action, self._seed_of(pair, 1), preset.search.morphism)
                 run.write_json("student", pupil.student.backbone.architecture.to_dict())
-                teacher = self.teacher(pair.teacher) if taught else None
                 seed = self._seed_of(pair)  # each pair its own order
-                training = self.training(self.preset.pair_training, seed)
-                report = train_pupil(run, "pair", pupil, teacher, self.batches(seed), self.preset, training)
+                training = self.training(preset.pair_training, seed)
+                report = train_pupil(run, "pair", pupil, teacher, self.batches(seed), preset, training)
                 took = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds}
                 took |= {"losses": report.losses, "peak_memory": report.peak_memory}
             return self._measured(pupil.student, judge) | took
 
     def _seed_of(self, pair: Pair, *purpose: int) -> int:
-        return int(np.random.SeedSequence([self.seed, pair.number, *purpose]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self.draws, pair.number, *purpose]).generate_state(1)[0])
 
     def _measured(self, student: TwoStage, judge: Judge) -> dict[str, Any]:
         numbers = self.precisions(student, "search")
@@ -425,12 +479,19 @@ class JointDetNASStudy(BackboneStudy):
             "backbone_macs_mmdet": cost.parts["backbone"]["macs_mmdet"],
         }
 
-    def _pupil(self, student: TwoStage) -> Pupil:
-        space = self.preset.teachers
-        return self.placed(Pupil(student, space.neck_channels(space.largest())).requires_grad_(True))
+    def _pupil(
+        self, student: TwoStage, teacher: TwoStage | None = None, distillation: DistillationSettings | None = None
+    ) -> Pupil:
+        """A student with a fresh f_adap, which begins as the settings say where there is a teacher."""
+        space, settings = self.preset.teachers, distillation or self.preset.distillation
+        pupil = self.placed(Pupil(student, space.neck_channels(space.largest())).requires_grad_(True))
+        if teacher is not None and settings.adapter == "least-squares":
+            pupil.adapter.fit_features(student, teacher, self._calibration())
+        return pupil
 
     def pupil(self, base: Path, folder: Path) -> Pupil:
-        """The student of a trained pair with its f_adap, from the pair's folder. base: the base detector's file."""
+        """The student of a trained pair with its f_adap and moments, from the pair's folder. base: the base detector's
+        file."""
         run = Run.read(folder)
         weights, _ = run.load_weights("pair")
         like = read_base(base, self.device)
@@ -438,6 +499,7 @@ class JointDetNASStudy(BackboneStudy):
         inside = {name.removeprefix("student."): each for name, each in weights.items() if name.startswith("student.")}
         pupil = self._pupil(on_backbone(like, architecture, like.backbone.norm, inside))
         load_strictly(pupil, weights, str(folder / "pair.safetensors"))
+        pupil.moments = run.load_weights("pair-moments")[0]
         return pupil
 
     # ---- parts of the framework on their own: Tables 1 to 3, Figure 5
@@ -512,7 +574,7 @@ class JointDetNASStudy(BackboneStudy):
         """
         training = self.training(optimisation)
         if not imitation:
-            pupil = self._pupil(student)
+            pupil = self._pupil(student, teacher)
             return spent(train_pupil(run, "student", pupil, teacher, self.batches(), self.preset, training))
         torch.manual_seed(self.seed)
         model = self.placed(Imitator(student, teacher.fpn.width))
@@ -530,9 +592,10 @@ class JointDetNASStudy(BackboneStudy):
         preset = self.preset
 
         def make(run: Run) -> dict[str, Any]:
-            goal, before = self.upgraded(), self.base() if name == "prune-kd" else self.upgraded("nas")
-            start, macs = read_base(Path(before["file"]), self.device), goal["backbone_macs_at_base_size"]
-            student = pruned_to(start, macs, preset.base_size, preset.search.morphism)
+            goal, before = self.upgraded(), self.sparse() if name == "prune-kd" else self.upgraded("nas")
+            student, macs = read_base(Path(before["file"]), self.device), goal["backbone_macs_at_base_size"]
+            kept = kept_at_cost(student.backbone, macs, preset.base_size, preset.search.morphism)
+            student = keep_channels(student, kept)
             teacher = self.teacher(preset.teachers.largest())
             took = self.train_student(run, student, preset.base_training, teacher)
             return {**self.report(student, tuple(goal["size"])), **took, "before": before}
@@ -546,8 +609,8 @@ class JointDetNASStudy(BackboneStudy):
 
         def make(run: Run) -> dict[str, Any]:
             found = read_base(Path(self.upgraded()["file"]), self.device)
-            pupil = self._pupil(with_cascade_and_deformable(found, preset.cascade))
             teacher = self.teacher(preset.teachers.largest())
+            pupil = self._pupil(with_cascade_and_deformable(found, preset.cascade), teacher)
 
             def losses(batch: Batch, _: Step) -> Iterator[dict[str, Tensor]]:
                 teaching = taught_by(teacher, batch.images)

@@ -146,7 +146,7 @@ rows = [[name, str(named[name]), cost.macs_mmdet / 1e9, cost.params / 1e6] for n
 display(pd.DataFrame(rows, columns=["", "teacher", "G at 1333x800", "parameters, M"]).round(1))
 
 # %% [markdown]
-# A step of the search moves one of the nine choices to a neighbour.
+# A step of the search draws depth or width of each stage anew, and the neck's width.
 
 # %%
 teacher = space.largest()

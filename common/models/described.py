@@ -473,36 +473,6 @@ def on_backbone(detector: Detector, architecture: Architecture, norm: Norm, weig
 # --- from one description to another, weights and all -----------------------------------------------------------------
 
 
-def keep_channels(detector: Detector, kept: Mapping[str, np.ndarray]) -> Detector:
-    """A detector with those channels alone, in backbone and neck; `detector` stays as it is.
-
-    kept: of each set of tied channels, by its name, those that stay, ascending.
-    """
-    backbone, weights = detector.backbone, dict(detector.state_dict())
-    readers = _readers_of_features(detector.fpn)
-    for tied in backbone.architecture.channel_sets():
-        tensors = [(f"backbone.{name}.weight", 0) for name in tied.rows]
-        tensors += [(f"backbone.{name}.weight", 1) for name in tied.columns]
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            tensors += [(f"backbone.{name}.{part}", 0) for name in tied.norms]
-        tensors += [(f"fpn.{name}.weight", 1) for feature in tied.features for name in readers[feature]]
-        channels = torch.from_numpy(kept[tied.name])
-        for name, dimension in tensors:
-            if name in weights:  # a group norm has no statistics
-                weights[name] = weights[name].index_select(dimension, channels.to(weights[name].device))
-    architecture = backbone.architecture.with_channels({name: len(channels) for name, channels in kept.items()})
-    return on_backbone(detector, architecture, backbone.norm, weights)
-
-
-def _readers_of_features(fpn: FPN) -> dict[int, list[str]]:
-    """The pyramid's convolutions that read each of the backbone's features, from 0."""
-    behind = "" if fpn.norm is None else ".0"  # with a norm there are two modules
-    laterals = {fpn.first - 1 + index: [f"laterals.{index}{behind}"] for index in range(len(fpn.laterals))}
-    if fpn.extra == "conv-on-input" and len(fpn.extras):
-        laterals[max(laterals)].append(f"extras.0{behind}")
-    return defaultdict(list, laterals)
-
-
 @dataclass(frozen=True)
 class Slot:
     """A block of a new architecture. origin: the block, by stage, from 1, and place, from 0, whose weights it has:
@@ -514,6 +484,10 @@ class Slot:
     fits: bool = True
 
 
+Change = Mapping[str, np.ndarray] | Sequence[Sequence[Slot]]
+"""Of a backbone: of each set of tied channels, by its name, those that stay, ascending; or the blocks of each stage."""
+
+
 def slots_of(architecture: Architecture) -> list[list[Slot]]:
     """Each block in its place, stage by stage: what changes are made on before `with_blocks`."""
     return [
@@ -522,53 +496,95 @@ def slots_of(architecture: Architecture) -> list[list[Slot]]:
     ]
 
 
-def with_blocks(detector: Detector, slots: Sequence[Sequence[Slot]], seed: int) -> Detector:
+def inherited(detector: Detector, change: Change, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of tensors that each belong to a weight of a detector, and have its name, those of the changed detector, by the
+    names there: of the channels that stay, and of all blocks but those that are new or do not fit. Numbers (no
+    dimension) are those of all channels.
+    """
+    if isinstance(change, Mapping):
+        weights, readers = dict(tensors), _readers_of_features(detector.fpn)
+        for tied in detector.backbone.architecture.channel_sets():
+            held = [(f"backbone.{name}.weight", 0) for name in tied.rows]
+            held += [(f"backbone.{name}.weight", 1) for name in tied.columns]
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                held += [(f"backbone.{name}.{part}", 0) for name in tied.norms]
+            held += [(f"fpn.{name}.weight", 1) for feature in tied.features for name in readers[feature]]
+            channels = torch.from_numpy(change[tied.name])
+            for name, dimension in held:
+                if name in weights and weights[name].dim():  # a group norm has no statistics
+                    weights[name] = weights[name].index_select(dimension, channels.to(weights[name].device))
+        return weights
+    weights = {name: each for name, each in tensors.items() if not name.startswith("backbone.stage")}
+    for number, stage in enumerate(change, 1):
+        for place, slot in enumerate(stage):
+            if slot.origin is not None and slot.fits:
+                before, after = "backbone.stage{}.{}.".format(*slot.origin), f"backbone.stage{number}.{place}."
+                own = {name: each for name, each in tensors.items() if name.startswith(before)}
+                weights |= {after + name.removeprefix(before): each for name, each in own.items()}
+    return weights
+
+
+def keep_channels(detector: Detector, kept: Mapping[str, np.ndarray]) -> Detector:
+    """A detector with those channels alone (see `Change`), in backbone and neck; `detector` stays as it is."""
+    backbone = detector.backbone
+    architecture = backbone.architecture.with_channels({name: len(channels) for name, channels in kept.items()})
+    return on_backbone(detector, architecture, backbone.norm, inherited(detector, kept, detector.state_dict()))
+
+
+def _readers_of_features(fpn: FPN) -> dict[int, list[str]]:
+    """The pyramid's convolutions that read each of the backbone's features, from 0."""
+    behind = "" if fpn.norm is None else ".0"  # with a norm there are two modules
+    laterals = {fpn.first - 1 + index: [f"laterals.{index}{behind}"] for index in range(len(fpn.laterals))}
+    if fpn.extra == "conv-on-input" and len(fpn.extras):
+        laterals[max(laterals)].append(f"extras.0{behind}")
+    return defaultdict(list, laterals)
+
+
+def with_blocks(detector: Detector, slots: Sequence[Sequence[Slot]], seed: int, gamma: float = 0.0) -> Detector:
     """A detector with those blocks in each stage; `detector` stays as it is.
 
-    A block that is new, or does not fit, adds nothing to its input yet; weights that nothing is inherited for are
-    drawn by `seed`.
+    A block that is new, or does not fit, has that last gamma: at 0 it adds nothing to its input yet. Weights that
+    nothing is inherited for are drawn by `seed`.
     """
     backbone = detector.backbone
     architecture = backbone.architecture.with_blocks([[slot.block for slot in stage] for stage in slots])
-    weights = {name: each for name, each in detector.state_dict().items() if not name.startswith("backbone.stage")}
+    weights = inherited(detector, slots, detector.state_dict())
     for number, stage in enumerate(slots, 1):
         for place, slot in enumerate(stage):
-            inherited = {}
-            if slot.origin is not None:
-                stage_of, place_of = slot.origin
-                inherited = backbone.stages[stage_of - 1][place_of].state_dict()
             if slot.origin is None or not slot.fits:
-                inherited = _silent_block(architecture, number, place, backbone, seed, inherited).state_dict()
-            weights |= {f"backbone.stage{number}.{place}.{name}": tensor for name, tensor in inherited.items()}
+                block = _fresh_block(architecture, number, place, backbone, seed, slot.origin, gamma)
+                weights |= {f"backbone.stage{number}.{place}.{name}": each for name, each in block.state_dict().items()}
     return on_backbone(detector, architecture, backbone.norm, weights)
 
 
 @torch.no_grad()
-def _silent_block(
+def _fresh_block(
     architecture: Architecture,
     number: int,
     place: int,
     backbone: DescribedBackbone,
     seed: int,
-    inherited: Mapping[str, Tensor],
+    origin: tuple[int, int] | None,
+    gamma: float,
 ) -> DescribedBlock:
-    """A block that adds nothing to its input yet; of `inherited` tensors it has the leading channels that fit."""
-    norm = backbone.norm
+    """A block with that last gamma; of the block at its origin, if any, it has the leading channels that fit."""
+    norm, reference = backbone.norm, next(backbone.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         block = DescribedBlock(architecture, number, place, norm)
         _initialise(block)
     norm.convert(block)
-    for name, tensor in block.state_dict().items():
-        if name in inherited:
-            fitting = tuple(slice(min(sides)) for sides in zip(tensor.shape, inherited[name].shape, strict=True))
-            tensor[fitting] = inherited[name][fitting].to(tensor.device)
+    if origin is not None:
+        before = backbone.stages[origin[0] - 1][origin[1]].state_dict()
+        for name, tensor in block.state_dict().items():
+            if name in before:
+                fitting = tuple(slice(min(sides)) for sides in zip(tensor.shape, before[name].shape, strict=True))
+                tensor[fitting] = before[name][fitting].to(tensor.device)
     convolution, last_norm = block.body[-2:]
     if norm.kind == "frozen":  # nothing could move a gamma of 0 there
-        convolution.weight.zero_()
         last_norm.load_state_dict(norm.layer(last_norm.weight.numel()).state_dict())
+        convolution.weight.mul_(gamma)
     else:
-        last_norm.weight.zero_()
+        last_norm.weight.fill_(gamma)
         last_norm.bias.zero_()
-    reference = next(backbone.parameters())
     return block.to(reference.device, reference.dtype)

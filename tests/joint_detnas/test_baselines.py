@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from common.cost import count
 from common.models.boxes import decode
 from common.models.deformable import DeformableConv2d
 from common.models.described import as_described
@@ -14,43 +13,10 @@ from common.models.detector import load_detector, save_detector
 from common.models.two_stage import two_stage_losses
 from common.plain import InputError
 from common.settings import Optimisation
-from joint_detnas.baselines import (
-    cascade_losses,
-    pruned_to,
-    with_cascade_and_deformable,
-)
-from joint_detnas.method import (
-    ChannelPruning,
-    RegionAdapter,
-    evolve,
-    taught_by,
-)
+from joint_detnas.baselines import cascade_losses, with_cascade_and_deformable
+from joint_detnas.method import RegionAdapter, taught_by
 from joint_detnas.presets import CascadeSettings, DistillationSettings
 from tests.common.models.families import FAMILIES, thin_detector
-
-# ---- Table 5: pruning at once
-
-
-def test_pruned_to_counts_the_norms_that_a_backbone_has(student_of):
-    student, size = student_of("bottleneck", "group"), (64, 64)
-    goal = evolve(student, ChannelPruning(30.0))
-    found = pruned_to(student, count(goal, size).parts["backbone"]["macs_mmdet"], size)
-    assert found.backbone.architecture == goal.backbone.architecture
-
-
-def test_pruned_to_is_the_closest_of_all_percentages(student_of):
-    student, size = student_of("basic"), (64, 64)
-
-    def cost(network) -> int:
-        return count(network.backbone, size).macs_mmdet
-
-    every = [cost(student), *(cost(evolve(student, ChannelPruning(float(each)))) for each in range(1, 96))]
-    for share in (1.001, 0.8, 0.4, 0.001):
-        goal = share * every[0]
-        pruned = pruned_to(student, goal, size)
-        assert pruned is not student
-        assert abs(cost(pruned) - goal) == min(abs(each - goal) for each in every)
-
 
 # ---- Table 6: the deformable cascade
 

@@ -112,7 +112,9 @@ def test_a_found_detector_becomes_a_cascade_once(said, answer, flags, tiny, sear
 @pytest.mark.parametrize(("control", "pairs"), [("none", 7), ("random", 7), ("nas", 3), ("fixed-pair", 7)])
 def test_pairs_is_the_length_of_every_search(capsys, flags, monkeypatch, control, pairs):
     asked = []
-    monkeypatch.setattr(search, "search", lambda study, control: asked.append(study.settings(control).budget) or {})
+    monkeypatch.setattr(
+        search, "search", lambda study, control: asked.append(study.searching(control).search.budget) or {}
+    )
     run(search.main, search.Options, [*flags, "--pairs", "7", "--control", control, "--json"])
     assert asked == [pairs]
     assert f"teachers, {pairs} pairs" in capsys.readouterr().err

@@ -17,11 +17,14 @@ from joint_detnas.method import (
     AddLayer,
     ChannelPruning,
     LayerPruning,
+    Pupil,
     Rearrange,
     backbone_cost,
     channel_importance,
+    child_of,
     evolve,
     gamma_penalty,
+    kept_at_cost,
     kept_channels,
     layer_importance,
     legal_actions,
@@ -46,6 +49,19 @@ def test_add_layer_puts_a_block_where_it_says_and_leaves_every_feature_to_the_bi
             assert after[position] in stage.blocks
             with torch.no_grad():
                 assert all(map(torch.equal, added.backbone(images), student.backbone(images)))
+
+
+@pytest.mark.parametrize("kind", ["batch", "frozen"])
+def test_a_new_layer_may_add_a_little_from_the_start(kind, student_of, images):
+    student = student_of("basic", kind).eval()
+    silent, little = (
+        evolve(student, AddLayer(2, 1), settings=MorphismSettings(new_gamma=gamma)).backbone for gamma in (0.0, 0.1)
+    )
+    block = little.stages[1][1].body
+    assert (block[-1].weight if kind == "batch" else block[-2].weight).abs().max() > 0
+    with torch.no_grad():
+        assert not torch.equal(little(images)[1], silent(images)[1])
+        torch.testing.assert_close(little(images)[1], silent(images)[1], rtol=0.5, atol=0.5)
 
 
 def test_an_added_layer_is_like_those_beside_it():
@@ -85,6 +101,27 @@ def test_one_threshold_for_the_whole_backbone(student_of):
     for name, members in widths.items():
         width = len(norms[members[0]].weight)
         assert sorted(removed[name]) == sorted(set(range(width)) - set(kept[name].tolist()))
+
+
+@pytest.mark.parametrize(("family", "kind"), [("basic", "batch"), ("resnext", "batch"), ("bottleneck", "group")])
+def test_a_share_of_the_cost_is_the_closest_that_any_number_of_units_comes_to(family, kind, student_of):
+    """Units go in the order in which more and more per cent of the channels take them."""
+    backbone, size = student_of(family, kind).backbone, (64, 64)
+
+    def cost(kept) -> int:
+        widths = {name: len(channels) for name, channels in kept.items()}
+        return backbone_cost(backbone.architecture.with_channels(widths), size, backbone.norm).macs_mmdet
+
+    whole = backbone_cost(backbone.architecture, size, backbone.norm).macs_mmdet
+    channels = sum(each.channels for each in backbone.architecture.channel_sets())
+    every = [whole, *(cost(kept_channels(backbone, 100 * n / channels)) for n in range(1, channels, 7))]
+    assert sorted(every, reverse=True) == every
+    for share in (1.001, 0.8, 0.3, 0.001):
+        found = cost(kept_at_cost(backbone, share * whole, size))
+        assert abs(found - share * whole) <= min(abs(each - share * whole) for each in every)
+    assert cost(kept_at_cost(backbone, whole, size)) == whole
+    tenth = cost(kept_channels(backbone, 10.0, MorphismSettings(percentage_of="cost")))
+    assert tenth == pytest.approx(0.9 * whole, rel=0.02)
 
 
 def test_importance_of_tied_channels(student_of):
@@ -175,13 +212,31 @@ def test_least_norm_by_hand(student_of):
     student = student_of("basic")
     scale_block(student, 1, 0, 0.5)
     importance = layer_importance(student.backbone)
+    plain = layer_importance(student.backbone, MorphismSettings(layer_norm="mean"))
     places = [(1, 0), (1, 1), (2, 1), (3, 1), (4, 1)]  # stage 1 has no projection
     assert list(importance) == places
     for number, place in places:
         block = getattr(student.backbone, f"stage{number}")[place]
         weights = [block.body[0].weight.detach(), block.body[3].weight.detach()]
         total, size = sum(float(w.abs().sum()) for w in weights), sum(w.numel() for w in weights)
-        assert importance[number, place] == pytest.approx(total / size, rel=1e-4)
+        assert plain[number, place] == pytest.approx(total / size, rel=1e-4)
+        scaled = sum(float(w.abs().sum()) * (9 * w.shape[1]) ** 0.5 for w in weights)
+        assert importance[number, place] == pytest.approx(scaled / size, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["basic", "bottleneck"])
+def test_no_layer_is_the_least_for_its_width(family):
+    """Of networks that nothing was trained in, any block may be the least; by the plain mean it is always the last."""
+    least = {"fan-in": Counter(), "mean": Counter()}
+    for seed in range(20):
+        torch.manual_seed(seed)
+        backbone = DescribedBackbone(Architecture.standard("resnet18" if family == "basic" else "resnet50", 8))
+        for norm, found in least.items():
+            importance = layer_importance(backbone, MorphismSettings(layer_norm=norm))
+            found[min(importance, key=importance.get)[0]] += 1
+    assert set(least["mean"]) == {4}
+    assert len(least["fan-in"]) > 1
+    assert least["fan-in"][4] < 10
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -307,6 +362,25 @@ def test_which_tensors_an_action_leaves_as_they_are(student_of):
     pruned = changed(evolve(parent, ChannelPruning(20.0)))
     assert not {name for name in pruned if name.startswith(("rpn", "roi", "fpn.outputs", "backbone.stem"))}
     assert {name for name in pruned if name.startswith("fpn")} <= {f"fpn.laterals.{level}" for level in range(4)}
+
+
+@pytest.mark.parametrize("action", [AddLayer(2, 1), ChannelPruning(20.0), LayerPruning(), Rearrange(3, -1)], ids=str)
+def test_moments_follow_the_weights(action, student_of, batch):
+    """The optimiser's moments, made equal to the weights: of every weight that is inherited they still are."""
+    parent = Pupil(student_of("bottleneck"), 24)
+    scale_block(parent.student, 3, 1, 1e-3)
+    parent.moments = {f"{name}.exp_avg": each.detach().clone() for name, each in parent.named_parameters()}
+    parent.moments |= {f"{name}.step": torch.tensor(7.0) for name, _ in parent.named_parameters()}
+    child, weights = child_of(parent, action, 5, MorphismSettings()), {}
+    new = {AddLayer: "student.backbone.stage2.1.", Rearrange: "student.backbone.stage2.4."}.get(type(action), "none")
+    for name, parameter in child.named_parameters():
+        if not name.startswith(new):
+            weights[name] = parameter
+            assert torch.equal(child.moments[f"{name}.exp_avg"], parameter), name
+            assert child.moments[f"{name}.step"] == 7
+    assert len(child.moments) == 2 * len(weights)
+    assert any(name.startswith(new) for name, _ in child.named_parameters()) == (new != "none")
+    assert child_of(parent, action, 5, MorphismSettings(inherit_moments=False)).moments == {}
 
 
 # --- sparsity ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import torch
 from common.cost import count
 from common.data.source import SCENES_DEFAULTS
 from common.letterbox import padded
-from common.models.described import Architecture, as_described
+from common.models.described import Architecture, as_described, keep_channels
 from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.resnet import ResNet
@@ -28,10 +28,19 @@ from common.train.loop import FitReport
 from common.train.run_folder import Run
 from joint_detnas import method
 from joint_detnas import study as study_module
-from joint_detnas.baselines import Imitator, pruned_to
+from joint_detnas.baselines import Imitator
 from joint_detnas.exhibits import PAPER
-from joint_detnas.method import ChannelPruning, Judge, Pair, Pupil, backbone_cost, build_teacher, evolve
-from joint_detnas.presets import PRESETS, Options, Teacher
+from joint_detnas.method import (
+    ChannelPruning,
+    Judge,
+    Pair,
+    Pupil,
+    backbone_cost,
+    build_teacher,
+    evolve,
+    kept_at_cost,
+)
+from joint_detnas.presets import PRESETS, Options, Teacher, other_choices
 from joint_detnas.study import JointDetNASStudy, pair_folder, read_base, resolution_costs
 from tests.joint_detnas.conftest import TINY, steady_latency, tiny_options
 
@@ -106,7 +115,7 @@ def test_a_second_study_trains_nothing_and_finds_the_same(study, searched, monke
     assert again.upgraded() == study.upgraded()
     assert records(again) == before
     longer = JointDetNASStudy(tiny_options(searched), pairs=6)
-    assert (longer.settings().budget, longer.settings("nas").budget) == (6, 3)
+    assert tuple(longer.searching(each).search.budget for each in ("none", "nas")) == (6, 3)
     assert longer.named("search", "random") == "search-resnet18-random-6-pairs"
 
 
@@ -162,19 +171,24 @@ def test_weights_are_inherited_from_the_parent(study, tiny, monkeypatch, tmp_pat
     pair = Pair(9, 3, parent, "student", action, teacher)
     caught = {}
 
-    def instead(run, stage, pupil, batches, losses, training):
+    def instead(run, stage, pupil, batches, losses, training, moments):
+        caught.update(moments=moments)
         caught.update(pupil=pupil, state={name: each.clone() for name, each in pupil.state_dict().items()})
         caught.update(batches=batches, losses=losses)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(method, "fit", instead)
     with pytest.raises(KeyboardInterrupt):
-        study.train_pair(pair, file, pairs, Judge(1.0, tiny.base_size, 0.07, 1.0), True)
+        study.train_pair(pair, file, pairs, Judge(1.0, tiny.base_size, 0.07, 1.0), tiny)
     weights, _ = Run.read(pair_folder(pairs, parent)).load_weights("pair")
     expected = study.pupil(file, pair_folder(pairs, parent))
     assert all(torch.equal(each, weights[name]) for name, each in expected.state_dict().items())
+    assert caught["moments"].keys() <= {
+        f"{name}.{kind}" for name in weights for kind in ("exp_avg", "exp_avg_sq", "step")
+    }
+    assert len(caught["moments"]) == (3 * len(list(expected.parameters())) if parent else 0)
     if action is not None:
-        seed = int(np.random.SeedSequence([0, 9, 1]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([study.draws, 9, 1]).generate_state(1)[0])
         student = evolve(expected.student, action, seed, tiny.search.morphism)
         assert student.backbone.architecture != expected.student.backbone.architecture
         weights = {f"student.{name}": each for name, each in student.state_dict().items()} | {
@@ -207,7 +221,7 @@ def test_a_pair_that_fails_is_recorded_and_the_search_goes_on(study, tiny, tmp_p
     longer = replace(tiny, search=replace(tiny.search, budget=13, k=2, generation=3))
     measured, most = Run.read(study.run_path("search-resnet18")).candidates()[0], []
 
-    def made_up(self, pair, base, pairs, judge, taught):
+    def made_up(self, pair, base, pairs, judge, preset):
         folder = pair_folder(pairs, pair.number)
         if pair.parent is not None:
             assert pair_folder(pairs, pair.parent).is_dir(), "a parent's weights are there"
@@ -219,9 +233,9 @@ def test_a_pair_that_fails_is_recorded_and_the_search_goes_on(study, tiny, tmp_p
         return {"architecture": measured["architecture"], "cost": 1.0, "resolution": (32, 32), "score": ap}
 
     monkeypatch.setattr(JointDetNASStudy, "train_pair", made_up)
-    monkeypatch.setattr(JointDetNASStudy, "pupil", lambda *_: pytest.fail("the search came to its end"))
+    monkeypatch.setattr(JointDetNASStudy, "pupil", lambda *_: None)
     searching = JointDetNASStudy(tiny_options(tmp_path, preset=longer))
-    with pytest.raises(pytest.fail.Exception, match="came to its end"):
+    with pytest.raises(AttributeError, match="student"):  # of the best pair's pupil, at the end
         searching.search()
     found = Run.read(searching.run_path("search-resnet18")).candidates()
     assert len(found) == 14
@@ -247,7 +261,7 @@ def trainings(copied, monkeypatch) -> list:
     """What is trained from here on, as (model, weights at the start, optimisation, losses): nothing is."""
     seen = []
 
-    def caught(run, stage, model, batches, losses, training):
+    def caught(run, stage, model, batches, losses, training, moments=None):
         weights = {name: each.clone() for name, each in model.state_dict().items()}
         seen.append((model, weights, training.optimisation, losses))
         return FitReport(1.0, 1.0, 0.0, 0, 0, {}, 0)
@@ -331,12 +345,13 @@ def test_a_pipeline_prunes_to_the_joint_searchs_cost_and_distils_from_the_larges
     copied, tiny, trainings, monkeypatch, name
 ):
     goal = copied.upgraded()
-    before = copied.base() if name == "prune-kd" else copied.upgraded("nas")
+    before = copied.sparse() if name == "prune-kd" else copied.upgraded("nas")
     result = copied.pipeline(name)
     _, weights, optimisation, losses = trainings[-1]
     assert optimisation == tiny.base_training
     start, macs = read_base(Path(before["file"])), goal["backbone_macs_at_base_size"]
-    expected, found = pruned_to(start, macs, tiny.base_size, tiny.search.morphism), student_weights(weights)
+    expected = keep_channels(start, kept_at_cost(start.backbone, macs, tiny.base_size, tiny.search.morphism))
+    found = student_weights(weights)
     assert all(torch.equal(each, found[key]) for key, each in expected.state_dict().items())
     assert result["size"] == list(goal["size"])
     assert result["before"] == before
@@ -435,14 +450,31 @@ def test_detectors_that_cannot_be_upgraded_are_said(study, tmp_path):
 
 
 def test_controls_change_one_thing_of_the_search(study, tiny):
-    assert study.settings() == tiny.search
-    assert study.settings("random") == replace(tiny.search, k=None)
-    assert study.settings("conventional") == replace(tiny.search, teacher="largest")
-    assert study.settings("fixed-student") == tiny.teaching
-    assert study.settings("fixed-pair") == replace(tiny.teaching, teacher="largest")
     kinds = ("layer pruning", "add-layer", "rearrange")
     alone = {"teacher": "none", "student_probability": 1.0, "morphism": replace(tiny.search.morphism, kinds=kinds)}
-    assert study.settings("nas") == replace(tiny.search, budget=2, **alone)
+    searches = {
+        "none": tiny.search,
+        "random": replace(tiny.search, k=None),
+        "conventional": replace(tiny.search, teacher="largest"),
+        "fixed-student": tiny.teaching,
+        "fixed-pair": replace(tiny.teaching, teacher="largest"),
+        "nas": replace(tiny.search, budget=2, **alone),
+    }
+    for control, search in searches.items():
+        assert study.searching(control) == replace(tiny, search=search)
+    assert study.searching("coin") == replace(tiny, search=replace(tiny.search, student_probability=0.5))
+
+
+def test_other_choices_are_others(tiny):
+    choices = other_choices(PRESETS["nano"])
+    assert len({*choices.values(), PRESETS["nano"]}) == len(choices) + 1
+
+
+def test_searches_of_two_backbones_draw_independently(study):
+    seeds = {study.upgrading(backbone).draws for backbone in ("resnet18", "mobilenet_v2")}
+    seeds |= {JointDetNASStudy(study.options, seed=1).draws}
+    assert len(seeds) == 3
+    assert study.upgrading("resnet18").draws == study.draws
 
 
 # ---- data
@@ -483,7 +515,7 @@ def _search_until_killed(out: Path) -> None:
     from common import study
 
     fit, losses, seen = method.fit, Pupil.losses, []
-    method.fit = lambda *args: fit(*args[:-1], replace(args[-1], checkpoint_every_s=0.0))
+    method.fit = lambda *args, **rest: fit(*args[:-1], replace(args[-1], checkpoint_every_s=0.0), **rest)
     study.measure_latency = steady_latency
     PRESETS["smoke"] = TINY
 
@@ -499,6 +531,29 @@ def _search_until_killed(out: Path) -> None:
 
 if __name__ == "__main__":
     _search_until_killed(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, lambda folder: (folder / "pair.safetensors").write_bytes(b"")])
+def test_lost_weights_of_a_parent_are_made_anew(study, tmp_path, monkeypatch, capsys, damage):
+    """All that are left at the third pair; the same command trains what is needed again, and comes to the same end."""
+    _copy_of_parts(study, tmp_path)
+    train_pair = JointDetNASStudy.train_pair
+
+    def stopping(self, pair, **settings):
+        if pair.number == 3:
+            raise KeyboardInterrupt
+        return train_pair(self, pair, **settings)
+
+    monkeypatch.setattr(JointDetNASStudy, "train_pair", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        JointDetNASStudy(tiny_options(tmp_path)).search()
+    monkeypatch.setattr(JointDetNASStudy, "train_pair", train_pair)
+    again = JointDetNASStudy(tiny_options(tmp_path))
+    for folder in (again.run_path("search-resnet18") / "pairs").iterdir():
+        damage(folder)
+    again.search()
+    assert records(again) == records(study)
+    assert "is trained again, for " in capsys.readouterr().err
 
 
 def test_workers_measure_what_one_process_does(study, tmp_path):

@@ -28,7 +28,14 @@ from joint_detnas.method import (
     sample_teacher,
     teacher_cost,
 )
-from joint_detnas.presets import DistillationSettings, Phase, ShrinkingSettings, Teacher, TeacherSpace
+from joint_detnas.presets import (
+    DistillationSettings,
+    Phase,
+    SearchSettings,
+    ShrinkingSettings,
+    Teacher,
+    TeacherSpace,
+)
 from tests.common.models.families import make_batch
 from tests.common.models.test_elastic_detector import corner
 from tests.joint_detnas.thin_pool import SPACE, make_pool
@@ -73,7 +80,32 @@ def test_a_teacher_is_read_as_it_is_written():
     assert str(Teacher((3, 4, 23, 3), (1.5, 1.25, 1, 1.5), 1)) == "d3-4-23-3_w1.5-1.25-1-1.5_n1"
 
 
-def test_a_mutation_is_one_step_of_one_choice():
+def test_a_mutation_draws_depth_or_width_of_each_stage_anew():
+    """Never the same teacher."""
+    generator, before = np.random.default_rng(1), SPACE.places_of(MIDDLE)
+    drawn = Counter(mutate_teacher(SPACE, MIDDLE, generator) for _ in range(3000))
+    assert MIDDLE not in drawn
+    expected = set()
+    for widths in itertools.product((False, True), repeat=4):
+        free = [*(stage + 4 * width for stage, width in enumerate(widths)), 8]
+        for places in itertools.product(*(range(len(SPACE.choices[place])) for place in free)):
+            changed = dict(zip(free, places, strict=True))
+            expected.add(SPACE.at([changed.get(place, old) for place, old in enumerate(before)]))
+    assert drawn.keys() <= expected
+    changed = Counter(
+        place
+        for teacher, times in drawn.items()
+        for place, (new, old) in enumerate(zip(SPACE.places_of(teacher), before, strict=True))
+        if new != old
+        for _ in range(times)
+    )
+    shares = [
+        (len(choices) - 1) / len(choices) / (1 if place == 8 else 2) for place, choices in enumerate(SPACE.choices)
+    ]
+    assert [changed[place] / 3000 for place in range(9)] == pytest.approx(shares, abs=0.04)
+
+
+def test_a_mutation_by_one_step():
     choices = [[1, 2], [1, 2], [1, 2, 3], [1, 2], *[[1.0, 1.25, 1.5]] * 5]
     parts = [*MIDDLE.depths, *MIDDLE.widths, MIDDLE.neck]
     neighbours = set()
@@ -83,8 +115,8 @@ def test_a_mutation_is_one_step_of_one_choice():
             if 0 <= step < len(allowed):
                 changed = [*parts[:place], allowed[step], *parts[place + 1 :]]
                 neighbours.add(Teacher(tuple(changed[:4]), tuple(changed[4:8]), changed[8]))
-    generator = np.random.default_rng(1)
-    assert {mutate_teacher(SPACE, MIDDLE, generator) for _ in range(1000)} == neighbours
+    generator, settings = np.random.default_rng(1), SearchSettings(mutation="one-step")
+    assert {mutate_teacher(SPACE, MIDDLE, generator, settings) for _ in range(1000)} == neighbours
     alone = replace(SPACE, depths=((1, 1),) * 4, widths=(1.0,))
     with pytest.raises(InputError, match="one teacher"):
         mutate_teacher(alone, alone.largest(), generator)
@@ -222,7 +254,7 @@ def _shrink(folder, batches=None, settings=SETTINGS, model=None):
         return model, reports, run
 
 
-def test_phases_contain_what_they_should_and_a_broken_run_ends_alike(tmp_path, monkeypatch):
+def test_phases_contain_what_they_should_and_a_broken_run_ends_alike(tmp_path, monkeypatch, logged):
     seen, sorted_at = [], []
     losses, sort = Shrinking.losses, TeacherPool.sort_channels
 
@@ -243,8 +275,8 @@ def test_phases_contain_what_they_should_and_a_broken_run_ends_alike(tmp_path, m
     assert len(set(seen[2:])) == 6
     assert not {"distil_class", "distil_box"} & reports[0].losses.keys()
     assert {"distil_feature", "distil_class", "distil_box", "roi_class"} <= reports[1].losses.keys()
-    rates = [run.logged(stage=phase.name)[0]["learning_rate"] for phase in SETTINGS.phases]
-    assert rates == pytest.approx([1e-4, 5e-5, 1e-4])
+    rates = {record["stage"]: record["learning_rate"] for record in reversed(logged(run.path))}  # of first epochs
+    assert [rates[phase.name] for phase in SETTINGS.phases] == pytest.approx([1e-4, 5e-5, 1e-4])
 
     before = [*seen]
     seen.clear()
