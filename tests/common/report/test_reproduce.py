@@ -85,14 +85,12 @@ def test_record_of_several_seeds_names_all_that_it_rests_on(toy):
 
 
 def test_the_papers_table_stands_beside_ours_with_its_units_and_notes(toy):
-    result = draw(toy.paper, toy.paper.exhibits[1], {0: measured_by(toy, 0, 1)}, SETTING, "a command")
-    assert result.paper_table.rows == (("toy", 40.1),)
-    assert result.paper_units == {"AP": "percent"}
+    exhibit = toy.paper.exhibits[1]
+    result = draw(toy.paper, exhibit, {0: measured_by(toy, 0, 1)}, SETTING, "a command")
+    assert (result.paper_table.rows, result.paper_units) == ((("toy", 40.1),), {"AP": "percent"})
     assert result.notes == ("One seed: no interval can be given.", "Theirs is of another data set.")
-    drawn = replace(toy.paper.exhibits[1].draw([{"AP": 1.0}], SETTING), notes=["Counted."])
-    counted = replace(toy.paper.exhibits[1], draw=lambda measured, setting: drawn)
-    untrained = draw(toy.paper, counted, {0: {"AP": 1.0}}, SETTING, "a command")  # no run, so no seed to miss
-    assert untrained.notes == ("Counted.", "Theirs is of another data set.")
+    untrained = draw(toy.paper, exhibit, {0: {"AP": 1.0}}, SETTING, "a command")  # no run, so no seed to miss
+    assert untrained.notes == ("Theirs is of another data set.",)
 
 
 # ---- judging
@@ -216,64 +214,20 @@ def test_it_says_what_it_runs_and_what_is_next_and_runs_keep_the_command_as_type
     assert command.endswith(" --seeds 1 --only table2")
 
 
-@pytest.mark.parametrize("seed", [None, 0])
-def test_the_command_printed_next_can_be_typed_for_a_folder_with_a_space(toy, capsys, seed):
+def test_seeds_one_by_one_then_the_whole_and_what_is_printed_next_can_be_typed(toy, capsys):
+    def following(**given) -> str:
+        return said_by(toy, capsys, seeds=2, only=("figure1",), out=runs, **given)[-1]
+
     runs = toy.root / "my runs"
-    words = shlex.split(said_by(toy, capsys, only=("figure1",), seed=seed, out=runs)[-1].partition(", once")[0])
-    assert words[words.index("--out") + 1] == str(runs if seed == 0 else runs / "report")
-
-
-def test_seeds_one_by_one_then_the_whole(toy, folder, capsys):
-    for seed in (1, 0):
-        said = said_by(toy, capsys, seeds=2, seed=seed, only=("figure1",))
+    folder = runs / "toynas/scenes-smoke"
+    whole = f"next: {SMOKE} scenes --seeds 2 --only figure1 --out '{runs}', once every seed is there"
+    assert [following(seed=seed) for seed in (1, 0)] == [whole] * 2
     nets = [f"{net}-s{seed}" for seed in (1, 0) for net in ("ours", "theirs", "extra")]
     assert toy.trained == nets
     assert not {"exhibits", "claims.json"} & {path.name for path in folder.iterdir()}
-    whole = f"{SMOKE} scenes --seeds 2 --only figure1"
-    assert said[-1] == f"next: {whole} --out {toy.root / 'runs'}, once every seed is there"
-    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",)))
+    assert following() == f"next: python -m common.report '{runs}' --out '{runs / 'report'}'"
     assert toy.trained == nets
     assert ExhibitResult.load(folder / "exhibits/figure1/result.json").seeds == (0, 1)
-
-
-def test_a_pilot_is_measured_when_named_on_seeds_of_its_own(toy, folder):
-    pilot = replace(toy.paper.exhibits[0], name="table2", claims=(), pilot=2)
-    paper = replace(toy.paper, exhibits=(toy.paper.exhibits[0], pilot))
-    reproduce(paper, toy.options(seeds=2, seed=1))
-    assert toy.trained == ["ours-s1", "theirs-s1", "extra-s1"]
-    reproduce(paper, toy.options(seeds=1, seed=0, only=("table2",)))
-    assert toy.trained[3:] == [f"{net}-s{seed}" for seed in (1000, 1001) for net in ("ours", "theirs", "extra")]
-    reproduce(paper, toy.options(only=("table2",)))
-    assert ExhibitResult.load(folder / "exhibits/table2/result.json").seeds == (1000, 1001)
-
-
-def test_seeds_published_elsewhere_are_gone_on_from(toy, capsys):
-    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
-    reproduce(toy.paper, toy.options(seeds=1, only=("table2",), publish=True))
-    target = toy.root / "results/smoke/toynas"
-    whole = {name: read_json(target / f"{name}.json") for name in ("figure1", "claims", "runs", "table2")}
-    write_json(target / "why.json", {"T-2": "There is a reason."})
-    toy.trained.clear()
-    elsewhere = {"out": toy.root / "elsewhere", "only": ("figure1",), "go_on_from_published": True}
-    reproduce(toy.paper, toy.options(seeds=3, seed=2, **elsewhere))  # trains what is not there
-    assert toy.trained == ["ours-s2", "theirs-s2", "extra-s2"]
-    reproduce(toy.paper, toy.options(seeds=3, publish=True, **elsewhere))
-    assert toy.trained == ["ours-s2", "theirs-s2", "extra-s2"]
-    assert ExhibitResult.load(target / "figure1.json").seeds == (0, 1, 2)
-    assert sorted(read_json(target / "measured.json")["figure1"]["seeds"]) == ["0", "1", "2"]
-    assert whole["runs"].items() <= read_json(target / "runs.json").items()
-    assert len(read_json(target / "runs.json")) == 9
-    assert read_json(target / "table2.json") == whole["table2"]  # measured elsewhere alone: it stays
-    assert "table2" in read_json(target / "measured.json")
-    claim = read_json(target / "claims.json")["T-2"]
-    assert (claim["environment"]["cpu"], claim["why"]) == ("An abacus", "There is a reason.")
-    reproduce(toy.paper, toy.options(seeds=2, publish=True, **(elsewhere | {"out": toy.root / "third"})))
-    assert read_json(target / "figure1.json") == whole["figure1"]
-    other = toy.options(**elsewhere, shares=(0.5,))
-    with pytest.raises(
-        InputError, match=r"holds figure1 measured with options\.shares = .*, and this command asks for"
-    ):
-        reproduce(toy.paper, other)
 
 
 def test_environment_lists_what_differs_between_runs(tmp_path):
@@ -339,16 +293,14 @@ def test_list_says_not_run_here_and_trains_nothing(toy, capsys):
 
 
 def test_list_gives_the_recorded_time_with_the_machine(toy, folder, capsys):
-    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",)))
-    nets = [f"{net}-s{seed}" for net in ("ours", "theirs", "extra") for seed in (0, 1)]
-
-    def times() -> list[str]:
-        return [line.strip() for line in said_by(toy, capsys, list=True)[2::2]]
+    def times(**given) -> list[str]:
+        return [line.strip() for line in said_by(toy, capsys, list=True, **given)[2::2]]
 
     def record(file: str, content: dict) -> None:
-        for name in nets:
+        for name in toy.trained:
             write_json(folder / name / file, content)
 
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
     assert times() == ["4.5 min a seed, here (2 cores of An abacus)", "not run here"]
     (folder / "ours-s0" / "candidates.jsonl").write_text('{"seconds": 60}\n{"seconds": 120}\n')
     record("environment.json", {"gpus": ["H100", "H200"]})
@@ -356,19 +308,11 @@ def test_list_gives_the_recorded_time_with_the_machine(toy, folder, capsys):
     record("environment.json", {})
     record("result.json", {"AP": 1.0})  # timed by nobody
     assert times()[0] == "1.5 min a seed, here (? cores of ?)"
-
-
-def test_list_gives_published_times_where_the_settings_are_the_scales_own(toy, capsys):
-    reproduce(toy.paper, toy.options(only=("table2",), publish=True))
-
-    def times(**given) -> list[str]:
-        return [line.strip() for line in said_by(toy, capsys, list=True, out=toy.root / "elsewhere", **given)[2::2]]
-
-    published = f"as published in {toy.root / 'results/smoke/toynas'}"
-    assert times() == ["not run here", f"1.5 min a seed, {published} (2 cores of An abacus)"]
-    assert times(preset=replace(toy.options().preset, epochs=2)) == ["not run here"] * 2
-    (toy.root / "results/smoke/toynas/runs.json").unlink()
-    assert times()[1] == f"no training, {published}"
+    elsewhere, results = {"out": toy.root / "elsewhere"}, toy.root / "results/smoke/toynas"
+    assert times(**elsewhere)[0] == f"4.5 min a seed, as published in {results} (2 cores of An abacus)"
+    assert times(**elsewhere, preset=replace(toy.options().preset, epochs=2)) == ["not run here"] * 2
+    (results / "runs.json").unlink()
+    assert times(**elsewhere)[0] == f"no training, as published in {results}"
 
 
 # ---- --publish
@@ -443,8 +387,6 @@ def test_the_command_says_what_was_given_and_is_understood(toy, given, words):
 
 def test_where_and_how_is_not_said(toy):
     elsewhere = {"out": Path("a"), "results": Path("b"), "publish": True, "list": True, "seed": 0, "seeds": 2}
-    expected = f"{SMOKE} scenes --seeds 2"
-    assert command_for(toy.paper, toy.Options(**elsewhere)) == expected
     narrowed = toy.Options(**elsewhere, only=("table2",), claim=("T-2",))
-    assert command_for(toy.paper, narrowed) == f"{expected} --only table2 --claim T-2"
-    assert command_for(toy.paper, narrowed, toy.paper.exhibits[0]) == f"{expected} --only figure1"
+    assert command_for(toy.paper, narrowed) == f"{SMOKE} scenes --seeds 2 --only table2 --claim T-2"
+    assert command_for(toy.paper, narrowed, toy.paper.exhibits[0]) == f"{SMOKE} scenes --seeds 2 --only figure1"
