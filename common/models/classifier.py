@@ -39,11 +39,9 @@ class Classifier(nn.Module):
         return self.linear(self.backbone(images)[-1].mean((2, 3)))
 
 
-def classification_losses(
-    logits: Tensor, batch: ClassificationBatch, label_smoothing: float = 0.0
-) -> dict[str, Tensor]:
+def classification_losses(logits: Tensor, batch: ClassificationBatch) -> dict[str, Tensor]:
     """loss: mean cross-entropy of logits (B, K); accuracy: share of the batch whose likeliest class is right."""
     return {
-        "loss": F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing),
+        "loss": F.cross_entropy(logits, batch.labels),
         "accuracy": (logits.detach().argmax(1) == batch.labels).float().mean(),
     }
