@@ -152,3 +152,24 @@ class TwoStageSettings:
     """Boxes after it."""
     region_candidates: int = 2000
     """Pairs of region and class before the last suppression."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """Where the candidates of a search are evaluated, as flags of the commands that search."""
+
+    workers: int = 0
+    """Candidates that are evaluated side by side, each in a process of its own (0: one by one in this process; on Ray:
+    as many as its machines take)."""
+    executor: Literal["processes", "ray"] = "processes"
+    """What evaluates them: processes of this machine, or tasks on a Ray cluster."""
+    address: str | None = None
+    """Ray cluster to join: auto, or HOST:PORT of its head (default: RAY_ADDRESS, else one on this machine alone)."""
+    files: Literal["folder", "store"] = "folder"
+    """How Ray's machines come by weights: from --out, a folder that all of them share, or through the object store."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise InputError(f"--workers must be at least 0, got {self.workers}")
+        if self.address is not None and self.executor != "ray":
+            raise InputError(f"--address {self.address} is for --executor ray: give both or neither")

@@ -40,6 +40,7 @@ from common.report.exhibit import (
     stacked,
 )
 from common.report.runs import duration, shared_environment, summarise
+from common.settings import Parallel
 
 _NOT_MEASURED = (
     "seed",
@@ -178,7 +179,7 @@ def seeds_of(exhibit: Exhibit, options: ReproduceOptions) -> list[int]:
 def setting_of(options: StudyOptions) -> Setting:
     """What exhibits are measured with, as plain JSON that names no folder of this machine."""
     options = _without_places(options)
-    shared = {item.name for item in (*fields(StudyOptions), *fields(ReproduceOptions))}
+    shared = {item.name for item in (*fields(StudyOptions), *fields(ReproduceOptions), *fields(Parallel))}
     own = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in shared}
     return Setting(short_name(options.data), options.scale, to_json(options.preset), to_json(own))
 

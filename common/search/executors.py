@@ -7,6 +7,7 @@ run's folder holds already is not evaluated again.
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import multiprocessing
@@ -15,18 +16,21 @@ import os
 import pickle
 import re
 import signal
+import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 
-from common.plain import InputError, cannot_write, to_json
+from common.plain import InputError, cannot_write, to_json, write_atomically
+from common.settings import Parallel
+from common.train import distributed
 from common.train.loop import Progress, TrainingError
 from common.train.run_folder import Run
 
@@ -41,56 +45,68 @@ def evaluate_all(
     items: Iterable[Item],
     run: Run,
     key: Callable[[Item], Any],
-    workers: int = 0,
-    backend: Literal["processes", "ray"] = "processes",
+    how: Parallel = Parallel(),  # noqa: B008 (frozen)
     score: str | None = "AP",
     label: str = "candidates",
+    files: Callable[[Item], tuple[Sequence[Path], Sequence[Path]]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield one record an item, in the items' order, evaluating those that `run` holds no record of.
 
     function(item) -> dict of what was measured. key(item) -> plain JSON that names the item in the run; items with
-    the same key are evaluated once. workers: 0 evaluates in this process; above it, so many processes (function and
-    items must pickle, so `function` is defined at the top level of a module), which are kept until the run is closed,
-    or Ray tasks at a time. score: the field of the best so far; a record whose score is not finite counts as failed.
+    the same key are evaluated once. how: in this process, in several (function and items must pickle, so `function` is
+    defined at the top level of a module), which are kept until the run is closed, or on a Ray cluster. score: the field
+    of the best so far; a record whose score is not finite counts as failed. files(item) -> files and folders that its
+    evaluation reads, and those that it leaves, which go through Ray's object store where machines share no folder.
+    The processes of a training share the candidates out.
 
     A record is {"key", "status": "done", **measured, "seconds"} or {"key", "status": "failed", "reason", "seconds"}.
     Any other exception than want of memory or a number that is not finite is a fault and is raised; what was
     evaluated before stays recorded. Raises InputError when a finished run lacks a candidate.
     """
-    if workers < 0:
-        raise InputError(f"workers must be at least 0 (0 evaluates in this process), got {workers}")
     wanted = [(json.dumps(to_json(key(item)), sort_keys=True), item) for item in items]
-    records: dict[str, dict[str, Any]] = {}
-    todo: dict[str, Item] = {}
-    for name, item in dict(wanted).items():
-        record = run.candidate_named(json.loads(name))
-        if record is None:
-            todo[name] = item
-        else:
-            records[name] = record
-    if todo and not run.writes and run.result is not None:
-        raise InputError(
-            f"{run.path} is finished, and {len(todo)} of its candidates are missing from candidates.jsonl: delete "
-            f"{run.path / 'result.json'} and run the same command again to evaluate them"
-        )
-    progress = Progress(label, len(todo) + len(records), len(records), unit="candidate")
+    names = list(dict(wanted))
+
+    def recorded() -> dict[str, dict[str, Any]]:
+        found = {name: run.candidate_named(json.loads(name)) for name in names}
+        missing = sum(record is None for record in found.values())
+        if missing and not run.writes and run.result is not None:
+            raise InputError(
+                f"{run.path} is finished, and {missing} of its candidates are missing from candidates.jsonl: delete "
+                f"{run.path / 'result.json'} and run the same command again to evaluate them"
+            )
+        return {name: record for name, record in found.items() if record is not None}
+
+    records = distributed.by_first(recorded)
+    todo = {name: item for name, item in dict(wanted).items() if name not in records}
+    progress = Progress(label, len(names), len(records), unit="candidate")
     best, failed = _best(records.values(), score), 0
-    if workers == 0:
-        outcomes = _here(function, todo, run)
-    elif backend == "ray":
-        outcomes = _on_ray(function, todo, workers)
+    if distributed.size() > 1:
+        outcomes = _shared_out(function, todo)
+    elif how.executor == "ray":
+        outcomes = _on_ray(function, todo, how, files)
+    elif how.workers:
+        outcomes = _workers_of(run, how.workers).evaluate(function, todo)
     else:
-        outcomes = _workers_of(run, workers).evaluate(function, todo)
+        outcomes = _here(function, todo, run)
+
+    def take_one() -> None:
+        nonlocal best, failed
+        done, outcome = next(outcomes)
+        record = records[done] = _record(json.loads(done), outcome, score)
+        run.candidate(**record)
+        failed += record["status"] == "failed"
+        best = _best([{score: best}, record], score)
+        progress.show(best=best, failed=failed or None)
+        progress.advance()
+
     try:
+        if distributed.size() > 1:  # no process goes on before the first has written what the others may read
+            while len(records) < len(names):
+                take_one()
+            distributed.barrier()
         for name, _ in wanted:
             while name not in records:
-                done, outcome = next(outcomes)
-                record = records[done] = _record(json.loads(done), outcome, score)
-                run.candidate(**record)
-                failed += record["status"] == "failed"
-                best = _best([{score: best}, record], score)
-                progress.show(best=best, failed=failed or None)
-                progress.advance()
+                take_one()
             yield records[name]
     finally:
         outcomes.close()
@@ -150,6 +166,25 @@ def _own_failure(error: Exception) -> str | None:
     if isinstance(error, ArithmeticError):
         return f"{type(error).__name__}: {text}"
     return text if isinstance(error, TrainingError) else None
+
+
+# ---- in the processes of a training
+
+
+def _shared_out(function: Callable[[Item], dict[str, Any]], todo: Mapping[str, Item]) -> Iterator[tuple[str, Outcome]]:
+    """Each process evaluates one candidate at a time, and all learn what the others found."""
+    names, size, rank = list(todo), distributed.size(), distributed.rank()
+    for first in range(0, len(names), size):
+        some, mine, error = names[first : first + size], None, None
+        if rank < len(some):
+            try:
+                mine = _attempt(function, todo[some[rank]])
+            except Exception as fault:
+                error = fault
+        for name, (outcome, fault) in zip(some, distributed.gather((mine, error)), strict=False):
+            if fault is not None:
+                raise fault
+            yield name, outcome
 
 
 # ---- in this process
@@ -222,11 +257,14 @@ class _Worker:
         theirs.close()  # so that reading finds an end when the process dies
         self.name = ""  # of the candidate under way
         self.began = 0.0
+        self.function = b""  # that it knows
 
     def begin(self, name: str, function: bytes, item: Any) -> None:
         self.name, self.began = name, time.perf_counter()
+        new = function if function != self.function else None  # a function may hold a whole supernet
+        self.function = function
         with contextlib.suppress(BrokenPipeError):  # it has died: the answer says so
-            self.connection.send((function, pickle.dumps(item)))
+            self.connection.send((new, pickle.dumps(item)))
 
     def answer(self) -> Outcome | None:
         """The outcome; None when a signal killed the process. A fault in the function is raised here."""
@@ -333,20 +371,17 @@ def _serve(connection: Any, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(OSError):  # where memory runs out, the system takes a worker rather than the search
         Path("/proc/self/oom_score_adj").write_text("500")
+    function = None  # keeps what it has loaded from one candidate to the next
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
-            connection.send(_answer(*connection.recv()))
+            new, item = connection.recv()
+            function = function if new is None else pickle.loads(new)
+            connection.send(_answer(function, item))
 
 
-@lru_cache(maxsize=1)
-def _loaded(function: bytes) -> Callable[[Any], dict[str, Any]]:
-    """The same function keeps what it has loaded from one candidate to the next."""
-    return pickle.loads(function)
-
-
-def _answer(function: bytes, item: bytes) -> tuple[Outcome | None, Exception | None, str]:
+def _answer(function: Callable[[Item], dict[str, Any]], item: bytes) -> tuple[Outcome | None, Exception | None, str]:
     try:
-        return _attempt(_loaded(function), pickle.loads(item)), None, ""
+        return _attempt(function, pickle.loads(item)), None, ""
     except Exception as error:
         place = traceback.format_exc()
         return None, error if _pickles(error) else RuntimeError(f"{type(error).__name__}: {error}"), place
@@ -364,36 +399,115 @@ def _end_with_parent() -> None:
 
 
 def _on_ray(
-    function: Callable[[Item], dict[str, Any]], todo: Mapping[str, Item], workers: int
+    function: Callable[[Item], dict[str, Any]],
+    todo: Mapping[str, Item],
+    how: Parallel,
+    files: Callable[[Item], tuple[Sequence[Path], Sequence[Path]]] | None,
 ) -> Iterator[tuple[str, Outcome]]:
-    """Tasks on a Ray cluster: the one that RAY_ADDRESS names, else one started on this machine."""
+    """Tasks on the cluster that `how.address` or RAY_ADDRESS names, else on one started on this machine.
+
+    A candidate whose machine or process is lost is tried again when the others are done, alone.
+    """
     try:
         import ray
     except ImportError:
         raise InputError(
-            "a search on Ray needs the package ray, which is not installed: pip install 'ray>=2.30', or search in "
-            "processes of this machine"
+            "--executor ray needs the package ray, which is not installed: pip install 'ray>=2.30', or search in "
+            "processes of this machine with --workers"
         ) from None
+    if not todo:
+        return
     if not ray.is_initialized():
-        ray.init(log_to_driver=False)
-    # one GPU a task where the cluster has any; a task that Ray kills for want of memory is not tried again
-    resources = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-    attempt = ray.remote(_attempt).options(max_retries=0, **resources)
-    function_there = ray.put(function)
-    waiting, flying = list(reversed(todo)), {}
+        try:
+            if found := re.fullmatch(r"(?:ray://)?\[?([^\]]+)\]?:(\d+)", how.address or ""):
+                socket.create_connection((found[1], int(found[2])), timeout=20).close()  # Ray itself waits for minutes
+            ray.init(address=how.address, log_to_driver=False)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"--address {how.address} names no Ray cluster that answers: {error}") from error
+    threads = torch.get_num_threads()  # of a task, too: sums then come out the same
+    cluster = ray.cluster_resources()
+    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 1))
+    resources = {"num_gpus": 1} if gpus else {"num_cpus": min(threads, cpus)}
+    task = ray.remote(_on_node).options(max_retries=0, **resources)
+    at_once = how.workers or gpus or max(1, cpus // threads)
+    there, place, stored = ray.put(function), (os.getcwd(), threads), {}
+    waiting, again, tried, flying = list(reversed(todo)), [], set(), {}
     try:
-        while waiting or flying:
-            while waiting and len(flying) < workers:
-                name = waiting.pop()
-                flying[attempt.remote(function_there, todo[name])] = (name, time.perf_counter())
+        while waiting or again or flying:
+            while (waiting and len(flying) < at_once) or (again and not flying):
+                name = (waiting or again).pop()
+                reads, makes = files(todo[name]) if files is not None and how.files == "store" else ((), ())
+                carried = _carried(reads, stored, ray.put)
+                flying[task.remote(there, todo[name], place, carried, makes)] = (name, time.perf_counter())
             done, _ = ray.wait(list(flying), num_returns=1)
             for reference in done:
-                name, begin = flying.pop(reference)
+                name, began = flying.pop(reference)
                 try:
-                    yield name, ray.get(reference)
-                except (ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError) as error:
-                    reason = f"its Ray task was killed ({type(error).__name__}), most likely for want of memory"
-                    yield name, {"status": "failed", "reason": reason, "seconds": time.perf_counter() - begin}
+                    outcome, made = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from error
+                except ray.exceptions.RayError as error:  # its process was killed, or its machine is gone
+                    if name not in tried:
+                        tried.add(name)
+                        again.append(name)
+                        continue
+                    reason = f"its Ray task was lost twice ({type(error).__name__}), most likely for want of memory"
+                    outcome, made = {"status": "failed", "reason": reason, "seconds": time.perf_counter() - began}, {}
+                for file, content in made.items():
+                    _put_back(file, hashlib.sha256(content).hexdigest(), lambda content=content: content)
+                yield name, outcome
     finally:
         for reference in flying:
             ray.cancel(reference)
+
+
+def _on_node(
+    function: Callable[[Item], dict[str, Any]],
+    item: Item,
+    place: tuple[str, int],
+    carried: Sequence[tuple[Path, str, Any]],
+    makes: Sequence[Path],
+) -> tuple[Outcome, dict[Path, bytes]]:
+    """One evaluation on a machine of the cluster, and the contents of the files that it left.
+
+    place: the folder that relative paths start from, which is made, and the number of threads. carried: files that the
+    evaluation reads, each with its digest and a reference to its content; those that the machine has are left.
+    """
+    import ray
+
+    folder, threads = place
+    os.makedirs(folder, exist_ok=True)
+    os.chdir(folder)
+    torch.set_num_threads(threads)
+    for file, digest, content in carried:
+        _put_back(file, digest, partial(ray.get, content))
+    outcome = _attempt(function, item)
+    return outcome, {file: file.read_bytes() for file in _files_in(makes)}
+
+
+def _carried(
+    paths: Iterable[Path], stored: dict[tuple[Path, int], tuple[str, Any]], put: Callable[[bytes], Any]
+) -> list[tuple[Path, str, Any]]:
+    """Every file under the paths with its digest and where its content is stored, which happens once."""
+    carried = []
+    for file in _files_in(paths):
+        version = file, file.stat().st_mtime_ns
+        if version not in stored:
+            content = file.read_bytes()
+            stored[version] = hashlib.sha256(content).hexdigest(), put(content)
+        carried.append((file, *stored[version]))
+    return carried
+
+
+def _files_in(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and not file.name.startswith(".") and file.suffix != ".state":
+                yield file
+
+
+def _put_back(file: Path, digest: str, content: Callable[[], bytes]) -> None:
+    """Write a file whose content has this digest, unless it is there."""
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content())

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, autograd, nn
 from torch.nn import functional
 
+from common.models.mode import usable_device
 from common.plain import InputError
 
 Value = TypeVar("Value")
@@ -32,18 +33,11 @@ def start(device: str | None = None) -> torch.device:
     device: "cpu", "cuda" or "cuda:N" (default: GPU if available). Under torchrun each process on a machine takes the
     GPU of its local rank. Raises InputError for a device that cannot be used.
     """
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    on_gpu = kind.startswith("cuda")
-    if on_gpu and not torch.cuda.is_available():
-        raise InputError(f"device {kind} was asked for, and torch finds no GPU here: give --device cpu")
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    try:
-        where = torch.device(kind)
-        if alone:
-            torch.empty(0, device=where)  # a GPU past the last one has a name, too
-            return where
-    except (RuntimeError, AssertionError):
-        raise InputError(f"device {kind!r} cannot be used here: give cpu, or cuda where there is one") from None
+    where = usable_device(device, touch=alone)
+    if alone:
+        return where
+    on_gpu = where.type == "cuda"
     if on_gpu:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
@@ -114,6 +108,21 @@ def by_first(make: Callable[[], Value]) -> Value:
     if isinstance(answer[0], InputError):
         raise answer[0]
     return answer[0]
+
+
+def gather(value: Value) -> list[Value]:
+    """What each process gives, by rank, in every process."""
+    if size() == 1:
+        return [value]
+    values: list[Any] = [None] * size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def refuse(what: str, instead: str) -> None:
+    """InputError where several processes were started by torchrun for `what` takes one. instead: what to do."""
+    if size() > 1:
+        raise InputError(f"{what} cannot run under torchrun: {instead}")
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 
 from common.plain import InputError
 from common.search.executors import evaluate_all
+from common.settings import Parallel
 from common.train.loop import Progress, TrainingError
 from common.train.run_folder import Run
 
@@ -40,8 +40,9 @@ def measure(item: tuple[int, ...]) -> dict:
     return {"AP": value / 10, "process": os.getpid()}
 
 
-def evaluate(run: Run, items, function=measure, **options) -> list[dict]:
-    return list(evaluate_all(function, items, run, key=lambda item: item, **options))
+def evaluate(run: Run, items, function=measure, workers: int = 0, **options) -> list[dict]:
+    how = Parallel(workers=workers, **options)
+    return list(evaluate_all(function, items, run, lambda item: item, how))
 
 
 def test_failures_are_recorded_with_their_reason_and_the_search_goes_on(tmp_path):
@@ -180,10 +181,11 @@ def test_several_processes_are_kept_and_go_on_when_one_is_killed(tmp_path):
 SEARCH = """
 import sys, time
 from common.search.executors import evaluate_all
+from common.settings import Parallel
 from common.train.run_folder import Run
 from slow_candidate import measure
 if __name__ == "__main__":
-    list(evaluate_all(measure, [1, 2], Run.open(sys.argv[1], {}), key=lambda item: item, workers=2))
+    list(evaluate_all(measure, [1, 2], Run.open(sys.argv[1], {}), lambda item: item, Parallel(workers=2)))
 """
 CANDIDATE = """
 import os, sys, time
@@ -217,62 +219,18 @@ def wait_until(true) -> None:
 
 
 def test_what_cannot_evaluate_is_refused_in_a_sentence(tmp_path, monkeypatch):
-    run = Run.open(tmp_path, {})
-    with pytest.raises(InputError, match=r"workers must be at least 0 .*got -1"):
-        evaluate(run, [(0, 1)], workers=-1)
+    with pytest.raises(InputError, match="--workers must be at least 0, got -1"):
+        Parallel(workers=-1)
+    with pytest.raises(InputError, match="--address auto is for --executor ray"):
+        Parallel(address="auto")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match="needs the package ray, which is not installed"):
-        evaluate(run, [(0, 1)], workers=2, backend="ray")
-
-
-def test_on_ray(tmp_path, monkeypatch):
-    """Against a stand-in for Ray that runs a task when its result is asked for."""
-    flying = []
-
-    class Killed(Exception):
-        pass
-
-    class Attempt:
-        def options(self, **options):
-            assert options == {"max_retries": 0, "num_cpus": 1}
-            return self
-
-        def remote(self, function, item):
-            flying.append((function, item))
-            return len(flying) - 1
-
-    def get(reference):
-        function, item = flying[reference]
-        if item[0] == 7:
-            raise Killed
-        return stand_in.task(function, item)
-
-    def remote(task):
-        stand_in.task = task
-        return Attempt()
-
-    def wait(references, num_returns):
-        assert len(references) <= 2
-        return [references[-1]], references[:-1]
-
-    stand_in = types.SimpleNamespace(
-        is_initialized=lambda: True,
-        cluster_resources=lambda: {"CPU": 4.0},
-        remote=remote,
-        put=lambda value: value,
-        wait=wait,
-        get=get,
-        exceptions=types.SimpleNamespace(OutOfMemoryError=Killed, WorkerCrashedError=Killed),
-    )
-    monkeypatch.setitem(sys.modules, "ray", stand_in)
-    records = evaluate(Run.open(tmp_path, {}), [(0, 3), (7, 0), (0, 1), (1, 0)], workers=2, backend="ray")
-    assert [record.get("AP") for record in records] == [0.3, None, 0.1, None]
-    assert "its Ray task was killed (Killed)" in records[1]["reason"]
+        evaluate(Run.open(tmp_path, {}), [(0, 1)], executor="ray")
 
 
 def test_the_best_so_far_is_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Progress.__init__, "__defaults__", (0, "it", 0.0))
-    evaluate(Run.open(tmp_path, {}), [(0, 1), (1, 0), (0, 3), (0, 2)], label="paths")
+    list(evaluate_all(measure, [(0, 1), (1, 0), (0, 3), (0, 2)], Run.open(tmp_path, {}), tuple, label="paths"))
     lines = capsys.readouterr().err.splitlines()
     assert lines[1].endswith("best 0.1, failed 1")
     assert lines[3] == "paths: 4/4 candidates, 00:00 left, best 0.3, failed 1"
