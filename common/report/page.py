@@ -20,7 +20,7 @@ from common.report.scoreboard import (
     counts,
     details,
     find_claims,
-    measured,
+    measured_text,
     natural,
 )
 from common.report.tables import html_table
@@ -91,7 +91,7 @@ def _claim_row(record: Record) -> list[str]:
     behind = [*details(record), *([f"Rule: {record['rule']}"] if record.get("rule") else [])]
     behind += [f"Command: {record['command']}"] if record.get("command") else []
     behind += [
-        f"{part['name']}: {part['verdict']}, {measured(part)}, to lie {part['direction']} {part['threshold']:g}"
+        f"{part['name']}: {part['verdict']}, {measured_text(part)}, to lie {part['direction']} {part['threshold']:g}"
         for part in record.get("conditions") or []
     ]
     behind += [f"Runs: {', '.join(record['runs'])}"] if record.get("runs") else []

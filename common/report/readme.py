@@ -21,7 +21,7 @@ from common.report.scoreboard import (
     counts,
     details,
     find_claims,
-    measured,
+    measured_text,
     natural,
     scoreboard,
     standing,
@@ -153,7 +153,7 @@ def _claims(records: list[Record]) -> str:
         claim = f"{record['id']}: {record['statement']} ({record['where']})"
         paper = "–" if record["paper"] is None else str(record["paper"])
         rows.append(
-            (claim, rule, paper, "\n".join(map(measured, parts)), str(len(record["seeds"])), with_reason(record))
+            (claim, rule, paper, "\n".join(map(measured_text, parts)), str(len(record["seeds"])), with_reason(record))
         )
     heads = ("Claim", "Rule", "Paper", "Ours (95 % interval)", "Seeds", "Verdict")
     behind = [f"- {each['id']}: {' '.join(details(each))}" for each in records if details(each)]

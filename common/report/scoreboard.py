@@ -50,14 +50,14 @@ def claim_cells(record: Record) -> tuple[str, ...]:
         f"{record['id']}: {record.get('statement', '')}",
         str(record.get("where", "")),
         "–" if record.get("paper") is None else str(record["paper"]),
-        measured(record),
+        measured_text(record),
         f"{seeds} (80 % power: {needed})" if needed else str(seeds),
         f"{record.get('data', '')} {record.get('scale', '')}".strip(),
         record["verdict"],
     )
 
 
-def measured(record: Record) -> str:
+def measured_text(record: Record) -> str:
     """The difference of a claim, or of one of its conditions, with its interval and unit."""
     if record.get("difference") is None:
         return "–"

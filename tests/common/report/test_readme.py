@@ -9,7 +9,7 @@ import pytest
 from common.plain import InputError, read_json, write_json
 from common.report.readme import Options, main
 from common.report.reproduce import reproduce
-from common.report.scoreboard import by_paper, claim_cells, details, find_claims, measured, standing
+from common.report.scoreboard import by_paper, claim_cells, details, find_claims, measured_text, standing
 
 BOARD, PART = "<!-- scoreboard:begin -->old<!-- scoreboard:end -->", "<!-- results:begin -->old<!-- results:end -->"
 
@@ -139,7 +139,7 @@ def test_a_claims_cells():
     )
     bare = claim_cells({"id": "A-2", "verdict": "inconclusive", "paper": None})
     assert bare == ("A-2: ", "", "–", "–", "0", "", "inconclusive")
-    assert measured(record(interval=[None, None], unit=None)) == "0.5000"
+    assert measured_text(record(interval=[None, None], unit=None)) == "0.5000"
 
 
 def test_what_stands_behind_a_verdict_is_said():
