@@ -405,7 +405,9 @@ def integrated_progressive_shrinking(
     def before_phase(phase: Phase) -> None:
         if space_of(phase).count() > 1:
             model.adapter.reset_parameters()
-            model.pool.sort_channels()  # (22)
+            before = space_of(settings.phases[settings.phases.index(phase) - 1])
+            every = [Teacher(before.largest().depths, (width,) * len(STRIDES), width) for width in before.widths]
+            model.pool.sort_channels([described(before, each) for each in every])  # (22)
 
     def step_losses_of(phase: Phase) -> StepLosses:
         space = space_of(phase)

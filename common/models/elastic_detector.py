@@ -4,6 +4,8 @@ Its weights are those of the largest network. A sub-network has the first blocks
 of each layer; RPN and the head's first layer follow the neck, the head's hidden layers do not.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import lru_cache
 
 from common.models.described import Architecture, DescribedBackbone
@@ -71,14 +73,21 @@ class ElasticTwoStage(TwoStage):
             plain = plain_two_stage(architecture, neck_width, self.categories, self.rpn.settings, self.roi.settings)
         return copy_corner(self, plain)
 
-    def sort_channels(self) -> None:
+    def sort_channels(self, trained: Sequence[tuple[Architecture, int]] = ()) -> None:
         """Sort channels by importance, the L1 norm of the weights that read them, so that narrower sub-networks start
         from those that matter most. The largest network computes the same as before.
+
+        trained: sub-networks of the full depth, as `activate` takes them; they compute the same, too, and so does every
+        one that mixes their widths.
         """
-        layer = self.backbone.get_submodule
+        layer, kept, necks = self.backbone.get_submodule, defaultdict(set), {neck for _, neck in trained}
+        for architecture, _ in trained:
+            for channels in architecture.channel_sets():
+                kept[channels.name].add(channels.channels)
         for channels in self.backbone.architecture.channel_sets():
             readers = [*map(layer, channels.columns), *(self.fpn.laterals[feature] for feature in channels.features)]
-            sort_shared_channels([*map(layer, channels.rows), *map(layer, channels.norms)], readers)
-        sort_shared_channels([*self.fpn.laterals], [*self.fpn.outputs])
-        sort_shared_channels([*self.fpn.outputs], [self.rpn.conv, self.roi.heads[0].hidden[0]])
-        sort_shared_channels([self.rpn.conv], [self.rpn.objectness, self.rpn.codes])
+            writers = [*map(layer, channels.rows), *map(layer, channels.norms)]
+            sort_shared_channels(writers, readers, kept[channels.name])
+        sort_shared_channels([*self.fpn.laterals], [*self.fpn.outputs], necks)
+        sort_shared_channels([*self.fpn.outputs], [self.rpn.conv, self.roi.heads[0].hidden[0]], necks)
+        sort_shared_channels([self.rpn.conv], [self.rpn.objectness, self.rpn.codes], necks)

@@ -263,10 +263,14 @@ def test_phases_contain_what_they_should_and_a_broken_run_ends_alike(tmp_path, m
         return losses(self, batch, teachers, distillation)
 
     monkeypatch.setattr(Shrinking, "losses", watched)
-    monkeypatch.setattr(TeacherPool, "sort_channels", lambda pool: (sorted_at.append(len(seen)), sort(pool)))
+    monkeypatch.setattr(
+        TeacherPool, "sort_channels", lambda pool, kept: (sorted_at.append((len(seen), kept)), sort(pool, kept))
+    )
     model, reports, run = _shrink(tmp_path / "unbroken")
     assert [report.steps for report in reports] == [2, 2, 4]
-    assert sorted_at == [2, 4], "before each phase that shrinks"
+    depths, widths = SPACE.largest().depths, {2: [1.5], 4: [1.25, 1.5]}
+    kept = {at: [described(SPACE, Teacher(depths, (each,) * 4, each)) for each in widths[at]] for at in widths}
+    assert dict(sorted_at) == kept, "before each phase that shrinks, by what was trained before"
     assert seen[:2] == [(), ()]
     assert all(len(teachers) == 2 for teachers in seen[2:])
     near = _all(near_largest(SPACE, 1))

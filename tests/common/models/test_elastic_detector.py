@@ -107,3 +107,24 @@ def test_sorted_channels_leave_the_largest_network_as_it_was(device):
     outer = sum(layer.weight.abs().sum((0, 2, 3)) for layer in reading)
     for importance in (inner, neck, outer):
         assert (importance.diff() <= 1e-4).all()
+
+
+def test_sorting_again_leaves_what_was_trained_as_it_was(device):
+    """Of two widths that are kept also a mixture; a third one changes."""
+    whole, batch = make_elastic_detector(device), make_batch().to(device)
+    reestimate_batch_norm(whole, [batch.images])
+    depths = (2, 2, 3, 2)
+    trained = [SUB_NETWORKS["largest"], (bottlenecks(depths, (10, 20, 40, 80)), 20)]
+    mixed, other = (bottlenecks((1, 2, 2, 2), (12, 20, 40, 96)), 20), (bottlenecks(depths, (8, 16, 32, 64)), 16)
+
+    def said(network) -> list[torch.Tensor]:
+        whole.eval().activate(*network)
+        with torch.no_grad():
+            outputs = whole(batch.images)
+            return [outputs.rpn["objectness"], look_at(whole, outputs.maps, batch.boxes).logits]
+
+    before = [said(each) for each in (*trained, mixed, other)]
+    whole.sort_channels(trained)
+    for network, expected in zip((*trained, mixed), before, strict=False):
+        torch.testing.assert_close(said(network), expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(said(other)[0], before[-1][0], rtol=0.1, atol=0.1)
