@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from common.data.detection_set import DetectionSet, describe
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 from common.evaluate.average_precision import GroundTruth
-from common.evaluate.latency import measure_latency
+from common.evaluate.latency import device_name, measure_latency
 from common.evaluate.subnetworks import average_precision
 from common.models.classifier import Classifier, classification_losses
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
@@ -83,22 +83,32 @@ class Study:
         """What a paper's runs depend on besides data, seed, precision and preset."""
         return {}
 
-    def once(self, what: str, make: Make, *, shared: bool = False, **settings: Any) -> dict[str, Any]:
+    def once(
+        self, what: str, make: Make, *, shared: bool = False, timed: bool = False, **settings: Any
+    ) -> dict[str, Any]:
         """The result of the run `what`: read where it is finished, else what make(run) returns.
 
-        shared: the run is one for all seeds. settings: what it depends on besides preset, data and seed, kept in its
-        config: a run with other settings is refused. An interrupted run goes on where it stopped.
+        shared: the run is one for all seeds. timed: its result are times, of one device and number of threads.
+        settings: what it depends on besides preset, data and seed, kept in its config: a run with other settings is
+        refused. An interrupted run goes on where it stopped, with as many processes as it was begun with.
         """
         name = self.run_name(what, shared)
+        if timed:
+            settings["timed_on"] = {
+                "device": device_name(torch.device(self.device)),
+                "threads": torch.get_num_threads(),
+            }
         if name not in self._results:
             with self._opened(name, what, settings | ({} if shared else {"seed": self.seed})) as run:
-                if not distributed.by_first(lambda: run.result is not None):
+                found = distributed.by_first(partial(_finished, run))
+                if found is None:
                     self._source.announce()
                     with self.recording() as used:
                         result = make(run)
                     run.write_json("uses", list(used))
                     run.finish(result)
-                self._results[name] = {"result": run.result, "uses": run.read_json("uses", list)}
+                    found = distributed.by_first(partial(_finished, run))
+                self._results[name] = found
         for recorder in self._recorders:
             recorder |= dict.fromkeys([*self._results[name]["uses"], f"{self.folder.name}/{name}"])
         return self._results[name]["result"]
@@ -143,15 +153,19 @@ class Study:
 
     def _opened(self, name: str, what: str, settings: Mapping[str, Any]) -> Run:
         path = self.folder / name
+        made = self._config_of(path)
+        processes = made.get("processes") if (path / "result.json").exists() else distributed.size()
         config = to_json(
             {
                 "paper": self.paper,
                 "what": what,
-                "data": self._spelling(path),
+                # the same images by another spelling are the same data
+                "data": made.get("data") or self.data,
                 "training_set": self.training_set.fingerprint(),
                 "validation_set": self.sets["validation"].fingerprint(),
                 "precision": self.precision,
                 "device": torch.device(self.device).type,
+                "processes": processes,
                 **self.identity(),
                 **settings,
                 "preset": asdict(self.preset),
@@ -167,13 +181,13 @@ class Study:
             run.forget_failed()
         return run
 
-    def _spelling(self, path: Path) -> str:
-        """How a run's data were named when it was made: the same images by another spelling are the same data."""
-        with contextlib.suppress(InputError):  # the run itself says what is wrong with its config
+    def _config_of(self, path: Path) -> Mapping[str, Any]:
+        """What a run was made with; nothing where it is not there. The run itself says what is wrong with its config."""
+        with contextlib.suppress(InputError):
             known = read_json_if_there(path / "config.json")
             if isinstance(known, Mapping) and isinstance(known.get("data"), str):
-                return known["data"]
-        return self.data
+                return known
+        return {}
 
     # ---- training
 
@@ -258,14 +272,16 @@ class Study:
         batches = self.measuring_batches(where, size)
         one_by_one = (image[None] for batch in batches.in_order() for image in batch.images)
         images = list(islice(one_by_one, self.preset.latency_images))
-        latency = measure_latency(
-            _Detection(network),
-            images[0].shape[1:],
-            self.device,
-            warmup=self.preset.latency_warmup,
-            runs=len(images),
-            pause_s=self.preset.latency_pause,
-            images=images,
+        latency = distributed.by_first(  # while the others rest
+            lambda: measure_latency(
+                _Detection(network),
+                images[0].shape[1:],
+                self.device,
+                warmup=self.preset.latency_warmup,
+                runs=len(images),
+                pause_s=self.preset.latency_pause,
+                images=images,
+            )
         )
         return {"latency": latency.median_ms, "latency_iqr": latency.iqr_ms, "latency_of": asdict(latency)}
 
@@ -323,6 +339,12 @@ class BackboneStudy(Study):
 
         report = fit(run, "classification", network, batches, losses, self.training(preset.classification, seed))
         return {**spent(report), "accuracy": report.losses["accuracy"]}
+
+
+def _finished(run: Run) -> dict[str, Any] | None:
+    """A run's result and the runs that it used; None while it is not done."""
+    result = run.result
+    return None if result is None else {"result": result, "uses": run.read_json("uses", list)}
 
 
 def spent(report: FitReport) -> dict[str, Any]:

@@ -430,7 +430,7 @@ class JointDetNASStudy(BackboneStudy):
             return self.latencies_in_turn(networks, "validation")
 
         weights = [each["weights_sha256"] for each in (self.base(), self.upgraded(control))]
-        return self.once(self.named("latencies", control), make, detectors=weights)
+        return self.once(self.named("latencies", control), make, timed=True, detectors=weights)
 
     # ---- a pair
 

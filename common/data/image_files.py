@@ -1,8 +1,9 @@
 """Image files: their sizes, and their pixels the right way up."""
 
-import os
+import hashlib
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -91,12 +92,18 @@ class ImageFiles:
 
     @cached_property
     def signature(self) -> bytes:
-        """Names and lengths in bytes of all files: the same for copies on another disk."""
+        """Names and digests of all files: the same for copies on another disk, whatever their dates."""
+
+        def digest(index: int) -> str:
+            with open(self.path(index), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+
         try:
-            lengths = [os.stat(self.path(index)).st_size for index in range(len(self.names))]
+            with ThreadPoolExecutor(8) as threads:
+                digests = list(threads.map(digest, range(len(self.names))))
         except (OSError, ValueError) as error:
             raise InputError(f"an image cannot be read ({error}); put it back") from None
-        lines = (f"{name}\0{length}\n" for name, length in zip(self.names, lengths, strict=True))
+        lines = (f"{name}\0{digest}\n" for name, digest in zip(self.names, digests, strict=True))
         return "".join(lines).encode("utf-8", "surrogatepass")
 
 

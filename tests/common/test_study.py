@@ -187,6 +187,15 @@ def test_runs_of_all_seeds_are_shared_and_others_are_not(options):
     assert sorted(path.name for path in sums.folder.iterdir()) == ["own-s0", "own-s1", "table"]
 
 
+def test_times_are_of_one_machine_and_number_of_threads(options, monkeypatch):
+    Sums(options, 0).number("latency", timed=True)
+    Sums(options, 0).number("one")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    Sums(options, 0).number("one")
+    with pytest.raises(InputError, match=r"holds a run with timed_on\.threads = \d+, and this command asks for 7"):
+        Sums(options, 0).number("latency", timed=True)
+
+
 def test_a_run_with_other_settings_is_refused(options):
     Sums(options, 0).number("one", depth=2)
     with pytest.raises(InputError, match="holds a run with depth = 2, and this command asks for 3"):
