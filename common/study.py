@@ -154,7 +154,9 @@ class Study:
     def _opened(self, name: str, what: str, settings: Mapping[str, Any]) -> Run:
         path = self.folder / name
         made = self._config_of(path)
-        processes = made.get("processes") if (path / "result.json").exists() else distributed.size()
+        processes = distributed.size()
+        if (path / "result.json").exists():  # whoever reads it may be alone
+            processes = made.get("processes", processes)
         config = to_json(
             {
                 "paper": self.paper,
@@ -182,8 +184,8 @@ class Study:
         return run
 
     def _config_of(self, path: Path) -> Mapping[str, Any]:
-        """What a run was made with; nothing where it is not there. The run itself says what is wrong with its config."""
-        with contextlib.suppress(InputError):
+        """What a run was made with; nothing where it is not there."""
+        with contextlib.suppress(InputError):  # the run itself says what is wrong with its config
             known = read_json_if_there(path / "config.json")
             if isinstance(known, Mapping) and isinstance(known.get("data"), str):
                 return known

@@ -69,9 +69,9 @@ def main(options: Options) -> None:
         **({"found": study.upgraded()} if options.what == "cascade" else {}),
         **result,
     }
-    distributed.stop()
     if distributed.rank() == 0:
         show(report, options.json, _report_text)
+    distributed.stop()
 
 
 def _next(options: Options) -> str:

@@ -70,14 +70,14 @@ def main(options: Options) -> None:
     report = {
         "model": name,
         "run": study.run_path(what),
-        "file": study.write_detector(what, strategy),
+        "file": distributed.by_first(lambda: study.write_detector(what, strategy)),
         "seconds_of_command": time.perf_counter() - began,
         "next": command("sm_nas.search", options, leave_out=("model", "strategy", "json")),
         **result,
     }
-    distributed.stop()
     if distributed.rank() == 0:
         show(report, options.json, _report_text)
+    distributed.stop()
 
 
 # ---- what to train

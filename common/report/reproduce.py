@@ -6,6 +6,7 @@ again trains nothing anew. Knows no paper, and imports nothing that trains: a pa
 """
 
 import json
+import os
 import resource
 import shlex
 import sys
@@ -111,6 +112,11 @@ class Paper:
 
 def reproduce(paper: Paper, options: ReproduceOptions) -> None:
     """What the options ask for. `InputError`, at the end, when some exhibit could not be measured."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "reproduce cannot run under torchrun: start one process, with --workers for several candidates, or train "
+            f"under torchrun with python -m {paper.name}.train, whose finished runs are taken as they are"
+        )
     chosen = _checked(paper, options)
     folder = options.out / paper.name / options.run_folder
     if options.list:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import nn
 
 from common.settings import ShrinkingPhase
+from common.train import distributed
 from common.train.loop import Batches, FitReport, StepLosses, Training, fit
 from common.train.run_folder import Run
 
@@ -35,7 +36,7 @@ def shrink(
     """
     reports = []
     for phase in phases:
-        if before_phase is not None and run.stage_done(phase.name) is None:
+        if before_phase is not None and distributed.by_first(lambda name=phase.name: run.stage_done(name) is None):
             before_phase(phase)
         every = training.optimisation
         optimisation = replace(
