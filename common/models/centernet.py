@@ -22,7 +22,7 @@ from common.models.architectures import OFAResNetArchitecture
 from common.models.divisor import divisor
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
 from common.models.matching import pick
-from common.models.norm import draw
+from common.models.norm import draw_weights
 from common.models.ofa_resnet import sort_channels
 from common.models.outline import outline
 from common.models.suppression import as_detections, best
@@ -86,7 +86,7 @@ class CenterNet(nn.Module):
             for outputs in (categories, 2, 2)
         )
         nn.init.constant_(self.heatmap[-1].bias, HEATMAP_BIAS)
-        draw(0.001, self.size[-1], self.offset[-1])
+        draw_weights(0.001, self.size[-1], self.offset[-1])
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Raw maps for images (B, 3, H, W), H and W multiples of 32. With h, w = H / stride, W / stride (stride 4):

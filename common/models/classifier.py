@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from common.batch import ClassificationBatch
 from common.models.elastic import ElasticLinear, copy_corner
-from common.models.norm import draw
+from common.models.norm import draw_weights
 from common.models.outline import outline
 
 
@@ -21,7 +21,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.linear = ElasticLinear(backbone.out_channels[-1], classes)
-        draw(0.01, self.linear)
+        draw_weights(0.01, self.linear)
 
     def activate(self, path: Sequence[int]) -> None:
         """Use the sub-network of `path` of an elastic backbone from the next forward on."""

@@ -19,7 +19,7 @@ from common.models.boxes import constant, decode
 from common.models.deformable import OffsetConv2d
 from common.models.divisor import divisor
 from common.models.matching import match, pick, sample
-from common.models.norm import draw
+from common.models.norm import draw_weights
 from common.models.rpn import ProposalNetwork, ProposalSettings, rpn_losses
 
 SHAPE_DEVIATIONS = (0.07, 0.07, 0.14, 0.14)
@@ -68,8 +68,8 @@ class GuidedRPN(ProposalNetwork):
         self.adapt = OffsetConv2d(channels, channels, 3, padding=1, bias=False)
         self.objectness = nn.Conv2d(channels, 1, 1)
         self.codes = nn.Conv2d(channels, 4, 1)
-        draw(0.01, self.conv, self.location, self.shape, self.adapt, self.objectness, self.codes)
-        draw(0.1, self.offset)
+        draw_weights(0.01, self.conv, self.location, self.shape, self.adapt, self.objectness, self.codes)
+        draw_weights(0.1, self.offset)
         nn.init.constant_(self.location.bias, -math.log((1 - LOCATION_PRIOR) / LOCATION_PRIOR))
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:

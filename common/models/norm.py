@@ -88,7 +88,7 @@ class Norm:
         return module
 
 
-def draw(deviation: float, *layers: nn.Module) -> None:
+def draw_weights(deviation: float, *layers: nn.Module) -> None:
     """Draw weights from a normal distribution around 0; biases start at 0."""
     for layer in layers:
         nn.init.normal_(layer.weight, std=deviation)

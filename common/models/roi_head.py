@@ -17,7 +17,7 @@ from common.batch import Detections
 from common.models.boxes import clip, decode, encode
 from common.models.divisor import divisor
 from common.models.matching import IGNORED, MatchSettings, match, pick, sample
-from common.models.norm import draw
+from common.models.norm import draw_weights
 from common.models.roi_align import CANONICAL_SIDE, roi_align
 from common.models.rpn import Proposals
 from common.models.suppression import as_detections, best, suppress
@@ -100,8 +100,8 @@ class BoxHead(nn.Module):
             inputs = width
         self.classes = nn.Linear(inputs, categories + 1)
         self.codes = nn.Linear(inputs, 4 * (categories if class_specific else 1))
-        draw(0.01, self.classes)
-        draw(0.001, self.codes)
+        draw_weights(0.01, self.classes)
+        draw_weights(0.001, self.codes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         for layer in self.hidden:

@@ -12,7 +12,7 @@ from common.models.boxes import clip, constant, decode, encode
 from common.models.divisor import divisor
 from common.models.elastic import active_weights
 from common.models.matching import MatchSettings, match, pick, sample
-from common.models.norm import Norm, convolution, draw
+from common.models.norm import Norm, convolution, draw_weights
 from common.models.suppression import best, suppress
 
 MATCH = MatchSettings(0.7, 0.3, 0.3)
@@ -117,7 +117,7 @@ class RPN(ProposalNetwork):
         self.conv = convolution(norm, channels, channels, 3)
         self.objectness = nn.Conv2d(channels, self.anchors.per_cell, 1)
         self.codes = nn.Conv2d(channels, 4 * self.anchors.per_cell, 1)
-        draw(0.01, self.conv if norm is None else self.conv[0], self.objectness, self.codes)
+        draw_weights(0.01, self.conv if norm is None else self.conv[0], self.objectness, self.codes)
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
         """For maps (B, C, H_l, W_l) and N anchors, A at each cell of each level:
