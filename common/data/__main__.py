@@ -21,10 +21,12 @@ from common.cli import Switch, data_parts, run, show
 from common.data.annotations import BAD_IMAGES, EXAMPLES, Faults
 from common.data.detection_set import DetectionSet, counted, describe
 from common.data.source import SPLITS, find, read_split
+from common.letterbox import letterbox_scale, padded
 from common.plain import InputError
 
 UNREADABLE = ("fault that stops the reading", "faults that stop the reading")
 SMALL = 4.0  # pixels; a thinner object shows no class
+PYRAMID = (4, 8, 16, 32, 64)  # strides of an RPN's levels
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,27 @@ class CheckCommand:
     """Decode every image too."""
     input_size: int = 96
     """Side in pixels of the network's input, at which sizes of objects are given."""
+    anchor_scale: float = 8.0
+    """Side of an RPN's square anchors in strides, by which objects that it cannot reach are counted."""
     json: Switch = False
     """Print one JSON object instead of text."""
 
 
 def main(options: CheckCommand) -> None:
     """Print the report; InputError where training would refuse the set."""
-    report = check(options.data, options.pictures, options.input_size)
+    report = check(options.data, options.pictures, options.input_size, options.anchor_scale)
     show(report, options.json, _text)
     if report["faults"]:
         total = sum(fault["count"] for fault in report["faults"])
         raise InputError(f"training would refuse {options.data} for {counted(total, 'fault', 'faults')}; mend the data")
 
 
-def check(data: str, pictures: bool = False, input_size: int = 96) -> dict[str, Any]:
+def check(data: str, pictures: bool = False, input_size: int = 96, anchor_scale: float = 8.0) -> dict[str, Any]:
     """What is wrong with a set, and what is in it.
 
-    Keys: form; splits: name -> images, empty, boxes, ignored, classes (name -> boxes), sizes; faults: a list of split,
-    kind, count and examples, for which training would refuse the set; remarks: sentences on what it would not refuse.
+    Keys: form, input_size, anchor_scale; splits: name -> images, empty, boxes, ignored, classes (name -> boxes), sizes;
+    faults: a list of split, kind, count and examples, for which training would refuse the set; remarks: sentences on
+    what it would not refuse.
     """
     data = f"auto:{data}" if Path(data).is_dir() or (":" not in data and data != "scenes") else data
     kind, _, repair = data_parts(data)
@@ -81,21 +86,32 @@ def check(data: str, pictures: bool = False, input_size: int = 96) -> dict[str, 
                 faults.append(fault)
     remarks += _classes_apart(sets)
     remarks += _duplicates(sets)
-    splits = {split: _contents(dataset, input_size) for split, dataset in sets.items()}
-    return {"form": form, "input_size": input_size, "splits": splits, "faults": faults, "remarks": remarks}
+    splits = {split: _contents(dataset, input_size, anchor_scale) for split, dataset in sets.items()}
+    settings = {"form": form, "input_size": input_size, "anchor_scale": anchor_scale}
+    return {**settings, "splits": splits, "faults": faults, "remarks": remarks}
 
 
-def _contents(dataset: DetectionSet, input_size: int) -> dict[str, Any]:
-    """What is in a split; sizes are of the objects' sides once the image is fitted into a square input."""
+def _contents(dataset: DetectionSet, input_size: int, anchor_scale: float) -> dict[str, Any]:
+    """What is in a split; sizes are of the objects' sides once the image is fitted into a square input.
+
+    "unreached": the share of objects that no anchor on a pyramid of strides 4 to 64 overlaps enough to be a positive.
+    """
+    import torch  # --help answers without it
+
+    from common.models.anchors import Anchors, unreached
+
     objects = ~dataset.crowd
     labels = np.bincount(dataset.labels[objects], minlength=len(dataset.categories))
-    scale = np.repeat(input_size / dataset.sizes.max(axis=1), np.diff(dataset.offsets))[objects]
-    sides = (dataset.boxes[:, 2:] - dataset.boxes[:, :2])[objects] * scale[:, None]
+    scale = np.repeat(letterbox_scale(dataset.sizes, input_size), np.diff(dataset.offsets))[objects]
+    boxes = dataset.boxes[objects] * scale[:, None]
+    sides = boxes[:, 2:] - boxes[:, :2]
     sizes = {}
     if len(sides):
         lowest, median, highest = np.quantile(np.sqrt(sides.prod(axis=1)), [0.05, 0.5, 0.95]).tolist()
         thin = float((sides.min(axis=1) < SMALL).mean())
-        sizes = {"lowest": lowest, "median": median, "highest": highest, "thin": thin}
+        anchors = Anchors.octaves(PYRAMID, anchor_scale)
+        beyond = float(unreached(torch.from_numpy(boxes), anchors, PYRAMID, padded(input_size)).float().mean())
+        sizes = {"lowest": lowest, "median": median, "highest": highest, "thin": thin, "unreached": beyond}
     return {
         "described": describe(dataset),
         "images": len(dataset),
@@ -166,7 +182,8 @@ def _text(report: Mapping[str, Any]) -> str:
             lines.append(
                 f"{split}: at an input of {report['input_size']} pixels, 90 % of the objects are {sizes['lowest']:.1f} "
                 f"to {sizes['highest']:.1f} pixels large, half of them over {sizes['median']:.1f}; "
-                f"{100 * sizes['thin']:.1f} % are under {SMALL:.0f} pixels wide or high"
+                f"{100 * sizes['thin']:.1f} % are under {SMALL:.0f} pixels wide or high, and "
+                f"{100 * sizes['unreached']:.1f} % are reached by no anchor of {report['anchor_scale']:g} strides"
             )
     lines += report["remarks"]
     for fault in report["faults"]:

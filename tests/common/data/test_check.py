@@ -54,6 +54,12 @@ def test_what_is_in_a_set(folder):
     assert train["sizes"]["lowest"] == pytest.approx(np.quantile(sides, 0.05))
     assert train["sizes"]["thin"] == 0
     assert check(str(folder), input_size=40)["splits"]["train"]["sizes"]["thin"] == 0.4  # heights 2 and 3
+    # They are 16 by 4 to 12 pixels then: an anchor of 22.6 by 11.3 overlaps the lowest by 64 / 256, under .3.
+    shares = [
+        check(str(folder), input_size=80, anchor_scale=scale)["splits"]["train"]["sizes"]["unreached"]
+        for scale in (2, 4, 8, 32)
+    ]
+    assert shares == pytest.approx([0, 0.2, 1, 1])
 
 
 def test_all_faults_are_counted_and_training_would_refuse_the_set(folder, capsys):
