@@ -165,6 +165,7 @@ class Study:
                 "data": made.get("data") or self.data,
                 "training_set": self.training_set.fingerprint(),
                 "validation_set": self.sets["validation"].fingerprint(),
+                **({"pretraining_set": self._source.pretraining.fingerprint()} if self.pretrained_once else {}),
                 "precision": self.precision,
                 "device": torch.device(self.device).type,
                 "processes": processes,
@@ -410,10 +411,13 @@ class _Source:
         return load(self.data, "val", limit=self.preset.validation_images)
 
     @cached_property
+    def pretraining(self) -> DetectionSet:
+        """The images that crops are cut out of."""
+        return self.training if self.preset.pretraining_data is None else load(self.preset.pretraining_data, "train")
+
+    @cached_property
     def crops(self) -> Crops:
-        elsewhere = self.preset.pretraining_data
-        objects = load(elsewhere, "train") if elsewhere else self.training
-        return object_crops(objects, self.preset.crop_size, self.preset.crops, seed=0)
+        return object_crops(self.pretraining, self.preset.crop_size, self.preset.crops, seed=0)
 
     @cache  # noqa: B019 (a source lives as long as its process)
     def truth(self, name: str) -> GroundTruth:

@@ -290,6 +290,9 @@ def test_pretraining_on_other_images_is_done_once_for_all_seeds(options):
     assert names(used) == ["classification-resnet18"]
     ours = first.pretrained("resnet18")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert Run.read(first.run_path("classification-resnet18", True)).config["pretraining_set"] == (
+        load("scenes:train=9,size=32,seed=7", "train").fingerprint()
+    )
 
 
 def test_latencies_are_taken_in_turn(options, monkeypatch):
