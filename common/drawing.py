@@ -1,0 +1,56 @@
+"""Boxes drawn on pictures, and small pictures side by side on one sheet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+# seaborn's palette "colorblind", without its grey
+COLOURS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#fbafe4", "#ece133", "#56b4e9")
+MARGIN = 6  # pixels round each picture of a sheet
+CAPTION = 12  # height of the letters below it
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A box to draw, xyxy in pixels, with what is written on it ("" for nothing)."""
+
+    box: Sequence[float]
+    text: str
+    colour: str
+
+
+def outlined(picture: NDArray[np.uint8], outlines: Sequence[Outline]) -> Image.Image:
+    """A picture (H, W, 3) with boxes on it, the first on top; lines and letters grow with the picture."""
+    drawn = Image.fromarray(picture)
+    pen = ImageDraw.Draw(drawn)
+    line = max(1, round(max(drawn.size) / 320))
+    font = ImageFont.load_default(max(9, round(max(drawn.size) / 45)))
+    for each in reversed(outlines):
+        left, top, right, bottom = each.box
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=each.colour, width=line)
+        if each.text:
+            _, _, width, height = pen.textbbox((0, 0), each.text, font=font)
+            x = min(max(0, left), max(0, drawn.width - width))
+            y = top - height if top >= height else top
+            pen.rectangle((x, y, x + width, y + height), fill=each.colour)
+            pen.text((x, y), each.text, font=font, fill="white")
+    return drawn
+
+
+def sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int = 3, side: int = 360) -> Image.Image:
+    """Pictures with captions on one, row by row, each fitted into a square of `side` pixels."""
+    rows, cell = ceil(len(pictures) / columns), side + 2 * MARGIN
+    height = cell + CAPTION + MARGIN
+    whole = Image.new("RGB", (columns * cell, rows * height), "white")
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(CAPTION)
+    for place, (picture, caption) in enumerate(pictures):
+        x, y = place % columns * cell + MARGIN, place // columns * height + MARGIN
+        scale = side / max(picture.size)
+        small = picture.resize([max(1, round(each * scale)) for each in picture.size], Image.Resampling.BILINEAR)
+        whole.paste(small, (x, y))
+        pen.text((x, y + side + MARGIN // 2), caption, font=font, fill="black")
+    return whole

@@ -1,0 +1,147 @@
+"""Detect objects in pictures of one's own, with any detector that this project found.
+
+    python -m common.predict DETECTOR PHOTOS --out found
+
+The folder then holds `drawn/`, the pictures with boxes on them; `detections.json` in COCO's results form (image_id,
+category_id, bbox as x, y, width, height in pixels, score) with names beside the ids; `images.json`, which images and
+categories have those ids, in COCO's form; `detections.csv`, a line for each detection. Pictures are turned upright.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from common.cli import run
+from common.plain import InputError, cannot_write, make_folder, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from common.batch import Found
+
+BATCH = 8
+"""Pictures that are decoded and looked at together."""
+COLUMNS = ("file", "class", "score", "left", "top", "right", "bottom")
+
+
+@dataclass(frozen=True)
+class PredictCommand:
+    """Detect objects in pictures; write them drawn, as COCO's JSON and as a table."""
+
+    detector: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DETECTOR")]
+    """A detector that this project wrote (its folder, or one of its files), or an .onnx export of it."""
+    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
+    """A picture, or a folder of pictures, those in folders inside it included."""
+    out: Path
+    """Folder for what is found."""
+    score: float = 0.3
+    """Least score, 0 to 1, of what is written and drawn."""
+    draw: bool = True
+    """Write the pictures with boxes on them."""
+    device: str | None = None
+    """Where the detector runs: cpu, cuda or cuda:N (default: GPU if available; an .onnx runs on the CPU)."""
+
+
+def main(options: PredictCommand) -> None:
+    """Detect, write, and say how much was found and what was left out."""
+    if not 0 <= options.score <= 1:
+        raise InputError(f"--score must be from 0 to 1, got {options.score:g}")
+
+    from tqdm import tqdm
+
+    from common.data.image_files import picture_files
+    from common.models.detector import load_detector
+    from common.models.mode import usable_device
+
+    detector = load_detector(options.detector, usable_device(options.device))
+    root = options.images.parent if options.images.is_file() else options.images
+    made = (make_folder(options.out) / "drawn").resolve()
+    paths = [path for path in picture_files(options.images) if made not in path.resolve().parents]
+    pictures: list[dict] = []
+    records: list[dict] = []
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(COLUMNS)
+    with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc="pictures", disable=None) as bar:
+        for chunk in (paths[start : start + BATCH] for start in range(0, len(paths), BATCH)):
+            read = [(path, each) for path, each in zip(chunk, pool.map(_read, chunk), strict=True) if each is not None]
+            found = detector.detect([each for _, each in read], BATCH) if read else None
+            drawn = []
+            for place, (path, pixels) in enumerate(read):
+                name = path.relative_to(root).as_posix()
+                height, width = pixels.shape[:2]
+                kept = [each for each in found.image(place) if each.score >= options.score]
+                pictures.append({"id": len(pictures) + 1, "file_name": name, "width": width, "height": height})
+                records += _records(pictures[-1], kept)
+                for each in kept:
+                    box = (f"{side:.1f}" for side in each.box)
+                    writer.writerow((name, each.name, f"{each.score:.4f}", *box))
+                drawn.append((options.out / "drawn" / name, pixels, kept))
+            if options.draw:
+                list(pool.map(_draw, *zip(*drawn, strict=True)))
+            bar.update(len(chunk))
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(detector.categories)]
+    images = {"images": pictures, "categories": categories, "annotations": []}
+    for name, text in {
+        "detections.json": json.dumps(records, ensure_ascii=False),
+        "images.json": json.dumps(images, ensure_ascii=False),
+        "detections.csv": table.getvalue(),
+    }.items():
+        write_atomically(options.out / name, text.encode("utf-8", "replace"))
+    left_out = f"; {len(paths) - len(pictures)} left out that cannot be read" if len(pictures) < len(paths) else ""
+    print(f"{len(records)} objects of score {options.score:g} or more in {len(pictures)} pictures{left_out}")
+    print(f"wrote {options.out}: {'drawn/, ' if options.draw else ''}detections.json, images.json, detections.csv")
+    if not pictures:
+        raise InputError(f"no picture of {options.images} can be read: see above")
+
+
+def _read(path: Path) -> "np.ndarray | None":
+    """The picture; None where it cannot be read, which is said on stderr."""
+    from tqdm import tqdm
+
+    from common.data.image_files import read_picture
+
+    try:
+        return read_picture(path)
+    except InputError as error:
+        tqdm.write(f"left out: {error}", file=sys.stderr)
+        return None
+
+
+def _records(picture: dict, found: "list[Found]") -> Iterator[dict]:
+    for each in found:
+        left, top, right, bottom = each.box
+        yield {
+            "image_id": picture["id"],
+            "category_id": each.label + 1,
+            "bbox": [round(side, 2) for side in (left, top, right - left, bottom - top)],
+            "score": round(each.score, 5),
+            "file_name": picture["file_name"],
+            "category": each.name,
+        }
+
+
+def _draw(path: Path, pixels: "np.ndarray", found: "list[Found]") -> None:
+    from common.drawing import COLOURS, Outline, outlined
+
+    outlines = [
+        Outline(each.box, f"{each.name} {each.score:.2f}", COLOURS[each.label % len(COLOURS)]) for each in found
+    ]
+    path = path if path.suffix.lower() in (".jpg", ".jpeg") else path.with_name(f"{path.name}.jpg")
+    make_folder(path.parent)
+    try:
+        outlined(pixels, outlines).save(path, "JPEG", quality=90)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+if __name__ == "__main__":
+    run(main, PredictCommand)
