@@ -431,7 +431,7 @@ def _write_names(
     """Write each name beside its point, where it covers the fewest points, lines and other names.
 
     drawn: the points, then the corners of each line, (N, 2) each. Every name in turn, by cost, takes the place that
-    burdens the picture least given the others, a few times over: the same places for the same numbers.
+    burdens the picture least given those before: the same places for the same numbers.
     """
     named = dict(sorted(named.items(), key=lambda item: (item[1], item[0])))
     figure.draw_without_rendering()  # settles the layout, and with it where everything is in pixels
@@ -446,24 +446,19 @@ def _write_names(
     # (places, names, 2): where a name's centre may go; the side or corner that faces its point is so far from it
     shifts = (_DISTANCES[:, None, None] * _DIRECTIONS).reshape(-1, 1, 2)
     choices = shifts + np.clip(1.42 * np.tile(_DIRECTIONS, (len(_DISTANCES), 1)), -1, 1)[:, None] * halves
-    centres = np.full_like(marks, np.nan)  # NaN: not placed yet
-    for _ in range(6):
-        before = centres.copy()
-        for one, half in enumerate(halves):
-            centre = marks[one] + choices[:, one]  # (places, 2)
-            low, high = centre - half, centre + half
-            outside = np.max([frame.min - low, high - frame.max], axis=(0, 2)).clip(0)
-            covered = ((obstacles > low[:, None]) & (obstacles < high[:, None])).all(axis=2).sum(axis=1)
-            gaps = np.hypot(*np.clip(np.maximum(low[:, None] - marks, marks - high[:, None]), 0, None).T).T
-            own, others = gaps[:, one], np.delete(gaps, one, axis=1)  # from this name to its mark and to the others
-            mistaken = (others < np.maximum(own + 4, 6)[:, None]).sum(axis=1)  # as near to another as to its own
-            rest = np.arange(len(marks)) != one
-            reach = half + halves[rest] - np.abs(centre[:, None] - centres[rest])  # shared with other names
-            overlap = np.nan_to_num(np.clip(reach, 0, 2 * half)).prod(axis=2).sum(axis=1) / np.prod(2 * half)
-            burden = 10 * outside + 3 * covered + 90 * mistaken + 200 * overlap + 0.6 * own
-            centres[one] = centre[burden.argmin()]
-        if (centres == before).all():
-            break  # nobody wants to move
+    centres = np.empty((0, 2))
+    for one, (mark, half) in enumerate(zip(marks, halves, strict=True)):
+        centre = mark + choices[:, one]  # (places, 2)
+        low, high = centre - half, centre + half
+        outside = np.max([frame.min - low, high - frame.max], axis=(0, 2)).clip(0)
+        covered = ((obstacles > low[:, None]) & (obstacles < high[:, None])).all(axis=2).sum(axis=1)
+        gaps = np.hypot(*np.clip(np.maximum(low[:, None] - marks, marks - high[:, None]), 0, None).T).T
+        own, others = gaps[:, one], np.delete(gaps, one, axis=1)  # from this name to its mark and to the others
+        mistaken = (others < np.maximum(own + 4, 6)[:, None]).sum(axis=1)  # as near to another as to its own
+        reach = half + halves[:one] - np.abs(centre[:, None] - centres)  # shared with names before
+        overlap = np.clip(reach, 0, 2 * half).prod(axis=2).sum(axis=1) / np.prod(2 * half)
+        burden = 10 * outside + 3 * covered + 90 * mistaken + 200 * overlap + 0.6 * own
+        centres = np.vstack([centres, centre[burden.argmin()]])
     for text, mark, half, centre in zip(texts, marks, halves, centres, strict=True):
         text.set_position((centre - mark) * 72 / figure.dpi)
         text.set_in_layout(False)
