@@ -41,16 +41,22 @@ def outlined(picture: NDArray[np.uint8], outlines: Sequence[Outline]) -> Image.I
     return drawn
 
 
-def sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int = 3, side: int = 360) -> Image.Image:
-    """Pictures with captions on one, row by row, each fitted into a square of `side` pixels."""
-    rows, cell = ceil(len(pictures) / columns), side + 2 * MARGIN
-    height = cell + CAPTION + MARGIN
-    whole = Image.new("RGB", (columns * cell, rows * height), "white")
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(CAPTION)
-    for place, (picture, caption) in enumerate(pictures):
-        x, y = place % columns * cell + MARGIN, place // columns * height + MARGIN
+def sheet(
+    pictures: Sequence[tuple[Image.Image, str]], title: str = "", columns: int = 3, side: int = 360
+) -> Image.Image:
+    """Pictures with captions on one, row by row below a title, each fitted into a square of `side` pixels."""
+    small = []
+    for picture, _ in pictures:
         scale = side / max(picture.size)
-        small = picture.resize([max(1, round(each * scale)) for each in picture.size], Image.Resampling.BILINEAR)
-        whole.paste(small, (x, y))
-        pen.text((x, y + side + MARGIN // 2), caption, font=font, fill="black")
+        size = [max(1, round(each * scale)) for each in picture.size]
+        small.append(picture.resize(size, Image.Resampling.BILINEAR))
+    width, height = side + 2 * MARGIN, max(each.height for each in small) + CAPTION + 3 * MARGIN
+    top = CAPTION + 2 * MARGIN
+    whole = Image.new("RGB", (columns * width, ceil(len(small) / columns) * height + top), "white")
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(CAPTION)
+    pen.text((MARGIN, MARGIN), title, font=font, fill="black")
+    for place, (picture, (_, caption)) in enumerate(zip(small, pictures, strict=True)):
+        x, y = place % columns * width + MARGIN, place // columns * height + top
+        whole.paste(picture, (x, y))
+        pen.text((x, y + picture.height), caption, font=font, fill="black")
     return whole

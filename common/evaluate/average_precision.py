@@ -95,7 +95,8 @@ class GroundTruth:
         detections: boxes (N, D, 4) in *original* pixels. indices: (N,) positions in the `DetectionSet`, the image of
         each row (default: the images that this ground truth was built from, in that order). Images of the ground
         truth that are not among them count as images where nothing was found.
-        per_class: adds "per_class", the AP by category name.
+        per_class: adds "per_class", the AP by category name, and "precision_recall", by category name the precisions at
+        the recalls 0, 0.01, ... 1 where an IoU of 0.5 counts as found.
         Raises ValueError where a detection is not finite, a label is unknown, or an image appears twice or not at all.
         """
         return self.evaluate_rows(self.rows(detections, indices), per_class)
@@ -143,6 +144,8 @@ class GroundTruth:
             means = precision.mean(axis=(0, 1))  # a category without objects is -1 throughout, so its mean is -1
             places = np.argsort(np.argsort(self._category_ids))
             numbers["per_class"] = dict(zip(self._names, means[places].tolist(), strict=True))
+            curves = precision[0].T[places].tolist()  # of the lowest threshold
+            numbers["precision_recall"] = dict(zip(self._names, curves, strict=True))
         return numbers
 
 

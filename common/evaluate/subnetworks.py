@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +72,9 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
-def average_precision(network: nn.Module, batches: Iterable[Batch], truth: GroundTruth) -> dict[str, float]:
-    """The 12 COCO numbers (0..1) of a recalibrated detector on `batches`.
+def detections_of(network: nn.Module, batches: Iterable[Batch]) -> tuple[Detections, Tensor]:
+    """What a recalibrated detector finds in N images: detections (N, D) in original pixels, on the CPU, and the images'
+    positions (N,) in the `DetectionSet`.
 
     Raises FloatingPointError, which a search records as a failed candidate, when the network has diverged.
     """
@@ -84,4 +86,11 @@ def average_precision(network: nn.Module, batches: Iterable[Batch], truth: Groun
     detections = Detections.cat(parts)
     if not (detections.boxes.isfinite().all() and detections.scores.isfinite().all()):
         raise FloatingPointError("the network gives boxes or scores that are not finite")
-    return truth.evaluate(detections, torch.cat(order))
+    return detections, torch.cat(order)
+
+
+def average_precision(
+    network: nn.Module, batches: Iterable[Batch], truth: GroundTruth, per_class: bool = False
+) -> dict[str, Any]:
+    """The 12 COCO numbers (0..1) of what `detections_of` gives. per_class: see `GroundTruth.evaluate`."""
+    return truth.evaluate(*detections_of(network, batches), per_class)

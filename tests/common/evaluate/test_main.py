@@ -37,7 +37,7 @@ def make_files(folder: Path, seed: int = 0) -> tuple[Path, Path]:
 
 
 def printed(gt: Path, dt: Path, capsys) -> dict[str, float]:
-    main(EvaluateCommand(gt, dt, json=True))
+    main(EvaluateCommand(gt=gt, dt=dt, json=True))
     return json.loads(capsys.readouterr().out)
 
 
@@ -72,7 +72,7 @@ def test_real_set_equals_pycocotools(aquarium, tmp_path, capsys):
 
 def test_table_has_a_line_for_each_number_and_nothing_found_is_zero(tmp_path, capsys):
     gt, dt = make_files(tmp_path)
-    main(EvaluateCommand(gt, dt))
+    main(EvaluateCommand(gt=gt, dt=dt))
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(METRICS)
     dt.write_text("[]")
     assert printed(gt, dt, capsys)["AP"] == 0
@@ -163,14 +163,14 @@ def test_bad_content_gives_a_sentence(tmp_path, gt_change, dt_change, message):
     gt.write_text(json.dumps(gt_change(json.loads(gt.read_text()))))
     dt.write_text(json.dumps([{**json.loads(dt.read_text())[0], **dt_change}]))
     with pytest.raises(InputError, match=message):
-        main(EvaluateCommand(gt, dt))
+        main(EvaluateCommand(gt=gt, dt=dt))
 
 
 def test_unreadable_files_give_a_sentence(tmp_path):
     gt, dt = make_files(tmp_path)
     with pytest.raises(InputError, match="no annotations at"):
-        main(EvaluateCommand(tmp_path / "nowhere.json", dt))
+        main(EvaluateCommand(gt=tmp_path / "nowhere.json", dt=dt))
     for content in (b"{not json", b"\xff\xfe"):
         dt.write_bytes(content)
         with pytest.raises(InputError, match="not valid JSON"):
-            main(EvaluateCommand(gt, dt))
+            main(EvaluateCommand(gt=gt, dt=dt))

@@ -1,0 +1,178 @@
+"""What is said of a detector on a split."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from common.batch import IMAGE_MEAN, IMAGE_STD, Detections
+from common.cli import run
+from common.data.scenes import scenes
+from common.evaluate.__main__ import EvaluateCommand, main
+from common.evaluate.average_precision import METRICS, GroundTruth
+from common.evaluate.inspection import Matched, best_score, confusion, match
+from common.letterbox import letterbox_scale
+from common.models import detector as detectors
+from common.models.detector import Detector
+
+
+def boxes(*lefts: float) -> torch.Tensor:
+    """Squares of 10 pixels, beside one another."""
+    return torch.tensor([[left, 0.0, left + 10, 10] for left in lefts]).reshape(-1, 4)
+
+
+def test_the_better_detection_takes_an_object_whatever_its_class():
+    matched = match(
+        boxes(1, 0, 30, 51, 80, 2),
+        torch.tensor([0.5, 0.9, 0.4, 0.3, 0.2, 0.1]),
+        torch.tensor([1, 0, 2, 2, 0, 0]),
+        boxes(1, 50, 100),
+        torch.tensor([1, 2, 0]),
+        boxes(31),
+    )
+    # The best at 0 takes the object at 1, so the one at 1 is false; that at 30 lies in the crowd; 80 and 2 are false.
+    assert matched.scores.tolist() == pytest.approx([0.9, 0.5, 0.3, 0.2, 0.1])
+    assert matched.taken.tolist() == [0, -1, 1, -1, -1]
+    assert matched.correct.tolist() == [False, False, True, False, False]
+    assert matched.mistakes() == {"missed": 1, "false": 3, "confused": 1}
+    assert matched.above(0.25).mistakes() == {"missed": 1, "false": 1, "confused": 1}
+    assert confusion([matched], 3).tolist() == [[0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0], [2, 1, 0, 0]]
+
+
+def test_a_picture_without_objects_or_without_detections():
+    nothing, none = boxes(), torch.zeros(0, dtype=torch.long)
+    assert match(boxes(1), torch.ones(1), none.new_zeros(1), nothing, none, nothing).mistakes()["false"] == 1
+    assert match(nothing, torch.ones(0), none, boxes(1), none.new_zeros(1), nothing).mistakes()["missed"] == 1
+
+
+def test_best_score_is_that_of_the_best_f1():
+    random = np.random.default_rng(0)
+    pictures = []
+    for _ in range(30):
+        scores = np.sort(random.integers(1, 12, 8))[::-1] / 12  # many are equal
+        taken = np.where(random.random(8) < scores, np.arange(8), -1)
+        empty = np.zeros((8, 4), np.float32)
+        pictures.append(Matched(empty, scores, np.zeros(8, int), taken, empty, random.integers(0, 2, 8)))
+
+    def f1(score: float) -> float:
+        kept = [each.above(score) for each in pictures]
+        right, said = sum(each.correct.sum() for each in kept), sum(len(each.taken) for each in kept)
+        return 2 * right / (said + 240)
+
+    every = {score for each in pictures for score in each.scores.tolist()}
+    assert best_score(pictures, 240) == max(every, key=f1)
+
+
+class Told(nn.Module):
+    """Gives detections that it was told, image by image, in pixels of its canvas."""
+
+    def __init__(self, found: Detections) -> None:
+        super().__init__()
+        self.found, self.next = found, 0
+
+    def detect(self, images):
+        rows = slice(self.next, self.next + len(images))
+        self.next += len(images)
+        return Detections(*(getattr(self.found, name)[rows] for name in ("boxes", "scores", "labels", "valid")))
+
+
+def test_a_detector_is_evaluated_by_the_names_of_its_classes(tmp_path, monkeypatch, capsys):
+    """It finds each object but those of one class, which it does not know, and calls its first class another way."""
+    dataset, side = scenes("test", 20, size=64), 96
+    names = dataset.categories
+    known = ("nothing of the set", *names[::-1][1:])
+    N, D = len(dataset), int(np.diff(dataset.offsets).max())
+    found = Detections(
+        torch.zeros(N, D, 4), torch.zeros(N, D), torch.zeros(N, D, dtype=torch.long), torch.zeros(N, D) > 0
+    )
+    scale = letterbox_scale(dataset.sizes, side)
+    for image in range(N):
+        for place, row in enumerate(range(int(dataset.offsets[image]), int(dataset.offsets[image + 1]))):
+            name = names[dataset.labels[row]]
+            found.boxes[image, place] = torch.from_numpy(dataset.boxes[row] * scale[image])
+            found.scores[image, place] = 0.9 - 0.01 * place
+            found.labels[image, place] = known.index(name) if name in known else 0
+            found.valid[image, place] = True
+    told = Detector(Told(found), known, side, IMAGE_MEAN, IMAGE_STD, {})
+    monkeypatch.setattr(detectors, "load_detector", lambda *_: told)
+    flags = ["best", "--data", "scenes:test=20,size=64", "--split", "test", "--out", str(tmp_path / "new")]
+    run(main, EvaluateCommand, [*flags, "--json"])
+    report = json.loads(capsys.readouterr().out)
+    lost, objects = names[-1], int((dataset.labels == len(names) - 1).sum())
+    assert objects > 0
+    assert report["unknown_classes"] == [lost]
+    there = [name for name in names if (dataset.labels == names.index(name)).any()]
+    assert report["per_class"] == pytest.approx(
+        {name: 0 if name == lost else 1 if name in there else -1 for name in names}
+    )
+    assert report["AP"] == pytest.approx(1 - 1 / len(there))
+    assert set(report) >= set(METRICS)
+    assert report["precision"] == 1
+    assert report["recall"] == pytest.approx(1 - objects / len(dataset.boxes))
+    counts = np.array(report["confusion"])
+    assert counts.sum() == len(dataset.boxes)
+    assert counts[len(names) - 1, len(names)] == objects
+    assert sum(each["missed"] for each in report["worst"]) == objects
+    assert report["precision_recall"][lost] == [0.0] * 101
+    assert json.loads((tmp_path / "new" / "evaluation.json").read_text()) == report
+    for name in ("precision_recall.png", "confusion.png", "worst.png"):
+        Image.open(tmp_path / "new" / name).verify()
+
+    told.model.next = 0
+    run(main, EvaluateCommand, flags)
+    printed = capsys.readouterr().out
+    assert f"the detector does not know {lost}" in printed
+    assert "wrote " in printed
+    # a detector's own normalisation: the images that it is given
+    seen = []
+    told.model.next = 0
+    monkeypatch.setattr(told.model, "detect", lambda images: seen.append(images) or Told(found).detect(images))
+    monkeypatch.setattr(
+        detectors, "load_detector", lambda *_: Detector(told.model, known, side, (0.0,) * 3, (1.0,) * 3, {})
+    )
+    run(main, EvaluateCommand, flags)
+    assert 0 <= float(seen[0].min()) < 0.3 < float(seen[0].max()) <= 1.001
+
+
+def test_precision_at_each_recall_is_that_of_pycocotools_mean():
+    """The curve's mean is the AP at an IoU of 0.5."""
+    dataset = scenes("val", 6, size=64)
+    counts = np.diff(dataset.offsets)
+    N, D = len(dataset), int(counts.max())
+    generator = torch.Generator().manual_seed(0)
+    found = torch.zeros(N, D, 4)
+    for image in range(N):
+        found[image, : counts[image]] = torch.from_numpy(dataset.boxes[dataset.boxes_of(image)])
+    found += torch.randn(N, D, 4, generator=generator) * 2
+    labels = torch.zeros(N, D, dtype=torch.long)
+    for image in range(N):
+        labels[image, : counts[image]] = torch.from_numpy(dataset.labels[dataset.boxes_of(image)])
+    valid = torch.arange(D) < torch.from_numpy(counts).unsqueeze(1)
+    numbers = GroundTruth(dataset).evaluate(
+        Detections(found, torch.rand(N, D, generator=generator), labels, valid), per_class=True
+    )
+    curves = [curve for curve in numbers["precision_recall"].values() if min(curve) >= 0]
+    assert 0.2 < numbers["AP50"] < 1
+    assert np.mean(curves) == pytest.approx(numbers["AP50"], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "say what to evaluate"),
+        (["--gt", "a.json"], "say what to evaluate"),
+        (["best"], "best is evaluated on a set that --data names"),
+        (["best", "--data", "scenes", "--gt", "a.json"], "no --gt or --dt"),
+        (["best", "--data", "scenes:val=2"], "no class has the same name"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_sentence(flags, says, monkeypatch, capsys):
+    told = Detector(nn.Identity(), ("bolt",), 64, IMAGE_MEAN, IMAGE_STD, {})
+    monkeypatch.setattr(detectors, "load_detector", lambda *_: told)
+    with pytest.raises(SystemExit) as ended:
+        run(main, EvaluateCommand, flags)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
