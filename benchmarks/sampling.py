@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmarks.harness import Row, Timing, Work, agree, seconds_in_turn
@@ -58,18 +57,17 @@ def path_sampling(
         path = each["extract"] + procedure[0] * each["calibrate"] + procedure[1] * each["validate"]
         return 100 * PATHS * path / (EPOCHS * TRAINING_IMAGES * each["train"])
 
-    losses, losses_by_batch, bucket = losses_by_both(timing.device, cheap, full, **ranking)
-    ranks = rank_agreement(losses, losses_by_batch, bucket)
+    losses, losses_by_batch = losses_by_both(timing.device, cheap, full, **ranking)
+    spearman, batches = rank_agreement(losses, losses_by_batch)
     enough = f"no number of these images reaches {RANK_CORRELATION}"
-    if ranks.enough is not None:
-        least = ranks.enough * cheap[1] // losses_by_batch.shape[1]
-        enough = f"Spearman stays at {RANK_CORRELATION} from {least} images on, {share((cheap[0], least)):.1f} %"
+    if batches is not None:
+        least = batches * cheap[1] // losses_by_batch.shape[1]
+        enough = f"it stays at {RANK_CORRELATION} from {least} images on, {share((cheap[0], least)):.1f} %"
     note = (
         f"{cheap[0]} + {cheap[1]} images a path, which cost {each['calibrate'] / each['train']:.2f} and "
         f"{each['validate'] / each['train']:.2f} of a training image; {full[0]} + {full[1]} images would take "
         f"{share(full):.0f} %; ranks of {len(losses)} paths of a supernet trained on scenes, against the full "
-        f"procedure: Spearman {ranks.spearman:.3f}, Kendall {ranks.kendall:.3f}, within a cost bucket "
-        f"{ranks.kendall_in_bucket:.3f}; {enough}"
+        f"procedure: Spearman {spearman:.3f}; {enough}"
     )
     title = f"{case.title}, {PATHS} paths"
     return [Row(share(cheap), PRINTED, "%", "DetOFA as printed", case=title, rounds=rounds, note=note)]
@@ -113,27 +111,15 @@ def _seconds_of_an_image(case: Case, count: int, timing: Timing) -> tuple[dict[s
 # ---- what it ranks
 
 
-class Ranks(NamedTuple):
-    """Rank correlations of the paths' losses by both procedures; enough: batches from which on Spearman's suffices."""
+def rank_agreement(full: np.ndarray, cheap: np.ndarray, wanted: float = RANK_CORRELATION) -> tuple[float, int | None]:
+    """Spearman's rank correlation of the paths' losses by both procedures; batches from which on it suffices.
 
-    spearman: float
-    kendall: float
-    kendall_in_bucket: float
-    enough: int | None
-
-
-def rank_agreement(full: np.ndarray, cheap: np.ndarray, bucket: np.ndarray, wanted: float = RANK_CORRELATION) -> Ranks:
-    """full (P,): losses by the full procedure; cheap (P, batches): on each batch of the cheap one; bucket (P,)."""
+    full (P,): losses by the full procedure; cheap (P, batches): on each batch of the cheap one.
+    """
     batches = range(1, cheap.shape[1] + 1)
     spearman = [float(spearmanr(full, cheap[:, :count].mean(axis=1)).statistic) for count in batches]
-    short = max((count for count in batches if spearman[count - 1] < wanted), default=0)
-
-    def kendall(these: np.ndarray | slice) -> float:
-        return float(kendalltau(full[these], cheap[these].mean(axis=1)).statistic)
-
-    inside = [kendall(bucket == each) for each in np.unique(bucket) if (bucket == each).sum() >= 3]
-    in_bucket = float(np.mean(inside)) if inside else float("nan")
-    return Ranks(spearman[-1], kendall(slice(None)), in_bucket, short + 1 if short + 1 in batches else None)
+    enough = 1 + max((count for count in batches if spearman[count - 1] < wanted), default=0)
+    return spearman[-1], enough if enough in batches else None
 
 
 def losses_by_both(
@@ -145,7 +131,7 @@ def losses_by_both(
     training_images: int = 2000,
     validation_batch: int = 50,
     epochs: int = 8,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Trains a supernet and measures paths by both procedures, equally many of each cost bucket: see `rank_agreement`.
 
     validation_batch: images, of which the validation images of both procedures are a multiple.
@@ -171,7 +157,7 @@ def losses_by_both(
         network = supernet.extract(path)
         by_full.append(np.mean(_losses(network, calibration[: full[0]], validation)))
         by_cheap.append(_losses(network, calibration[: cheap[0]], validation[: cheap[1] // validation_batch]))
-    return np.array(by_full), np.array(by_cheap), constraint.bucket(chosen)
+    return np.array(by_full), np.array(by_cheap)
 
 
 @torch.inference_mode()
