@@ -3,6 +3,7 @@
     resnet50 800x600 P2-P5 c256 rpn cascade3            Structure: stage one's words
     basicblock_54_1211-211-1111-12111                   BackboneCode: stage two's words for the backbone
     basicblock_64_1-21-21-12 512x512 P2-P5 c128 rpn 2fc both together: E0 of Table 2
+    basicblock_64_1-21 512x512 P1-P2 c128 rpn 2fc       the stages that an FPN does not read are not written
 
 Importable without torch; sm_nas.networks builds the networks.
 """
@@ -10,7 +11,7 @@ Importable without torch; sm_nas.networks builds the networks.
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ BLOCK_OF = {name: block for name, (block, _) in _STANDARD.items()}
 STANDARD_STAGES = {name: stages for name, (_, stages) in _STANDARD.items()}
 """Standard backbone -> its stages as a code writes them."""
 BLOCKS = tuple(dict.fromkeys(BLOCK_OF.values()))
-STAGES, DOUBLINGS = 4, 3
+STAGES, FEWEST_STAGES, DOUBLINGS = 4, 2, 3
 FEWEST_BLOCKS, MOST_BLOCKS = 5, 35
 OUTPUT_OF = {"basicblock": 1.0, "bottleneck": 4.0, "Xbottleneck": 4.0, "MBblock": 0.5}
 """Channels that a block puts out, for each of its width."""
@@ -61,7 +62,8 @@ class BackboneCode:
     """ "basicblock_54_1211-211-1111-12111": block setting, base channels, and the blocks of four stages.
 
     `1` is a block that keeps the channels, `2` one that doubles them; "-" separates stages of different resolution.
-    The channels need not double where the resolution is halved. Raises InputError when it is not legal.
+    The channels need not double where the resolution is halved. Fewer stages than four are the first of such a code.
+    Raises InputError when it is not legal.
     """
 
     block: str
@@ -77,11 +79,13 @@ class BackboneCode:
             problem = f"the base channels must be an even number, got {self.base}"
         elif set("".join(self.stages)) - {"1", "2"}:
             problem = f"a block must be written as 1 or 2, got the stages {text!r}"
-        elif len(self.stages) != STAGES or not all(self.stages):
-            problem = f"there must be {STAGES} stages with - between them, none empty, got {text!r}"
-        elif text.count("2") != DOUBLINGS:
+        elif not FEWEST_STAGES <= len(self.stages) <= STAGES or not all(self.stages):
+            problem = (
+                f"there must be {STAGES} stages with - between them, none empty, or the first of them, got {text!r}"
+            )
+        elif text.count("2") > DOUBLINGS or (len(self.stages) == STAGES and text.count("2") < DOUBLINGS):
             problem = f"the channels must double {DOUBLINGS} times, got {text.count('2')} digits 2 in {text!r}"
-        elif not FEWEST_BLOCKS <= self.blocks <= MOST_BLOCKS:
+        elif not (FEWEST_BLOCKS if len(self.stages) == STAGES else 0) <= self.blocks <= MOST_BLOCKS:
             problem = f"there must be {FEWEST_BLOCKS} to {MOST_BLOCKS} blocks, got {self.blocks} in {text!r}"
         if problem:
             raise InputError(f"the backbone code {str(self)!r} is not legal: {problem}")
@@ -106,6 +110,19 @@ class BackboneCode:
         """The blocks of a standard backbone as a code, at some base width (64 is the usual one)."""
         return BackboneCode(BLOCK_OF[backbone], base, tuple(STANDARD_STAGES[backbone].split("-")))
 
+    def first(self, stages: int) -> "BackboneCode":
+        """The code of its first stages alone."""
+        return replace(self, stages=self.stages[:stages])
+
+    def whole(self) -> "BackboneCode":
+        """The code with as few further blocks as complete its four stages."""
+        missing = STAGES - len(self.stages)
+        if not missing:
+            return self
+        further = "2" * (DOUBLINGS - len(self.doublings))
+        further = further.ljust(max(missing, FEWEST_BLOCKS - self.blocks), "1")
+        return replace(self, stages=(*self.stages, *further[: missing - 1], further[missing - 1 :]))
+
     @property
     def blocks(self) -> int:
         """Number of blocks."""
@@ -116,6 +133,12 @@ class BackboneCode:
         """Channels of every block, from the input on: the base, and twice as many from each 2 on."""
         doubled = itertools.accumulate(digit == "2" for digit in "".join(self.stages))
         return tuple(self.base * 2**count for count in doubled)
+
+    @property
+    def stage_widths(self) -> tuple[tuple[int, ...], ...]:
+        """`widths`, stage by stage."""
+        widths = iter(self.widths)
+        return tuple(tuple(next(widths) for _ in stage) for stage in self.stages)
 
     @property
     def doublings(self) -> tuple[int, ...]:
@@ -203,7 +226,12 @@ class Structure:
         if problem:
             raise InputError(f"the structure cannot be built: {problem}")
         if self.backbone not in STANDARD_BACKBONES:
-            BackboneCode.parse(self.backbone)  # says itself what is wrong
+            code = BackboneCode.parse(self.backbone)  # says itself what is wrong
+            if len(code.stages) < self.stages_read:
+                raise InputError(
+                    f"the structure cannot be built: its FPN or head reads {self.stages_read} stages, and the backbone "
+                    f"{self.backbone!r} has {len(code.stages)}"
+                )
 
     def __str__(self) -> str:
         neck = "no-fpn" if self.levels is None else f"P{self.levels[0]}-P{self.levels[1]} c{self.neck_width}"
@@ -229,6 +257,21 @@ class Structure:
         heads = next(number for number, name in HEAD_NAMES.items() if name == head)
         neck_width = None if channels is None else int(channels)
         return Structure(backbone, (int(width), int(height)), levels, neck_width, rpn, heads, conv is None)
+
+    @property
+    def stages_read(self) -> int:
+        """How many of the backbone's stages there are: all up to the last one that the FPN reads."""
+        return STAGES if self.levels is None else min(self.levels[1], STAGES)
+
+    def as_read(self) -> "Structure":
+        """The same network in its shortest words: without stages that nobody reads.
+
+        Of standard backbones that are the same as far as they are read, the first.
+        """
+        if self.backbone not in STANDARD_BACKBONES:
+            return replace(self, backbone=str(BackboneCode.parse(self.backbone).first(self.stages_read)))
+        read = {name: BackboneCode.standard(name, 64).first(self.stages_read) for name in STANDARD_BACKBONES}
+        return replace(self, backbone=next(name for name in read if read[name] == read[self.backbone]))
 
     @property
     def block(self) -> str:

@@ -852,12 +852,18 @@ def factor_correlations(evaluated: Sequence[Evaluated]) -> dict[str, float]:
 def factors_of(code: BackboneCode) -> dict[str, float]:
     """Figure 5's factors of a backbone.
 
-    depth: blocks; width: base channels; DC_x: where the channels double for the x-th time, as a share of all blocks;
-    len_x: the x-th stage's share of all blocks.
+    depth: blocks; width: base channels; DC_x: where the channels double for the x-th time, as a share of all blocks, 1
+    where they do not; len_x: the x-th stage's share of all blocks.
     """
-    doublings = {f"DC_{place}": at / code.blocks for place, at in enumerate(code.doublings, start=1)}
-    lengths = {f"len_{place}": len(stage) / code.blocks for place, stage in enumerate(code.stages, start=1)}
-    return {"depth": code.blocks, "width": code.base, **doublings, **lengths}
+    factors = dict.fromkeys(FACTORS, 0.0) | {
+        "depth": code.blocks,
+        "width": code.base,
+        "DC_1": 1.0,
+        "DC_2": 1.0,
+        "DC_3": 1.0,
+    }
+    factors |= {f"DC_{place}": at / code.blocks for place, at in enumerate(code.doublings, start=1)}
+    return factors | {f"len_{place}": len(stage) / code.blocks for place, stage in enumerate(code.stages, start=1)}
 
 
 def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:

@@ -20,6 +20,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -112,6 +113,8 @@ class Stage:
     """The second objective besides AP: LATENCY or FLOPS."""
     start: tuple[Structure, ...] = ()
     """Candidates that come first."""
+    number: int = 0
+    """Among the pipeline's searches, each of which draws independently."""
 
 
 def stage_one(settings: Settings) -> Stage:
@@ -123,7 +126,7 @@ def stage_two(settings: Settings, group: int, structure: Structure) -> Stage:
     """Stage two within C`group`: FLOPs against AP, from scratch, beginning with the structure's own backbone."""
     bound = Group(settings.modular, structure)
     name = f"stage-two-c{group}"
-    return Stage(name, bound, settings.stage_two, settings.stage_two_training, FLOPS, (bound.start(),))
+    return Stage(name, bound, settings.stage_two, settings.stage_two_training, FLOPS, (bound.start(),), 1 + group)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -147,12 +150,14 @@ class StructuralSpace:
     """Channels of the FPN."""
     cascades: tuple[int, ...] = (1, 2, 3, 4)
     """Numbers of heads of a two-stage detector; RetinaNet is the one-stage choice."""
+    without_fpn: bool = True
+    """No FPN, the original Faster R-CNN, is a choice, too."""
 
     @property
     def necks(self) -> tuple[tuple[tuple[int, int] | None, int | None], ...]:
-        """No FPN, then every range of levels at every width."""
+        """No FPN where that is a choice, then every range of levels at every width."""
         ranges = [(a, b) for a in self.first_levels for b in range(a + 1, self.last_level + 1)]
-        return ((None, None), *itertools.product(ranges, self.neck_widths))
+        return (*[(None, None)] * self.without_fpn, *itertools.product(ranges, self.neck_widths))
 
     @property
     def heads(self) -> tuple[tuple[str | None, int], ...]:
@@ -160,30 +165,46 @@ class StructuralSpace:
         return ((None, 0), *itertools.product(RPN_NAMES, self.cascades))
 
     def count(self) -> int:
-        """Number of structures (paper: 1.1e4)."""
-        return len(self.backbones) * len(self.sizes) * len(self.necks) * len(self.heads)
+        """Number of combinations (paper: 1.1e4)."""
+        return math.prod(map(len, self._choices()))
+
+    def networks(self) -> int:
+        """Number of different networks: backbones may be the same as far as a neck reads them."""
+        size, head = self.sizes[0], self.heads[0]
+        pairs = itertools.product(self.backbones, self.necks)
+        read = {_built((backbone, size, neck, head)) for backbone, neck in pairs}
+        return len(read) * len(self.sizes) * len(self.heads)
 
     def sample(self, generator: np.random.Generator) -> Structure:
-        """A random structure, all equally likely."""
-        return self._built([_chosen(choices, generator) for choices in self._choices()])
+        """A random network, all equally likely."""
+        while True:
+            parts = [_chosen(choices, generator) for choices in self._choices()]
+            structure = _built(parts)
+            if structure.backbone == parts[0]:
+                return structure
 
     def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
         """The structure with one of its modules, or its size, exchanged for another choice, where there is any."""
         neck, head = (structure.levels, structure.neck_width), (structure.rpn, structure.heads)
         parts = [structure.backbone, structure.size, neck, head]
-        open_places = [place for place, choices in enumerate(self._choices()) if len(choices) > 1]
+        others = [
+            [choice for choice in choices if _built([*parts[:place], choice, *parts[place + 1 :]]) != structure]
+            for place, choices in enumerate(self._choices())
+        ]
+        open_places = [place for place, choices in enumerate(others) if choices]
         if not open_places:
             return structure
         place = _chosen(open_places, generator)
-        parts[place] = _chosen([choice for choice in self._choices()[place] if choice != parts[place]], generator)
-        return self._built(parts)
+        parts[place] = _chosen(others[place], generator)
+        return _built(parts)
 
     def _choices(self) -> tuple[Sequence[Any], ...]:
         return self.backbones, self.sizes, self.necks, self.heads
 
-    def _built(self, parts: Sequence[Any]) -> Structure:
-        backbone, size, neck, head = parts
-        return Structure(backbone, size, *neck, *head)
+
+def _built(parts: Sequence[Any]) -> Structure:
+    backbone, size, neck, head = parts
+    return Structure(backbone, size, *neck, *head).as_read()
 
 
 def _chosen(choices: Sequence[Any], generator: np.random.Generator) -> Any:
@@ -212,6 +233,10 @@ def pick(front: Sequence["Evaluated"], count: int) -> list["Evaluated"]:
     return [members[index] for index in sorted(chosen)]
 
 
+TRIES = 10_000
+"""Draws of a code, until one lies within its group's bounds."""
+
+
 @dataclass(frozen=True)
 class ModularSpace:
     """What stage two chooses from within one structure: the backbone's code and the channels of the FPN."""
@@ -232,9 +257,15 @@ class ModularSpace:
     """Probability that it moves the FPN's width to a neighbour."""
     operations: int = 3
     """Changes of the code in a mutation."""
+    flops_bounds: tuple[float, float] | None = (0.5, 1.5)
+    """Least and most multiply-accumulates of a backbone, as shares of its group's own; None means no bounds."""
+
+    def __post_init__(self) -> None:
+        if self.flops_bounds is not None and not self.flops_bounds[0] <= 1 <= self.flops_bounds[1]:
+            raise InputError(f"flops_bounds must lie about 1, the group's own backbone, got {self.flops_bounds}")
 
     def count(self) -> int:
-        """Number of codes with a neck width, for one block setting (paper: about 5.0e12).
+        """Number of codes with a neck width, for one block setting and within any bounds (paper: about 5.0e12).
 
         Of n blocks three double, and three of the n - 1 gaps between them separate stages.
         """
@@ -265,10 +296,27 @@ class Group:
             stages[longest] = stages[longest][:-1]
         code = replace(code, stages=tuple(stages))
         width = None if width is None else _nearest(space.neck_widths, width)
-        return replace(self.structure, backbone=str(code), neck_width=width)
+        return replace(self.structure, backbone=str(code), neck_width=width).as_read()
 
     def sample(self, generator: np.random.Generator) -> Structure:
-        """A random code: any number of blocks is equally likely, then any code of that many."""
+        """A random code: any number of blocks is equally likely, then any code of that many, within the bounds."""
+        for _ in range(TRIES):
+            structure = self._drawn(generator)
+            if self._affordable(structure):
+                return structure
+        return self.start()
+
+    def _affordable(self, structure: Structure) -> bool:
+        if self.space.flops_bounds is None:
+            return True
+        share = _backbone_macs(structure) / self._own_macs
+        return self.space.flops_bounds[0] <= share <= self.space.flops_bounds[1]
+
+    @cached_property
+    def _own_macs(self) -> int:
+        return _backbone_macs(self.start())
+
+    def _drawn(self, generator: np.random.Generator) -> Structure:
         space = self.space
         blocks = int(generator.integers(space.fewest_blocks, space.most_blocks + 1))
         digits = np.full(blocks, "1")
@@ -277,13 +325,16 @@ class Group:
         stages = tuple("".join(part) for part in np.split(digits, cuts))
         code = BackboneCode(self.structure.block, _chosen(space.bases, generator), stages)
         width = None if self.structure.neck_width is None else _chosen(space.neck_widths, generator)
-        return replace(self.structure, backbone=str(code), neck_width=width)
+        return replace(self.structure, backbone=str(code), neck_width=width).as_read()
 
     def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
-        """A neighbour: perhaps another base or neck width, and some changes of the code; never the same again."""
+        """A neighbour within the bounds: perhaps another base or neck width, and some changes of the code.
+
+        Never the same again, unless all else lies beyond the bounds.
+        """
         space = self.space
-        while True:
-            code = BackboneCode.parse(structure.backbone)
+        for _ in range(TRIES):
+            code = BackboneCode.parse(structure.backbone).whole()
             base, width = code.base, structure.neck_width
             if generator.random() < space.base_probability:
                 base = _neighbour(space.bases, base, generator)
@@ -295,9 +346,14 @@ class Group:
             stages = tuple(text.split("-"))
             if all(stages) and space.fewest_blocks <= sum(map(len, stages)) <= space.most_blocks:
                 backbone = str(BackboneCode(code.block, base, stages))
-                mutated = replace(structure, backbone=backbone, neck_width=width)
-                if mutated != structure:
+                mutated = replace(structure, backbone=backbone, neck_width=width).as_read()
+                if mutated != structure and self._affordable(mutated):
                     return mutated
+        return structure
+
+
+def _backbone_macs(structure: Structure) -> int:
+    return BackboneCode.parse(structure.backbone).macs(structure.input_size)
 
 
 def _changed(text: str, generator: np.random.Generator) -> str:
@@ -364,6 +420,11 @@ class Strategy:
     """Images that one forward pass, and so a batch norm, sees at a time."""
     devices: int = 1
     """Forward passes in a step: what as many devices would do side by side."""
+    frozen_stages: int | None = None
+    """Stem and stages of the backbone that are not trained, where its batch norms keep their statistics, too; None
+    trains all of it."""
+    zero_init: bool = True
+    """Residual blocks that are not pre-trained begin by adding nothing."""
 
     @property
     def batch_size(self) -> int:
@@ -438,6 +499,8 @@ class SearchSettings:
     """Share of random candidates among those of later generations."""
     pruning: bool = True
     """Partial order pruning, where candidates have a partial order (stage two)."""
+    order: Literal["stage", "position"] = "stage"
+    """What no deeper and no wider means there: stage by stage, or at each place from the input on."""
 
 
 class Space(Protocol):
@@ -456,7 +519,7 @@ def evolve(
     space: Space,
     settings: SearchSettings,
     evaluate: Evaluate,
-    seed: int,
+    seed: Sequence[int],
     cost: Callable[[Structure], float] | None = None,
     start: Sequence[Structure] = (),
 ) -> History:
@@ -470,7 +533,7 @@ def evolve(
     """
     history, seen, generation = History(), set(), 0
     while len(history.evaluated) < settings.budget:
-        generator = np.random.default_rng([seed, generation])
+        generator = np.random.default_rng([*seed, generation])
         left = settings.budget - len(history.evaluated)
         if generation == 0:
             proposed = [(each, None) for each in _filled(start, settings.first, space, generator)][: settings.budget]
@@ -484,7 +547,7 @@ def evolve(
         for child, parent in proposed:
             against = None
             if generation and settings.pruning and cost is not None:
-                against = speaks_against(child, cost(child), history)
+                against = speaks_against(child, cost(child), history, settings.order)
             if against is None:
                 chosen.append((child, parent))
             else:
@@ -533,10 +596,11 @@ def _children(
     return list(children.items())
 
 
-def not_larger(one: Structure, other: Structure) -> bool:
+def not_larger(one: Structure, other: Structure, order: Literal["stage", "position"] = "stage") -> bool:
     """The partial order of stage two: whether `one` is nowhere deeper nor wider than `other`.
 
-    Same modules and size; no larger base, neck, or stage; and at no place from the input on more channels.
+    Same modules and size; no larger base or neck, no longer stage; and nowhere more channels, at a place counted from
+    the end of its stage (each stage is as wide as its output), or from the input.
     """
     modules = [(each.size, each.levels, each.rpn, each.heads, each.pooled) for each in (one, other)]
     if modules[0] != modules[1]:
@@ -547,11 +611,21 @@ def not_larger(one: Structure, other: Structure) -> bool:
         and a.base <= b.base
         and (one.neck_width or 0) <= (other.neck_width or 0)
         and all(len(x) <= len(y) for x, y in zip(a.stages, b.stages, strict=True))
-        and all(x <= y for x, y in zip(a.widths, b.widths, strict=False))
+        and all(x <= y for x, y in _places(a, b, order))
     )
 
 
-def speaks_against(structure: Structure, cost: float, history: History) -> tuple[Structure, Structure] | None:
+def _places(a: BackboneCode, b: BackboneCode, order: str) -> Iterator[tuple[int, int]]:
+    """Channels of two codes at the same places."""
+    if order == "position":
+        return zip(a.widths, b.widths, strict=False)
+    stages = zip(a.stage_widths, b.stage_widths, strict=True)
+    return itertools.chain.from_iterable(zip(x[::-1], y[::-1], strict=False) for x, y in stages)
+
+
+def speaks_against(
+    structure: Structure, cost: float, history: History, order: Literal["stage", "position"] = "stage"
+) -> tuple[Structure, Structure] | None:
     """Partial order pruning: the witness and the better one because of which a candidate need not be trained, or None.
 
     If a network that is deeper and wider is already no more accurate than one that costs no more than the candidate,
@@ -559,7 +633,7 @@ def speaks_against(structure: Structure, cost: float, history: History) -> tuple
     """
     front = history.front()
     for witness in history.evaluated:
-        if not math.isfinite(witness.accuracy) or not not_larger(structure, witness.structure):
+        if not math.isfinite(witness.accuracy) or not not_larger(structure, witness.structure, order):
             continue
         for member in front:
             if member.accuracy >= witness.accuracy and member.cost <= cost and member.structure != witness.structure:
@@ -568,9 +642,9 @@ def speaks_against(structure: Structure, cost: float, history: History) -> tuple
 
 
 def random_search(
-    space: Space, settings: SearchSettings, evaluate: Evaluate, seed: int, start: Sequence[Structure] = ()
+    space: Space, settings: SearchSettings, evaluate: Evaluate, seed: Sequence[int], start: Sequence[Structure] = ()
 ) -> History:
     """The control: as many candidates, all random; the first ones are those that `evolve` begins with."""
-    first = _filled(start, settings.first, space, np.random.default_rng([seed, 0]))[: settings.budget]
-    every = _filled(first, settings.budget, space, np.random.default_rng([seed, 2**31]))[: settings.budget]
+    first = _filled(start, settings.first, space, np.random.default_rng([*seed, 0]))[: settings.budget]
+    every = _filled(first, settings.budget, space, np.random.default_rng([*seed, 2**31]))[: settings.budget]
     return History(_evaluated([(each, None) for each in every], evaluate, 0))

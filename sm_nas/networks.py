@@ -12,28 +12,31 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from common.cost import count
 from common.models.anchors import Anchors
-from common.models.fpn import FPN
+from common.models.fpn import FPN, keep_stages, level_stride
 from common.models.guided_anchoring import GuidedSettings
-from common.models.mobilenet import MobileNetV2
+from common.models.mobilenet import LAST_OF_STRIDE, MobileNetV2
 from common.models.norm import Norm, NormKind
 from common.models.outline import outline
 from common.models.resnet import ResNet, initialise
 from common.models.retinanet import RetinaNet, RetinaNetSettings, retinanet_losses
-from common.models.roi_head import RoISettings
-from common.models.rpn import RPNSettings
+from common.models.roi_head import RoISettings, Stage
 from common.models.two_stage import TwoStage, roi_settings, rpn_settings, two_stage_losses
 from common.plain import to_json
-from sm_nas.encoding import MB_EXPANSION, STAGES, BackboneCode, BlockShape, Structure
+from sm_nas.encoding import MB_EXPANSION, BackboneCode, BlockShape, Structure
 from sm_nas.presets import DetectorSettings
 
 RETINANET_SCALE = 0.5
 """Of RetinaNet's anchors, relative to an RPN's: 4 strides where those have 8."""
-NO_FPN_STRIDE = 16
+NO_FPN_LEVEL = 3
 """Of the RPN where the backbone's last stage works on each region."""
+LAST_ANCHORED = 5
+"""The level of a usual pyramid's largest anchors."""
+GUIDED_HEAD, GUIDED_LEAST_SCORE = Stage(0.6, 1.0, (0.05, 0.05, 0.1, 0.1)), 1e-3
+"""The one head behind guided anchoring, and the score from which it detects, as its authors have them."""
 
 
 class EncodedBackbone(nn.Module):
-    """A backbone of stage two: images (B, 3, H, W) to the features of four stages at strides 4, 8, 16, 32.
+    """A backbone of stage two: images (B, 3, H, W) to the features of its stages at strides 4, 8, 16, 32.
 
     "Stage 1 and the first layer of stage 2" are 3x3 convolutions of stride 2, to half the base channels and to the
     base. A block has a projection shortcut where stride or channels change. norm: the groups of a group norm are
@@ -44,14 +47,14 @@ class EncodedBackbone(nn.Module):
         super().__init__()
         norm = replace(norm or Norm(), groups=max(1, code.base // 2))
         self.description = {"kind": "sm_nas:EncodedBackbone", "code": str(code), "norm": to_json(norm)}
-        self.strides = (4, 8, 16, 32)
+        self.strides = (4, 8, 16, 32)[: len(code.stages)]
         self.stem = nn.Sequential(
             *(nn.Conv2d(3, code.base // 2, 3, 2, 1, bias=False), norm.layer(code.base // 2), nn.ReLU(inplace=True)),
             *(nn.Conv2d(code.base // 2, code.base, 3, 2, 1, bias=False), norm.layer(code.base)),
             nn.ReLU(inplace=True),
         )
         shapes = list(code.shapes())
-        stages = [[shape for shape in shapes if shape.stage == stage] for stage in range(STAGES)]
+        stages = [[shape for shape in shapes if shape.stage == stage] for stage in range(len(code.stages))]
         for stage, inside in enumerate(stages, start=1):
             self.add_module(f"stage{stage}", nn.Sequential(*(_block(code.block, shape, norm) for shape in inside)))
         self.out_channels = tuple(inside[-1].outputs for inside in stages)
@@ -64,19 +67,19 @@ class EncodedBackbone(nn.Module):
         return self.strides[-1]
 
     def take_last_stage(self) -> nn.Sequential:
-        """Take the last stage out, to be run on each region instead; three features are left."""
-        last = self.stage4
-        del self.stage4
+        """Take the last stage out: nobody reads it, or it is to be run on each region instead."""
+        name = f"stage{len(self.strides)}"
+        last = getattr(self, name)
+        delattr(self, name)
         self.out_channels, self.strides = self.out_channels[:-1], self.strides[:-1]
         return last
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = self.stem(images)
         features = []
-        for stage in range(1, STAGES + 1):
-            if hasattr(self, f"stage{stage}"):
-                x = getattr(self, f"stage{stage}")(x)
-                features.append(x)
+        for stage in range(1, len(self.strides) + 1):
+            x = getattr(self, f"stage{stage}")(x)
+            features.append(x)
         return tuple(features)
 
     @staticmethod
@@ -119,7 +122,7 @@ def build_detector(
     other_norm = Norm(norm, settings.norm_groups) if norm in ("group", "group-ws") else None
     fpn = None
     if structure.levels is not None:
-        extra = "pool" if structure.pooled else "conv-on-input"
+        extra = "pool" if structure.pooled and structure.heads else "conv-on-input"
         fpn = FPN(backbone.out_channels, *structure.levels, structure.neck_width, other_norm, extra)
     if structure.heads == 0:
         strides = backbone.strides[-1:] if fpn is None else fpn.strides
@@ -129,27 +132,74 @@ def build_detector(
             candidates=settings.candidates[1],
         )
         return RetinaNet(backbone, categories, fpn, own, other_norm)
-    return TwoStage(
-        backbone,
-        categories,
-        fpn,
-        _rpn_settings(structure, fpn, settings),
-        roi_settings(settings, None if structure.heads == 1 else RoISettings.cascade(structure.heads)),
-        other_norm,
-    )
-
-
-def _rpn_settings(structure: Structure, fpn: FPN | None, settings: DetectorSettings) -> RPNSettings | GuidedSettings:
-    if structure.rpn == "ga-rpn":
-        return GuidedSettings(
+    guided = structure.rpn == "ga-rpn"
+    if structure.heads > 1:
+        heads = RoISettings.cascade(structure.heads)
+    else:
+        heads = RoISettings(stages=(GUIDED_HEAD,), least_score=GUIDED_LEAST_SCORE) if guided else RoISettings()
+    heads = roi_settings(settings, heads)
+    rpn = rpn_settings(settings, anchors(structure, settings))
+    if guided:
+        heads = replace(heads, samples=heads.samples // 2)
+        rpn = GuidedSettings(
             base=settings.anchor_scale,
+            fixed=anchors(structure, settings, 3),
             proposals=(settings.guided_proposals,) * 2,
             samples=settings.rpn_samples,
             candidates=settings.candidates,
         )
-    if fpn is None:  # one level alone has five sizes, from a quarter of the scale on
-        return rpn_settings(settings, Anchors.octaves((NO_FPN_STRIDE,), settings.anchor_scale / 4, octaves=5))
-    return rpn_settings(settings, Anchors.octaves(fpn.strides, settings.anchor_scale))
+    return TwoStage(backbone, categories, fpn, rpn, heads, other_norm)
+
+
+def anchors(structure: Structure, settings: DetectorSettings, count: int = 1) -> Anchors:
+    """An RPN's anchors on the levels of a structure, `count` an octave.
+
+    One octave from the scale on, in strides, on each level of P1-P5. Where a pyramid begins later or ends earlier, all
+    its levels have an octave more for each level that it lacks, so that every structure sees the same sizes; without a
+    pyramid, one level has five.
+    """
+    first, last = structure.levels or (NO_FPN_LEVEL, NO_FPN_LEVEL)
+    spanning = settings.spanning_anchors or structure.levels is None
+    finer, coarser = (first - 1, max(0, LAST_ANCHORED - last)) if spanning else (0, 0)
+    strides = tuple(map(level_stride, range(first, last + 1)))
+    return Anchors.octaves(strides, settings.anchor_scale / 2**finer, count, finer + 1 + coarser)
+
+
+class FixedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm by its running statistics in training, too; its weight and bias are trained."""
+
+    def train(self, mode: bool = True) -> "FixedBatchNorm2d":
+        return super().train(False)
+
+
+def freeze(network: TwoStage | RetinaNet, stages: int) -> None:
+    """Let a pre-trained backbone be trained as in mmdetection.
+
+    Its batch norms keep their statistics, also where its last stage works on regions; the stem and the first `stages`
+    stages are not trained at all.
+    """
+    backbone, shared = network.backbone, getattr(getattr(network, "roi", None), "shared", None)
+    for module in (*backbone.modules(), *(() if shared is None else shared.modules())):
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = FixedBatchNorm2d
+            module.eval()
+    if isinstance(backbone, MobileNetV2):
+        frozen = [backbone.features[: (0, *LAST_OF_STRIDE)[stages] + 1]]
+    else:  # named layer1, layer2, ... or stage1, stage2, ..., and the stem before them
+        numbered = (
+            (int(name[-1]) if name[:-1] in ("layer", "stage") else 0, child)
+            for name, child in backbone.named_children()
+        )
+        frozen = [child for number, child in numbered if number <= stages]
+    for part in frozen:
+        part.requires_grad_(False)
+
+
+def wake(network: nn.Module) -> None:
+    """Let residual blocks add something from the start: the weight of their last norm, drawn as 0, is 1."""
+    for module in network.modules():
+        if isinstance(module, BasicBlock | Bottleneck):
+            nn.init.ones_((module.bn2 if isinstance(module, BasicBlock) else module.bn3).weight)
 
 
 def losses_of(network: TwoStage | RetinaNet):
@@ -178,6 +228,7 @@ def describe_backbone(structure: Structure, settings: DetectorSettings) -> dict[
     """What the backbone alone costs at the structure's input size, and the channels of its features."""
     with outline():
         backbone = build_backbone(structure.backbone, settings)
+        keep_stages(backbone, structure.stages_read)
     cost = count(backbone, structure.input_size)
     return {
         "backbone_macs_mmdet": cost.macs_mmdet,

@@ -23,7 +23,7 @@ from sm_nas.presets import Preset, SearchOptions
 if TYPE_CHECKING:
     from sm_nas.study import SMNAS, Searched
 
-SAMPLE = 200
+SAMPLE = 100
 """Candidates of a space whose backbones --describe counts."""
 WHY_NOT_5E12 = (
     "the paper's text bounds neither how many blocks there are nor how often channels double; with 5 to 35 blocks and "
@@ -60,12 +60,12 @@ def main(options: Options) -> None:
     from sm_nas.study import SMNAS
 
     study, preset = SMNAS(options, options.seed, typed_command()), options.preset
-    if distributed.size() > 1:  # each would measure latencies of its own and so go another way
-        raise InputError("a search cannot run under torchrun: start one process, with --workers for several candidates")
+    # each process would measure latencies of its own and so go another way
+    distributed.refuse("a search", "start one process, with --workers for several candidates")
     images = len(study.training_set)  # whatever is wrong with the data is said before anything is made
     print(
         f"{preset.name} scale on {images} images of {study.data}, seed {study.seed}, into {study.folder}, on "
-        f"{study.device}: {preset.structural.count():,} structures, of which {preset.stage_one.budget} are trained; "
+        f"{study.device}: {preset.structural.networks():,} structures, of which {preset.stage_one.budget} are trained; "
         f"within each of {preset.groups} {preset.modular.count():,} codes, of which {preset.stage_two.budget}",
         file=sys.stderr,
     )
@@ -103,6 +103,8 @@ def search(study: "SMNAS", both: bool = True, final: bool = True) -> dict[str, A
             study.flops,
             lambda name, structure: _found(study, name, structure, final),
         )
+        for name, network in found.items() if final else ():
+            network["final"] = study.finals("search", study.found())[name]  # timed in turn
     return {
         "paper": "sm_nas",
         "scale": study.preset.name,
@@ -149,8 +151,8 @@ def _found(study: "SMNAS", name: str, structure: Structure, final: bool) -> dict
     if not final:
         return network
     what = f"final-{name.lower()}"
+    study.final(name, structure)
     return network | {
-        "final": study.final(name, structure),
         "run": study.run_path(what),
         "file": study.write_detector(what, study.preset.final_training),
     }
@@ -229,7 +231,8 @@ def describe(preset: Preset) -> dict[str, Any]:
     coded = {block: [group.sample(generator) for _ in range(SAMPLE)] for block, group in groups.items()}
     # The standard backbones as codes: apart from their stems, and MobileNetV2's own widths, they are those networks.
     standard = [
-        replace(each, backbone=str(BackboneCode.standard(each.backbone, preset.detector.width))) for each in structures
+        replace(each, backbone=str(BackboneCode.standard(each.backbone, preset.detector.width))).as_read()
+        for each in structures
     ]
     own = Group(modular, model)
     example = own.mutate(own.start(), generator)
@@ -238,7 +241,8 @@ def describe(preset: Preset) -> dict[str, Any]:
         "scale": preset.name,
         "stage_one": {
             "space": asdict(structural),
-            "size": structural.count(),
+            "size": structural.networks(),
+            "combinations": structural.count(),
             "printed": {"size": "1.1e4", "where": "Architecture Search Details"},
             "cost": _cost_range(standard),
             "encoding": {
@@ -263,7 +267,8 @@ def describe(preset: Preset) -> dict[str, Any]:
             "encoding": {
                 "form": "BLOCK_BASE_STAGE-STAGE-STAGE-STAGE in the place of BACKBONE",
                 "meaning": "1 is a block that keeps the channels, 2 one that doubles them for itself and all later "
-                "ones; - separates stages of strides 4, 8, 16 and 32; exactly three 2, no stage empty",
+                "ones; - separates stages of strides 4, 8, 16 and 32; exactly three 2, no stage empty; stages that the "
+                "pyramid does not read are not built, and left out",
                 "blocks": sorted(groups),
                 "example": str(example),
                 "widths": BackboneCode.parse(example.backbone).widths,
@@ -289,8 +294,8 @@ def _description_text(description: Mapping[str, Any]) -> str:
 
     return "\n".join(
         [
-            f"stage one at {description['scale']} scale: {one['size']:,} structures "
-            f"(printed: {one['printed']['size']})",
+            f"stage one at {description['scale']} scale: {one['size']:,} networks of {one['combinations']:,} "
+            f"combinations (printed: {one['printed']['size']})",
             cost(one["cost"]),
             f"  written {one['encoding']['form']}: {one['encoding']['meaning']}",
             f"  example {one['encoding']['example']}",

@@ -77,8 +77,12 @@ class SMNAS(BackboneStudy):
     def train(self, run: Run, structure: Structure, strategy: Strategy) -> tuple[nn.Module, FitReport]:
         """The detector of a structure, trained in a run folder as its stage "detector"."""
         network = self.detector(structure, strategy.norm)
+        if not strategy.zero_init:
+            networks.wake(network)
         if strategy.pretrained:
             load_backbone(network, self.pretrained(structure.backbone))
+        if strategy.frozen_stages is not None:
+            networks.freeze(network, strategy.frozen_stages)
         batches = self.training_batches(structure.input_size, strategy.batch_size)
         losses_of_network = networks.losses_of(network)
 
@@ -99,19 +103,23 @@ class SMNAS(BackboneStudy):
             **self.describe(structure),
         }
 
-    def train_and_measure(self, structure: Structure, strategy: Strategy, folder: Path) -> dict[str, Any]:
-        """A candidate of a search: AP on held-out training images, latency, costs, seconds of training.
+    def train_and_measure(
+        self, structure: Structure, strategy: Strategy, folder: Path, keep: bool = False
+    ) -> dict[str, Any]:
+        """A candidate of a search: AP on held-out training images, costs, seconds of training.
 
-        folder: of its training, for as long as it takes: one that was broken off goes on, and what was measured is all
-        that stays.
+        folder: of its training, for as long as it takes: one that was broken off goes on. keep: the weights stay there,
+        to be timed; else what was measured is all that stays.
         """
         config = {"structure": str(structure), "strategy": strategy, "seed": self.seed}
         with Run.open(folder, config | {"precision": self.precision}) as run:
             network, report = self.train(run, structure, strategy)
-            measured = self.measure(network, structure, "search")
-        remove_folder(folder)
+            precision = self.precision_at(network, structure.input_size, "search")
+        if not keep:
+            remove_folder(folder)
         return {
-            **measured,
+            **precision,
+            **self.describe(structure),
             "train_seconds": report.seconds,
             "train_cpu_seconds": report.cpu_seconds,
             "losses": report.losses,
@@ -127,8 +135,9 @@ class SMNAS(BackboneStudy):
             self._pretrain_for(stage.strategy, self.preset.structural.backbones)
             evaluate = partial(self._candidates, run, stage.strategy, stage.cost)
             known = self.flops if stage.cost == FLOPS else None
-            found = method.evolve(stage.space, stage.search, evaluate, self.seed, known, stage.start)
-            control = method.random_search(stage.space, stage.search, evaluate, self.seed, stage.start)
+            seed = (self.seed, stage.number)
+            found = method.evolve(stage.space, stage.search, evaluate, seed, known, stage.start)
+            control = method.random_search(stage.space, stage.search, evaluate, seed, stage.start)
             front = [str(each.structure) for each in found.front()]
             return {"found": _plain(found), "random": _plain(control), "front": front}
 
@@ -140,9 +149,47 @@ class SMNAS(BackboneStudy):
     def _candidates(
         self, run: Run, strategy: Strategy, cost: str, structures: Sequence[Structure]
     ) -> Iterator[dict[str, Any]]:
-        """Candidates of a run, trained and measured, recorded as soon as known."""
-        work = partial(_candidate, self, strategy, run.path, cost)
-        return evaluate_all(work, structures, run, str, self.options.workers, label=run.path.name)
+        """Candidates of a run, trained and measured, recorded as soon as known.
+
+        cost: LATENCY or FLOPS. Where it is the latency, all are first trained, and then timed, by this process alone.
+        """
+        work = partial(_candidate, self, strategy, run.path, cost == LATENCY)
+        files = partial(self._read_and_left, run)
+        records = evaluate_all(work, structures, run, str, self.options, label=run.path.name, files=files)
+        for record in self._timed(run, strategy, list(records)) if cost == LATENCY else records:
+            yield record | {"cost": float(record[cost])} if cost in record else record
+
+    def _read_and_left(self, run: Run, structure: Structure) -> tuple[list[Path], list[Path]]:
+        """Files of a candidate: the pre-trained backbone, and the weights that it is timed with."""
+        pretrained = self.run_path(f"classification-{slug(structure.backbone)}", self.pretrained_once)
+        return [pretrained] if pretrained.is_dir() else [], [run.path / "training" / slug(str(structure))]
+
+    def _timed(self, run: Run, strategy: Strategy, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Records with the latencies of those that have none yet, which are taken in turn.
+
+        Hours lie between generations. So a detector of random weights is timed along with each, and latencies are those
+        of a machine as fast as it was for the run's first generation.
+        """
+        names = [record["key"] for record in records if record["status"] == "done" and LATENCY not in record]
+        if names:
+            reference = self.preset.strategy_model
+            detectors = {"reference": (self.detector(reference), reference.input_size)}
+            for name in names:
+                structure, folder = Structure.parse(name), run.path / "training" / slug(name)
+                if not folder.is_dir():  # lost since it was trained
+                    self.train_and_measure(structure, strategy, folder, keep=True)
+                network = self.detector(structure, strategy.norm)
+                network.load_state_dict(Run.read(folder).load_weights("detector")[0])
+                detectors[name] = network, structure.input_size
+            timed = self.latencies_in_turn(detectors, "search")
+            now = timed.pop("reference")[LATENCY]
+            first = next((each["reference"] for each in run.candidates() if "reference" in each), now)
+            for name, each in timed.items():
+                scaled = each | {LATENCY: each[LATENCY] * first / now, "reference": first}
+                run.candidate(**run.candidate_named(name), **scaled)
+        for record in records:
+            remove_folder(run.path / "training" / slug(record["key"]))
+        return [run.candidate_named(record["key"]) for record in records]
 
     def _pretrain_for(self, strategy: Strategy, backbones: Sequence[str]) -> None:
         for backbone in backbones if strategy.pretrained else ():
@@ -200,7 +247,7 @@ class SMNAS(BackboneStudy):
 
         finals = {name: self.final(name, structure) for name, structure in structures.items()}
         asked = {name: str(structure) for name, structure in structures.items()}
-        timed = self.once(f"latencies-{exhibit}", make, detectors=asked)
+        timed = self.once(f"latencies-{exhibit}", make, timed=True, detectors=asked)
         return {name: final | {LATENCY: timed[name][LATENCY]} for name, final in finals.items()}
 
     def strategy(self, row: int) -> dict[str, Any]:
@@ -231,7 +278,7 @@ class SMNAS(BackboneStudy):
             random = one.random.evaluated
             order = np.random.default_rng([self.seed, 8]).permutation(len(random))[: preset.longer_candidates]
             structures = [random[place].structure for place in sorted(order)]
-            records = self._candidates(run, preset.final_training, LATENCY, structures)
+            records = self._candidates(run, preset.final_training, FLOPS, structures)
             return {
                 "candidates": [
                     {"structure": str(each), "short": one.pool[each].get("AP"), "long": record.get("AP")}
@@ -269,10 +316,9 @@ def in_parts(batch: Batch, size: int) -> Iterator[Batch]:
         yield Batch(**{name: value[first : first + size] for name, value in vars(batch).items()})
 
 
-def _candidate(study: SMNAS, strategy: Strategy, folder: Path, cost: str, structure: Structure) -> dict[str, Any]:
+def _candidate(study: SMNAS, strategy: Strategy, folder: Path, keep: bool, structure: Structure) -> dict[str, Any]:
     """What a candidate goes through, here or in another process."""
-    measured = study.train_and_measure(structure, strategy, folder / "training" / slug(str(structure)))
-    return {**measured, "cost": float(measured[cost])}
+    return study.train_and_measure(structure, strategy, folder / "training" / slug(str(structure)), keep)
 
 
 def load_backbone(network: nn.Module, weights: dict[str, Tensor]) -> None:

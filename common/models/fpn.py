@@ -92,9 +92,9 @@ class FPN(nn.Module):
         return FPN(in_channels, **{**config, "norm": from_json(Norm | None, config["norm"], "the pyramid's norm")})
 
 
-def take_unread_stages(backbone: nn.Module, pyramid: FPN | None) -> None:
-    """Take the last stages out of a backbone that lie past the pyramid's last level: nobody reads them."""
-    while pyramid is not None and len(backbone.out_channels) > pyramid.last:
+def keep_stages(backbone: nn.Module, count: int) -> None:
+    """Take the stages of a backbone out that come after the first `count`: nobody reads them."""
+    while len(backbone.out_channels) > count:
         backbone.take_last_stage()
 
 

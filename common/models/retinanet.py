@@ -20,7 +20,7 @@ from common.batch import Batch, Detections
 from common.models.anchors import Anchors
 from common.models.boxes import clip, decode, encode
 from common.models.divisor import divisor
-from common.models.fpn import FPN, NoPyramid, take_unread_stages
+from common.models.fpn import FPN, NoPyramid, keep_stages
 from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, pick, visible_objects
 from common.models.norm import Norm, convolution
 from common.models.suppression import as_detections, best, suppress
@@ -82,7 +82,7 @@ class DenseHead(nn.Module):
         for x in maps:
             for layer in self.hidden:
                 x = F.relu(layer(x))
-            said.append(self.last(x).permute(0, 2, 3, 1).reshape(len(x), -1, self.outputs))
+            said.append(self.last(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.outputs))
         return torch.cat(said, dim=1)
 
 
@@ -107,7 +107,8 @@ class RetinaNet(nn.Module):
             raise InputError(f"a detector must tell at least 1 class apart, got {categories}")
         self.categories, self.norm = categories, norm
         self.settings = settings or RetinaNetSettings()
-        take_unread_stages(backbone, fpn)
+        if fpn is not None:
+            keep_stages(backbone, fpn.last)
         self.backbone = backbone
         self.fpn = NoPyramid(backbone.out_channels) if fpn is None else fpn
         self.anchors = self.settings.anchors or Anchors.octaves(self.fpn.strides, 4, 3)

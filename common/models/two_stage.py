@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from common.batch import Batch, Detections
 from common.models.anchors import Anchors
-from common.models.fpn import FPN, NoPyramid, take_unread_stages
+from common.models.fpn import FPN, NoPyramid, keep_stages
 from common.models.guided_anchoring import GuidedRPN, GuidedSettings, guided_rpn_losses
 from common.models.matching import visible_objects
 from common.models.norm import Norm
@@ -76,7 +76,8 @@ class TwoStage(nn.Module):
             if not hasattr(backbone, "take_last_stage"):
                 raise InputError("a detector without a pyramid needs a backbone whose last stage can be taken out")
             shared = backbone.take_last_stage()
-        take_unread_stages(backbone, fpn)
+        else:
+            keep_stages(backbone, fpn.last)
         self.backbone = backbone
         self.fpn = NoPyramid(backbone.out_channels) if fpn is None else fpn
         strides, channels = self.fpn.strides, self.fpn.out_channels[0]

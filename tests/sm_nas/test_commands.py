@@ -71,7 +71,7 @@ def test_help_explains_every_flag(module, own, capsys):
     ("module", "flags", "code", "words"),
     [
         ("train", ["--model", "E6"], 2, ""),
-        ("search", ["--describe", "--json"], 0, '"size": 10836'),
+        ("search", ["--describe", "--json"], 0, '"size": 10620'),
         ("reproduce", ["--list"], 0, "".join(f"\n{name} " for name in PAPER.by_name)),
     ],
 )

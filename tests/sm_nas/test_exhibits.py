@@ -186,7 +186,7 @@ def test_table_3():
     units = {"Batch": "images a device x devices", "Learning rate": "", "mAP": "points"}
     named = columns("Exp", "Norm", "Pre-trained", "Epochs") | units | {"Minus experiment 0": "AP points"}
     check(table, named, rows)
-    assert table.caption.startswith("ResNet18, FPN(P1-P5, c=32), at 96x96, trained in eight ways")
+    assert table.caption.startswith("ResNet18, FPN(P1-P5, c=64), at 96x96, trained in eight ways")
     (picture,) = table.pictures
     assert (picture.name, picture.kind, picture.data["value_label"]) == ("table3", "bars", "AP (points)")
     assert list(picture.data["groups"]) == [f"{place}: {norm}" for place, (norm, *_) in enumerate(trainings)]
@@ -356,7 +356,7 @@ def test_figure_3():
         "Kendall's tau of AP after this training with AP after the final one, random candidates: 0.50.",
         *(f"C{place} of seed {seed}: {each}." for seed in range(3) for place, each in enumerate((FPN50, FPN101))),
     ]
-    assert figure.caption.startswith("Stage one: 8,127 structures, AP on held-out training images after 3 epochs")
+    assert figure.caption.startswith("Stage one: 5,103 structures, AP on held-out training images after 3 epochs")
 
 
 def test_figure_3_of_one_seed_names_the_picks():

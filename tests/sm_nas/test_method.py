@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from sm_nas.method import (
     pick,
     random_search,
     speaks_against,
+    stage_two,
     structural_to_modular,
 )
 from sm_nas.presets import NANO
@@ -42,7 +44,8 @@ MIXED = StructuralSpace(
     cascades=(1, 3),
 )
 DETECTOR = Structure("resnet34", (800, 600), (2, 5), 256, "rpn", 1)
-GROUP = Group(ModularSpace(), DETECTOR)
+_space = partial(ModularSpace, flops_bounds=None)
+GROUP = Group(_space(), DETECTOR)
 
 
 def coded(stages: str, base: int = 64, neck: int | None = 256, **other) -> Structure:
@@ -62,6 +65,22 @@ def test_samples_of_a_small_space_are_all_that_it_counts():
     assert {(structure.levels, structure.neck_width) for structure in sampled} == necks
     assert {(structure.rpn, structure.heads) for structure in sampled} == heads
     assert len(sampled) == MIXED.count() == 3 * 2 * len(necks) * len(heads)
+
+
+def test_what_is_the_same_as_far_as_it_is_read_is_one_network():
+    space = replace(MIXED, backbones=("resnet18", "resnet50", "resnet101"), first_levels=(1,), without_fpn=False)
+    generator, written = np.random.default_rng(0), Counter()
+    for backbone, size, neck, head in itertools.product(space.backbones, space.sizes, space.necks, space.heads):
+        structure = Structure(backbone, size, *neck, *head)
+        written[structure.as_read()] += 1
+        assert (structure.as_read() == structure) == (backbone != "resnet101" or neck[0] != (1, 2))
+    assert (space.count(), space.networks()) == (written.total(), len(written))
+    sampled = Counter(space.sample(generator) for _ in range(20 * len(written)))
+    assert sampled.keys() == written.keys()
+    twins = [count for structure, count in sampled.items() if written[structure] == 2]
+    assert np.mean(twins) == pytest.approx(20, rel=0.2), "no likelier than others"
+    structure = Structure("resnet50", (64, 64), (1, 2), 16, "rpn", 1)
+    assert all(space.mutate(structure, generator) != structure for _ in range(200))
 
 
 def test_a_mutation_of_stage_one_exchanges_one_module():
@@ -88,20 +107,49 @@ def test_a_mutation_of_stage_one_exchanges_one_module():
 
 
 def test_stage_two_has_as_many_codes_as_brute_force_finds():
-    space = ModularSpace(bases=(12,), neck_widths=(16,), fewest_blocks=5, most_blocks=6)
+    space = _space(bases=(12,), neck_widths=(16,), fewest_blocks=5, most_blocks=6)
     found = set()
     for length in (8, 9):  # blocks, and three dashes
         for symbols in itertools.product("12-", repeat=length):
             try:
-                found.add(str(BackboneCode.parse(f"basicblock_12_{''.join(symbols)}")))
+                code = BackboneCode.parse(f"basicblock_12_{''.join(symbols)}")
             except InputError:
                 continue
+            if len(code.stages) == 4:
+                found.add(str(code))
     generator = np.random.default_rng(3)
     sampled = {Group(space, coded("11-21-21-21", 12, 16)).sample(generator).backbone for _ in range(6000)}
     assert len(found) == space.count() == 40 + 200
     assert sampled == found
-    wider = ModularSpace(bases=(12, 14, 16), neck_widths=(16, 32), fewest_blocks=5, most_blocks=6)
+    wider = _space(bases=(12, 14, 16), neck_widths=(16, 32), fewest_blocks=5, most_blocks=6)
     assert wider.count() == 6 * len(found)
+
+
+@pytest.mark.parametrize("levels", [(1, 2), (1, 3), (2, 4), None])
+def test_codes_end_with_the_last_stage_that_is_read_and_stay_in_bounds(levels):
+    group = Group(ModularSpace(), Structure("resnet50", (800, 600), levels, levels and 256, "rpn", 1))
+    own, stages = BackboneCode.parse(group.start().backbone), levels[1] if levels else 4
+    assert own.stages == BackboneCode.standard("resnet50", 64).stages[:stages]
+    generator, doublings = np.random.default_rng(0), set()
+    structure = group.start()
+    for _ in range(300):
+        structure = group.mutate(structure, generator)
+        for each in (structure, group.sample(generator)):
+            code = BackboneCode.parse(each.backbone)
+            assert len(code.stages) == stages
+            assert 0.5 <= code.macs(each.input_size) / own.macs(each.input_size) <= 1.5
+            doublings.add(len(code.doublings))
+            assert code.whole().first(stages) == code
+            assert len(code.whole().stages) == 4
+    assert (len(doublings) > 1) == (stages < 4)
+
+
+def test_groups_of_one_structure_draw_differently():
+    first, other = (stage_two(NANO, group, DETECTOR) for group in (0, 1))
+    drawn = [
+        random_search(each.space, PLAIN, measure(landscape), (0, each.number)).evaluated for each in (first, other)
+    ]
+    assert not {each.structure for each in drawn[0]} & {each.structure for each in drawn[1]}
 
 
 def test_stage_two_starts_from_the_standard_backbone():
@@ -119,9 +167,9 @@ def test_stage_two_starts_from_the_standard_backbone():
 @pytest.mark.parametrize(
     ("space", "neck"),
     [
-        (ModularSpace(), 256),
-        (ModularSpace(bases=(12, 14), neck_widths=(16, 32), fewest_blocks=5, most_blocks=6), 16),
-        (ModularSpace(bases=(12,), neck_widths=(16,), fewest_blocks=5, most_blocks=5), None),
+        (_space(), 256),
+        (_space(bases=(12, 14), neck_widths=(16, 32), fewest_blocks=5, most_blocks=6), 16),
+        (_space(bases=(12,), neck_widths=(16,), fewest_blocks=5, most_blocks=5), None),
     ],
 )
 def test_two_thousand_mutations_stay_in_the_space_and_never_stand_still(space, neck):
@@ -148,7 +196,7 @@ def test_two_thousand_mutations_stay_in_the_space_and_never_stand_still(space, n
 # ---- the partial order
 
 
-def _naive_not_larger(one: Structure, other: Structure) -> bool:
+def _naive_not_larger(one: Structure, other: Structure, order: str = "stage") -> bool:
     rest = [{**vars(each), "backbone": None, "neck_width": None} for each in (one, other)]
     if rest[0] != rest[1] or (one.neck_width is None) != (other.neck_width is None):
         return False
@@ -161,32 +209,46 @@ def _naive_not_larger(one: Structure, other: Structure) -> bool:
         if len(mine) > len(theirs):
             return False
     mine, theirs = stages.replace("-", ""), other_stages.replace("-", "")
-    for place in range(len(mine)):
-        width = int(base) * 2 ** mine[: place + 1].count("2")
-        if width > int(other_base) * 2 ** theirs[: place + 1].count("2"):
+    places = [(place, place) for place in range(len(mine))]
+    if order == "stage":  # counted from the ends of the stages
+        places, ends = [], [0, 0]
+        for my_stage, their_stage in zip(stages.split("-"), other_stages.split("-"), strict=True):
+            ends = [ends[0] + len(my_stage), ends[1] + len(their_stage)]
+            places += [(ends[0] - back, ends[1] - back) for back in range(1, len(my_stage) + 1)]
+    for my_place, their_place in places:
+        width = int(base) * 2 ** mine[: my_place + 1].count("2")
+        if width > int(other_base) * 2 ** theirs[: their_place + 1].count("2"):
             return False
     return True
 
 
-SMALL = ModularSpace(bases=(12, 14), neck_widths=(16, 32), fewest_blocks=5, most_blocks=7)
+SMALL = _space(bases=(12, 14), neck_widths=(16, 32), fewest_blocks=5, most_blocks=7)
 
 
-def test_the_order_is_the_naive_one_and_partial():
+@pytest.mark.parametrize(("kind", "comparable"), [("stage", 150), ("position", 50)])
+def test_the_order_is_the_naive_one_and_partial(kind, comparable):
     generator, group = np.random.default_rng(5), Group(SMALL, coded("11-21-21-21", 12, 16))
-    # Larger than the first in everything, but of another structure or block; then one that is widened later.
+    # Larger than the first in everything, but of another structure or block; then two that are widened later,
+    # within the second stage, and for the third one.
     base, other = coded("11-21-21-21", 12, 16), ("11-21-21-2111", 14)
     apart = [coded(*other, 32, size=(512, 512)), coded(*other, 32, heads=2), coded(*other, 32, levels=(1, 5))]
     apart += [coded(*other, None), replace(coded(*other, 32), backbone="bottleneck_14_11-21-21-2111")]
-    apart += [coded(*other, 32, pooled=False), coded("11-21-211-21", 12, 32)]
+    apart += [coded(*other, 32, pooled=False), coded("11-12-21-2111", 14, 32), coded("11-21-211-21", 12, 32)]
     some = list(dict.fromkeys([base, coded(*other, 32), *apart, *(group.sample(generator) for _ in range(60))]))
-    order = np.array([[not_larger(one, other) for other in some] for one in some])
-    assert order.tolist() == [[_naive_not_larger(one, other) for other in some] for one in some]
-    assert order[0, : 2 + len(apart)].tolist() == [True, True] + [False] * len(apart)
+    order = np.array([[not_larger(one, other, kind) for other in some] for one in some])
+    assert order.tolist() == [[_naive_not_larger(one, other, kind) for other in some] for one in some]
+    assert order[0, : 2 + len(apart)].tolist() == [True, True, *[False] * (len(apart) - 1), kind == "stage"]
     assert order.diagonal().all(), "reflexive"
     assert not (order & order.T & ~np.eye(len(some), dtype=bool)).any(), "antisymmetric"
     assert (order | ~(order.astype(int) @ order.astype(int) > 0)).all(), "transitive"
-    assert order.sum() > len(some) + 50, "some are comparable"
+    assert order.sum() > len(some) + comparable, "some are comparable"
     assert not (order | order.T).all(), "some are not"
+
+
+def test_stage_by_stage_a_shallower_standard_network_is_not_larger():
+    small, large = (coded(STANDARD_STAGES[name]) for name in ("resnet18", "resnet34"))
+    assert not_larger(small, large)
+    assert not not_larger(small, large, "position"), "its channels double sooner"
 
 
 def cost_of(structure: Structure) -> float:
@@ -232,7 +294,7 @@ def test_what_speaks_against_a_candidate():
 def test_pruning_skips_no_member_of_the_front_where_larger_is_never_worse(seed):
     settings = SearchSettings(budget=60, first=20, generation=10)
     group = Group(SMALL, coded("11-21-21-21", 12, 16))
-    history = evolve(group, settings, measure(monotone), seed, cost_of)
+    history = evolve(group, settings, measure(monotone), (seed,), cost_of)
     assert len(history.skipped) >= 3
     for skipped in history.skipped:
         assert skipped.cost == cost_of(skipped.structure)
@@ -258,14 +320,14 @@ PLAIN = SearchSettings(budget=80, first=20, generation=10)
 
 
 def test_the_same_seed_proposes_the_same_candidates():
-    first, again, other = (evolve(GROUP, PLAIN, measure(landscape), seed, cost_of) for seed in (7, 7, 8))
+    first, again, other = (evolve(GROUP, PLAIN, measure(landscape), (seed,), cost_of) for seed in (7, 7, 8))
     assert first == again
     assert [each.structure for each in first.evaluated] != [each.structure for each in other.evaluated]
 
 
 def test_budget_generations_and_parents():
     start = GROUP.start()
-    history = evolve(GROUP, PLAIN, measure(landscape), 0, cost_of, (start,))
+    history = evolve(GROUP, PLAIN, measure(landscape), (0,), cost_of, (start,))
     structures = [each.structure for each in history.evaluated]
     skipped = [each.structure for each in history.skipped]
     assert structures[0] == start
@@ -284,9 +346,9 @@ def test_budget_generations_and_parents():
 
 def test_pruning_can_be_left_out():
     flat = measure(lambda structure: 0.3)
-    assert evolve(GROUP, PLAIN, flat, 0, cost_of).skipped
-    assert not evolve(GROUP, SearchSettings(80, 20, 10, pruning=False), flat, 0, cost_of).skipped
-    assert not evolve(GROUP, PLAIN, flat, 0).skipped, "nobody says what an untrained one costs"
+    assert evolve(GROUP, PLAIN, flat, (0,), cost_of).skipped
+    assert not evolve(GROUP, SearchSettings(80, 20, 10, pruning=False), flat, (0,), cost_of).skipped
+    assert not evolve(GROUP, PLAIN, flat, (0,)).skipped, "nobody says what an untrained one costs"
 
 
 def test_failed_candidates_count_and_are_on_no_front():
@@ -295,14 +357,14 @@ def test_failed_candidates_count_and_are_on_no_front():
             kind = BackboneCode.parse(structure.backbone).blocks % 3
             yield [{}, {"cost": 1.0, "AP": math.nan}, {"cost": cost_of(structure), "AP": landscape(structure)}][kind]
 
-    history = evolve(GROUP, PLAIN, evaluate, 0, cost_of)
+    history = evolve(GROUP, PLAIN, evaluate, (0,), cost_of)
     fine = {each.structure for each in history.evaluated if math.isfinite(each.accuracy)}
     assert len(history.evaluated) == PLAIN.budget
     assert 0 < len(fine) < PLAIN.budget
     assert {each.structure for each in history.front()} <= fine
     assert {each.parent for each in history.evaluated} <= fine | {None}
     assert {each.witness for each in history.skipped} | {each.better for each in history.skipped} <= fine
-    nothing = evolve(GROUP, PLAIN, lambda structures: iter([{}] * len(structures)), 0, cost_of)
+    nothing = evolve(GROUP, PLAIN, lambda structures: iter([{}] * len(structures)), (0,), cost_of)
     assert len(nothing.evaluated) == PLAIN.budget
     assert nothing.front() == []
 
@@ -324,10 +386,10 @@ def test_a_broken_search_goes_on_to_the_same_end(stops):
 
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
-            evolve(GROUP, PLAIN, evaluate_until(stop), 3, cost_of)
+            evolve(GROUP, PLAIN, evaluate_until(stop), (3,), cost_of)
         assert len(recorded) == stop
-    resumed = evolve(GROUP, PLAIN, evaluate_until(None), 3, cost_of)
-    assert resumed == evolve(GROUP, PLAIN, measure(landscape), 3, cost_of)
+    resumed = evolve(GROUP, PLAIN, evaluate_until(None), (3,), cost_of)
+    assert resumed == evolve(GROUP, PLAIN, measure(landscape), (3,), cost_of)
     assert list(recorded) == [each.structure for each in resumed.evaluated]
 
 
@@ -343,8 +405,8 @@ def test_evolution_beats_random_search():
         return hypervolume(np.log2(costs), scores, (24.0, 0.0))
 
     ratios = [
-        area(evolve(GROUP, published, measure(landscape), seed, cost_of, start))
-        / area(random_search(GROUP, published, measure(landscape), seed, start))
+        area(evolve(GROUP, published, measure(landscape), (seed,), cost_of, start))
+        / area(random_search(GROUP, published, measure(landscape), (seed,), start))
         for seed in range(10)
     ]
     assert sum(ratio > 1 for ratio in ratios) >= 9
@@ -353,8 +415,8 @@ def test_evolution_beats_random_search():
 
 def test_random_search_shares_the_first_generation():
     start = GROUP.start()
-    control = random_search(GROUP, PLAIN, measure(landscape), 5, (start,))
-    found = evolve(GROUP, PLAIN, measure(landscape), 5, cost_of, (start,))
+    control = random_search(GROUP, PLAIN, measure(landscape), (5,), (start,))
+    found = evolve(GROUP, PLAIN, measure(landscape), (5,), cost_of, (start,))
     structures = [each.structure for each in control.evaluated]
     assert structures[:20] == [each.structure for each in found.evaluated[:20]]
     assert structures[20:] != [each.structure for each in found.evaluated[20:]]
@@ -367,7 +429,13 @@ def test_random_search_shares_the_first_generation():
     [
         (StructuralSpace(("resnet18",), ((64, 64),), (), 6, (16,), ()), 1),
         (StructuralSpace(("resnet18", "resnet34"), ((64, 64),), (4,), 5, (16,), (1,)), 12),
-        (Group(ModularSpace((12,), 12, (16,), 5, 5), coded("11-21-21-21", 12, 16)), 40),
+        (
+            Group(
+                _space(bases=(12,), standard_base=12, neck_widths=(16,), fewest_blocks=5, most_blocks=5),
+                coded("11-21-21-21", 12, 16),
+            ),
+            40,
+        ),
     ],
 )
 def test_a_small_space_ends(space, size):
@@ -375,7 +443,7 @@ def test_a_small_space_ends(space, size):
         return iter([{"cost": 1.0, "AP": 0.1}] * len(structures))
 
     settings = SearchSettings(budget=100, first=size // 2 or 1, generation=4, fresh=0.3)
-    for history in (evolve(space, settings, flat, 0), random_search(space, settings, flat, 0)):
+    for history in (evolve(space, settings, flat, (0,)), random_search(space, settings, flat, (0,))):
         structures = [each.structure for each in history.evaluated]
         assert len(structures) == len(set(structures)) == size
 
@@ -431,7 +499,7 @@ def test_the_pipeline_from_structures_to_networks():
         def evaluate(structures):
             return ({"cost": cost(each), "AP": score(each)} for each in structures)
 
-        return evolve(stage.space, stage.search, evaluate, 0, known, stage.start)
+        return evolve(stage.space, stage.search, evaluate, (0, stage.number), known, stage.start)
 
     finished = structural_to_modular(NANO, search, lambda _: 5e4, lambda name, structure: (name, structure))
     one, *groups = asked
@@ -441,6 +509,6 @@ def test_the_pipeline_from_structures_to_networks():
     for place, (stage, picked) in enumerate(zip(groups, picks, strict=True)):
         group = Group(NANO.modular, picked.structure)
         assert stage == Stage(
-            f"stage-two-c{place}", group, NANO.stage_two, NANO.stage_two_training, FLOPS, (group.start(),)
+            f"stage-two-c{place}", group, NANO.stage_two, NANO.stage_two_training, FLOPS, (group.start(),), 1 + place
         )
         assert finished[f"F{place}"] == (f"F{place}", hand_on(search(stage), 5e4))

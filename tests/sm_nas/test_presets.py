@@ -1,15 +1,20 @@
 """The scales: what the paper prints stands in `paper`, number by number; the small ones keep its proportions."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from common.cli import parse
+from common.data.scenes import scenes
 from common.data.source import SCENES_DEFAULTS
 from common.data.splits import SEARCH_SHARE
+from common.models.anchors import unreached
+from common.models.rpn import MATCH
 from common.plain import InputError, from_json, to_json
-from sm_nas.encoding import BackboneCode
+from sm_nas.encoding import BackboneCode, Structure
 from sm_nas.method import ModularSpace, StructuralSpace
+from sm_nas.networks import anchors, describe
 from sm_nas.presets import MINI, NANO, PAPER, PRESETS, SMOKE, Options, Preset, SearchOptions
 
 SGD = {"optimiser": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "clip_norm": 35.0, "decay": 0.1}
@@ -54,14 +59,26 @@ def test_the_papers_spaces():
         base_probability=0.5,
         neck_probability=0.25,
         operations=3,
+        flops_bounds=(0.5, 1.5),
     )
-    assert (PAPER.structural.count(), PAPER.modular.count()) == (10_836, 2_489_008_848)
+    assert (PAPER.structural.count(), PAPER.structural.networks(), PAPER.modular.count()) == (
+        10_836,
+        10_620,
+        2_489_008_848,
+    )
 
 
 def test_the_papers_searches():
     one, two = PAPER.stage_one, PAPER.stage_two
-    assert (one.budget, one.first, one.generation, one.fresh, one.pruning) == (500, 60, 16, 0.0, True)
-    assert (two.budget, two.first, two.generation, two.fresh, two.pruning) == (300, 40, 16, 0.2, True)
+    assert (one.budget, one.first, one.generation, one.fresh) == (500, 60, 16, 0.0)
+    assert (two.budget, two.first, two.generation, two.fresh, two.pruning, two.order) == (
+        300,
+        40,
+        16,
+        0.2,
+        True,
+        "stage",
+    )
     assert (PAPER.groups, PAPER.longer_candidates) == (6, 30)
 
 
@@ -69,6 +86,10 @@ def test_the_papers_trainings():
     one, two, final = PAPER.stage_one_training, PAPER.stage_two_training, PAPER.final_training
     strategies = [(each.norm, each.pretrained, each.images_a_device, each.devices) for each in (one, two, final)]
     assert strategies == [("batch", True, 4, 8), ("group-ws", False, 8, 8), ("batch", True, 4, 8)]
+    for preset in (MINI, PAPER):
+        every = (preset.stage_one_training, preset.stage_two_training, preset.final_training, *preset.strategies)
+        assert [each.frozen_stages for each in every] == [1 if each.pretrained else None for each in every]
+        assert [each.zero_init for each in every] == [each.pretrained for each in every], "from scratch it is off"
     assert settings_of(one.optimisation) == cosine(5, 0.04)
     assert settings_of(two.optimisation) == cosine(9, 0.24)
     assert settings_of(final.optimisation) == steps(24, 0.04, (16.0, 22.0))
@@ -132,6 +153,7 @@ def test_the_papers_detectors():
         "retinanet_depth": 4,
         "norm_groups": 32,
         "guided_proposals": 300,
+        "spanning_anchors": True,
     }
 
 
@@ -159,6 +181,40 @@ def test_searched_models_lie_in_the_spaces_of_their_scale(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_nearly_every_object_has_an_anchor_in_every_structure(preset):
+    """Of Scenes at the preset's sizes, an RPN's and those by which guided anchoring learns shapes.
+
+    RetinaNet's best anchors are positive at any overlap.
+    """
+    objects, space = scenes("train", 150), preset.structural
+    structures = {Structure("resnet18", size, *neck, "rpn", 1) for size in space.sizes for neck in space.necks}
+    named = (*preset.models, *preset.classics, ("", preset.strategy_model))
+    structures |= {replace(each, backbone="resnet18") for _, each in named if each.rpn}
+    for structure in structures:
+        first, last = structure.levels or (3, 3)
+        boxes = torch.from_numpy(objects.boxes) * min(structure.size) / int(objects.sizes[0, 0])
+        for count in (1, 3):
+            of_levels, strides = (
+                anchors(structure, preset.detector, count),
+                [2 ** (n + 1) for n in range(first, last + 1)],
+            )
+            left = unreached(boxes, of_levels, strides, structure.input_size, MATCH.least_of_best)
+            assert left.float().mean() <= 0.05, structure
+
+
+def test_detectors_keep_the_order_of_their_costs_at_nano_scale():
+    """Multiply-accumulates over those of FPN R50."""
+    ratios = []
+    for preset, classes in ((PAPER, 80), (NANO, 12)):
+        known = dict((*preset.models, *preset.classics))
+        names = ("E0", "E1", "E2", "E3", "FPN R50", "Cascade R50", "RetinaNet R50")
+        costs = {name: describe(known[name], classes, preset.detector)["macs"] for name in names}
+        ratios.append({name: cost / costs["FPN R50"] for name, cost in costs.items()})
+    assert ratios[1] == pytest.approx(ratios[0], rel=0.25)
+    assert all(ratios[1][name] < 1 for name in ("E0", "E1", "E2", "E3"))
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_table_3_keeps_the_papers_ratios(preset):
     rows = preset.strategies
     assert [row.norm for row in rows] == ["batch"] * 4 + ["group"] + ["group-ws"] * 3
@@ -179,7 +235,7 @@ def test_nano_is_the_scale_that_was_published():
         (4, 4e-3, 8),
         (6, 3e-3, 8),
     ]
-    assert (NANO.groups, NANO.longer_candidates, NANO.structural.count()) == (2, 5, 8_127)
+    assert (NANO.groups, NANO.longer_candidates, NANO.structural.count()) == (2, 5, 5_103)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)

@@ -123,7 +123,7 @@ def test_spaces_of_the_paper(capsys, monkeypatch):
     description = json.loads(said(capsys, "--describe", "--json"))
     one, two = description["stage_one"], description["stage_two"]
     assert description["scale"] == "paper"
-    assert (one["size"], one["printed"]["size"]) == (10_836, "1.1e4")
+    assert (one["size"], one["combinations"], one["printed"]["size"]) == (10_620, 10_836, "1.1e4")
     assert (two["size"], two["printed"]["size"]) == (2_489_008_848, "5.0e12")
     assert two["codes"] * 3 == two["size"] == two["printed"]["size_at_paper_scale"]
     assert "exactly three doublings" in two["printed"]["why_another"]
@@ -137,5 +137,5 @@ def test_spaces_of_the_paper(capsys, monkeypatch):
 
 def test_spaces_of_another_scale_for_people(capsys):
     text = said(capsys, "--describe", "--scale", "smoke")
-    assert "stage one at smoke scale: 300 structures (printed: 1.1e4)" in text
+    assert "stage one at smoke scale: 280 networks of 280 combinations (printed: 1.1e4)" in text
     assert "at paper scale 2,489,008,848: the paper's text bounds neither" in text

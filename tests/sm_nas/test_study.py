@@ -17,7 +17,7 @@ from common.batch import Batch
 from common.plain import InputError
 from common.report.reproduce import measure_exhibit
 from common.settings import Optimisation
-from common.study import Study
+from common.study import Study, slug
 from common.train import loop
 from common.train.run_folder import Run
 from sm_nas import study as module
@@ -32,8 +32,6 @@ from tests.sm_nas.conftest import DATA, TINY, checkpoint_at_every_step, steady_l
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = {"seconds", "cpu_seconds", "train_seconds", "train_cpu_seconds", "time", "peak_memory"}
-# What killed its process is tried once more in one of its own, where latencies are not made up.
-TIMES |= {"latency", "latency_iqr", "latency_of"}
 RETINANET = Structure("resnet18", (32, 32), (2, 4), 16, None, 0)
 CASCADE = Structure("basicblock_12_12-1-21-12", (32, 32), (1, 5), 16, "rpn", 2)
 SCRATCH = SMOKE.stage_two_training
@@ -134,6 +132,37 @@ def test_batch_norm_sees_a_part_and_the_gradient_is_the_mean_of_the_parts(fresh,
         if parameter.grad is not None:
             assert (parameter.grad - expected).norm() <= 1e-3 * expected.norm() + 1e-7, name
     assert torch.equal(network.backbone.bn1.running_mean, other.backbone.bn1.running_mean)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "Xbottleneck_12_12-11-21-112"])
+@pytest.mark.parametrize("levels", [None, (1, 3)])
+def test_a_frozen_backbone_is_trained_from_its_second_stage_on_its_statistics_never(
+    fresh, backbone, levels, asked, tmp_path
+):
+    structure = Structure(backbone, (64, 64), levels, levels and 16, "rpn", 1).as_read()
+    strategy = replace(SMOKE.final_training, pretrained=False, frozen_stages=1, zero_init=False)
+    with Run.open(tmp_path / "run", {}) as run:
+        fresh.train(run, structure, strategy)
+    network, before = asked["network"].train(), copy.deepcopy(asked["network"].state_dict())
+    batch = next(asked["batches"].epoch(0))
+    losses_of(network)(network(batch.images), batch)["loss"].backward()
+    frozen = ("backbone.conv1", "backbone.bn1", "backbone.layer1", "backbone.stem", "backbone.stage1")
+    frozen += tuple(f"backbone.features.{layer}." for layer in range(4))
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is None or not parameter.grad.any()) == name.startswith(frozen), name
+    after = network.state_dict()
+    statistics = [name for name in after if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+
+
+@pytest.mark.parametrize("zero_init", [True, False])
+def test_residual_blocks_begin_asleep_or_awake(fresh, asked, tmp_path, zero_init):
+    with Run.open(tmp_path / "run", {}) as run:
+        fresh.train(run, CASCADE, replace(SCRATCH, zero_init=zero_init))
+    last = [tensor for name, tensor in asked["network"].state_dict().items() if name.endswith("bn2.weight")]
+    assert len(last) == 7
+    assert all(bool(each.any()) != zero_init for each in last)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
@@ -293,6 +322,29 @@ def test_detectors_that_are_compared_are_timed_in_turn_with_their_own_weights(st
     assert len(asked) == 1, "measured once"
 
 
+def test_candidates_are_timed_in_turn_when_all_of_them_are_trained(tmp_path, monkeypatch):
+    """The machine is half as fast in the second generation: its latencies are those of the first one's machine."""
+    asked = []
+
+    def latencies_in_turn(self, networks, where):
+        names = [name for name in networks if name != "reference"]
+        folders = [study.run_path("stage-one") / "training" / slug(name) for name in names]
+        for folder, name in zip(folders, names, strict=True):
+            weights, _ = Run.read(folder).load_weights("detector")
+            assert all(torch.equal(each, weights[key]) for key, each in networks[name][0].state_dict().items())
+        asked.append((names, where))
+        return {name: {"latency": len(asked) * (10.0 + len(name))} for name in networks}
+
+    monkeypatch.setattr(Study, "latencies_in_turn", latencies_in_turn)
+    study = SMNAS(tiny_options(tmp_path))
+    found = study.stage_one.found.evaluated
+    generations = [[str(each.structure) for each in found if each.generation == number] for number in (0, 1)]
+    assert asked[:2] == [(names, "search") for names in generations]
+    assert [each.cost for each in found] == [10.0 + len(str(each.structure)) for each in found]
+    assert not list((study.run_path("stage-one") / "training").iterdir())
+    assert SMNAS(tiny_options(tmp_path)).stage_one.found.evaluated == found
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [(MemoryError("9 GiB"), "does not fit in memory (9 GiB)"), (FloatingPointError("not finite"), "not finite")],
@@ -301,7 +353,7 @@ def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(tmp_path, mon
     """Nothing is trained: the study makes its numbers up, and none for one structure."""
     refused: list[Structure] = []
 
-    def measured(self, structure, strategy, folder):
+    def measured(self, structure, strategy, folder, keep):
         if not refused or structure in refused:
             refused.append(structure)
             raise error
@@ -326,15 +378,12 @@ def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(tmp_path, mon
 
 
 def test_workers_measure_what_one_process_does(tmp_path, study):
-    """The first generation alone: workers take the time themselves, and later ones would depend on it."""
-    few = replace(TINY, stage_one=replace(TINY.stage_one, budget=2))
-    side_by_side = SMNAS(tiny_options(tmp_path, preset=few, workers=2)).stage_one
-    assert len(side_by_side.found.evaluated) == 2
-    for each in side_by_side.found.evaluated:
-        there, here = side_by_side.pool[each.structure], study.stage_one.pool[each.structure]
-        assert there["status"] == "done"
-        for name in ("AP", "AP50", "AR100", "losses", "macs", "params"):
-            assert there[name] == here[name], name
+    """They train; this process takes the times."""
+    there, here = SMNAS(tiny_options(tmp_path, workers=2)).stage_one, study.stage_one
+    assert (there.found, there.random) == (here.found, here.random)
+    assert _without_times({str(each): there.pool[each] for each in there.pool}) == _without_times(
+        {str(each): here.pool[each] for each in here.pool}
+    )
 
 
 # ---- what exhibits rest on
