@@ -43,16 +43,8 @@ from common.report.exhibit import (
 from common.report.runs import duration, shared_environment, summarise
 from common.settings import Parallel
 
-_NOT_MEASURED = (
-    "seed",
-    "only",
-    "claim",
-    "out",
-    "list",
-    "publish",
-    "go_on_from_published",
-    "results",
-)  # where and how, not what
+# where and how, not what
+_NOT_MEASURED = ("seed", "only", "claim", "out", "list", "publish", "go_on_from_published", "results")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +123,8 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
                 where = folder / "exhibits" / exhibit.name
                 write_json(where / "measured.json", {"setting": setting, "seeds": measured[exhibit.name]})
                 result = draw(paper, exhibit, measured[exhibit.name], setting, command_for(paper, options, exhibit))
-                save(
-                    replace(result, environment=environment_of(folder.parent, result.runs, _known(paper, options))),
-                    where,
-                )
+                environment = environment_of(folder.parent, result.runs, _known(paper, options))
+                save(replace(result, environment=environment), where)
                 _say(f"{exhibit.name}: {where}")
         claims = judge_folder(paper, options, folder)
         write_json(folder / "claims.json", claims)
@@ -142,9 +132,8 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
             _say(f"{name}: {claim['verdict']}" + (f" ({claim['reason']})" if claim["reason"] else ""))
         if options.publish:
             _say(f"published in {publish(paper, options, folder)}")
-        following = shlex.join(
-            ["python", "-m", "common.report", str(options.out), "--out", str(options.out / "report")]
-        )
+        out = str(options.out)
+        following = shlex.join(["python", "-m", "common.report", out, "--out", f"{out}/report"])
     else:
         following = f"{command_for(paper, options)} --out {shlex.quote(str(options.out))}, once every seed is there"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -172,7 +161,6 @@ def _checked(paper: Paper, options: ReproduceOptions) -> list[Exhibit]:
         raise InputError(
             f"--seed must be between 0 and {options.seeds - 1} for --seeds {options.seeds}, got {options.seed}"
         )
-    short_name(options.data)
     every = [exhibit.name for exhibit in paper.exhibits if options.list or not exhibit.pilot]
     return [paper.by_name[name] for name in dict.fromkeys(names or every)]
 
