@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.annotations import Annotations, Faults, assemble, ranks
+from common.data.annotations import Annotations, Faults, assemble
 from common.data.values import (
     BadRecord,
     flag,
@@ -51,21 +51,13 @@ def test_values_are_what_they_say_or_refused(read, value, expected):
         assert type(found) is type(expected)
 
 
-def test_a_missing_value_is_the_default_or_refused():
+def test_a_missing_value_is_the_default_or_refused_and_values_are_shown_short():
     assert read_field({"key": None}, "key", number, 3.0) == 3.0
     with pytest.raises(BadRecord, match="has no key"):
         read_field({}, "key", number)
-
-
-def test_values_are_shown_short_and_on_one_line():
     for value in (10**5000, [10**5000], ["x" * 10**6] * 1000, {"a": [[[[[[[[1]]]]]]]]}, "x\ny"):
         assert len(shown(value)) < 800
         assert "\n" not in shown(value)
-
-
-def test_ranks_order_numbers_before_texts():
-    ids = [7, "b", -3, 2**70, "a"]
-    assert ranks(ids) == [2, 5, 1, 3, 4]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])

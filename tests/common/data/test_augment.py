@@ -8,7 +8,7 @@ from common.batch import IMAGE_MEAN, IMAGE_STD, normalise
 from common.data.augment import Drawn, augment_boxes, augment_images, draw
 from common.settings import Augmentation
 
-SIZE = 64
+SIZE, WIDE = 64, 80
 NOTHING = Augmentation(flip=0.0, scale_min=1.0, scale_max=1.0, jitter=0.0, shift=0.0)
 FLIP = Augmentation(flip=1.0, scale_min=1.0, scale_max=1.0, jitter=0.0, shift=0.0)
 
@@ -26,10 +26,14 @@ def _whole(count: int, device) -> Tensor:
     return torch.full((count, 2), float(SIZE), device=device)
 
 
-def test_doing_nothing_is_normalising(device):
+def test_doing_nothing_is_normalising_and_beyond_the_image_is_zero(device):
     images = _images(3, device)
     moved = augment_images(images, _whole(3, device), _draw(NOTHING, 3, device))
     torch.testing.assert_close(moved, normalise(images), atol=2e-4, rtol=0)
+    out = Augmentation(flip=0.0, scale_min=1.3, scale_max=1.3, jitter=0.4, shift=0.0)
+    moved = augment_images(torch.full_like(images, 255), _whole(3, device), _draw(out, 3, device))
+    assert moved[:, :, 0, :].abs().max() == 0
+    assert moved[:, :, SIZE // 2, SIZE // 2].abs().min() > 0.1
 
 
 def test_flip_mirrors_the_content_and_twice_is_nothing(device):
@@ -58,7 +62,7 @@ def _naive_box(box: list[float], content: list[float], mirror: float, window: fl
     ys = [(y - centre_y) / window + content[1] / 2 for y in (y0, y1)]
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
     whole = (right - left) * (bottom - top)
-    left, right = (min(max(x, 0.0), SIZE) for x in (left, right))
+    left, right = (min(max(x, 0.0), WIDE) for x in (left, right))
     top, bottom = (min(max(y, 0.0), SIZE) for y in (top, bottom))
     if right - left < 1.0 or bottom - top < 1.0 or (right - left) * (bottom - top) < 0.2 * whole:
         return None
@@ -71,9 +75,9 @@ def test_boxes_equal_the_naive_reference(device):
     low = torch.rand(B, G, 2, generator=generator) * 44
     boxes = torch.cat([low, low + 0.5 + 16 * torch.rand(B, G, 2, generator=generator)], dim=2)
     valid = torch.rand(B, G, generator=generator) < 0.8
-    content = 40 + 24 * torch.rand(B, 2, generator=generator)
+    content = 40 + torch.tensor([WIDE - 40, SIZE - 40]) * torch.rand(B, 2, generator=generator)
     drawn = draw(Augmentation(), B, generator)
-    moved, kept = augment_boxes(boxes.to(device), valid.to(device), content.to(device), drawn.to(device), (SIZE, SIZE))
+    moved, kept = augment_boxes(boxes.to(device), valid.to(device), content.to(device), drawn.to(device), (SIZE, WIDE))
     lost = 0
     for image in range(B):
         for slot in range(G):
@@ -94,15 +98,15 @@ def test_boxes_equal_the_naive_reference(device):
 
 def test_boxes_cover_the_painted_object(device):
     B = 32
-    images = torch.zeros(B, 3, SIZE, SIZE, dtype=torch.uint8, device=device)
+    images = torch.zeros(B, 3, SIZE, WIDE, dtype=torch.uint8, device=device)
     images[:, :, 22:37, 25:45] = 255
     boxes = torch.tensor([25.0, 22.0, 45.0, 37.0], device=device).repeat(B, 1, 1)
     valid = torch.ones(B, 1, dtype=torch.bool, device=device)
-    content = torch.tensor([64.0, 52.0], device=device).repeat(B, 1)
+    content = torch.tensor([72.0, 52.0], device=device).repeat(B, 1)
     augmentation = Augmentation(jitter=0.0)
     drawn = _draw(augmentation, B, device)
     moved = augment_images(images, content, drawn)
-    boxes, valid = augment_boxes(boxes, valid, content, drawn, (SIZE, SIZE))
+    boxes, valid = augment_boxes(boxes, valid, content, drawn, (SIZE, WIDE))
     assert valid.any()
     middle = (0.5 - IMAGE_MEAN[0]) / IMAGE_STD[0]
     for image in range(B):
@@ -141,11 +145,3 @@ def test_draws_stay_in_their_ranges_and_follow_the_generator():
     again, other = _draw(Augmentation(), 4000, "cpu"), _draw(Augmentation(), 4000, "cpu", seed=1)
     assert torch.equal(again.window, drawn.window)
     assert not torch.equal(other.window, drawn.window)
-
-
-def test_beyond_the_image_is_zero(device):
-    images = torch.full((1, 3, SIZE, SIZE), 255, dtype=torch.uint8, device=device)
-    out = Augmentation(flip=0.0, scale_min=1.3, scale_max=1.3, jitter=0.4, shift=0.0)
-    moved = augment_images(images, _whole(1, device), _draw(out, 1, device))
-    assert moved[0, :, 0, :].abs().max() == 0
-    assert moved[0, :, SIZE // 2, SIZE // 2].abs().min() > 0.1

@@ -16,6 +16,7 @@ from common.data.scenes import scenes
 from common.letterbox import PADDING, canvas_of, letterbox, letterbox_scale, padded
 from common.plain import InputError
 from common.settings import CROP_AUGMENTATION, Augmentation
+from tests.common.data.forms import made
 
 
 @pytest.fixture(scope="module")
@@ -25,26 +26,11 @@ def dataset() -> DetectionSet:
 
 def _wide_images(counts=(2, 0, 11), crowd_first=False) -> DetectionSet:
     """Images of 60x30 and 30x60 pixels with `counts` boxes each, grey by their position."""
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    M = int(offsets[-1])
-    sizes = np.array([(30, 60) if i % 2 == 0 else (60, 30) for i in range(len(counts))], np.int32)
-    low = np.stack([np.arange(M) % 5 * 2.0, np.arange(M) % 3 * 3.0], axis=1)
-    crowd = np.zeros(M, bool)
-    crowd[:1] = crowd_first
-    return DetectionSet(
-        name="wide",
-        split="val",
-        categories=("a", "b"),
-        category_ids=np.array([1, 2]),
-        image_ids=np.arange(len(counts)),
-        sizes=sizes,
-        offsets=offsets,
-        boxes=np.concatenate([low, low + 10], axis=1).astype(np.float32),
-        labels=np.arange(M) % 2,
-        crowd=crowd,
-        area=np.full(M, 100.0),
-        load_image=lambda index: np.full((*sizes[index], 3), 40 * index, np.uint8),
-    )
+    sizes, rows = [(30, 60) if i % 2 == 0 else (60, 30) for i in range(len(counts))], np.arange(sum(counts))
+    low = np.stack([rows % 5 * 2.0, rows % 3 * 3.0], axis=1)
+    fields = {"crowd": (rows == 0) & crowd_first}
+    fields["load_image"] = lambda index: np.full((*sizes[index], 3), 40 * index, np.uint8)
+    return made(sizes, counts, np.concatenate([low, low + 10], axis=1), rows % 2, **fields)
 
 
 def _assert_equal(first, second) -> None:
@@ -179,21 +165,6 @@ def test_in_order_is_the_set_itself(size, device):
         inside = batch.images[index, :, : int(H * scale + 1e-6), : int(W * scale + 1e-6)]
         torch.testing.assert_close(inside, grey.view(3, 1, 1).expand_as(inside))
         assert batch.images[index, :, round(H * scale) + 1 :].abs().sum() < 0.02 * batch.images[index].numel()
-
-
-def test_augmentation_stays_inside_a_rectangle(device):
-    dataset = _wide_images((4,) * 6)
-    batches = DetectionBatches(dataset, (96, 32), 6, device, Augmentation())
-    places = []
-    for epoch in range(4):
-        (batch,) = batches.epoch(epoch)
-        assert batch.images.shape == (6, 3, 32, 96)
-        places.append(batch.boxes[batch.valid])
-    places = torch.cat(places)
-    assert len(places) > 60
-    assert (places >= 0).all()
-    assert (places <= torch.tensor([96, 32, 96, 32], device=device)).all()
-    assert places[:, 2].max() > 40  # beyond a square of the canvas's height
 
 
 @pytest.mark.parametrize("size", [0, (32, 0), (32,), (1, 2, 3), (32.0, 32)])

@@ -80,13 +80,11 @@ def first(**changes):
         (first(category="tram"), r"record 0 of the labels of frame 'b\.jpg' .* has 'tram' as category"),
         (first(category=None), "has no category"),
         (first(box2d={"x1": "a", "y1": 1, "x2": 2, "y2": 3}), "must be an object with x1, .* as finite numbers"),
-        (first(box2d={"x1": 1, "y1": 1, "y2": 3}), r"frame 'b\.jpg' .* must be an object with x1"),
         (first(box2d=[1, 2, 3, 4]), "must be an object with x1"),
         (first(box2d={"x1": 1, "y1": 1, "x2": 70, "y2": 3}), r"1 box over the edge .* 'motor' of 'b\.jpg'"),
         (first(attributes={"crowd": "perhaps"}), "has 'perhaps' as crowd"),
         (lambda f: f[0]["labels"].append(3), "is 3, which must be an object"),
         (lambda f: f[0].update(labels=3), r"labels of frame 'b\.jpg' .* must be a list"),
-        (lambda f: f[2].pop("name"), "record 2 of the frames .* has no name"),
         (lambda f: f[1].update(size=[1, 2]), "as size, which must be an object with height"),
         (lambda f: f.insert(0, 1), r"record 0 .*det_train\.json is 1, which must be an object"),
     ],
@@ -99,7 +97,6 @@ def test_bad_input_is_one_clear_sentence(tmp_path, change, sentence):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("contents", "sentence"), [("{", "not valid JSON"), ("{}", "must be a list")])
-def test_wrong_json(tmp_path, contents, sentence):
-    with pytest.raises(InputError, match=sentence):
-        read(write(tmp_path, contents))
+def test_wrong_json(tmp_path):
+    with pytest.raises(InputError, match="must be a list"):
+        read(write(tmp_path, "{}"))

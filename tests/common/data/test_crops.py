@@ -9,31 +9,19 @@ from common.data.detection_set import DetectionSet
 from common.data.scenes import CATEGORIES, scenes
 from common.letterbox import PADDING
 from common.plain import InputError
+from tests.common.data.forms import made
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
 
 
 def _painted(boxes, labels, crowd=None, side=100, images=1) -> DetectionSet:
     """One or more equal grey images with a bright rectangle in each box, coloured by label."""
-    boxes, labels = np.asarray(boxes, np.float32), np.asarray(labels, np.int64)
     image = np.full((side, side, 3), 90, dtype=np.uint8)
-    for (x0, y0, x1, y1), label in zip(boxes.astype(int), labels, strict=True):
+    for (x0, y0, x1, y1), label in zip(boxes, labels, strict=True):
         image[y0:y1, x0:x1] = COLOURS[label]
-    M = len(boxes)
-    return DetectionSet(
-        name="painted",
-        split="train",
-        categories=("red", "green", "blue"),
-        category_ids=np.arange(1, 4),
-        image_ids=np.arange(1, images + 1),
-        sizes=np.full((images, 2), side, np.int32),
-        offsets=np.arange(images + 1, dtype=np.int64) * M,
-        boxes=np.tile(boxes, (images, 1)),
-        labels=np.tile(labels, images),
-        crowd=np.tile(np.zeros(M, bool) if crowd is None else np.asarray(crowd), images),
-        area=np.tile(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).astype(np.float64), images),
-        load_image=lambda index: image,
-    )
+    fields = {} if crowd is None else {"crowd": np.array(crowd)}
+    fields |= {"categories": ("red", "green", "blue"), "load_image": lambda index: image}
+    return made([(side, side)] * images, [len(boxes)] * images, boxes * images, labels * images, **fields)
 
 
 def _images(crops: Crops) -> torch.Tensor:

@@ -11,6 +11,7 @@ from PIL import Image
 from common.data.detection_set import DetectionSet, describe
 from common.data.image_files import ImageFiles
 from common.plain import InputError
+from tests.common.data.forms import made
 
 
 def plain_image(index: int) -> np.ndarray:
@@ -21,20 +22,9 @@ def random_set(seed: int = 0, images: int = 12, boxes: int = 40) -> DetectionSet
     random = np.random.default_rng(seed)
     corners = random.uniform(0, 8, (boxes, 2))
     counts = np.bincount(random.integers(0, images - 1, boxes), minlength=images)  # the last image stays empty
-    return DetectionSet(
-        name="made",
-        split="train",
-        categories=("a", "b", "c"),
-        category_ids=np.array([1, 2, 3]),
-        image_ids=np.arange(images) * 10,
-        sizes=np.array([(20, 30)] * images, np.int32),
-        offsets=np.concatenate([[0], np.cumsum(counts)]),
-        boxes=np.concatenate([corners, corners + random.uniform(1, 9, (boxes, 2))], axis=1).astype(np.float32),
-        labels=random.integers(0, 3, boxes),
-        crowd=random.random(boxes) < 0.2,
-        area=random.uniform(1, 80, boxes),
-        load_image=plain_image,
-    )
+    corners = np.concatenate([corners, corners + random.uniform(1, 9, (boxes, 2))], axis=1)
+    fields = {"crowd": random.random(boxes) < 0.2, "area": random.uniform(1, 80, boxes), "load_image": plain_image}
+    return made([(20, 30)] * images, counts, corners, random.integers(0, 3, boxes), **fields)
 
 
 @pytest.mark.parametrize("indices", [[3, 0, 11, 5], [], [-1, -12], np.arange(12) % 3 == 0])
@@ -53,8 +43,7 @@ def test_subset_equals_picking_image_by_image(indices):
 
 
 def test_subset_of_a_subset_loads_the_right_image_and_can_travel_to_a_worker():
-    whole = random_set()
-    part = whole.subset([5, 6, 7, 8]).subset([3, 1])
+    part = random_set().subset([5, 6, 7, 8]).subset([3, 1])
     assert [part.load_image(k)[0, 0, 0] for k in range(2)] == [8, 6]
     assert pickle.loads(pickle.dumps(part)).load_image(1)[0, 0, 0] == 6
 

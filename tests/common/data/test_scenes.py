@@ -55,35 +55,23 @@ def test_one_scene_at_every_size():
     assert large.load_image(0).shape == (128, 128, 3)
 
 
-def test_the_set_is_valid(many):
-    assert (many.boxes[:, 2:] > many.boxes[:, :2]).all()
+def test_the_set_is_valid_and_its_statistics_are_those_promised(many):
+    """About 6 objects an image; 52 % small, 46 % medium, 2 % large by the visible area on 160 pixels; even classes."""
+    assert (len(many), many.categories, len(set(CATEGORIES))) == (1200, CATEGORIES, 12)
     assert ((many.boxes >= 0) & (many.boxes <= many.sizes[0, 0])).all()
-    assert len(many) == 1200
-    assert many.categories == CATEGORIES
     image = many.load_image(0)
-    assert image.shape == (96, 96, 3)
-    assert image.dtype == np.uint8
+    assert (image.shape, image.dtype) == ((96, 96, 3), np.uint8)
     extent = many.boxes[:, 2:] - many.boxes[:, :2]
     assert extent.min() >= 4.0 - 1e-3
     assert np.mean(extent.min(axis=1) >= 5.0 - 1e-3) > 0.95  # only what the border cuts is thinner
-
-
-def test_statistics_are_those_promised(many):
-    """About 6 objects an image; 52 % small, 46 % medium, 2 % large by the visible area on 160 pixels."""
     counts = np.diff(many.offsets)
     assert counts.min() >= 1
     assert 13 <= counts.max() <= 16
     assert 5.6 < counts.mean() < 6.8
     small, large = np.mean(many.area < 32**2), np.mean(many.area >= 96**2)
-    assert abs(small - 0.52) < 0.03
-    assert abs(large - 0.02) < 0.01
-    assert abs(1 - small - large - 0.46) < 0.03
-    assert module.REFERENCE_SIDE == 160.0
-
-
-def test_classes_are_balanced(many):
-    shares = np.bincount(many.labels, minlength=len(CATEGORIES)) / len(many.labels)
-    assert len(CATEGORIES) == len(set(CATEGORIES)) == 12
+    assert (small, large, 1 - small - large) == pytest.approx((0.52, 0.02, 0.46), abs=0.03)
+    assert large > 0.01
+    shares = np.bincount(many.labels, minlength=12) / len(many.labels)
     assert shares.min() > 0.85 / 12
     assert shares.max() < 1.15 / 12
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,43 +13,45 @@ from common.data import coco, source
 from common.data.detection_set import describe
 from common.data.source import load
 from common.plain import InputError
+from tests.common.data import forms
 
 SPLITS = ("train", "val", "test")
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 5), ("val", 3), ("test", 4)])
-def test_scenes_take_their_settings_from_the_spec(split, count):
-    found = load("scenes:train=5,size=40,val=3,test=4", split)
-    assert (len(found), found.split) == (count, split)
-    assert found.sizes.tolist() == [[40, 40]] * count
-    assert found.load_image(0).shape == (40, 40, 3)
-
-
-def test_the_defaults_of_scenes(monkeypatch):
-    calls = []
+def test_scenes_take_their_settings_from_the_spec(monkeypatch):
+    calls, draw = [], source.scenes
 
     def record(split, count, size, seed):
         calls.append((split, count, size, seed))
-        return real("train", 2, 40, 0)
+        return draw(split, 2, 40, seed)
 
-    real = source.scenes
     monkeypatch.setattr(source, "scenes", record)
-    load("scenes", "train")
-    load("scenes", "val", seed=7)
-    load("scenes:", "test")
-    load("scenes:seed=4", "train")
-    assert calls == [("train", 2500, 96, 0), ("val", 1000, 96, 0), ("test", 1000, 96, 0), ("train", 2500, 96, 4)]
+    for spec, split in (
+        ("scenes", "train"),
+        ("scenes:", "val"),
+        ("scenes:seed=4", "test"),
+        ("scenes:train=5,size=40,val=3", "train"),
+        ("scenes:train=5,size=40,val=3", "val"),
+    ):
+        found = load(spec, split, seed=7)
+        assert (found.split, found.sizes.tolist()) == (split, [[40, 40]] * 2)
+    assert calls == [
+        ("train", 2500, 96, 0),
+        ("val", 1000, 96, 0),
+        ("test", 1000, 96, 4),
+        ("train", 5, 40, 0),
+        ("val", 3, 40, 0),
+    ]
 
 
 def test_the_seed_chooses_the_subset_and_not_the_scenes():
     spec = "scenes:train=12,size=40"
-    whole = load(spec, "train")
-    assert load(spec, "train", seed=1).fingerprint() == whole.fingerprint()
-    assert load("scenes:train=12,size=40,seed=1", "train").fingerprint() != whole.fingerprint()
-    draws = [load(spec, "train", limit=4, seed=seed) for seed in (0, 0, 1, 2, 3)]
-    assert all(len(draw) == 4 for draw in draws)
-    assert np.array_equal(draws[0].image_ids, draws[1].image_ids)
-    assert any(not np.array_equal(draws[0].image_ids, draw.image_ids) for draw in draws[2:])
+    assert load(spec, "train", seed=1).fingerprint() == load(spec, "train").fingerprint()
+    assert load(f"{spec},seed=1", "train").fingerprint() != load(spec, "train").fingerprint()
+    draws = [tuple(load(spec, "train", limit=4, seed=seed).image_ids) for seed in (0, 0, 1, 2, 3)]
+    assert {len(draw) for draw in draws} == {4}
+    assert draws[0] == draws[1]
+    assert len(set(draws)) > 1
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,10 @@ def test_an_unknown_split_and_a_missing_folder(tmp_path):
         load(f"auto:{tmp_path}", "train")
 
 
-def test_short_names(tmp_path, monkeypatch):
+def test_parts_of_a_spec_and_short_names(tmp_path, monkeypatch):
+    assert set(DATA_KINDS) == {"scenes", "auto", *source.FORMS}
+    assert data_parts("coco:DIR,repair") == ("coco", "DIR", True)
+    assert data_parts("auto:a,b") == ("auto", "a,b", False)
     monkeypatch.chdir(tmp_path)
     assert short_name("scenes") == short_name("scenes:train=5") == "scenes"
     assert short_name("coco:/data/aquarium") == short_name("auto:/data/aquarium/,repair") == "aquarium"
@@ -87,56 +93,18 @@ def test_short_names(tmp_path, monkeypatch):
     assert short_name("bdd:/") == "bdd"
 
 
-def test_every_kind_has_its_reader():
-    assert set(DATA_KINDS) == {"scenes", "auto", *source.FORMS}
-    assert data_parts("coco:DIR,repair") == ("coco", "DIR", True)
-    assert data_parts("auto:a,b") == ("auto", "a,b", False)
-
-
 # ---- one set in every form
 
 
-def write(root, form, splits=("train", "val", "test")):
-    """Two images a split, each with one cat of corners 4, 4, 20, 16, in one of the forms."""
-    for split in splits:
-        folder = {"coco": "images", "roboflow": split, "voc": "JPEGImages", "yolo": f"images/{split}"}.get(
-            form, f"images/100k/{split}"
-        )
-        names = [f"{split}{k}" for k in range(2)]
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        for name in names:
-            Image.new("RGB", (40, 20), (len(name), len(split), 7)).save(root / folder / f"{name}.jpg")
-        if form in ("coco", "roboflow"):
-            path = root / (
-                f"annotations/instances_{split}.json" if form == "coco" else f"{split}/_annotations.coco.json"
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            images = [{"id": k, "file_name": f"{name}.jpg", "width": 40, "height": 20} for k, name in enumerate(names)]
-            boxes = [{"id": k, "image_id": k, "category_id": 3, "bbox": [4, 4, 16, 12]} for k in range(2)]
-            contents = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "car"}]}
-            path.write_text(json.dumps(contents))
-        elif form == "voc":
-            for place in ("Annotations", "ImageSets/Main"):
-                (root / place).mkdir(parents=True, exist_ok=True)
-            (root / f"ImageSets/Main/{split}.txt").write_text("\n".join(names))
-            box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>16</ymax></bndbox>"
-            for name in names:
-                text = f"<annotation><object><name>car</name>{box}</object></annotation>"
-                (root / f"Annotations/{name}.xml").write_text(text)
-        elif form == "yolo":
-            (root / "data.yaml").write_text("names: [car]")
-            (root / f"labels/{split}").mkdir(parents=True, exist_ok=True)
-            for name in names:
-                (root / f"labels/{split}/{name}.txt").write_text("0 .3 .5 .4 .6")
-        elif split != "test":  # BDD100K keeps the labels of its test split to itself
-            (root / "det_20").mkdir(exist_ok=True)
-            box = {"category": "car", "box2d": {"x1": 4, "y1": 4, "x2": 19, "y2": 15}}
-            frames = [{"name": f"{name}.jpg", "size": {"width": 40, "height": 20}, "labels": [box]} for name in names]
-            (root / f"det_20/det_{split}.json").write_text(json.dumps(frames))
+def write(root, form, splits=SPLITS):
+    """Two images a split, each with one car of corners 4, 4, 20, 16."""
+    for split in splits if form != "bdd" else [split for split in splits if split != "test"]:  # it has no labels there
+        pictures = {f"{split}{k}.jpg": ((40, 20), [("car", (4, 4, 20, 16))]) for k in range(2)}
+        forms.write(root, form, split, pictures, ["car"])
     return root
 
 
-@pytest.mark.parametrize("form", ["coco", "roboflow", "voc", "yolo", "bdd"])
+@pytest.mark.parametrize("form", forms.FORMS)
 def test_the_form_of_a_folder_is_found_out(tmp_path, form):
     kind = "coco" if form == "roboflow" else form
     root = write(tmp_path, form)
@@ -153,6 +121,24 @@ def test_the_form_of_a_folder_is_found_out(tmp_path, form):
             load(f"auto:{root}", "test")
 
 
+@pytest.mark.parametrize("form", ["roboflow", "voc", "yolo"])
+def test_real_photographs_come_back_the_same_in_every_form(aquarium, tmp_path, form):
+    coco = load(f"coco:{aquarium}", "val")
+    for split in ("train", "val"):
+        pictures = {}
+        for position in range(len(coco)):
+            names = [coco.categories[label] for label in coco.labels[coco.boxes_of(position)]]
+            objects = list(zip(names, coco.boxes[coco.boxes_of(position)].tolist(), strict=True))
+            pictures[f"{split}{position:03d}.jpg"] = coco.load_image.path(position), objects
+        forms.write(tmp_path, form, split, pictures, coco.categories)
+    found = load(f"auto:{tmp_path}", "val")
+    assert found.categories == coco.categories
+    for field in ("sizes", "offsets", "labels"):
+        assert np.array_equal(getattr(found, field), getattr(coco, field)), field
+    np.testing.assert_allclose(found.boxes, coco.boxes, atol=1e-3)
+    assert np.array_equal(found.load_image(3), coco.load_image(3))
+
+
 @pytest.mark.parametrize(
     ("form", "val"), [("coco", r"instances_val\.json"), ("voc", "VOC2007/"), ("bdd", r"det_20/det_val\.json")]
 )
@@ -165,7 +151,7 @@ def test_a_missing_split_is_said_before_anything_is_trained(tmp_path, form, val)
             load(f"{form}:{tmp_path}", split)
 
 
-@pytest.mark.parametrize("form", ["coco", "roboflow", "voc", "yolo", "bdd"])
+@pytest.mark.parametrize("form", forms.FORMS)
 def test_the_same_data_by_another_spelling_or_on_another_disk_is_the_same(tmp_path, monkeypatch, form):
     kind = "coco" if form == "roboflow" else form
     root = write(tmp_path / "set", form)
@@ -176,14 +162,20 @@ def test_the_same_data_by_another_spelling_or_on_another_disk_is_the_same(tmp_pa
         assert len({load(f"{kind}:{spelling}", split).fingerprint() for spelling in spellings}) == 1
 
 
+@contextmanager
+def edited(root, split):
+    path = root / f"annotations/instances_{split}.json"
+    contents = json.loads(path.read_text())
+    yield contents
+    path.write_text(json.dumps(contents))
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_changed_split_has_another_fingerprint_and_the_others_not(tmp_path, split):
     root = write(tmp_path, "coco")
     before = {name: load(f"coco:{root}", name).fingerprint() for name in SPLITS}
-    path = root / f"annotations/instances_{split}.json"
-    contents = json.loads(path.read_text())
-    contents["annotations"][0]["bbox"][2] += 1
-    path.write_text(json.dumps(contents))
+    with edited(root, split) as contents:
+        contents["annotations"][0]["bbox"][2] += 1
     after = {name: load(f"coco:{root}", name).fingerprint() for name in SPLITS}
     assert [name for name in SPLITS if before[name] != after[name]] == [split]
     Image.new("RGB", (40, 20), (0, 0, 0)).save(root / f"images/{split}1.jpg", quality=20)
@@ -196,32 +188,29 @@ def test_a_changed_split_has_another_fingerprint_and_the_others_not(tmp_path, sp
 def test_labels_follow_the_names_of_classes_over_all_splits(tmp_path, monkeypatch):
     root = write(tmp_path, "coco")
     named = {
-        "train": {3: "cat", 5: "dog"},
-        "val": {9: "bird", 3: "dog", 5: "cat"},  # other ids, and one class more
-        "test": {0: "fox", 3: "cat"},
+        "train": {0: "cat", 5: "dog"},
+        "val": {9: "bird", 0: "dog", 5: "cat"},  # other ids, and one class more
+        "test": {1: "fox", 0: "cat"},
     }
     for split, names in named.items():
-        path = root / f"annotations/instances_{split}.json"
-        contents = json.loads(path.read_text())
-        contents["categories"] = [{"id": key, "name": name} for key, name in names.items()]
-        path.write_text(json.dumps(contents))
+        with edited(root, split) as contents:
+            contents["categories"] = [{"id": key, "name": name} for key, name in names.items()]
     parsed, parse = [], coco.read_json
     monkeypatch.setattr(coco, "read_json", lambda path: (parsed.append(path.stem), parse(path))[1])
     for split, names in named.items():
         found = load(f"coco:{root}", split)
         assert found.categories == ("cat", "dog", "bird", "fox")
-        assert {found.categories[label] for label in found.labels} == {names[3]}
+        assert {found.categories[label] for label in found.labels} == {names[0]}
     assert parsed == [f"instances_{split}" for split in SPLITS]  # of the others, the classes alone
 
 
 def test_a_parent_class_that_another_split_uses_is_a_class(tmp_path):
     root = write(tmp_path, "coco")
     for split, used in (("train", 0), ("val", 3), ("test", 3)):
-        path = root / f"annotations/instances_{split}.json"
-        contents = json.loads(path.read_text())
-        contents["categories"] = [{"id": 0, "name": "animal"}, {"id": 3, "name": "cat", "supercategory": "animal"}]
-        contents["annotations"][0]["category_id"] = used
-        path.write_text(json.dumps(contents))
+        with edited(root, split) as contents:
+            contents["categories"] = [{"id": 0, "name": "animal"}, {"id": 3, "name": "cat", "supercategory": "animal"}]
+            for record, key in zip(contents["annotations"], (used, 3), strict=True):
+                record["category_id"] = key
     sets = [load(f"coco:{root}", split) for split in SPLITS]
     assert [found.categories for found in sets] == [("animal", "cat")] * 3
     assert sets[1].notes == ()
@@ -231,13 +220,7 @@ def test_a_parent_class_that_another_split_uses_is_a_class(tmp_path):
 
 
 def write_whole(root, names):
-    root.mkdir()
-    for name in names:
-        Image.new("RGB", (40, 20)).save(root / name)
-    images = [{"id": k, "file_name": name, "width": 40, "height": 20} for k, name in enumerate(names)]
-    boxes = [{"id": k, "image_id": k, "category_id": 3, "bbox": [4, 4, 16, 12]} for k in range(len(names))]
-    contents = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "car"}]}
-    (root / "_annotations.coco.json").write_text(json.dumps(contents))
+    forms.write(root, "roboflow", ".", {name: ((40, 20), [("car", (4, 4, 20, 16))]) for name in names}, ["car"])
 
 
 def test_a_set_without_splits_is_split_the_same_way_each_time(tmp_path):
@@ -255,6 +238,9 @@ def test_a_set_without_splits_is_split_the_same_way_each_time(tmp_path):
     assert "no val split, so 20% of the pictures are held out" in describe(load(f"coco:{tmp_path / 'a'}", "val"))
     with pytest.raises(InputError, match="has no test split"):
         load(f"coco:{tmp_path / 'a'}", "test")
+    write_whole(tmp_path / "one", ["a.jpg"])
+    with pytest.raises(InputError, match=r"too few pictures \(1\) to make a train split"):
+        load(f"coco:{tmp_path / 'one'}", "train")
 
 
 @pytest.mark.parametrize("form", ["roboflow", "voc in folders", "yolo"])
@@ -268,9 +254,3 @@ def test_a_train_folder_that_holds_all_is_split_too(tmp_path, form):
     else:
         root = write(tmp_path, form, ["train"])
     assert [len(load(f"auto:{root}", split)) for split in ("train", "val")] == [1, 1]
-
-
-def test_a_set_too_small_to_be_split_is_refused(tmp_path):
-    write_whole(tmp_path / "one", ["a.jpg"])
-    with pytest.raises(InputError, match=r"too few pictures \(1\) to make a train split"):
-        load(f"coco:{tmp_path / 'one'}", "train")
