@@ -79,6 +79,8 @@ def find_runs(roots: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
                     runs.setdefault(path.parent, summarise(path.parent, _name_below(root, path.parent)))
             except InputError as error:
                 unreadable[path] = str(error)
+            except (AttributeError, KeyError, TypeError):
+                unreadable[path] = f"{path} is not a list of runs as `--publish` writes it; publish the results again"
     return list(runs.values()), list(unreadable.values())
 
 

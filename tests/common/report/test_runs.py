@@ -37,6 +37,10 @@ def test_runs_are_found_once_and_named_from_the_folder_given(toy, folder):
     runs, faults = find_runs([folder, toy.root / "results"])
     assert not runs
     assert ["result.json is not valid JSON" in faults[0], "runs.json is not valid JSON" in faults[1]] == [True] * 2
+    for content in ([], {"run": []}, {"run": {"seconds": 1}}):
+        write_json(toy.root / "results/smoke/toynas/runs.json", content)
+        (sentence,) = find_runs([toy.root / "results"])[1]
+        assert sentence.startswith(f"{toy.root}/results/smoke/toynas/runs.json is not a list of runs")
 
 
 def test_a_run_summary_counts_candidates_and_costs(tmp_path):
