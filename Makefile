@@ -24,7 +24,7 @@ test-all: setup
 
 # Plants faults in exhibits, claims and statistics, and counts those that a test notices. Takes half an hour.
 mutation: setup
-	$(BIN)/python -m pip install --quiet ".[mutation]"
+	$(BIN)/python -m pip install --quiet -e ".[mutation]"
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut export-cicd-stats
 	@$(BIN)/python -c "import json; n = json.load(open('mutants/mutmut-cicd-stats.json')); \
@@ -34,7 +34,7 @@ notebooks: setup
 	$(BIN)/python -m notebooks.build
 
 bench: setup
-	$(BIN)/python -m pip install --quiet ".[bench]"
+	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python -m benchmarks
 
 format: setup
@@ -51,4 +51,5 @@ $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@

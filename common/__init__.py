@@ -2,3 +2,5 @@
 
 It knows no paper. Arrows inside go down only; pyproject.toml holds the contracts that `make test` checks.
 """
+
+__version__ = "0.2.0"

@@ -21,6 +21,9 @@ from common.settings import Precision, StudyPreset
 
 Options = TypeVar("Options")
 
+PROGRAM = "detnas"
+"""The one command that an installation brings; see common.__main__."""
+
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A flag that is only ever switched on."""
 
@@ -120,7 +123,9 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
 
 
 def program() -> str:
-    """How this command is typed: "python -m detofa.train"."""
+    """How this command is typed: "python -m detofa.train", or "detnas detofa train"."""
+    if sys.argv[0].partition(" ")[0] == PROGRAM:
+        return sys.argv[0]
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return Path(sys.argv[0]).name if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
@@ -128,6 +133,13 @@ def program() -> str:
 def typed_command() -> str:
     """The command line as it was typed, for the records of a run."""
     return shlex.join([*program().split(), *sys.argv[1:]])
+
+
+def words_for(module: str) -> list[str]:
+    """How another command is typed the way that this one was: "detofa.train" by python -m, or by detnas."""
+    if program().partition(" ")[0] == PROGRAM:
+        return [PROGRAM, *module.removeprefix("common.").split(".")]
+    return ["python", "-m", module]
 
 
 def command(module: str, options: Any, leave_out: Sequence[str] = (), always: Sequence[str] = ("scale", "data")) -> str:
@@ -138,7 +150,7 @@ def command(module: str, options: Any, leave_out: Sequence[str] = (), always: Se
     defaults = type(options)()
     if isinstance(options, StudyOptions):
         defaults = type(options)(scale=options.scale, preset=options.PRESETS[options.scale])
-    words = ["python", "-m", module]
+    words = words_for(module)
     for name in (item.name for item in fields(options) if item.name not in leave_out):
         value, default = getattr(options, name), getattr(defaults, name)
         if name in always:

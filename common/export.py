@@ -1,4 +1,4 @@
-"""A finished detector as one ONNX file, for other runtimes: from normalised images to boxes, suppression and all.
+"""A finished detector as one ONNX file for other runtimes, from normalised images to boxes.
 
     python -m common.export DETECTOR --out best.onnx --check
 

@@ -1,4 +1,4 @@
-"""The 12 COCO numbers of a file of detections, or of a detector on a data set with all that goes with them.
+"""The 12 COCO numbers of a detector on a data set, or of a file of detections.
 
 python -m common.evaluate --gt gt.json --dt detections.json --json
 python -m common.evaluate DETECTOR --data coco:DIR --split test --out evaluation

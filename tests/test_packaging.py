@@ -1,0 +1,74 @@
+"""What an installation brings: the one command, and the packages that it needs."""
+
+import ast
+import dataclasses
+import importlib
+import re
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+from common import __main__ as detnas
+from common import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPERS = sorted(path.parent.name for path in ROOT.glob("*/printed.json"))
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
+
+
+def typed(monkeypatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/detnas", *words])
+    detnas.main()
+
+
+def test_every_command_has_options_of_its_own_and_stands_in_the_help(monkeypatch, capsys):
+    known = detnas.commands()
+    assert {f"{paper} {command}" for paper in PAPERS for command in ("train", "search", "reproduce")} <= set(known)
+    typed(monkeypatch, "--help")
+    lines = capsys.readouterr().out.splitlines()
+    for name, module in known.items():
+        (options, *_) = typing.get_type_hints(importlib.import_module(module).main).values()
+        assert dataclasses.is_dataclass(options)
+        assert any(re.match(rf"  {name}  +[A-Z].*\S$", line) for line in lines), name
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [(("cost",), "cost"), (("detofa", "search"), "detofa search"), (("check",), "")]
+)
+def test_a_command_is_named_as_it_was_typed(words, name, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        typed(monkeypatch, *words, "--help")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: {f'detnas {name}'.strip()} [-h]")
+    assert cli.words_for("common.predict") == ["detnas", "predict"]
+    assert cli.words_for("sm_nas.search") == ["detnas", "sm_nas", "search"]
+
+
+def test_words_are_given_on_and_unknown_ones_told(monkeypatch, capsys):
+    typed(monkeypatch, "cost", "r18", "--size", "64x64", "--json")
+    assert '"macs"' in capsys.readouterr().out
+    typed(monkeypatch, "--version")
+    assert re.fullmatch(r"detnas \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    with pytest.raises(SystemExit) as ended:
+        typed(monkeypatch, "trian", "--help")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: no command 'trian --help': known are predict, ")
+
+
+def test_an_installation_needs_what_is_imported_and_nothing_else():
+    first, *others = re.split(r"^# extra: (\w+)$", (ROOT / "requirements.txt").read_text(), flags=re.M)
+    names = [set(re.findall(r"^[a-z][\w-]*", text, re.M)) for text in (first, *others[1::2])]
+    always, extras = names[0], dict(zip(others[::2], names[1:], strict=True))
+    imported = set()
+    for folder in ("common", *PAPERS):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                found = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+                found += [node.module] if isinstance(node, ast.ImportFrom) else []
+                imported |= {each.split(".")[0] for each in found}
+    known = set(sys.stdlib_module_names) | {"common", *PAPERS}
+    assert {IMPORTED_AS.get(name, name) for name in always} <= imported
+    assert imported - known <= {IMPORTED_AS.get(name, name) for name in always} | extras["export"] | {"ray"}
