@@ -78,14 +78,13 @@ class FitReport:
     """What a stage of training took.
 
     seconds, cpu_seconds: wall clock and process time (all threads) of the steps with their batches, over all the
-    resumptions; work lost to a kill and done again counts once. callback_seconds: wall clock of after_epoch, not part
-    of `seconds`. samples: images trained on. losses: means over the last epoch. peak_memory: bytes, on the GPU in this
-    stage, or of the whole process so far when trained on a CPU.
+    resumptions, without those of after_epoch; work lost to a kill and done again counts once. samples: images trained
+    on. losses: means over the last epoch. peak_memory: bytes, on the GPU in this stage, or of the whole process so far
+    when trained on a CPU.
     """
 
     seconds: float
     cpu_seconds: float
-    callback_seconds: float
     samples: int
     steps: int
     losses: dict[str, float]
@@ -119,7 +118,7 @@ def fit(
     step_losses: StepLosses,
     training: Training,
     *,
-    after_epoch: Callable[[int], dict[str, Any] | None] | None = None,
+    after_epoch: Callable[[int], None] | None = None,
     moments: Mapping[str, Tensor] | None = None,
 ) -> FitReport:
     """Train `model` in place; its weights end up in the run folder under the name of the stage.
@@ -127,7 +126,7 @@ def fit(
     step_losses(batch, step) yields one dict per sub-network: "loss", a scalar to backpropagate, and any named parts.
     Each is backpropagated before the next is asked for, so that only one graph is in memory; gradients add up, then the
     optimiser steps once. Logged values are means over the dicts of a step that hold the name.
-    after_epoch(epoch) may return values for the epoch's log line; the model is put back in training mode after it.
+    after_epoch(epoch) is called after each; the model is put back in training mode after it.
     moments: what the optimiser begins with, as `common.train.schedule.moments_of` names it; where it is not None, what
     it ends with is kept as the weights STAGE-moments.
 
@@ -215,7 +214,7 @@ class _Stage:
         done = self.epoch * self.steps_per_epoch + self.index
         return Step(self.epoch, self.index, done, self.total_steps, self.seed, self.stage)
 
-    def train(self, after_epoch: Callable[[int], dict[str, Any] | None] | None) -> FitReport:
+    def train(self, after_epoch: Callable[[int], None] | None) -> FitReport:
         checkpoint_every_s = self.training.checkpoint_every_s
         self._begin()
         progress = Progress(self.stage, self.total_steps, self.step.global_step, unit="step")
@@ -233,12 +232,11 @@ class _Stage:
                     elif distributed.size() == 1:
                         self._stop_if_asked()
                     self._checkpoint(after_s=checkpoint_every_s)
-                extra = {}
                 if after_epoch is not None:
                     self._checkpoint(after_s=checkpoint_every_s / 12)  # a kill in there then costs no training
                     with self.clock.aside(), self.interruption.at_once():
-                        extra = after_epoch(self.epoch) or {}
-                self._log_epoch(extra)
+                        after_epoch(self.epoch)
+                self._log_epoch()
                 if self.epoch + 1 < self.optimisation.epochs:
                     self.losses = _Losses()
                 self.epoch, self.index = self.epoch + 1, 0
@@ -341,7 +339,7 @@ class _Stage:
             setattr(self, name, state[name])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        self.clock = _Clock(**state["clock"])
+        self.clock = _Clock(state["clock"]["seconds"], state["clock"]["cpu_seconds"])
         self.losses = _Losses(dict(state["loss_sums"]), dict(state["loss_counts"]))
 
     def _checkpoint(self, after_s: float) -> None:
@@ -371,11 +369,11 @@ class _Stage:
             self._checkpoint(after_s=0.0)
             raise KeyboardInterrupt
 
-    def _log_epoch(self, extra: Mapping[str, Any]) -> None:
+    def _log_epoch(self) -> None:
         seconds = self.clock.read()["seconds"]
         record = {"stage": self.stage, "epoch": self.epoch, **self.losses.means()}
         record |= {"learning_rate": self.optimiser.param_groups[0]["lr"], "seconds": seconds}
-        self.run.log(**{**record, "samples_per_second": self.samples / seconds, **extra})
+        self.run.log(**record, samples_per_second=self.samples / seconds)
 
     def _finish(self) -> FitReport:
         self._check_weights()
@@ -441,7 +439,6 @@ class _Clock:
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    callback_seconds: float = 0.0
     _since = None  # wall clock and processor time of the last look; no field
 
     def start(self) -> None:
@@ -457,11 +454,10 @@ class _Clock:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Time in here is the callbacks', not the training's."""
+        """Time in here is not the training's."""
         self.read()
-        self._since, begin = None, time.perf_counter()
+        self._since = None
         yield
-        self.callback_seconds += time.perf_counter() - begin
         self.start()
 
 

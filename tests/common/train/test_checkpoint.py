@@ -47,9 +47,12 @@ def test_no_bit_may_change(pack, unpack):
         assert "\n" not in str(error.value)
 
 
-def test_weights_are_plain_safetensors_and_the_same_bytes_every_time():
-    weights = {"weight": torch.arange(5.0)}
+def test_weights_are_plain_safetensors_and_the_same_bytes_every_time_also_shared_or_strided():
+    shared = torch.arange(6.0)
+    weights = {"a": shared, "b": shared.view(2, 3).T, "c": torch.ones(2, dtype=torch.bfloat16), "n": torch.tensor(3)}
     content = pack_tensors(weights, {"AP": 0.5})
-    assert torch.equal(safetensors.torch.load(content)["weight"], weights["weight"])
     assert content == pack_tensors(weights, {"AP": 0.5})
     assert unpack_tensors(content)[1] == {"AP": 0.5}
+    for loaded in (unpack_tensors(content)[0], safetensors.torch.load(content)):
+        assert loaded.keys() == weights.keys()
+        assert all(torch.equal(loaded[name], weights[name]) for name in weights)

@@ -26,7 +26,7 @@ from common.train import run_folder
 from common.train.loop import Training, fit
 from common.train.run_folder import Run
 
-TIMES = {"seconds", "cpu_seconds", "callback_seconds", "samples_per_second", "peak_memory"}
+TIMES = {"seconds", "cpu_seconds", "samples_per_second", "peak_memory"}
 
 
 class Batches:
