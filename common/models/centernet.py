@@ -21,7 +21,7 @@ from common.letterbox import SIDE_MULTIPLE
 from common.models.architectures import OFAResNetArchitecture
 from common.models.divisor import divisor
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
-from common.models.matching import pick
+from common.models.matching import rows_at
 from common.models.norm import draw_weights
 from common.models.ofa_resnet import sort_channels
 from common.models.outline import outline
@@ -252,7 +252,7 @@ def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def _distance_at_centres(prediction: Tensor, target: Tensor, targets: Targets) -> Tensor:
     """Sum over objects and coordinates of |map at the centre - target|: (B, 2, h, w), (B, G, 2) -> ()."""
-    there = pick(prediction.float().flatten(2).mT, targets.cell)  # (B, G, 2)
+    there = rows_at(prediction.float().flatten(2).mT, targets.cell)  # (B, G, 2)
     return ((there - target).abs() * targets.present.unsqueeze(-1)).sum()
 
 
@@ -272,7 +272,7 @@ def decode_peaks(outputs: dict[str, Tensor], top: int = 100, stride: int = 4) ->
     peaks, flat = (_highest_near(logits) == logits).flatten(1), logits.flatten(1)
     index, valid = best(flat, peaks, top)  # (B, count), count at most `top`
     cell = index % (rows * columns)
-    size, offset = (pick(outputs[name].float().flatten(2).mT, cell) for name in ("size", "offset"))  # (B, count, 2)
+    size, offset = (rows_at(outputs[name].float().flatten(2).mT, cell) for name in ("size", "offset"))  # (B, count, 2)
     centre = torch.stack([cell % columns, cell // columns], dim=-1) + offset  # x, y
     half = size.clamp(min=0) / 2
     boxes = torch.cat([centre - half, centre + half], dim=-1) * stride

@@ -18,7 +18,7 @@ from common.models.anchors import Anchors
 from common.models.boxes import constant, decode
 from common.models.deformable import OffsetConv2d
 from common.models.divisor import divisor
-from common.models.matching import match, pick, sample
+from common.models.matching import match, rows_at, sample
 from common.models.norm import draw_weights
 from common.models.rpn import ProposalNetwork, ProposalSettings, rpn_losses
 
@@ -122,8 +122,8 @@ def guided_rpn_losses(
     # a cell overlaps an object as the best of its fixed anchors does
     cells = match(rpn.fixed.of_maps(maps, rpn.strides), boxes, valid, settings.match, group=rpn.fixed.per_cell)
     drawn = sample(cells.state, settings.samples, settings.positive_share, generator)
-    anchors = shaped(pick(outputs["shape"].float(), drawn.index), outputs["squares"][drawn.index])
-    target = pick(boxes, cells.target.gather(1, drawn.index))
+    anchors = shaped(rows_at(outputs["shape"].float(), drawn.index), outputs["squares"][drawn.index])
+    target = rows_at(boxes, cells.target.gather(1, drawn.index))
     distance = bounded_iou_loss(anchors, target, settings.shape_beta)
     losses["rpn_shape"] = (distance * drawn.positive).sum() / divisor(drawn.valid.sum())
     return losses | rpn_losses(rpn, maps, outputs, boxes, valid, generator)

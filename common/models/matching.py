@@ -99,7 +99,7 @@ def sample(state: Tensor, count: int, positive_share: float, generator: torch.Ge
     return Sample(index, chosen.gather(1, index), (chosen | (state == NEGATIVE)).gather(1, index))
 
 
-def pick(values: Tensor, index: Tensor) -> Tensor:
+def rows_at(values: Tensor, index: Tensor) -> Tensor:
     """Rows of values (B, N, ...) by index (B, S): (B, S, ...)."""
     rows = index.view(*index.shape, *(1,) * (values.dim() - 2))
     return values.gather(1, rows.expand(*index.shape, *values.shape[2:]))

@@ -21,7 +21,7 @@ from common.models.anchors import Anchors
 from common.models.boxes import clip, decode, encode
 from common.models.divisor import divisor
 from common.models.fpn import FPN, NoPyramid, keep_stages
-from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, pick, visible_objects
+from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, rows_at, visible_objects
 from common.models.norm import Norm, convolution
 from common.models.suppression import as_detections, best, suppress
 from common.plain import InputError, from_json, to_json
@@ -158,7 +158,7 @@ def retinanet_losses(outputs: RetinaNetOutputs, batch: Batch) -> dict[str, Tenso
     logits = outputs.logits.float()
     of_class = F.one_hot(labels.gather(1, matches.target), logits.shape[-1]) * positive.unsqueeze(-1)
     focal = torchvision.ops.sigmoid_focal_loss(logits, of_class.float(), settings.alpha, settings.gamma)
-    target = encode(pick(boxes, matches.target), outputs.anchors, DEVIATIONS)
+    target = encode(rows_at(boxes, matches.target), outputs.anchors, DEVIATIONS)
     distance = (outputs.codes.float() - target).abs().sum(dim=-1)
     count = divisor(positive.sum())
     losses = {
@@ -181,10 +181,10 @@ def select(outputs: RetinaNetOutputs) -> Detections:
     ):
         scores = logits.sigmoid().flatten(1)  # (B, N_l * K)
         index, likely = best(scores, scores > settings.least_score, settings.candidates)
-        boxes = decode(pick(codes, index // K), anchors[index // K], DEVIATIONS)
+        boxes = decode(rows_at(codes, index // K), anchors[index // K], DEVIATIONS)
         found.append((clip(boxes, outputs.size), scores.gather(1, index), index % K, likely))
     boxes, scores, labels, likely = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
     order, likely = best(scores, likely, scores.shape[1])  # over the levels
-    boxes, scores, labels = pick(boxes, order), scores.gather(1, order), labels.gather(1, order)
+    boxes, scores, labels = rows_at(boxes, order), scores.gather(1, order), labels.gather(1, order)
     kept = suppress(boxes, likely, settings.overlap, labels)
     return as_detections(boxes, scores, labels, kept, settings.detections)

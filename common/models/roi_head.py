@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from common.batch import Detections
 from common.models.boxes import clip, decode, encode
 from common.models.divisor import divisor
-from common.models.matching import IGNORED, MatchSettings, match, pick, sample
+from common.models.matching import IGNORED, MatchSettings, match, rows_at, sample
 from common.models.norm import draw_weights
 from common.models.roi_align import CANONICAL_SIDE, roi_align
 from common.models.rpn import Proposals
@@ -190,10 +190,10 @@ class RoIHead(nn.Module):
         region, label = index // K, index % K
         scores = scores.flatten(1).gather(1, index)
         if settings.class_specific:
-            codes = pick(codes.flatten(1, 2), index)
+            codes = rows_at(codes.flatten(1, 2), index)
         else:
-            codes = pick(codes.squeeze(2), region)
-        found = clip(decode(codes, pick(boxes, region), settings.stages[-1].deviations), size)
+            codes = rows_at(codes.squeeze(2), region)
+        found = clip(decode(codes, rows_at(boxes, region), settings.stages[-1].deviations), size)
         likely &= (found[..., 2:] - found[..., :2] >= settings.least_side).all(dim=-1)
         kept = suppress(found, likely, settings.overlap, label)
         return as_detections(found, scores, label, kept, settings.detections)
@@ -236,7 +236,7 @@ def sample_regions(
     target = matches.target.gather(1, drawn.index)
     labels = torch.where(drawn.positive, labels.gather(1, target), categories)
     own = drawn.index >= proposals.boxes.shape[1]
-    return Regions(pick(candidates, drawn.index), pick(boxes, target), labels, drawn.positive, drawn.valid, own)
+    return Regions(rows_at(candidates, drawn.index), rows_at(boxes, target), labels, drawn.positive, drawn.valid, own)
 
 
 def region_losses(logits: Tensor, codes: Tensor, regions: Regions, stage: Stage, beta: float) -> dict[str, Tensor]:

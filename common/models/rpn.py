@@ -11,7 +11,7 @@ from common.models.anchors import Anchors
 from common.models.boxes import clip, constant, decode, encode
 from common.models.divisor import divisor
 from common.models.elastic import active_weights
-from common.models.matching import MatchSettings, match, pick, sample
+from common.models.matching import MatchSettings, match, rows_at, sample
 from common.models.norm import Norm, convolution, draw_weights
 from common.models.suppression import best, suppress
 
@@ -76,7 +76,7 @@ class ProposalNetwork(nn.Module):
 
     def at(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
         """`outputs` at the anchors of index (B, S), with a gradient: objectness (B, S), codes (B, S, 4)."""
-        return outputs["objectness"].gather(1, index), pick(outputs["codes"], index)
+        return outputs["objectness"].gather(1, index), rows_at(outputs["codes"], index)
 
     @torch.no_grad()
     def propose(self, maps: Sequence[Tensor], outputs: dict[str, Tensor], size: tuple[int, int]) -> Proposals:
@@ -89,12 +89,12 @@ class ProposalNetwork(nn.Module):
         parts = outputs["anchors"].expand(maps[0].shape[0], -1, -1), self.scores(outputs), outputs["codes"]
         for anchors, scores, codes in zip(*(part.split(counts, dim=1) for part in parts), strict=True):
             scores, index = scores.topk(min(settings.candidates[test], scores.shape[1]), dim=1)
-            boxes = clip(decode(pick(codes, index), pick(anchors, index), self.deviations), size)
+            boxes = clip(decode(rows_at(codes, index), rows_at(anchors, index), self.deviations), size)
             valid = (boxes[..., 2:] - boxes[..., :2] >= settings.least_side).all(dim=-1) & (scores > -torch.inf)
             found.append((boxes, scores, suppress(boxes, valid, settings.overlap)))
         boxes, scores, kept = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         index, valid = best(scores, kept, settings.proposals[test])
-        return Proposals(pick(boxes, index), valid)
+        return Proposals(rows_at(boxes, index), valid)
 
 
 class RPN(ProposalNetwork):
@@ -194,8 +194,8 @@ def rpn_losses(
     matches = match(anchors, boxes, valid, settings.match)
     drawn = sample(matches.state, settings.samples, settings.positive_share, generator)
     logits, codes = rpn.at(maps, outputs, drawn.index)
-    anchors = pick(anchors.expand(len(boxes), -1, -1), drawn.index)
-    target = encode(pick(boxes, matches.target.gather(1, drawn.index)), anchors, rpn.deviations)
+    anchors = rows_at(anchors.expand(len(boxes), -1, -1), drawn.index)
+    target = encode(rows_at(boxes, matches.target.gather(1, drawn.index)), anchors, rpn.deviations)
     count = divisor(drawn.valid.sum())
     objectness = F.binary_cross_entropy_with_logits(logits.float(), drawn.positive.float(), reduction="none")
     distance = F.smooth_l1_loss(codes.float(), target, beta=settings.beta, reduction="none").sum(dim=-1)

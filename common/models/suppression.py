@@ -7,7 +7,7 @@ from torch import Tensor
 
 from common.batch import Detections
 from common.models.boxes import pairwise_iou
-from common.models.matching import pick
+from common.models.matching import rows_at
 
 # How often the fixed-size suppression passes over the boxes; see `_by_fixed_point`.
 ROUNDS = 32
@@ -90,7 +90,7 @@ def as_detections(boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor, c
     index, valid = best(scores, kept, count)
     padding = count - index.shape[1]
     return Detections(
-        boxes=F.pad(pick(boxes, index) * valid.unsqueeze(-1), (0, 0, 0, padding)),
+        boxes=F.pad(rows_at(boxes, index) * valid.unsqueeze(-1), (0, 0, 0, padding)),
         scores=F.pad(scores.gather(1, index) * valid, (0, padding)),
         labels=F.pad(labels.gather(1, index) * valid, (0, padding)),
         valid=F.pad(valid, (0, padding)),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.models import roi_head
 from common.models.boxes import clip, encode
-from common.models.matching import pick, sample
+from common.models.matching import rows_at, sample
 from common.models.norm import Norm
 from common.models.roi_head import CASCADE, RoISettings, roi_losses
 from common.models.rpn import Proposals
@@ -87,7 +87,7 @@ def test_sampled_anchors_are_the_dense_ones(kind):
     found = network.rpn.at(maps, sparse, index)
     network.rpn.norm = Norm()  # any norm: the maps are dense then
     dense = network.rpn(maps)
-    expected = dense["objectness"].gather(1, index), pick(dense["codes"], index)
+    expected = dense["objectness"].gather(1, index), rows_at(dense["codes"], index)
     torch.testing.assert_close(found, expected)
     leaves = [*maps, *network.rpn.parameters()]
     weights = [torch.randn_like(each) for each in found]
