@@ -22,7 +22,8 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,20 +31,31 @@ import torch
 from torch import Tensor, nn
 
 from common.evaluate.subnetworks import Evaluator
+from common.models.architectures import OFAResNetArchitecture
 from common.models.centernet import CenterNet
 from common.plain import InputError
 from common.search.executors import evaluate_all
+from common.settings import Optimisation, Parallel
 from common.train.loop import FitReport, Step, StepLosses, Training, fit
 from common.train.run_folder import Run
 from common.train.shrinking import shrink
-from detofa.presets import Elastic, FilterSettings, OperationPruning, Phase, PruningSettings, ShrinkingSettings
-from detofa.space import EvolutionResult, EvolutionSettings, NoPath, OFAResNetSpace, evolve
+from detofa.presets import (
+    VARIANTS,
+    Elastic,
+    FilterSettings,
+    OperationPruning,
+    Phase,
+    PruningSettings,
+    ShrinkingSettings,
+    Variant,
+)
+from detofa.space import Constraint, EvolutionResult, EvolutionSettings, NoPath, OFAResNetSpace, evolve
 
 if TYPE_CHECKING:
     from detofa.study import DetOFAStudy
 
 Costs = dict[str, dict[str, float]]
-"""What each part of a training took: part -> "seconds" of wall clock and "cpu_seconds"."""
+"""What each part of a training took: part -> "seconds" of wall clock, "cpu_seconds", "samples" where it trained."""
 
 # ------------------------------------------------------------------------------------------------------------------
 # The search space: Table 1
@@ -128,35 +140,6 @@ class Operations:
         return paths[:, self.space.depth_columns][:, block], paths[:, self.space.width_columns][:, block]
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """A resource that a path costs: FLOPs in the paper; latency, parameters or anything additive by the same face.
-
-    cost(paths (P, C)) -> (P,) float64. lowest, highest: the range over the search space A; `buckets` intervals of
-    equal width cut it (Section 3.1.1: five). buckets_of: the constraint whose buckets paths fall into, where a path
-    filter was trained with another than the one that limits a search; None means this one.
-    """
-
-    name: str
-    unit: str
-    cost: Callable[[np.ndarray], np.ndarray]
-    lowest: float
-    highest: float
-    buckets: int = 5
-    buckets_of: "Constraint | None" = None
-
-    def bucket(self, paths: np.ndarray) -> np.ndarray:
-        """(P,) int64: the interval of each path's cost."""
-        if self.buckets_of is not None:
-            return self.buckets_of.bucket(paths)
-        share = (self.cost(paths) - self.lowest) / (self.highest - self.lowest)
-        return np.clip((share * self.buckets).astype(np.int64), 0, self.buckets - 1)
-
-    def budget(self, share: float) -> float:
-        """The cost that lies `share` (0..1) of the way from the cheapest path to the dearest."""
-        return self.lowest + share * (self.highest - self.lowest)
-
-
 def sample_per_bucket(
     operations: Operations, constraint: Constraint, per_bucket: int, generator: np.random.Generator, draws: int = 4
 ) -> np.ndarray:
@@ -199,12 +182,11 @@ def _walk_into(
     A step redraws a few choices and is taken unless it leads away from the bucket. Inside, every step that stays inside
     is taken, so that a walk wanders there uniformly.
     """
-    width = (constraint.highest - constraint.lowest) / constraint.buckets
-    low = constraint.lowest + bucket * width
+    low, high = constraint.edges[bucket : bucket + 2]
 
     def distance(paths: np.ndarray) -> np.ndarray:
         cost = constraint.cost(paths)
-        return np.where(constraint.bucket(paths) == bucket, 0.0, np.abs(cost - np.clip(cost, low, low + width)) + 1e-9)
+        return np.where(constraint.bucket(paths) == bucket, 0.0, np.abs(cost - np.clip(cost, low, high)) + 1e-9)
 
     nearest = np.argsort(distance(paths), kind="stable")[:walks]
     walkers = paths[nearest[np.arange(walks) % len(nearest)]]
@@ -275,7 +257,7 @@ class PathFilter(nn.Module):
 
 
 class PathScorer:
-    """A trained filter with its space and constraint: paths in, scores out."""
+    """A trained filter with its space and constraint: paths in, scores out, in float32 wherever it is asked."""
 
     def __init__(self, path_filter: PathFilter, space: OFAResNetSpace, constraint: Constraint, batch_size: int = 4096):
         self.path_filter, self.space, self.constraint, self.batch_size = path_filter, space, constraint, batch_size
@@ -288,7 +270,8 @@ class PathScorer:
         buckets = torch.from_numpy(self.constraint.bucket(paths)).to(device)
         self.path_filter.eval()
         parts = zip(tokens.split(self.batch_size), buckets.split(self.batch_size), strict=True)
-        return torch.cat([self.path_filter(*part) for part in parts]).double().cpu().numpy()
+        with torch.autocast(device.type, enabled=False):  # near ties are common: rounding would decide about paths
+            return torch.cat([self.path_filter(*part) for part in parts]).double().cpu().numpy()
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -372,7 +355,10 @@ def train_filter(
     constraint: Constraint,
     training: Training,
 ) -> FitReport:
-    """Train `path_filter` in place on 80 % of `data`; it ends with the weights of least loss on the other 20 %."""
+    """Train `path_filter` in place on 80 % of `data`; it ends with the weights of least loss on the other 20 %.
+
+    In float32, whatever the precision of the supernets.
+    """
     settings, seed, device = path_filter.settings, training.seed, training.device
     learnt_from, validation = data.split(0.8, np.random.default_rng([seed, 80]))
     batches = _FilterBatches(learnt_from, space, constraint, settings.batch_size, seed, device)
@@ -397,12 +383,32 @@ def train_filter(
         path_filter,
         batches,
         lambda batch, step: [{"loss": losses_of(batch)}],
-        training,
+        replace(training, precision="float32"),
         after_epoch=keep_best,
     )
     path_filter.load_state_dict(run.load_weights(best)[0])
     path_filter.eval()
     return report
+
+
+def ridge_scores(
+    space: OFAResNetSpace, constraint: Constraint, learnt_from: PathLosses, paths: np.ndarray, strength: float = 1.0
+) -> np.ndarray:
+    """(P,) scores of paths by a ridge regression of loss on one-hot tokens, bucket, cost and its square.
+
+    Not in the paper: what a filter has to beat.
+    """
+    mean, deviation = (measure(constraint.cost(learnt_from.paths)) for measure in (np.mean, np.std))
+
+    def features(paths: np.ndarray) -> np.ndarray:
+        kinds = 1 + len(space.widths) * len(space.expands)
+        tokens = np.eye(kinds)[tokenise(space, paths)].reshape(len(paths), -1)
+        cost = ((constraint.cost(paths) - mean) / deviation)[:, None]
+        return np.hstack([tokens, np.eye(constraint.buckets)[constraint.bucket(paths)], cost, cost**2])
+
+    known, level = features(learnt_from.paths), learnt_from.losses.mean()
+    gram = known.T @ known + strength * np.eye(known.shape[1])
+    return -features(paths) @ np.linalg.solve(gram, known.T @ (learnt_from.losses - level))
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -554,18 +560,28 @@ def train(run: Run, stage: str, supernet: nn.Module, task: Task, sampler: Sample
     """Equation 1: one sampled path a step (Algorithm 1, lines 7 to 16). `supernet.activate(path)` selects it."""
 
     def step_losses(batch: Any, step: Step) -> Iterator[dict[str, Tensor]]:
-        supernet.activate(sampler(1, step.generator("path"))[0])
-        yield task.losses(supernet(batch.images), batch)
+        began = time.process_time()
+        (path,) = sampler(1, step.generator("path"))
+        drawing = torch.tensor(time.process_time() - began)
+        supernet.activate(path)
+        yield {**task.losses(supernet(batch.images), batch), "drawing_cpu_seconds": drawing}
 
     return fit(run, stage, supernet, task.batches, step_losses, training)
 
 
-def spent(*reports: FitReport) -> dict[str, float]:
-    """Wall clock and processor time of some trainings."""
-    return {name: sum(getattr(report, name) for report in reports) for name in ("seconds", "cpu_seconds")}
+def spent(report: FitReport) -> dict[str, float]:
+    """Wall clock, processor time and samples of a training."""
+    return {name: getattr(report, name) for name in ("seconds", "cpu_seconds", "samples")}
 
 
-def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evaluator, paths: np.ndarray) -> PathLosses:
+def validate_paths(
+    run: Run,
+    purpose: str,
+    supernet: nn.Module,
+    evaluator: Evaluator,
+    paths: np.ndarray,
+    how: Parallel = Parallel(),  # noqa: B008 (frozen)
+) -> PathLosses:
     """Algorithm 1, line 3: the validation loss of each path, its batch-norm statistics re-estimated first.
 
     Every result is recorded as a candidate of `run` at once, so an interrupted sampling goes on with the next path; a
@@ -573,24 +589,29 @@ def validate_paths(run: Run, purpose: str, supernet: nn.Module, evaluator: Evalu
     """
     space = supernet.backbone.space
 
-    def validate(path: np.ndarray) -> dict[str, float]:
-        began = time.process_time()
-        loss = evaluator.loss(evaluator.recalibrate(supernet.extract(path)))
-        if not math.isfinite(loss):
-            raise FloatingPointError("the validation loss is not finite")
-        return {"loss": loss, "cpu_seconds": time.process_time() - began}
-
     def key(path: np.ndarray) -> list[str]:
         return [purpose, space.key(path)]
 
-    records = list(evaluate_all(validate, paths, run, key, score=None, label=f"{purpose} paths"))
+    validate = partial(_validate, supernet, evaluator)
+    records = list(evaluate_all(validate, paths, run, key, how, score=None, label=f"{purpose} paths"))
     done = np.array([record["status"] == "done" for record in records], dtype=bool)
     return PathLosses(paths[done], np.array([record["loss"] for record in records if record["status"] == "done"]))
 
 
+def _validate(supernet: nn.Module, evaluator: Evaluator, path: np.ndarray) -> dict[str, float]:
+    """Of one path, here or in another process, which then has a supernet of its own."""
+    began = time.process_time()
+    loss = evaluator.loss(evaluator.recalibrate(supernet.extract(path)))
+    if not math.isfinite(loss):
+        raise FloatingPointError("the validation loss is not finite")
+    return {"loss": loss, "cpu_seconds": time.process_time() - began}
+
+
 def validated_paths(run: Run, purpose: str, space: OFAResNetSpace) -> PathLosses:
-    """The paths that a finished run validated for one purpose, with their losses; `InputError` when there are none."""
+    """The paths that a finished run validated for one purpose, by name, with their losses; `InputError` when there are
+    none."""
     records = [record for record in run.candidates(status="done") if record["key"][0] == purpose]
+    records.sort(key=lambda record: record["key"])  # in whatever order several processes came to an end
     if not records:
         raise InputError(
             f"{run.path} holds no validated path, for its candidates.jsonl is damaged or missing: delete the folder to "
@@ -612,7 +633,7 @@ def sample_paths(
     """Algorithm 1, line 3: paths of every cost bucket with their losses, and the seconds that validating them took."""
     generator = np.random.default_rng([study.seed, 3])
     paths = sample_per_bucket(operations, study.constraint, per_bucket, generator)
-    losses = validate_paths(run, purpose, supernet, task.evaluator, paths)
+    losses = validate_paths(run, purpose, supernet, task.evaluator, paths, study.options)
     records = [record for record in run.candidates() if record["key"][0] == purpose]
     return losses, {name: sum(record.get(name, 0.0) for record in records) for name in ("seconds", "cpu_seconds")}
 
@@ -637,13 +658,18 @@ def prune(
 
 
 def pretrain_supernet(study: "DetOFAStudy", run: Run) -> dict[str, Any]:
-    """Section 4.1: the supernet as a classifier, its largest path first, then uniform paths; some paths validated."""
+    """Section 4.1: the supernet as a classifier, its largest path first, then uniform paths; some paths validated.
+
+    A released supernet (`--pretrained`) takes the place of the former, and keeps its weights.
+    """
     supernet, task, preset = study.classifier(), study.classification_task, study.preset
     everything, training = Operations.all(study.space), study.training(preset.classification)
-    costs = {
-        "full": spent(train(run, "full", supernet, task, only(study.space.largest()), training)),
-        "uniform": spent(train(run, "uniform", supernet, task, everything.sample, training)),
-    }
+    costs: Costs = {}
+    if study.released is None:
+        costs["full"] = spent(train(run, "full", supernet, task, only(study.space.largest()), training))
+    else:  # trained on ImageNet already: the backbone stays, only the classifier is fitted to the crops
+        supernet.backbone.requires_grad_(False)
+    costs["uniform"] = spent(train(run, "uniform", supernet, task, everything.sample, training))
     losses, costs["sampling"] = sample_paths(
         study, run, "classification", supernet, task, everything, preset.pretraining_paths
     )
@@ -677,12 +703,14 @@ SHARED = {"classification": pretrain_supernet, "filter": pretrain_filter, "warm-
 """The runs that all supernets of a seed build on: what -> make(study, run)."""
 
 
-def algorithm_1(study: "DetOFAStudy", run: Run, pruning: PruningSettings | None) -> tuple[CenterNet, Costs]:
+def algorithm_1(
+    study: "DetOFAStudy", run: Run, pruning: PruningSettings | None, fine_tuning: Optimisation
+) -> tuple[CenterNet, Costs]:
     """Algorithm 1 with all that leads to its input: the supernet trained with search space pruning, and what it cost.
 
     study: networks, data and runs of one seed; `study.shared(what)` makes one of `SHARED` where it is not there yet.
     run: where this supernet is trained. pruning: None leaves out lines 5, 6 and 11 to 13, which is OFA without
-    progressive shrinking.
+    progressive shrinking. fine_tuning: the preset's, unless the supernet is to have the time that another took.
     """
     preset, space = study.preset, Operations.all(study.space)
     # Input (`pretrain_supernet`, `pretrain_filter`): supernet weights and path filter, pre-trained on classification.
@@ -700,8 +728,9 @@ def algorithm_1(study: "DetOFAStudy", run: Run, pruning: PruningSettings | None)
         )
         costs |= {part: warmed_up[part] for part in ("sampling", "filter")}
     # Lines 7 to 16 (`train`): gradient descent on one path a step; `PathSampler` does lines 10 to 13.
-    report = train(run, "fine-tuning", supernet, study.detection_task, sampler, study.training(preset.fine_tuning))
-    return supernet, costs | {"fine-tuning": spent(report)}
+    report = train(run, "fine-tuning", supernet, study.detection_task, sampler, study.training(fine_tuning))
+    drawing = {"drawing_cpu_seconds": report.losses["drawing_cpu_seconds"] * report.steps}
+    return supernet, costs | {"fine-tuning": spent(report) | drawing}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -738,6 +767,12 @@ def search(
     return evolve(operations.draw, space.canonical, feasible, rank, radices, settings, generator)
 
 
+def best_affordable(losses: PathLosses, constraint: Constraint, budget: float) -> np.ndarray | None:
+    """A random search: of the validated paths that cost at most `budget` the one of least loss; None without any."""
+    affordable = np.flatnonzero(constraint.cost(losses.paths) <= budget)
+    return losses.paths[affordable[losses.losses[affordable].argmin()]] if len(affordable) else None
+
+
 # ------------------------------------------------------------------------------------------------------------------
 # 4.2 What it is compared with
 # ------------------------------------------------------------------------------------------------------------------
@@ -755,6 +790,16 @@ def phase_operations(space: OFAResNetSpace, elastic: tuple[Elastic, ...]) -> Ope
             largest = np.arange(allowed.shape[axis]) == allowed.shape[axis] - 1
             allowed &= np.expand_dims(largest, tuple(other for other in range(4) if other != axis))
     return Operations(space, allowed)
+
+
+def all_widths(space: OFAResNetSpace, elastic: tuple[Elastic, ...]) -> list[OFAResNetArchitecture]:
+    """Networks of maximal depth in which every width stands that a phase's sub-networks have, in each layer."""
+    path, networks = space.largest(), []
+    for width in space.choices[space.width_columns.start] if "width" in elastic else path[space.width_columns][:1]:
+        for expand in space.choices[-1] if "expand" in elastic else path[-1:]:
+            path[space.width_columns], path[space.expand_columns] = width, expand
+            networks.append(space.architecture(path))
+    return networks
 
 
 def centernet_distillation(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -789,11 +834,15 @@ def progressive_shrinking(
     """Train `supernet`, which holds the weights of the trained `full_net`, through all phases; a report for each.
 
     full_net: the static teacher, in evaluation mode, its batch-norm statistics its own. Channels are sorted by
-    importance before each phase.
+    importance before each phase; what the phases before have trained computes the same after it.
     """
+    space, trained = (
+        supernet.backbone.space,
+        dict(zip(settings.phases, [(), *(p.elastic for p in settings.phases)], strict=False)),
+    )
 
     def step_losses_of(phase: Phase) -> StepLosses:
-        operations = phase_operations(supernet.backbone.space, phase.elastic)
+        operations = phase_operations(space, phase.elastic)
 
         def step_losses(batch: Any, step: Step) -> Iterator[dict[str, Tensor]]:
             with torch.no_grad():
@@ -808,6 +857,83 @@ def progressive_shrinking(
 
         return step_losses
 
-    return shrink(
-        run, supernet, task.batches, settings.phases, step_losses_of, training, lambda phase: supernet.sort_channels()
+    def sort(phase: Phase) -> None:
+        supernet.sort_channels(all_widths(space, trained[phase]))
+
+    return shrink(run, supernet, task.batches, settings.phases, step_losses_of, training, sort)
+
+
+def supernet_result(study: "DetOFAStudy", name: str) -> dict[str, Any]:
+    """The supernet of `VARIANTS[name]`, trained where it is not there yet: what it cost, and for every budget the net
+    found, a random search's, and their AP.
+    """
+    variant = VARIANTS[name]
+    return study.once(name, partial(train_and_search, study, variant), variant=asdict(variant))
+
+
+def train_and_search(study: "DetOFAStudy", variant: Variant, run: Run) -> dict[str, Any]:
+    """Sections 3.2 and 3.3 for one way to train the supernet."""
+    supernet, costs = train_variant(study, variant, run)
+    if variant.full_net:
+        return {"costs": costs, "full": study.measured(run, supernet, [study.space.largest()])[0]}
+    operations, preset, constraint = study.operations(variant), study.preset, study.constraint
+    # Section 3.3: before the search the filter is trained again, on m paths a bucket of the finished supernet.
+    losses, costs["search sampling"] = sample_paths(
+        study, run, "search", supernet, study.detection_task, operations, preset.fine_tuning_paths
     )
+    path_filter, training = study.filter_of("filter"), study.training(preset.path_filter.fine_tuning)
+    train_filter(run, "search-filter", path_filter, losses, study.space, constraint, training)
+    scorer, began = study.scorer(path_filter), time.perf_counter()
+    found = [search(operations, scorer, budget, preset.evolution, study.seed).best for budget in study.budgets]
+    seconds = time.perf_counter() - began
+    chance = [best_affordable(losses, constraint, budget) for budget in study.budgets]
+    return {
+        "costs": costs,
+        "search_seconds": seconds,
+        "space": str(operations.size()),
+        "budgets": study.budgets,
+        "found": study.measured(run, supernet, found),
+        "random": study.measured(run, supernet, chance),
+    }
+
+
+def train_variant(study: "DetOFAStudy", variant: Variant, run: Run) -> tuple[CenterNet, Costs]:
+    """The variant's supernet, and what each part of its training took."""
+    preset, task, largest = study.preset, study.detection_task, study.space.largest()
+    fine_tuning = equal_cost(study, variant.equal_cost_of) if variant.equal_cost_of else preset.fine_tuning
+    if variant.shared_warm_up:
+        return algorithm_1(study, run, variant.pruning, fine_tuning)
+    supernet = study.detector()
+    if variant.shrinking:
+        costs = dict(study.result("fullnet")["costs"])
+        study.restore(supernet, "fullnet", "fine-tuning")
+        full_net = study.final_evaluator.recalibrate(supernet.extract(largest))
+        settings, training = preset.shrinking, study.training(preset.shrinking.optimisation)
+        reports = progressive_shrinking(run, supernet, full_net, task, settings, training)
+        phases = zip(settings.phases, reports, strict=True)
+        return supernet, costs | {phase.name: spent(report) for phase, report in phases}
+    if variant.transfer:
+        study.transferred(supernet)
+    sampler = only(largest) if variant.full_net else study.operations(variant).sample
+    stages = {"warm-up": preset.warm_up, "fine-tuning": fine_tuning}
+    return supernet, {
+        stage: spent(train(run, stage, supernet, task, sampler, study.training(optimisation)))
+        for stage, optimisation in stages.items()
+    }
+
+
+def training_budget(costs: Costs) -> dict[str, float]:
+    """Samples and processor seconds to the finished supernet; what is sampled for the search is no part (Table 3)."""
+    parts = {name: part for name, part in costs.items() if name != "search sampling"}
+    samples = sum(part["samples"] for name, part in parts.items() if name not in ("sampling", "filter"))
+    return {"samples": samples, "cpu_seconds": sum(part["cpu_seconds"] for part in parts.values())}
+
+
+def equal_cost(study: "DetOFAStudy", name: str) -> Optimisation:
+    """The fine-tuning with which `VARIANTS[name]` takes as many processor seconds as ours, by their recorded times."""
+    ours, own, shortest = study.result("ours")["costs"], study.result(name)["costs"], study.preset.fine_tuning
+    missing = training_budget(ours)["cpu_seconds"] - training_budget(own)["cpu_seconds"]
+    longer = max(1.0, 1 + missing / own["fine-tuning"]["cpu_seconds"])
+    epochs = round(longer * shortest.epochs)
+    milestones = tuple(milestone * epochs / shortest.epochs for milestone in shortest.milestones)
+    return replace(shortest, epochs=epochs, milestones=milestones)

@@ -5,11 +5,13 @@ A scale is a preset, never a branch in the code.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from common.cli import StudyOptions
-from common.settings import Augmentation, Optimisation, ShrinkingPhase, StudyPreset
-from detofa.space import EvolutionSettings, OFAResNetSpace
+from common.plain import InputError
+from common.settings import Augmentation, Optimisation, Parallel, ShrinkingPhase, StudyPreset
+from detofa.space import BucketSpacing, EvolutionSettings, OFAResNetSpace
 
 # ---- Settings
 
@@ -112,10 +114,10 @@ class Preset(StudyPreset):
     pretraining_paths: int
     """Paths of each bucket that are sampled from the classification supernet (paper: 2000)."""
     fine_tuning_paths: int
-    """Paths of each bucket that are sampled from the detection supernet, m (paper: 100)."""
-    search_paths: int
-    """Paths of each bucket that are sampled from the finished supernet: the search's filter and the random search learn
-    from the same."""
+    """Paths of each bucket that are sampled from a detection supernet, m (paper: 100): after the warm-up, and from the
+    finished one for the search's filter."""
+    bucket_spacing: BucketSpacing = "equal"
+    """Where cost buckets end: at equal widths (the paper), or at quantiles of uniform paths, which train all alike."""
     operation_samples: int = 100
     """Paths that an operation is inserted into to score it (n, unstated in the paper)."""
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
@@ -126,6 +128,14 @@ class Preset(StudyPreset):
     """Uniform paths of each bucket that figure 6 shows."""
     filter_folds: int = 5
     """Folds of table 2's cross-validation."""
+
+    def __post_init__(self) -> None:
+        twins = self.space.twins()
+        if twins is not None:
+            raise InputError(
+                f"the search space holds one network twice: {twins}; give choices that differ more, wider stages or a "
+                "smaller channel_multiple"
+            )
 
 
 # ---- The four scales
@@ -153,8 +163,10 @@ SMOKE = Preset(
     name="smoke",
     space=OFAResNetSpace(
         base_depths=(1, 1, 1, 1),
+        widths=(0.5, 0.75, 1.0),
+        expands=(0.25, 0.5, 0.75),
         stage_widths=(16, 24, 32, 48),
-        stem_width=16,
+        stem_width=8,
         channel_multiple=2,
         stage_strides=(1, 2, 1, 1),
     ),
@@ -181,7 +193,6 @@ SMOKE = Preset(
     ),
     pretraining_paths=3,
     fine_tuning_paths=3,
-    search_paths=2,
     operation_samples=4,
     evolution=EvolutionSettings(population=10, generations=4),
     budget_shares=(0.6, 1.0),
@@ -198,11 +209,11 @@ NANO = Preset(
     name="nano",
     space=OFAResNetSpace(
         base_depths=(1, 1, 1, 1),
-        widths=(0.5, 0.75, 1.0),
+        widths=(0.35, 0.6, 1.0),
         expands=(0.15, 0.25, 0.4),
-        stage_widths=(32, 64, 96, 128),
-        stem_width=16,
-        channel_multiple=4,
+        stage_widths=(32, 64, 96, 160),
+        stem_width=12,
+        channel_multiple=2,
         stage_strides=(1, 2, 1, 1),
     ),
     neck_widths=(32,),
@@ -226,7 +237,7 @@ NANO = Preset(
     path_filter=FilterSettings(batch_size=64, pretraining=_cosine(60, 1e-3), fine_tuning=_cosine(40, 3e-4)),
     pretraining_paths=80,
     fine_tuning_paths=40,
-    search_paths=16,
+    bucket_spacing="quantile",
     figure6_paths=6,
 )
 """Verdicts on two CPU cores: a thin backbone of the same classes, stride 8 instead of 32, small images.
@@ -259,11 +270,23 @@ PAPER = Preset(
     path_filter=FilterSettings(pretraining=_cosine(60, 1e-3), fine_tuning=_cosine(60, 3e-4)),
     pretraining_paths=2000,
     fine_tuning_paths=100,
-    search_paths=100,
 )
 """Pascal VOC as published: 5 + 65 epochs, Adam 1.25e-4 at batch 32, drops at 45 and 60 of the 70 (Section 4.1).
 
 Command: python -m detofa.reproduce --scale paper --data voc:DIR --seeds 3 --device cuda
+Time: days; not measured.
+"""
+
+PAPER_COCO = replace(
+    PAPER,
+    name="paper-coco",
+    image_size=512,
+    warm_up=_adam(10, 1.25e-4),
+    fine_tuning=_adam(60, 1.25e-4, (35.0, 50.0)),
+)
+"""COCO as published: 10 + 60 epochs (Section 4.1); size and drops of CenterNet, whose 140 epochs these are half of.
+
+Command: python -m detofa.reproduce --scale paper-coco --data coco:DIR --seeds 3 --device cuda --pretrained FILE
 Time: days; not measured.
 """
 
@@ -288,7 +311,7 @@ Command: python -m detofa.reproduce --scale mini --data coco:DIR --seeds 3 --dev
 Time: hours; not measured yet.
 """
 
-PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
+PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER, PAPER_COCO)}
 
 
 # ---- Ways to train a supernet
@@ -312,6 +335,8 @@ class Variant:
     """Progressive shrinking from the full net, three times the epochs."""
     full_net: bool = False
     """The largest path alone."""
+    equal_cost_of: str | None = None
+    """The variant that this one is, fine-tuned until it has cost as many CPU seconds as ours; None means by epochs."""
 
 
 _PATHS_ONLY = PruningSettings(operations="none")
@@ -322,6 +347,10 @@ VARIANTS = {
     "ofa-shrinking": Variant("OFA (w/ PS)", shrinking=True, shared_warm_up=False),
     "compofa": Variant("CompOFA*", coupled=True, shared_warm_up=False),
     "fullnet": Variant("Fullnet", full_net=True, shared_warm_up=False),
+    "ofa-equal-cost": Variant("OFA (w/o PS), cost of ours", equal_cost_of="ofa"),
+    "compofa-equal-cost": Variant(
+        "CompOFA*, cost of ours", coupled=True, shared_warm_up=False, equal_cost_of="compofa"
+    ),
     "ofa-scratch": Variant("OFA (w/o PS), no transfer", transfer=False, shared_warm_up=False),
     "operations-flops": Variant("FLOPs", replace(_OPERATIONS_ONLY, operations="flops")),
     "operations-bucket": Variant("FLOPs & score (per bucket)", replace(_OPERATIONS_ONLY, operations="score_bucket")),
@@ -346,15 +375,18 @@ UNITS = {"macs": "MAC", "params": "parameters", "latency": "ms"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(StudyOptions):
+class Options(StudyOptions, Parallel):
     """Flags that all of DetOFA's commands share."""
 
     PRESETS: ClassVar[Mapping[str, Preset]] = PRESETS
 
     scale: Literal[tuple(PRESETS)] = "smoke"
-    """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), mini (a GPU) or paper (as published);
-    --preset.FIELD changes any field of it."""
+    """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), mini (a GPU), paper (as published, VOC)
+    or paper-coco; --preset.FIELD changes any field of it."""
     constraint: Literal[tuple(UNITS)] = "macs"
     """What budgets and buckets limit: macs, params (both of the backbone) or latency (ms on the device)."""
+    pretrained: Path | None = None
+    """Once-for-All's released ImageNet weights, ofa_resnet50_d0-1-2_e0.2-0.25-0.35_w0.65-0.8-1.0, for scales with its
+    space (default: the supernet is pre-trained on object crops)."""
     preset: Preset = SMOKE
     """The settings of the scale."""

@@ -22,7 +22,7 @@ from detofa.train import points
 
 if TYPE_CHECKING:
     from common.models.centernet import CenterNet
-    from detofa.method import Constraint
+    from detofa.space import Constraint
     from detofa.study import FinishedStudy
 
 
@@ -57,9 +57,11 @@ def main(options: Options) -> None:
         return
     if options.run is None:
         raise InputError("say which supernet to search in with --run RUN, or ask for the space with --describe")
+    from common.train import distributed
     from detofa.study import FinishedStudy
 
     study = FinishedStudy(options.run, options.device)
+    distributed.refuse("a search", "start one process, for it trains nothing")
     report = find_all(study, options.budget, options.constraint, options.out, options.evaluate, typed_command())
     show(report, options.json, report_text)
 
@@ -149,8 +151,7 @@ def find_one(
     Beside it in the record, under "random": the affordable one of least validated loss among the uniform paths that
     the predictor learnt from; None where none of them is affordable.
     """
-    from detofa.method import PathScorer, search
-    from detofa.study import best_affordable
+    from detofa.method import PathScorer, best_affordable, search
 
     scorer = PathScorer(study.predictor, study.space, limit)
     began = time.perf_counter()

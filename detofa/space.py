@@ -1,7 +1,8 @@
 """Once-for-All's ResNet space, which DetOFA searches: its paths, what they cost, and the evolutionary search of it.
 
     paths     `OFAResNetSpace`: depth, width and bottleneck ratio of a ResNet-D-like network, and their encoding
-    costs     `CostTable`: multiply-accumulates, parameters or measured milliseconds of millions of paths a second
+    costs     `CostTable`: multiply-accumulates, parameters or measured milliseconds of millions of paths a second;
+              `Constraint`: the buckets and budgets that they make
     search    `evolve`: Once-for-All's evolutionary search, a whole generation at a time
 
 The space is that of Once-for-All's ResNet50 (github.com/mit-han-lab/once-for-all); common.models.ofa_resnet builds its
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
+from typing import Literal
 
 import numpy as np
 
@@ -169,13 +171,39 @@ class OFAResNetSpace:
         return path
 
     def size(self, coupled: bool = False) -> int:
-        """The exact number of different paths. coupled: of those whose depth and width rise together in each stage, as
-        in CompOFA*.
+        """The exact number of different networks. coupled: of those whose depth and width rise together in each stage,
+        as in CompOFA*.
         """
-        size = prod(len(allowed) for allowed in self.choices[self.stem_columns])
-        for base in self.base_depths:
-            size *= (1 if coupled else len(self.widths)) * sum(len(self.expands) ** (base + d) for d in self.depths)
+        skips, middles, outs = self.choices[self.stem_columns]
+        size = len(skips) * len(set(map(self.stem_middle, middles))) * len(set(map(self.stem_out, outs)))
+        depths, widths = range(len(self.depths)), range(len(self.widths))
+        pairs = list(zip(depths, widths, strict=False) if coupled else itertools.product(depths, widths))
+        for stage, base in enumerate(self.base_depths):
+            networks = {
+                (depth, self.stage_width(stage, width)): len(set(self._middle_widths(stage, width)))
+                ** (base + self.depths[depth])
+                for depth, width in pairs
+            }
+            size *= sum(networks.values())
         return size
+
+    def twins(self) -> str | None:
+        """Two choices that build one network, in words; None where all paths are different networks."""
+        widths, stages = range(len(self.widths)), range(STAGES)
+        by_width = {f"of stage {s + 1}": [self.stage_width(s, w) for w in widths] for s in stages}
+        if self.elastic_stem:
+            by_width |= {"of the stem": [*map(self.stem_out, widths)], "in the stem": [*map(self.stem_middle, widths)]}
+        by_expand = {
+            f"of stage {s + 1} at width {self.widths[w]:g}": self._middle_widths(s, w) for s in stages for w in widths
+        }
+        for kind, values, sets in (("widths", self.widths, by_width), ("expand ratios", self.expands, by_expand)):
+            for where, channels in sets.items():
+                for one, other in itertools.pairwise(range(len(values))):
+                    if channels[one] == channels[other]:
+                        return (
+                            f"{kind} {values[one]:g} and {values[other]:g} {where} both give {channels[one]} channels"
+                        )
+        return None
 
     # ---- channels
 
@@ -186,6 +214,9 @@ class OFAResNetSpace:
     def middle_width(self, stage: int, width: int, expand: int) -> int:
         """Bottleneck channels of a block of stage 0..3 at the given choice indices."""
         return round_channels(self.stage_width(stage, width) * self.expands[expand], self.channel_multiple)
+
+    def _middle_widths(self, stage: int, width: int) -> list[int]:
+        return [self.middle_width(stage, width, expand) for expand in range(len(self.expands))]
 
     def stem_out(self, width: int) -> int:
         """Channels after the stem at the width choice of index `width`."""
@@ -336,6 +367,7 @@ class BlockShape:
 
 
 Cost = Callable[[StemShape | BlockShape], float]
+Rows = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -457,9 +489,65 @@ def _stage_parts(space: OFAResNetSpace, stage: int, cost: Cost, size: Size) -> I
         yield _Part((*columns, *layers[list(group)].tolist()), costs.shape, costs.ravel())
 
 
+BucketSpacing = Literal["equal", "quantile"]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A resource that a path costs: FLOPs in the paper; latency, parameters or anything additive by the same face.
+
+    cost(paths (P, C)) -> (P,) float64. edges: rising costs that bound the buckets, from the cheapest path of the search
+    space A to the dearest. buckets_of: the constraint whose buckets paths fall into, where a path filter was trained
+    with another than the one that limits a search; None means this one.
+    """
+
+    name: str
+    unit: str
+    cost: Rows
+    edges: tuple[float, ...]
+    buckets_of: "Constraint | None" = None
+
+    @staticmethod
+    def of(name: str, unit: str, table: CostTable, spacing: BucketSpacing = "equal", buckets: int = 5) -> "Constraint":
+        """The constraint on what a table says. spacing: buckets of equal width, as in the paper (Section 3.1.1: five),
+        or such that uniform paths fall into all of them equally often.
+        """
+        shares, (lowest, highest) = np.linspace(0, 1, buckets + 1), table.range()
+        inner = lowest + shares * (highest - lowest)
+        if spacing == "quantile":
+            inner = np.quantile(table(table.space.sample(100_000, np.random.default_rng(0))), shares)
+        return Constraint(
+            name, unit, lambda paths: table(paths).astype(float), (lowest, *inner[1:-1].tolist(), highest)
+        )
+
+    @property
+    def lowest(self) -> float:
+        """The cost of the cheapest path."""
+        return self.edges[0]
+
+    @property
+    def highest(self) -> float:
+        """The cost of the dearest path."""
+        return self.edges[-1]
+
+    @property
+    def buckets(self) -> int:
+        """Number of buckets."""
+        return len(self.edges) - 1
+
+    def bucket(self, paths: np.ndarray) -> np.ndarray:
+        """(P,) int64: the interval of each path's cost."""
+        if self.buckets_of is not None:
+            return self.buckets_of.bucket(paths)
+        return np.searchsorted(self.edges[1:-1], self.cost(paths), side="right")
+
+    def budget(self, share: float) -> float:
+        """The cost that lies `share` (0..1) of the way from the cheapest path to the dearest, bucket by bucket."""
+        return float(np.interp(share, np.linspace(0, 1, len(self.edges)), self.edges))
+
+
 # ---- Search
 
-Rows = Callable[[np.ndarray], np.ndarray]
 Sample = Callable[[int, np.random.Generator], np.ndarray]
 Breed = Callable[[np.ndarray, int], np.ndarray]
 

@@ -10,15 +10,16 @@ the full net, the warm-up. What a run is made of stands in detofa/method.py.
     latency                            milliseconds of the space's blocks, for all seeds
 """
 
-import time
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.batch import Batch
 from common.data.batches import ClassificationBatches
@@ -26,16 +27,28 @@ from common.evaluate.latency import measure_latency
 from common.evaluate.subnetworks import Evaluator
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.classifier import Classifier, classification_losses
-from common.models.ofa_resnet import PLAIN, Bottleneck, OFAResNet, Stem
+from common.models.ofa_resnet import PLAIN, Bottleneck, OFAResNet, Stem, weights_of_release
+from common.models.torchvision_weights import read_state
 from common.plain import InputError, from_json
 from common.search.executors import evaluate_all
 from common.settings import CROP_AUGMENTATION
 from common.study import Study
+from common.train.checkpoint import load_strictly
 from common.train.run_folder import Run
 from detofa import method
-from detofa.method import Constraint, Costs, Operations, OperationScores, PathFilter, PathLosses, PathScorer, Task
+from detofa.method import Operations, OperationScores, PathFilter, PathLosses, PathScorer, Task
 from detofa.presets import ABLATIONS, UNITS, VARIANTS, FilterSettings, Options, Preset, PruningSettings, Variant
-from detofa.space import BlockShape, CostTable, OFAResNetSpace, StemShape
+from detofa.space import BlockShape, Constraint, CostTable, OFAResNetSpace, StemShape
+
+PRETRAINED = ("classification", "filter")
+"""Runs that learn from crops alone."""
+
+
+class Released(NamedTuple):
+    """Once-for-All's released supernet: the SHA-256 of its file, and the backbone's weights."""
+
+    digest: str
+    weights: dict[str, Tensor]
 
 
 class DetOFAStudy(Study):
@@ -46,7 +59,11 @@ class DetOFAStudy(Study):
     options: Options
 
     def identity(self) -> dict[str, Any]:
-        return {"constraint": self.options.constraint}
+        digest = None if self.released is None else self.released.digest
+        return {"constraint": self.options.constraint, "pretrained": digest}
+
+    def run_name(self, what: str, shared: bool = False) -> str:
+        return super().run_name(what, shared or (what in PRETRAINED and self.pretrained_once))
 
     @property
     def space(self) -> OFAResNetSpace:
@@ -100,18 +117,18 @@ class DetOFAStudy(Study):
     def constraint(self) -> Constraint:
         """What a path costs, at the size of the detection images."""
         if self.options.constraint == "latency":
-            self.once("latency", self._time_blocks, shared=True)
+            self.once("latency", self._time_blocks, shared=True, timed=True, pretrained=None)
         return self._constraint
 
     @cached_property
     def _constraint(self) -> Constraint:
         name, size = self.options.constraint, self.preset.image_size
         if name == "latency":
-            known = self.once("latency", self._time_blocks, shared=True)["blocks"]
+            known = self.once("latency", self._time_blocks, shared=True, timed=True, pretrained=None)["blocks"]
             table = CostTable(self.space, lambda shape: known[str(shape)], size)
         else:
             table = CostTable.macs(self.space, size) if name == "macs" else CostTable.params(self.space)
-        return Constraint(name, UNITS[name], lambda paths: table(paths).astype(float), *table.range())
+        return Constraint.of(name, UNITS[name], table, self.preset.bucket_spacing)
 
     def _time_blocks(self, run: Run) -> dict[str, Any]:
         """Measured once for all seeds: every process then has the same buckets and budgets."""
@@ -140,10 +157,26 @@ class DetOFAStudy(Study):
 
     # ---- networks
 
+    @cached_property
+    def released(self) -> Released | None:
+        """What `--pretrained` names; None without it."""
+        file = self.options.pretrained
+        if file is None:
+            return None
+        try:
+            weights = weights_of_release(read_state(file), self.space.max_depths)
+            load_strictly(self._backbone(), weights, str(file))
+        except InputError as error:
+            raise InputError(f"--pretrained cannot be used: {error}") from None
+        return Released(hashlib.sha256(file.read_bytes()).hexdigest(), weights)
+
     def classifier(self) -> Classifier:
-        """A fresh classification supernet."""
+        """A classification supernet: fresh, or the released one with a fresh classifier."""
         torch.manual_seed(self.seed)
-        return self.placed(Classifier(self._backbone(), len(self.crops.categories)))
+        network = Classifier(self._backbone(), len(self.crops.categories))
+        if self.released is not None:
+            network.backbone.load_state_dict(self.released.weights)
+        return self.placed(network)
 
     def detector(self) -> CenterNet:
         """A fresh detection supernet."""
@@ -186,7 +219,11 @@ class DetOFAStudy(Study):
 
     def shared(self, what: str) -> dict[str, Any]:
         """The result of one of `method.SHARED`."""
-        return self.once(what, partial(method.SHARED[what], self))
+        study, for_all = self, self.run_name(what) == what
+        if for_all and self.seed:  # the same whichever seed asks first
+            study = DetOFAStudy(self.options, 0, self.command)
+            study._recorders = self._recorders
+        return self.once(what, partial(method.SHARED[what], study), shared=for_all)
 
     def validated(self, what: str) -> PathLosses:
         """The paths that a shared run validated, with their losses."""
@@ -217,56 +254,8 @@ class DetOFAStudy(Study):
             self.shared("warm-up" if variant.shared_warm_up else "classification")
 
     def result(self, name: str) -> dict[str, Any]:
-        """The supernet of `VARIANTS[name]`: what it cost, and for every budget the net found, a random search's, and
-        their AP.
-        """
-        return self.once(name, partial(self._make, VARIANTS[name]), variant=asdict(VARIANTS[name]))
-
-    def _make(self, variant: Variant, run: Run) -> dict[str, Any]:
-        supernet, costs = self._train(variant, run)
-        if variant.full_net:
-            return {"costs": costs, "full": self.measured(run, supernet, [self.space.largest()])[0]}
-        operations, preset = self.operations(variant), self.preset
-        losses, costs["search sampling"] = method.sample_paths(
-            self, run, "search", supernet, self.detection_task, operations, preset.search_paths
-        )
-        # Section 3.3: before the search the filter is trained again, on paths of the finished supernet.
-        path_filter, training = self.filter_of("filter"), self.training(preset.path_filter.fine_tuning)
-        method.train_filter(run, "search-filter", path_filter, losses, self.space, self.constraint, training)
-        scorer, began = self.scorer(path_filter), time.perf_counter()
-        found = [method.search(operations, scorer, each, preset.evolution, self.seed).best for each in self.budgets]
-        return {
-            "costs": costs,
-            "search_seconds": time.perf_counter() - began,
-            "space": str(operations.size()),
-            "budgets": self.budgets,
-            "found": self.measured(run, supernet, found),
-            "random": self.measured(
-                run, supernet, [best_affordable(losses, self.constraint, budget) for budget in self.budgets]
-            ),
-        }
-
-    def _train(self, variant: Variant, run: Run) -> tuple[CenterNet, Costs]:
-        """The variant's supernet, and what each part of its training took."""
-        if variant.shared_warm_up:
-            return method.algorithm_1(self, run, variant.pruning)
-        preset, task, supernet, largest = self.preset, self.detection_task, self.detector(), self.space.largest()
-        if variant.shrinking:
-            costs = dict(self.result("fullnet")["costs"])
-            self.restore(supernet, "fullnet", "fine-tuning")
-            full_net = self.final_evaluator.recalibrate(supernet.extract(largest))
-            settings, training = preset.shrinking, self.training(preset.shrinking.optimisation)
-            reports = method.progressive_shrinking(run, supernet, full_net, task, settings, training)
-            phases = zip(settings.phases, reports, strict=True)
-            return supernet, costs | {phase.name: method.spent(report) for phase, report in phases}
-        if variant.transfer:
-            self.transferred(supernet)
-        sampler = method.only(largest) if variant.full_net else self.operations(variant).sample
-        stages = {"warm-up": preset.warm_up, "fine-tuning": preset.fine_tuning}
-        return supernet, {
-            stage: method.spent(method.train(run, stage, supernet, task, sampler, self.training(optimisation)))
-            for stage, optimisation in stages.items()
-        }
+        """See `method.supernet_result`."""
+        return method.supernet_result(self, name)
 
     def measured(
         self, run: Run, supernet: CenterNet, paths: Sequence[np.ndarray | None]
@@ -311,8 +300,9 @@ class DetOFAStudy(Study):
         """Table 2: scores of the warm-up's paths, each by a filter that was fine-tuned on the other folds.
 
         All folds start from one filter, pre-trained with the same ablation on paths of the classification supernet.
+        name: of `ABLATIONS`, or "ridge" for `method.ridge_scores` on the same folds.
         """
-        settings = replace(self.preset.path_filter, **ABLATIONS[name])
+        settings = replace(self.preset.path_filter, **ABLATIONS.get(name, {}))
 
         def make(run: Run) -> dict[str, Any]:
             constraint, pretrained, data = self.constraint, self.new_filter(settings), self.validated("warm-up")
@@ -320,30 +310,49 @@ class DetOFAStudy(Study):
             def train(stage: str, path_filter: PathFilter, losses: PathLosses, training: method.Training) -> None:
                 method.train_filter(run, stage, path_filter, losses, self.space, constraint, training)
 
-            train("pretraining", pretrained, self.validated("classification"), self.training(settings.pretraining))
+            if name in ABLATIONS:
+                train("pretraining", pretrained, self.validated("classification"), self.training(settings.pretraining))
             buckets = constraint.bucket(data.paths)
             fold = folds_of(buckets, self.preset.filter_folds, np.random.default_rng([self.seed, 2]))
             scores = np.empty(len(fold))
             for held_out in range(self.preset.filter_folds):
                 path_filter, inside = self.new_filter(settings), fold != held_out
-                path_filter.load_state_dict(pretrained.state_dict())
                 chosen = PathLosses(data.paths[inside], data.losses[inside])
+                if name == "ridge":
+                    scores[~inside] = method.ridge_scores(self.space, constraint, chosen, data.paths[~inside])
+                    continue
+                path_filter.load_state_dict(pretrained.state_dict())
                 train(f"fold-{held_out}", path_filter, chosen, self.training(settings.fine_tuning))
                 scores[~inside] = self.scorer(path_filter)(data.paths[~inside])
             return {"scores": scores, "losses": data.losses, "buckets": buckets, "fold": fold}
 
         return self.once(f"filter-ablation-{name}", make, filter=asdict(settings))
 
+    def plateau(self, kind: str, length: float) -> tuple[float, ...]:
+        """Samples, and AP in points of the full net (kind "full"), or of the cheapest, middle and dearest path of a
+        uniform supernet, trained `length` times as long as the preset says.
+        """
+        space, preset = self.space, self.preset
+        optimisation = replace(
+            preset.fine_tuning, epochs=round(length * (preset.warm_up.epochs + preset.fine_tuning.epochs))
+        )
+        some = space.sample(1000, np.random.default_rng(0))
+        middle = some[np.abs(self.constraint.cost(some) - self.constraint.budget(0.5)).argmin()]
+        paths = {"full": [space.largest()], "uniform": [space.smallest(), middle, space.largest()]}[kind]
+
+        def make(run: Run) -> dict[str, Any]:
+            supernet = self.transferred(self.detector())
+            sampler = method.only(space.largest()) if kind == "full" else Operations.all(space).sample
+            report = method.train(run, "training", supernet, self.detection_task, sampler, self.training(optimisation))
+            return {"samples": report.samples, "paths": self.measured(run, supernet, paths)}
+
+        result = self.once(f"plateau-{kind}-{length:g}", make)
+        return result["samples"], *(100 * path["AP"] for path in result["paths"])
+
     def operation_scores(self, what: str) -> OperationScores:
         """Figure 7: scores of all operations by the filter of a shared run; every filter scores the same paths."""
         generator, scorer = np.random.default_rng([self.seed, 7]), self.scorer(self.filter_of(what))
         return method.score_operations(Operations.all(self.space), scorer, self.preset.operation_samples, generator)
-
-
-def best_affordable(losses: PathLosses, constraint: Constraint, budget: float) -> np.ndarray | None:
-    """A random search: of the validated paths that cost at most `budget` the one of least loss; None without any."""
-    affordable = np.flatnonzero(constraint.cost(losses.paths) <= budget)
-    return losses.paths[affordable[losses.losses[affordable].argmin()]] if len(affordable) else None
 
 
 def folds_of(buckets: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:
@@ -381,7 +390,7 @@ class FinishedStudy(DetOFAStudy):
     def once(
         self, what: str, make: Callable[[Run], Mapping[str, Any]], *, shared: bool = False, **settings: Any
     ) -> dict[str, Any]:
-        path = self.folder / (what if shared else self.run_name(what))
+        path = self.run_path(what, shared)
         result = Run.read(path).result
         if result is None:
             raise InputError(f"{path} is not finished: give its detofa.train command again, it goes on")

@@ -16,7 +16,7 @@ from common.cli import Switch, run, show, typed_command
 from common.plain import InputError, read_json, to_json
 from detofa import presets
 from detofa.presets import UNITS, VARIANTS
-from detofa.space import CostTable
+from detofa.space import Constraint, CostTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,15 @@ def main(options: Options) -> None:
         show(plan, options.json, plan_text)
         return
     from common.train import distributed
+    from detofa.method import supernet_result
     from detofa.study import DetOFAStudy
 
     began = time.perf_counter()
     study = DetOFAStudy(options, options.seed, typed_command())
-    print(f"{plan_text(plan)}\n{len(study.training_set)} training images, {study.device}", file=sys.stderr)
-    result = study.result(options.variant)  # the shared runs, Algorithm 1, the search: see DetOFAStudy
-    distributed.stop()
+    images = len(study.training_set)  # says what is wrong with the data before anything is made
+    if distributed.rank() == 0:
+        print(f"{plan_text(plan)}\n{images} training images, {study.device}", file=sys.stderr)
+    result = supernet_result(study, options.variant)  # the shared runs, Algorithm 1, the search
     report = {
         "run": plan["run"],
         "unit": UNITS[options.constraint],
@@ -55,7 +57,9 @@ def main(options: Options) -> None:
         "next": next_command(plan["run"], result),
         **result,
     }
-    show(report, options.json, report_text)
+    if distributed.rank() == 0:
+        show(report, options.json, report_text)
+    distributed.stop()
 
 
 def describe(options: Options) -> dict[str, Any]:
@@ -68,9 +72,9 @@ def describe(options: Options) -> dict[str, Any]:
     if options.constraint != "latency":
         macs = options.constraint == "macs"
         table = CostTable.macs(preset.space, preset.image_size) if macs else CostTable.params(preset.space)
-        lowest, highest = table.range()
-        cost |= {"lowest": lowest, "highest": highest}
-        budgets = [lowest + share * (highest - lowest) for share in preset.budget_shares]
+        constraint = Constraint.of(**cost, table=table, spacing=preset.bucket_spacing)
+        cost |= {"lowest": constraint.lowest, "highest": constraint.highest}
+        budgets = [constraint.budget(share) for share in preset.budget_shares]
     plan = {
         "paper": "detofa",
         "run": str(options.out / "detofa" / options.run_folder / f"{options.variant}-s{options.seed}"),
@@ -80,6 +84,7 @@ def describe(options: Options) -> dict[str, Any]:
         "data": options.data,
         "seed": options.seed,
         "precision": options.precision,
+        "pretrained": options.pretrained,
         "space": {"size_before_pruning": preset.space.size(coupled=variant.coupled)},
         "cost": cost,
         "budgets": budgets,
@@ -99,13 +104,16 @@ def plan_text(plan: Mapping[str, Any]) -> str:
         *(preset["shrinking"]["phases"] if variant["shrinking"] else ()),
     ]
     epochs = " + ".join(str(stage["epochs"]) for stage in stages)
+    longer = " (more: as many CPU seconds as ours takes)" if variant["equal_cost_of"] else ""
+    pretraining = f"2 x {preset['classification']['epochs']} epochs on object crops"
+    if plan["pretrained"]:
+        pretraining = f"the backbone of {plan['pretrained']}"
     return "\n".join(
         [
             f"{variant['title']} ({variant['name']}), scale {plan['scale']}{changed}, {plan['data']}, "
             f"seed {plan['seed']}, into {plan['run']}",
             f"{plan['space']['size_before_pruning']:,} paths of {costs} (backbone)",
-            f"2 x {preset['classification']['epochs']} epochs on object crops, then {epochs} epochs on images of "
-            f"{preset['image_size']} pixels",
+            f"{pretraining}, then {epochs} epochs{longer} on images of {preset['image_size']} pixels",
         ]
     )
 

@@ -131,9 +131,9 @@ print(f"all three pairs: {unbounded:.3f}, by hand {by_hand:.3f}")
 # %%
 study = DetOFAStudy(Options(data="scenes:train=80,val=24", out=Path(tempfile.mkdtemp()), device="cpu"), seed=0)
 with contextlib.redirect_stderr(io.StringIO()), Run.open(tempfile.mkdtemp(), {}) as run:
-    supernet, seconds = method.algorithm_1(study, run, PruningSettings())
+    supernet, costs = method.algorithm_1(study, run, PruningSettings(), study.preset.fine_tuning)
     result = study.result("ours")
-display(pd.DataFrame(seconds).T.round(2))
+display(pd.DataFrame(costs).T.round(2))
 print(f"{study.space.size():,} paths, {int(result['space']):,} after operation pruning")
 
 # %% [markdown]
@@ -190,8 +190,9 @@ display(table)
 
 # %%
 folder = Path(sys.path[0]) / "results" / "nano" / "detofa"
-for exhibit in EXHIBITS:
-    display(Shown(ExhibitResult.load(folder / f"{exhibit.name}.json")))
+for file in (folder / f"{exhibit.name}.json" for exhibit in EXHIBITS):
+    if file.is_file():
+        display(Shown(ExhibitResult.load(file)))
 
 # %%
 claims, _ = find_claims([folder])

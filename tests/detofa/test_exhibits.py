@@ -1,23 +1,21 @@
-"""DetOFA's exhibits and claims: made-up numbers against naive formulas, words against those published; no training."""
+"""DetOFA's exhibits and claims: made-up numbers against naive formulas; no training."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from common.plain import InputError, from_json, read_json, to_json
-from common.report.claims import Evidence, judge, read_claims
-from common.report.exhibit import ExhibitResult, Setting, printed
-from common.report.reproduce import draw, stacked_evidence
+from common.plain import InputError, to_json
+from common.report.claims import Evidence, judge
+from common.report.exhibit import Setting, printed
+from common.report.reproduce import stacked_evidence
 from common.report.statistics import Difference
 from detofa import exhibits
 from detofa.exhibits import FOLDER, LABELS, PAPER
-from detofa.presets import ABLATIONS, NANO, VARIANTS
+from detofa.presets import NANO, VARIANTS
 from detofa.space import OFAResNetSpace
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "nano" / "detofa"
 SETTING = Setting("scenes", "nano", to_json(NANO), {"constraint": "macs"})
 T = 12.706204736  # quantile of Student's t with one degree of freedom: two seeds
 NAN = math.nan
@@ -26,8 +24,9 @@ CLAIMS = {claim.id: claim for claim in PAPER.claims}
 BOTH = (0, 1)  # the two seeds of all made-up numbers
 
 
-def seeds(one: float, other: float) -> list[float]:
+def seeds(values) -> list[float]:
     """Mean, low and high over two seeds."""
+    one, other = map(float, values)
     mean, half = (one + other) / 2, T * abs(one - other) / 2
     return [mean, mean - half, mean + half]
 
@@ -53,64 +52,20 @@ def assert_same(found, expected) -> None:
 def drawing(name: str, measured, setting: Setting = SETTING) -> tuple[list, dict]:
     """Rows of the exhibit's table, and its pictures' data by name."""
     drawn = BY_NAME[name].draw(measured, setting)
+    assert all(len(row) == len(drawn.table.columns) for row in drawn.table.rows)
     return list(drawn.table.rows), {picture.name: to_json(picture.data) for picture in drawn.pictures}
 
 
-# ---- what exhibits and claims are called, and where they stand
-
-
-@pytest.mark.parametrize("name", BY_NAME)
-def test_published_numbers_are_drawn_as_published(name):
-    """Titles, captions, notes, columns, units and labels; below it is numbers."""
-    committed, record = ExhibitResult.load(PUBLISHED / f"{name}.json"), read_json(PUBLISHED / "measured.json")[name]
-    numbers = {int(seed): values for seed, values in record["seeds"].items()}
-    again = draw(PAPER, BY_NAME[name], numbers, from_json(Setting, record["setting"]), committed.command)
-    for field in ("title", "caption", "units", "table", "pictures"):
-        assert_same(to_json(getattr(again, field)), to_json(getattr(committed, field)))
-    assert again.notes == committed.notes[: len(again.notes)]
-
-
-def test_claims_have_the_published_words_and_rules():
-    committed = read_claims(PUBLISHED / "claims.json")
-    assert list(CLAIMS) == list(committed) == [f"DO-{number}" for number in range(1, 11)]
-    for name, claim in CLAIMS.items():
-        record = committed[name]
-        assert (claim.where, claim.statement) == (record["where"], record["statement"])
-        assert (claim.paper_value, claim.rule) == (record["paper"], record["rule"])
-        for condition, rule in zip(claim.conditions, record["conditions"], strict=True):
-            assert (condition.direction, condition.threshold) == (rule["direction"], rule["threshold"])
-            assert condition.unit == rule["unit"]
-            worth_finding = {"AP points": 0.5, "tau": 0.1, "": 0.5 if name == "DO-2" else 0.05}
-            assert condition.effect == worth_finding[condition.unit]
-        assert claim.exhibits == (("figure5",) if name == "DO-2" else ())
-
-
-def test_exhibits_are_the_papers_in_its_order():
+def test_exhibits_and_claims_are_the_papers():
     drawings = {"figure1", "figure2", "figure3", "figure4"}  # of the method: nothing is measured
-    assert list(BY_NAME) == [name for name in printed(FOLDER)["exhibits"] if name not in drawings]
-    assert (PAPER.name, PAPER.title) == ("detofa", "DetOFA")
-    assert {exhibit.name: (exhibit.shows, [claim.id for claim in exhibit.claims]) for exhibit in PAPER.exhibits} == {
-        "table1": ("exact sizes, and the printed formulas", []),
-        "figure5": ("AP of the nets found, by method and budget", ["DO-1", "DO-8", "DO-9", "DO-10"]),
-        "figure6": ("AP of sampled paths, ours and OFA", ["DO-3"]),
-        "figure7": ("how far scores follow operation size", ["DO-5"]),
-        "table2": ("precision for the weakest quarter of paths", ["DO-4"]),
-        "table3": ("seconds to the finished supernet", ["DO-2"]),
-        "figure8": ("AP of the nets found, by pruning strategy", ["DO-6"]),
-        "figure9": ("AP of the nets found, by pruning ratio", ["DO-7"]),
-    }
-
-
-def test_a_reproduction_begins_with_its_data_and_networks():
-    study = SimpleNamespace(
-        detector=lambda: SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: 1500)] * 2),
-        constraint=SimpleNamespace(lowest=6268992.0, highest=40345344.0, unit="MAC"),
-        training_set=range(48),
-        sets={"validation": range(24)},
-    )
-    assert PAPER.describe(study) == (
-        "48 training and 24 validation images; supernet 3,000 parameters, paths of 6.269e+06 to 4.035e+07 MAC"
-    )
+    assert {*BY_NAME} == {*printed(FOLDER)["exhibits"]} - drawings
+    assert sorted(CLAIMS) == sorted(f"DO-{number}" for number in range(1, 13))
+    assert [exhibit.name for exhibit in PAPER.exhibits if exhibit.pilot] == ["plateau"]
+    for claim in CLAIMS.values():
+        assert claim.seeds == 6
+        assert claim.before.rule
+        assert claim.before.reason
+        assert all(condition.effect for condition in claim.conditions)
 
 
 # ---- a made-up study
@@ -122,7 +77,8 @@ class Study:
     seed = 3
     budgets = (10e6, 20e6)
     space = NANO.space
-    constraint = SimpleNamespace(lowest=1.0, highest=6.0, buckets=5)
+    constraint = SimpleNamespace(edges=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0), buckets=5)
+    costs = {"warm-up": {"cpu_seconds": 2.0, "seconds": 20.0, "samples": 7}}  # noqa: RUF012
 
     def __init__(self, results=None, finished=()):
         self.results, self.finished, self.asked = results or {}, finished, []
@@ -137,31 +93,33 @@ class Study:
         self.asked.append(name)
         if isinstance(self.results[name], Exception):
             raise self.results[name]
-        return self.results[name]
+        return {"costs": self.costs} | self.results[name]
 
     def shared(self, what):
         self.asked.append(what)
 
     def sampled(self, name):
         self.asked.append(f"sampled-{name}")
-        ap = {"ours": (0.3, 0.5, None, 0.8), "ofa": (0.1, 0.2, 0.4, None)}[name]
-        buckets = (0, 0, 1, 4)
-        return [
-            {"cost": 1.5 + bucket, "bucket": bucket, "status": "done"} | ({} if value is None else {"AP": value})
-            for value, bucket in zip(ap, buckets, strict=True)
+        generator = np.random.default_rng(len(name))
+        records = [
+            {"cost": 1 + bucket + generator.random(), "bucket": bucket, "AP": generator.random()}
+            for bucket in (0, 0, 1, 2, 3, 3, 4)
         ]
+        return [*records[:-1], {"status": "failed"}] if name == "ours" else records
 
     def cross_validated(self, name):
         self.asked.append(f"filter-ablation-{name}")
-        losses = [1.0, 2.0, 3.0, 4.0]
-        scores = {"ours": [0.9, 0.8, 0.7, 0.1], "no-block": [0.1, 0.8, 0.7, 0.9]}.get(name, [0.5, 0.2, 0.7, 0.6])
-        return {"scores": scores, "losses": losses, "buckets": [2, 2, 2, 2]}
+        generator = np.random.default_rng(len(name))
+        return {"scores": generator.random(40), "losses": generator.random(40), "buckets": [0, 2] * 20}
 
     def operation_scores(self, what):
         self.asked.append(what)
         index = np.array([[0, 0, 0, 0], [0, 0, 0, 1], [3, 0, 0, 0], [3, 0, 0, 1]])  # blocks 0 and 1
         score = {"filter": [0.4, 0.3, 0.1, 0.2], "warm-up": [0.1, 0.2, 0.3, 0.9]}[what]
         return SimpleNamespace(index=index, score=np.array(score), cost=np.array([1.0, 2.0, 3.0, 4.0]))
+
+    def plateau(self, kind, length):
+        return (1000 * length, *([30 * length] if kind == "full" else [length, 2 * length, 3 * length]))
 
 
 def found(*pairs) -> list:
@@ -174,7 +132,7 @@ def evidence_of(measured, study) -> dict:
     values = {}
     for name, value in measured["evidence"].items():
         study.asked.clear()
-        values[name] = (value(), list(study.asked))
+        values[name] = (value(), list(dict.fromkeys(study.asked)))
     return values
 
 
@@ -183,65 +141,57 @@ def evidence_of(measured, study) -> dict:
 
 def test_table1():
     measured = BY_NAME["table1"].measure(Study())
-    stem = 2 * 3 * 3
     paper = {"OFA": 351**3 * 3159, "CompOFA*": 117**3 * (3**4 + 3**5 + 3**6)}
     block = 3 + 9 + 27  # one to three layers of three ratios
     own = {"OFA": (3 * block) ** 4, "CompOFA*": block**4}
     formula = {"OFA": ((9 + 9) * (27 + 27) * (81 + 81)) ** 4, "CompOFA*": (9 + 27 + 81) ** 4}
-    assert measured == {
-        "paper": {name: {"backbone": size, "with stem": size * stem} for name, size in paper.items()},
-        "scale": {name: {"backbone": size, "with stem": size * stem} for name, size in own.items()},
-        "formula": formula,
-    }
+    assert measured["formula"] == formula
+    assert {name: sizes["backbone"] for name, sizes in measured["scale"].items()} == own
+    stems = 2 * 2 * 3  # skipped or not, inner widths 24 and 32, three outer widths
     spaces = {row[0]: row[1] for row in printed(FOLDER)["exhibits"]["table1"]["printed"]["rows"]}
-    rows, pictures = drawing("table1", [measured, measured])
+    rows, _ = drawing("table1", [measured, measured])
     assert [list(row) for row in rows] == [
-        [name, spaces[name], paper[name], paper[name] * stem, formula[name], own[name]] for name in ("OFA", "CompOFA*")
+        [name, spaces[name], paper[name], paper[name] * stems, formula[name], own[name]] for name in paper
     ]
-    assert pictures == {}
 
 
 # ---- AP against cost: figures 5, 8 and 9
 
-FIGURE5 = ("ours", "ofa", "ofa-shrinking", "compofa", "ofa-scratch", "fullnet")
-FIGURE8 = ("operations-all", "operations-bucket", "operations-flops", "paths-score", "ofa")
-FIGURE9 = ("ours", "operations-ratio-40", "paths-ratio-40", "paths-score", "operations-all")
+EQUAL_COST = ("ofa-equal-cost", "compofa-equal-cost")
+MEASURED = {
+    "figure5": ("ours", "ofa", "ofa-shrinking", "compofa", *EQUAL_COST, "ofa-scratch", "fullnet"),
+    "figure8": ("ours", "operations-all", "operations-bucket", "operations-flops", "paths-score", "ofa"),
+    "figure9": ("ours", "operations-ratio-40", "paths-ratio-40", "paths-score", "operations-all", "ofa"),
+}
 
 
-def made_up(place: int) -> dict:
-    """A variant's result, another for each place."""
-    return {"found": found((0.2 + place / 100, 9e6 + place), (0.3 + place / 50, 19e6 + place))}
-
-
-@pytest.mark.parametrize(("exhibit", "names"), [("figure5", FIGURE5), ("figure8", FIGURE8), ("figure9", FIGURE9)])
-def test_curves_are_measured_of_these_variants(exhibit, names):
-    results = {name: made_up(place) for place, name in enumerate(names)}
-    if exhibit == "figure5":
-        results["fullnet"] = {"full": {"AP": 0.45, "cost": 40e6}}
-    if "ours" in names:
-        results["ours"] |= {"random": found((0.21, 8e6), None)}
+@pytest.mark.parametrize("exhibit", MEASURED)
+def test_curves_are_measured_of_these_variants(exhibit):
+    names = MEASURED[exhibit]
+    results = {
+        name: {"found": found((0.2 + at / 100, 9e6 + at), (0.3 + at / 50, 19e6 + at))} for at, name in enumerate(names)
+    }
+    results["ours"] |= {"random": found((0.21, 8e6), None)}
+    results["fullnet"] = {"full": {"AP": 0.45, "cost": 40e6}}
     study = Study(results, finished=names[:1])
     measured = BY_NAME[exhibit].measure(study)
     expected = {
-        name: {"AP": [20.0 + place, 30.0 + 2 * place], "cost": [9e6 + place, 19e6 + place]}
-        for place, name in enumerate(names)
+        name: {"AP": [20.0 + at, 30.0 + 2 * at], "cost": [9e6 + at, 19e6 + at]}
+        for at, name in enumerate(names)
         if name != "fullnet"
     }
-    chance = {"random": {"AP": [21.0, NAN], "cost": [8e6, NAN]}} if "ours" in names else {}
-    assert_same(measured["curves"], expected | chance)
-    assert (measured["budgets"], measured["missing"]) == ((10e6, 20e6), {})
+    assert_same(measured["curves"], expected | {"random": {"AP": [21.0, NAN], "cost": [8e6, NAN]}})
+    assert measured["budget"] == {LABELS[name]: {"samples": 7, "cpu_seconds": 2.0} for name in names}
     assert [name for name in study.asked if name.startswith("prepare")] == [f"prepare {name}" for name in names[1:]]
     values = {name: (curve["AP"], [name]) for name, curve in expected.items()}
-    if exhibit == "figure5":
-        assert_same(measured["full"], {"AP": 45.0, "cost": 40e6})
-        values["full"] = (45.0, ["fullnet"])
+    values |= {"full": (45.0, ["fullnet"])} if exhibit == "figure5" else {}
     assert_same(evidence_of(measured, study), values)
 
 
 def test_a_variant_without_result_does_not_cost_the_others_theirs(capsys):
-    results = {name: made_up(0) for name in FIGURE8} | {"operations-flops": InputError("no path costs so little")}
-    measured = BY_NAME["figure8"].measure(Study(results))
-    assert set(measured["curves"]) == set(FIGURE8) - {"operations-flops"}
+    results = {name: {"found": found((0.2, 9e6)), "random": []} for name in MEASURED["figure8"]}
+    measured = BY_NAME["figure8"].measure(Study(results | {"operations-flops": InputError("no path costs so little")}))
+    assert set(measured["curves"]) == {*results, "random"} - {"operations-flops"}
     assert measured["missing"] == {"FLOPs": "no path costs so little"}
     assert capsys.readouterr().err == "operations-flops, seed 3, has no result: no path costs so little\n"
 
@@ -259,7 +209,6 @@ def curves(*names: str, full: bool = False) -> list[dict]:
         {
             "budgets": [10e6 + 1e6 * seed, 20e6],
             "curves": {name: {"AP": AP[name][seed].tolist(), "cost": COST[name][seed].tolist()} for name in names},
-            "missing": {},
         }
         | ({"full": FULL[seed]} if full else {})
         for seed in BOTH
@@ -268,76 +217,48 @@ def curves(*names: str, full: bool = False) -> list[dict]:
 
 def curve_row(title: str, name: str, reference: str) -> list:
     """Title, AP at each budget, its mean over the budgets, and the reference's mean minus it."""
-    means, theirs = AP[name].mean(axis=1), AP[reference].mean(axis=1)
-    return [
-        title,
-        *(seeds(*ap) for ap in AP[name].T),
-        seeds(*means),
-        None if name == reference else seeds(*theirs - means),
-    ]
+    behind = None if name == reference else seeds((AP[reference] - AP[name]).mean(axis=1))
+    return [title, *(seeds(ap) for ap in AP[name].T), seeds(AP[name].mean(axis=1)), behind]
 
 
 def series(titles: dict) -> dict:
     """Title -> (mean cost in MMACs, AP with its interval) at each budget."""
     return {
-        title: [[cost.mean() / 1e6, *seeds(*ap)] for cost, ap in zip(COST[name].T, AP[name].T, strict=True)]
+        title: [[cost.mean() / 1e6, *seeds(ap)] for cost, ap in zip(COST[name].T, AP[name].T, strict=True)]
         for name, title in titles.items()
     }
 
 
 TITLES5 = {name: LABELS[name] for name in ("ours", "ofa", "ofa-shrinking", "compofa", "random")}
-SCRATCH = LABELS["ofa-scratch"]
+NOT_DRAWN = (*EQUAL_COST, "ofa-scratch")
 
 
 def test_figure5():
-    rows, pictures = drawing("figure5", curves(*TITLES5, "ofa-scratch", full=True))
-    best_of_ours = AP["ours"].max(axis=1)
-    expected = [
-        *(curve_row(title, name, "ours") for name, title in (TITLES5 | {"ofa-scratch": SCRATCH}).items()),
-        ["Fullnet", None, None, seeds(40.0, 43.0), seeds(best_of_ours[0] - 40.0, best_of_ours[1] - 43.0)],
-    ]
-    assert_same(rows, expected)
-    order = [*TITLES5.values(), SCRATCH]
-    picture = {"series": series(TITLES5), "cost_label": X_AXIS, "references": {"Fullnet": [42.0, 41.5]}, "order": order}
-    assert_same(pictures, {"figure5": picture})
-
-
-def test_figure5_without_the_full_net_and_without_ours():
-    drawn = BY_NAME["figure5"].draw(curves("ofa", "compofa"), SETTING)
-    assert [(row[0], row[-1]) for row in drawn.table.rows] == [("OFA (w/o PS)", None), ("CompOFA*", None)]
-    assert drawn.notes == ["No transfer (Section 4.2) starts from random weights; it is not drawn."]
-    assert drawn.pictures[0].data["references"] == {}
-    only_one_seed = curves("ofa", full=True)
-    del only_one_seed[1]["full"]
-    assert len(BY_NAME["figure5"].draw(only_one_seed, SETTING).table.rows) == 1
-    rows, _ = drawing("figure5", curves("ofa", full=True))
-    assert_same(rows[-1], ["Fullnet", None, None, seeds(40.0, 43.0), None])
-
-
-def test_a_budget_without_a_net_is_no_point_of_the_picture_and_no_number_of_the_table():
-    measured = curves("ours", "ofa")
-    for numbers in measured:
-        numbers["curves"]["ofa"] = {"AP": [19.0, None], "cost": [8e6, None]}
-    rows, pictures = drawing("figure5", measured)
-    assert math.isnan(rows[1][2].mean)
-    assert len(pictures["figure5"]["series"]["OFA (w/o PS)"]) == 1
-    result = draw(PAPER, BY_NAME["figure5"], {0: measured[0] | {"missing": {"CompOFA*": "no path"}}}, SETTING, "typed")
-    assert "CompOFA* has no result for seed 0: no path." in result.notes
+    rows, pictures = drawing("figure5", curves(*TITLES5, *NOT_DRAWN, full=True))
+    titles = TITLES5 | {name: LABELS[name] for name in NOT_DRAWN}
+    expected = [curve_row(title, name, "ours") for name, title in titles.items()]
+    best = AP["ours"].max(axis=1)
+    assert_same(rows, [*expected, ["Fullnet", None, None, seeds([40, 43]), seeds([best[0] - 40, best[1] - 43])]])
+    order = {"references": {"Fullnet": [42.0, 41.5]}, "order": [*TITLES5.values()]}
+    assert_same(pictures, {"figure5": {"series": series(TITLES5), "cost_label": X_AXIS, **order}})
+    few = curves("ofa", full=True)
+    few[1]["curves"]["ofa"] = {"AP": [19.0, None], "cost": [8e6, None]}  # no net for a budget
+    rows, pictures = drawing("figure5", few)
+    assert math.isfinite(rows[0][2].mean)
+    assert rows[0][2].n == 1
+    assert_same(rows[1], ["Fullnet", None, None, seeds([40, 43]), None])
+    del few[1]["full"]
+    assert len(drawing("figure5", few)[0]) == 1
 
 
 PANELS = {
     "figure8": {
-        "Operations": {
-            "operations-all": "FLOPs & score (all)",
-            "operations-bucket": "FLOPs & score (per bucket)",
-            "operations-flops": "FLOPs",
-            "ofa": "none",
-        },
-        "Paths": {"paths-score": "score-based", "ofa": "uniform"},
+        "Operations": ("operations-all", "operations-bucket", "operations-flops", "ofa"),
+        "Paths": ("paths-score", "ofa"),
     },
     "figure9": {
-        "Operations": {"paths-score": "r_op 0", "ours": "r_op 0.3", "operations-ratio-40": "r_op 0.4"},
-        "Paths": {"operations-all": "r_path 0", "ours": "r_path 0.25", "paths-ratio-40": "r_path 0.4"},
+        "Operations": ("paths-score", "ours", "operations-ratio-40"),
+        "Paths": ("operations-all", "ours", "paths-ratio-40"),
     },
 }
 
@@ -345,28 +266,32 @@ PANELS = {
 @pytest.mark.parametrize("name", PANELS)
 def test_figures_8_and_9(name):
     rows, pictures = drawing(name, curves(*AP))
-    reference = {panel: "ours" if name == "figure9" else next(iter(labels)) for panel, labels in PANELS[name].items()}
-    assert_same(
-        rows,
-        [
-            [panel, *curve_row(title, variant, reference[panel])]
-            for panel, labels in PANELS[name].items()
-            for variant, title in labels.items()
-        ],
-    )
-    expected = {
-        f"{name}-{panel.lower()}": {"series": series(labels), "cost_label": X_AXIS}
-        for panel, labels in PANELS[name].items()
+    labels = {panel: BY_NAME[name].draw.args[2][panel][0] for panel in PANELS[name]}
+    assert {panel: tuple(titles) for panel, titles in labels.items()} == PANELS[name]
+    reference = {panel: "ours" if name == "figure9" else names[0] for panel, names in PANELS[name].items()}
+    expected = [
+        [panel, *curve_row(title, variant, reference[panel])]
+        for panel, titles in labels.items()
+        for variant, title in titles.items()
+    ]
+    both, operations, paths, none = (AP[each] for each in ("ours", "operations-all", "paths-score", "ofa"))
+    effects = {
+        "pruning operations": both / 2 - paths / 2 + operations / 2 - none / 2,
+        "pruning paths": both / 2 - operations / 2 + paths / 2 - none / 2,
+        "together": both - paths - operations + none,
     }
-    assert_same(pictures, expected)
+    expected += [["Main effects", title, *map(seeds, e.T), seeds(e.mean(axis=1)), None] for title, e in effects.items()]
+    assert_same(rows, expected)
+    drawn = {
+        f"{name}-{panel.lower()}": {"series": series(titles), "cost_label": X_AXIS} for panel, titles in labels.items()
+    }
+    assert_same(pictures, drawn)
 
 
 @pytest.mark.parametrize(
     ("constraint", "highest", "factor", "unit", "label"),
     [
         ("macs", 9.9e8, 1e6, "MMACs", "Multiply-accumulates of the backbone at 96x96 (MMACs)"),
-        ("macs", 1e9, 1e9, "GMACs", "Multiply-accumulates of the backbone at 96x96 (GMACs)"),
-        ("params", 9.9e8, 1e6, "million parameters", "Parameters of the backbone (million parameters)"),
         ("params", 1e9, 1e9, "billion parameters", "Parameters of the backbone (billion parameters)"),
         ("latency", 2e9, 1.0, "ms", "Latency of the backbone at 96x96, batch 1 (ms)"),
     ],
@@ -379,78 +304,34 @@ def test_costs_have_their_unit(constraint, highest, factor, unit, label):
 # ---- figure 6
 
 
-def test_figure6_is_measured_of_ours_and_ofa():
+def test_figure6_takes_away_what_cost_alone_explains():
     study = Study({"ours": {}, "ofa": {}})
     measured = BY_NAME["figure6"].measure(study)
-    rest = {"cost": [1.5, 1.5, 2.5, 5.5], "bucket": [0, 0, 1, 4]}
-    accuracy = {"ours": [30.0, 50.0, NAN, 80.0], "ofa": [10.0, 20.0, 40.0, NAN]}
-    assert_same(measured["sampled"], {name: {"AP": values, **rest} for name, values in accuracy.items()})
-    assert measured["edges"] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    assert measured["missing"] == {}
-    means = {"ours": [40.0, NAN, NAN, NAN, 80.0], "ofa": [15.0, 40.0, NAN, NAN, NAN]}
-    expected = {f"sampled:{name}": (values, [f"sampled-{name}"]) for name, values in means.items()}
-    assert_same(evidence_of(measured, study), expected)
+    assert measured["edges"] == study.constraint.edges
+    ((gain, asked),) = evidence_of(measured, study).values()
+    assert asked == ["sampled-ours", "sampled-ofa"]
+    ours, ofa = ([each for each in study.sampled(name) if "AP" in each] for name in ("ours", "ofa"))
+    parabola = np.polyfit(np.log([path["cost"] for path in ofa]), [100 * path["AP"] for path in ofa], 2)
 
+    def left(paths, bucket):
+        inside = [path for path in paths if path["bucket"] == bucket]
+        return [100 * path["AP"] - np.polyval(parabola, np.log(path["cost"])) for path in inside]
 
-def test_bucket_means_leave_failed_paths_out():
-    sampled = {"AP": [1.0, 3.0, 5.0, None], "bucket": [0, 0, 2, None]}
-    assert exhibits.bucket_means(sampled, 4) == pytest.approx([2.0, NAN, 5.0, NAN], nan_ok=True)
+    expected = [np.mean(left(ours, bucket)) - np.mean(left(ofa, bucket)) for bucket in range(4)]
+    assert gain[:4] == pytest.approx(expected)
+    assert math.isnan(gain[4]), "a bucket with nothing but a failed path"
+    values = stacked_evidence([{"gain": gain, "ours": [1.0]}, {"gain": [2.0] * 5, "ours": [1.0]}], PAPER.comparable)
+    assert values["gain"].tolist() == [gain[:4], [2.0] * 4]
 
-
-def test_figure6():
-    """Two seeds, two buckets; a path of ours failed."""
-    means = {"ours": [[10.0, 20.0], [12.0, 23.0]], "ofa": [[9.0, 21.0], [10.0, 22.0]]}
-
-    def sampled(*names: str) -> list[dict]:
-        second = {"ours": None, "ofa": 7.0}
-        paths = [
-            {name: {"AP": [means[name][seed][0], second[name]], "cost": [5e6 + seed * 1e6, 7e6]} for name in names}
-            for seed in BOTH
-        ]
-        evidence = [{f"sampled:{name}": means[name][seed] for name in names} for seed in BOTH]
-        return [{"edges": [4e6, 6e6, 8e6], "sampled": paths[seed], "evidence": evidence[seed]} for seed in BOTH]
-
-    rows, pictures = drawing("figure6", sampled("ours", "ofa"))
-    assert_same(
-        rows,
-        [
-            ["1: 4 to 6 MMACs", seeds(10.0, 12.0), seeds(9.0, 10.0), seeds(1.0, 2.0)],
-            ["2: 6 to 8 MMACs", seeds(20.0, 23.0), seeds(21.0, 22.0), seeds(-1.0, 1.0)],
-        ],
-    )
-    dots = {
-        "DetOFA (ours)": [[5.0, 10.0], [6.0, 12.0]],
-        "OFA (w/o PS)": [[5.0, 9.0], [7.0, 7.0], [6.0, 10.0], [7.0, 7.0]],
-    }
-    rest = {"edges": [4.0, 6.0, 8.0], "cost_label": X_AXIS, "order": [*TITLES5.values(), SCRATCH]}
-    assert_same(pictures, {"figure6": {"points": dots, **rest}})
-    assert_same(drawing("figure6", sampled("ofa"))[0][0], ["1: 4 to 6 MMACs", seeds(9.0, 10.0), None])
-
-
-def test_a_bucket_that_one_method_leaves_empty_is_dropped_for_all():
-    by_seed = [
-        {"ours": [1, 2, 3], "sampled:ours": [1, NAN, 3], "sampled:ofa": [1, 2, 3]},
-        {"ours": [2, 3, 4], "sampled:ours": [1, 2, 3], "sampled:ofa": [1, 2, 3]},
-    ]
-    values = stacked_evidence(by_seed, PAPER.comparable)
-    assert values["ours"].tolist() == [[1, 2, 3], [2, 3, 4]]
-    assert values["sampled:ours"].tolist() == values["sampled:ofa"].tolist() == [[1, 3], [1, 3]]
-    assert stacked_evidence([{"ours": [1]}], PAPER.comparable)["ours"].tolist() == [[1]]
+    numbers = [{**measured, "evidence": {"gain": [*gain[:4], None]}}] * 2
+    rows, pictures = drawing("figure6", numbers)
+    for bucket, row in enumerate(rows[:4]):
+        means = [np.mean([100 * p["AP"] for p in paths if p["bucket"] == bucket]) for paths in (ours, ofa)]
+        assert_same(row[1:], [seeds([value, value]) for value in (*means, means[0] - means[1], gain[bucket])])
+    assert len(pictures["figure6"]["points"]["DetOFA (ours)"]) == 2 * len(ours)
 
 
 # ---- figure 7
-
-
-def test_figure7_is_measured_of_both_filters():
-    study = Study()
-    measured = BY_NAME["figure7"].measure(study)
-    assert measured["index"] == [[0, 0, 0, 0], [0, 0, 0, 1], [3, 0, 0, 0], [3, 0, 0, 1]]
-    assert measured["supernets"] == {
-        "classification": {"score": [0.4, 0.3, 0.1, 0.2], "tau": [-1.0, 1.0]},
-        "detection": {"score": [0.1, 0.2, 0.3, 0.9], "tau": [1.0, 1.0]},
-    }
-    expected = {"tau:classification": (0.0, ["filter"]), "tau:detection": (1.0, ["warm-up"])}
-    assert evidence_of(measured, study) == expected
 
 
 def _naive_tau(one, other, groups):
@@ -472,12 +353,23 @@ def test_tau_within_blocks_equals_a_naive_loop_and_ignores_other_blocks():
 
 
 def test_figure7():
+    study = Study()
+    measured = BY_NAME["figure7"].measure(study)
+    assert {name: each["tau"] for name, each in measured["supernets"].items()} == {
+        "classification": [-1.0, 1.0],
+        "detection": [1.0, 1.0],
+    }
+    expected = {"tau:classification": (0.0, ["filter"]), "tau:detection": (1.0, ["warm-up"])}
+    assert evidence_of(measured, study) == expected
+    assert {abs(tau) for tau in measured["shuffled"]} == {1.0}, "of two operations a block"
+
     space = OFAResNetSpace((1, 1, 1, 1), (0, 1), (0.5, 1.0), (0.25,), (8, 8, 8, 8), 8)
     tau, score = np.random.default_rng(0).uniform(size=(2, 2, 2, 2))  # each: supernet, seed, block or operation
     names = ("classification", "detection")
-    measured = [
+    numbers = [
         {
             "index": [[0, 0, 1, 0], [1, 1, 0, 0]],
+            "shuffled": [0.5, -0.5],
             "supernets": {
                 n: {"score": score[at, seed].tolist(), "tau": tau[at, seed].tolist()} for at, n in enumerate(names)
             },
@@ -485,35 +377,24 @@ def test_figure7():
         for seed in BOTH
     ]
     setting = Setting("scenes", "nano", to_json(NANO) | {"space": to_json(space)}, {"constraint": "macs"})
-    rows, pictures = drawing("figure7", measured, setting)
-    titles = ("Classification (pre-training)", "Detection (warm-up)", "Detection minus classification")
-    by_row = zip(titles, [*tau, tau[1] - tau[0]], strict=True)
-    assert_same(rows, [[title, seeds(*t.mean(axis=1)), seeds(*t[:, 0]), seeds(*t[:, 1])] for title, t in by_row])
-    labels = {
-        "row_labels": ["D0 W0.5 E0.25", "D0 W1 E0.25", "D1 W0.5 E0.25", "D1 W1 E0.25"],
-        "column_labels": ["1.1", "1.2", "2.1", "2.2", "3.1", "3.2", "4.1", "4.2"],
-        "value_label": "Operation score",
-        "row_label": "Operation",
-        "column_label": "Layer",
-    }
-    expected = {}
+    rows, pictures = drawing("figure7", numbers, setting)
+    for row, values in zip(rows, [*tau, tau[1] - tau[0], np.array([[0.5, -0.5]] * 2)], strict=True):
+        assert_same(row[1:], [seeds(values.mean(axis=1)), seeds(values[:, 0]), seeds(values[:, 1])])
     for at, name in enumerate(names):
-        values = [[None] * 8 for _ in range(4)]
+        values = [[None] * 8 for _ in range(4)]  # D and W by layer
         values[1][0], values[2][1] = score[at].mean(axis=0).tolist()
-        expected[f"figure7-{name}"] = {"values": values, **labels}
-    assert_same(pictures, expected)
+        assert_same(pictures[f"figure7-{name}"]["values"], values)
 
 
 # ---- table 2
 
 
-def _naive_detection(scores, losses, buckets):
+def _naive_detection(scores, losses, buckets, share=0.25):
     flagged, weak = set(), set()
     for bucket in set(buckets):
         members = [path for path in range(len(scores)) if buckets[path] == bucket]
-        quarter = round(len(members) / 4)
-        flagged |= set(sorted(members, key=lambda path: scores[path])[:quarter])
-        weak |= set(sorted(members, key=lambda path: -losses[path])[:quarter])
+        flagged |= set(sorted(members, key=lambda path: scores[path])[: round(share * len(members))])
+        weak |= set(sorted(members, key=lambda path: -losses[path])[: round(len(members) / 4)])
     right = sum((path in flagged) == (path in weak) for path in range(len(scores)))
     return {
         "accuracy": right / len(scores),
@@ -526,30 +407,22 @@ def _naive_detection(scores, losses, buckets):
 
 def test_detection_of_weak_equals_a_naive_loop():
     generator = np.random.default_rng(0)
-    buckets = generator.integers(5, size=83)
-    losses = generator.random(83)
-    scores = -losses + 0.4 * generator.random(83)
+    buckets = generator.integers(5, size=120)
+    losses = generator.random(120)
+    scores = -losses + 0.4 * generator.random(120)
     expected = _naive_detection(scores, losses, buckets)
     assert exhibits.detection_of_weak(scores, losses, buckets) == pytest.approx(expected)
+    by_share = {share: _naive_detection(scores, losses, buckets, share)["precision"] for share in exhibits.SWEEP}
+    best = exhibits.best_precision(scores, losses, buckets)
+    assert (
+        best["best precision"] == pytest.approx(max(by_share.values())) == pytest.approx(by_share[best["best share"]])
+    )
     assert exhibits.detection_of_weak(-losses + 10 * buckets, losses, buckets)["precision"] == 1, "inside buckets"
     nobody = exhibits.detection_of_weak(np.array([0.1, 0.2]), np.array([1.0, 2.0]), np.array([0, 0]))
     assert (nobody["precision"], nobody["recall"], nobody["found"]) == (0, 0, 0), "too few paths for a quarter"
-
-
-def test_ties_are_weak_by_position():
     badness = np.tile([1.0, 1.0, 1.0, 0.0], 100)
-    weak = exhibits.weakest_quarter(badness, np.zeros(400))
-    assert np.flatnonzero(weak).tolist() == np.flatnonzero(badness > 0)[:100].tolist()
-
-
-def test_table2_is_measured_of_every_ablation():
-    study = Study()
-    measured = BY_NAME["table2"].measure(study)
-    scored = {name: study.cross_validated(name) for name in ABLATIONS}
-    assert_same(measured["numbers"], {name: _naive_detection(**values) for name, values in scored.items()})
-    precision = {"unbounded": 0.0, "no-budget": 0.0, "no-block": 0.0, "ours": 1.0}
-    expected = {f"precision:{name}": (value, [f"filter-ablation-{name}"]) for name, value in precision.items()}
-    assert_same(evidence_of(measured, study), expected)
+    weak = exhibits.weakest_share(badness, np.zeros(400))
+    assert np.flatnonzero(weak).tolist() == np.flatnonzero(badness > 0)[:100].tolist(), "ties by position"
 
 
 def test_the_papers_recall_is_found_over_all():
@@ -559,82 +432,102 @@ def test_the_papers_recall_is_found_over_all():
 
 
 def test_table2():
-    keys = ("accuracy", "precision", "recall", "found", "tau")
-    numbers = np.random.default_rng(0).uniform(size=(4, 5, 2))  # ablation, number, seed
+    study = Study()
+    measured = BY_NAME["table2"].measure(study)
+    names = ("unbounded", "no-budget", "no-block", "ours", "ridge")
+    for name in names:
+        naive = _naive_detection(**study.cross_validated(name))
+        assert {key: measured["numbers"][name][key] for key in naive} == pytest.approx(naive)
+    precision = {name: measured["numbers"][name]["precision"] for name in names}
+    expected = {f"precision:{name}": (value, [f"filter-ablation-{name}"]) for name, value in precision.items()}
+    assert_same(evidence_of(measured, study), expected)
+
+    numbers = np.random.default_rng(0).uniform(size=(5, 7, 2))  # filter, number, seed
     by_seed = [
         {
-            name: dict(zip(keys, row[:, seed].tolist(), strict=True))
-            for name, row in zip(ABLATIONS, numbers, strict=True)
+            name: dict(zip(exhibits.TABLE2_NUMBERS, row[:, seed].tolist(), strict=True))
+            for name, row in zip(names, numbers, strict=True)
         }
         for seed in BOTH
     ]
     rows, pictures = drawing("table2", [{"numbers": each} for each in by_seed])
-    gains = [*(seeds(*gain) for gain in numbers[3, 1] - numbers[:3, 1]), None]
-    switches = [[at != off for at in range(3)] for off in range(4)]
-    cells = [[seeds(*values) for values in row] for row in numbers]
-    assert_same(rows, [[*switches[at], *cells[at], gains[at]] for at in range(4)])
-    titles = ("Without bounded loss", "Without budget", "Without block position", "Whole filter")
-    theirs = zip(titles, cells, (0.590, 0.830, 0.850, 0.870), strict=True)
-    groups = {title: {"Ours": row[1], "Paper": [precision, None, None]} for title, row, precision in theirs}
-    assert_same(pictures, {"table2": {"groups": groups, "value_label": "Precision for the weakest quarter"}})
+    titles = ("Without bounded loss", "Without budget", "Without block position", "Whole filter", "Ridge regression")
+    switches = [[at != off for at in range(3)] for off in range(4)] + [[None] * 3]
+    for at, row in enumerate(rows):
+        gain = None if names[at] == "ours" else seeds(numbers[3, 1] - numbers[at, 1])
+        assert_same(row, [titles[at], *switches[at], *map(seeds, numbers[at]), gain])
+    theirs = dict(zip(titles, (0.590, 0.830, 0.850, 0.870, None), strict=True))
+    groups = {
+        title: {"Ours": row[5], "Paper": [theirs[title], None, None]} for title, row in zip(titles, rows, strict=True)
+    }
+    assert_same(
+        pictures["table2"]["groups"],
+        to_json({t: {**g, "Ours": [g["Ours"].mean, g["Ours"].low, g["Ours"].high]} for t, g in groups.items()}),
+    )
 
 
 # ---- table 3
 
 
-def test_table3_is_measured_without_the_searchs_sampling():
-    def part(cpu: float) -> dict:
-        return {"cpu_seconds": cpu, "seconds": 10 * cpu}
+def test_table3():
+    def part(cpu: float, **more: float) -> dict:
+        return {"cpu_seconds": cpu, "seconds": 10 * cpu, "samples": 5, **more}
 
-    plain = {"warm-up": part(1.0), "fine-tuning": part(2.0), "search sampling": part(100.0)}
+    plain = {"warm-up": part(1.0), "fine-tuning": part(11.0, drawing_cpu_seconds=1.0), "search sampling": part(100.0)}
     results = {name: {"costs": plain} for name in ("ofa-shrinking", "ofa", "compofa")}
     results["ours"] = {"costs": plain | {"sampling": part(4.0), "filter": part(8.0)}}
     study = Study(results)
     measured = BY_NAME["table3"].measure(study)
-    spent = {name: {"cpu": 3.0, "wall": 30.0, "sampling": None} for name in results}
-    assert measured["spent"] == spent | {"ours": {"cpu": 15.0, "wall": 150.0, "sampling": 4.0}}
-    assert measured["missing"] == {}
-    expected = {f"cost:{name}": (15.0 if name == "ours" else 3.0, [name]) for name in results}
-    assert evidence_of(measured, study) == expected
+    spent = {name: {"cpu": 12.0, "wall": 120.0, "sampling": None} for name in results}
+    assert measured["spent"] == spent | {"ours": {"cpu": 24.0, "wall": 240.0, "sampling": 4.0}}
+    assert measured["budget"]["CompOFA*"] == {"samples": 10, "cpu_seconds": 12.0}
+    assert measured["budget"]["DetOFA (ours)"] == {"samples": 10, "cpu_seconds": 24.0}
+    expected = {f"cost:{name}": (24.0 if name == "ours" else 12.0, [name]) for name in results}
+    assert evidence_of(measured, study) == expected | {"pruning:ours": (10.0, ["ours"])}
 
-
-SPENT = dict(zip(exhibits.METHODS, np.random.default_rng(0).uniform(10, 99, size=(4, 2, 3)), strict=True))  # seed, kind
-THEIRS = {
-    "OFA (w/ PS)": (1.150, 14.41),
-    "OFA (w/o PS)": (0.383, 4.804),
-    "CompOFA*": (0.383, 4.804),
-    "Ours": (0.8, 5.26),
-}
-
-
-def spent(*names: str) -> list[dict]:
-    """Of two seeds: CPU seconds, wall clock, and path sampling, which only ours has."""
-    return [
+    kinds = np.random.default_rng(0).uniform(10, 99, size=(4, 2, 3))  # method, seed, kind
+    made_up = dict(zip(exhibits.METHODS, kinds, strict=True))
+    numbers = [
         {
+            "evidence": {"pruning:ours": 8.0},
             "spent": {
-                name: {"cpu": SPENT[name][seed, 0], "wall": SPENT[name][seed, 1]}
-                | {"sampling": SPENT[name][seed, 2] if name == "ours" else None}
-                for name in names
-            }
+                name: {
+                    "cpu": each[seed, 0],
+                    "wall": each[seed, 1],
+                    "sampling": each[seed, 2] if name == "ours" else None,
+                }
+                for name, each in made_up.items()
+            },
         }
         for seed in BOTH
     ]
+    rows, pictures = drawing("table3", numbers)
+    theirs = {
+        "OFA (w/ PS)": (1.150, 14.41),
+        "OFA (w/o PS)": (0.383, 4.804),
+        "CompOFA*": (0.383, 4.804),
+        "Ours": (0.8, 5.26),
+    }
+    for row, (name, each), (title, (voc, coco)) in zip(rows, made_up.items(), theirs.items(), strict=True):
+        cpu, wall, sampling = map(seeds, each.T)
+        ratio = seeds(each[:, 0] / kinds[0, :, 0])
+        assert_same(row, [title, cpu, sampling if name == "ours" else None, wall, ratio, voc / 1.150, coco / 14.41])
+        assert_same(pictures["table3"]["groups"][title]["Ours"], ratio)
+    for each in numbers:
+        del each["spent"]["ofa-shrinking"]
+    assert [row[4] for row in drawing("table3", numbers)[0]] == [None] * 3, "no ratio without shrinking"
 
 
-def test_table3():
-    rows, pictures = drawing("table3", spent(*SPENT))
-    expected, groups = [], {}
-    for (name, values), (title, (voc, coco)) in zip(SPENT.items(), THEIRS.items(), strict=True):
-        cpu, wall, sampling = (seeds(*values[:, kind]) for kind in range(3))
-        ratio = seeds(*values[:, 0] / SPENT["ofa-shrinking"][:, 0])
-        expected.append([title, cpu, sampling if name == "ours" else None, wall, ratio, voc / 1.150, coco / 14.41])
-        theirs = {"Paper, Pascal VOC": [voc / 1.150, None, None], "Paper, COCO": [coco / 14.41, None, None]}
-        groups[title] = {"Ours": ratio, **theirs}
-    assert_same(rows, expected)
-    assert_same(pictures, {"table3": {"groups": groups, "value_label": "Cost over that of OFA (w/ PS)"}})
-    rows, pictures = drawing("table3", spent("ofa", "ours"))
-    assert [(row[0], row[4]) for row in rows] == [("OFA (w/o PS)", None), ("Ours", None)], "no ratio without shrinking"
-    assert pictures == {}
+def test_plateau():
+    measured = BY_NAME["plateau"].measure(Study())
+    rows, pictures = drawing("plateau", [measured])
+    assert [(row[0], *(cell.mean for cell in row[1:])) for row in rows] == [
+        ("Full net", 15, 30, 60, 30),
+        ("Cheapest path", 0.5, 1, 2, 1),
+        ("Middle path", 1, 2, 4, 2),
+        ("Dearest path", 1.5, 3, 6, 3),
+    ]
+    assert [point[:2] for point in pictures["plateau"]["series"]["Full net"]] == [[0.5, 15], [1, 30], [2, 60]]
 
 
 # ---- claims
@@ -644,48 +537,65 @@ def mean(values) -> float:
     return sum(values) / len(values)
 
 
+def _paths_effect(e) -> float:
+    return mean(
+        [
+            (a - b + c - d) / 2
+            for a, b, c, d in zip(e["ours"], e["operations-all"], e["paths-score"], e["ofa"], strict=True)
+        ]
+    )
+
+
+def _operations_effect(e) -> list[float]:
+    return [
+        (a - b + c - d) / 2
+        for a, b, c, d in zip(e["ours"], e["paths-score"], e["operations-all"], e["ofa"], strict=True)
+    ]
+
+
 CONDITIONS = {  # claim -> evidence of one seed -> the value of each of its conditions
     "DO-1": lambda e: [mean(e["ours"]) - mean(e["ofa"])],
     "DO-2": lambda e: [mean(e["ours"]) - mean(e["ofa-shrinking"]), e["cost:ours"] / e["cost:ofa-shrinking"]],
-    "DO-3": lambda e: [mean(e["sampled:ours"]) - mean(e["sampled:ofa"])],
+    "DO-3": lambda e: [mean(e["gain"]), mean(e["gain"][:2]), mean(e["gain"][-2:])],
     "DO-4": lambda e: [e["precision:ours"] - e[f"precision:{name}"] for name in ("unbounded", "no-budget", "no-block")],
-    "DO-5": lambda e: [e["tau:detection"] - e["tau:classification"]],
+    "DO-5": lambda e: [e["tau:detection"] - e["tau:classification"], e["tau:detection"]],
     "DO-6": lambda e: [
         mean(e["operations-all"]) - mean(e["operations-flops"]),
         mean(e["operations-all"]) - mean(e["operations-bucket"]),
-        mean(e["paths-score"]) - mean(e["ofa"]),
+        _paths_effect(e),
     ],
     "DO-7": lambda e: [
-        mean(e["ours"]) - mean(e["operations-all"]),
-        e["ours"][0] - e["paths-score"][0],
+        _paths_effect(e),
+        _operations_effect(e)[0] - mean(_operations_effect(e)[1:]),
         mean(e["ours"]) - mean([*e["operations-ratio-40"], *e["paths-ratio-40"]]),
     ],
     "DO-8": lambda e: [mean(e["ofa"]) - mean(e["ofa-scratch"])],
-    "DO-9": lambda e: [e["full"] - max(e["ours"])],
-    "DO-10": lambda e: [e["compofa"][-1] - e["ofa"][-1], e["compofa"][0] - e["ofa"][0]],
+    "DO-9": lambda e: [e["full"] - e["ours"][-1]],
+    "DO-10": lambda e: [e["compofa"][0] - e["ofa"][0], e["compofa"][-1] - e["ofa"][-1]],
+    "DO-11": lambda e: [mean(e["ours"]) - mean(e[name]) for name in EQUAL_COST],
+    "DO-12": lambda e: [e["pruning:ours"]],
 }
-
-
-def made_up_evidence() -> list[dict]:
-    """Of two seeds, three budgets: all numbers different."""
-    generator = np.random.default_rng(0)
-    curve_names = [name for name in VARIANTS if name != "fullnet"] + ["sampled:ours", "sampled:ofa"]
-    scalars = ["full", "cost:ours", "cost:ofa-shrinking", "tau:detection", "tau:classification"]
-    scalars += [f"precision:{name}" for name in ABLATIONS]
-    return [
-        {name: generator.uniform(10, 40, size=3).tolist() for name in curve_names}
-        | {name: float(generator.uniform(1, 2)) for name in scalars}
-        for _ in BOTH
-    ]
+BOUNDS = {"DO-2": [("above", 0), ("below", 0.7)], "DO-9": [("below", 1)], "DO-10": [("below", 0), ("above", -0.5)]}
+BOUNDS |= {"DO-12": [("below", 10)]}
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_every_condition_compares_what_its_rule_says(name):
-    by_seed = made_up_evidence()
+    generator = np.random.default_rng(0)
+    curve_names = [*VARIANTS, "gain"]
+    scalars = ["full", "cost:ours", "cost:ofa-shrinking", "tau:detection", "tau:classification", "pruning:ours"]
+    scalars += [f"precision:{each}" for each in exhibits.FILTERS]
+    by_seed = [
+        {each: generator.uniform(20, 40, size=3).tolist() for each in curve_names}
+        | {each: float(generator.uniform(20, 40)) for each in scalars}
+        for _ in BOTH
+    ]
     values = {key: np.array([evidence[key] for evidence in by_seed]) for key in by_seed[0]}
     record = judge(CLAIMS[name], Evidence("scenes", "nano", BOTH, "typed", values), "detofa")
     expected = np.array([CONDITIONS[name](evidence) for evidence in by_seed])
     found = [[condition["difference"], *condition["interval"]] for condition in record["conditions"]]
-    assert_same(found, [seeds(*both) for both in expected.T])
+    assert_same(found, [seeds(both) for both in expected.T])
+    bounds = BOUNDS.get(name, [("above", 0)] * len(found))
+    assert [(condition.direction, condition.threshold) for condition in CLAIMS[name].conditions] == bounds
     nothing = judge(CLAIMS[name], Evidence("scenes", "nano", BOTH, "typed", {}), "detofa")
     assert nothing["reason"].startswith("not measured: ")

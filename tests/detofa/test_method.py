@@ -25,7 +25,6 @@ from common.train.loop import Training
 from common.train.run_folder import Run
 from detofa import method
 from detofa.method import (
-    Constraint,
     Operations,
     OperationScores,
     PathFilter,
@@ -51,7 +50,7 @@ from detofa.method import (
     validated_paths,
 )
 from detofa.presets import FilterSettings, Phase, PruningSettings, ShrinkingSettings
-from detofa.space import CostTable, EvolutionSettings, NoPath, OFAResNetSpace
+from detofa.space import Constraint, CostTable, EvolutionSettings, NoPath, OFAResNetSpace
 from tests.detofa.tiny_space import EVERY_PATH, TINY
 
 PAPER = OFAResNetSpace()
@@ -73,14 +72,12 @@ def test_all_that_the_header_names_is_there_in_the_papers_order():
 
 def _constraint(space, table=None, buckets=5, name="macs") -> Constraint:
     table = table or CostTable.macs(space, 64)
-    ends = np.asarray(table(np.stack([space.smallest(), space.largest()])), dtype=float)
-    return Constraint(name, "MAC", lambda paths: np.asarray(table(paths), dtype=float), *map(float, ends), buckets)
+    return Constraint.of(name, "MAC", table, buckets=buckets)
 
 
 def _latency(space):
-    """A made-up latency: every choice adds its own milliseconds."""
-    weights = np.linspace(0.5, 1.5, len(space.columns))
-    return lambda paths: 3.0 + space.canonical(paths) @ weights
+    """Made-up milliseconds of each block."""
+    return CostTable(space, lambda shape: 1 + shape.macs**0.5, 64)
 
 
 class Scorer:
@@ -181,6 +178,17 @@ def test_any_additive_cost_makes_buckets_of_equal_width(kind):
     assert constraint.budget(0.25) == pytest.approx(constraint.lowest + 1.25 * width)
 
 
+def test_quantile_buckets_hold_as_many_uniform_paths_each():
+    constraint = Constraint.of("macs", "MAC", CostTable.macs(THIN, 64), "quantile")
+    paths = THIN.sample(20_000, np.random.default_rng(5))
+    assert np.bincount(constraint.bucket(paths)) == pytest.approx(4000, rel=0.06)
+    costs = np.sort(constraint.cost(paths))
+    assert [constraint.budget(share) for share in (0.2, 0.4, 0.8)] == pytest.approx(
+        costs[[4000, 8000, 16000]], rel=0.02
+    )
+    assert [constraint.budget(share) for share in (0.0, 1.0)] == list(CostTable.macs(THIN, 64).range())
+
+
 def test_paths_a_bucket_are_different_and_in_their_bucket():
     constraint = _constraint(THIN)
     operations = Operations.all(THIN)
@@ -199,7 +207,7 @@ def test_paths_a_bucket_are_different_and_in_their_bucket():
 def test_a_bucket_without_enough_paths_stays_shorter():
     only = TINY.smallest()
     cost = lambda paths: np.where((paths == only).all(axis=1), 1.0, 0.3 * paths[:, 3])  # noqa: E731
-    constraint = Constraint("made up", "", cost, 0.0, 1.0)
+    constraint = Constraint("made up", "", cost, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
     assert np.bincount(constraint.bucket(EVERY_PATH), minlength=5)[1:].tolist() == [len(EVERY_PATH) * 2 // 3, 0, 0, 1]
     paths = sample_per_bucket(Operations.all(TINY), constraint, 6, np.random.default_rng(0), draws=2)
     assert np.bincount(constraint.bucket(paths), minlength=5).tolist() == [6, 6, 0, 0, 1]
@@ -312,6 +320,19 @@ def test_flops_bounded_loss_equals_a_loop_over_pairs(bounded, device):
     expected = _naive_loss(scores.tolist(), losses.tolist(), buckets.tolist(), bounded)
     found = flops_bounded_loss(scores.to(device), losses.to(device), buckets.to(device), bounded)
     assert found.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_filter_trains_and_decides_in_float32_inside_autocast(run):
+    constraint, seen = _constraint(TINY), set()
+    path_filter, data = _filter("cpu"), _ranking(constraint, 20)
+    path_filter.score[0].register_forward_hook(lambda *passed: seen.add(passed[-1].dtype))
+    steps = Optimisation(epochs=1, optimiser="adam", policy="constant")
+    train_filter(run, "filter", path_filter, data, TINY, constraint, Training(steps, precision="bfloat16"))
+    scorer = PathScorer(path_filter, TINY, constraint)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = scorer(data.paths)
+    assert (inside == scorer(data.paths)).all()
+    assert seen == {torch.float32}
 
 
 def test_the_gradient_raises_the_better_path_and_leaves_other_buckets_alone():
@@ -501,7 +522,7 @@ def test_thresholds_are_quantiles_of_each_bucket():
         if len(inside) > 500:
             assert (inside < thresholds[bucket]).mean() == pytest.approx(0.25, abs=0.05)
     assert np.isneginf(path_thresholds(operations, scorer, 0.0, np.random.default_rng(0))).all()
-    wide = Scorer(TINY, dataclasses.replace(scorer.constraint, highest=scorer.constraint.highest * 3))
+    wide = Scorer(TINY, dataclasses.replace(scorer.constraint, edges=(*scorer.constraint.edges, math.inf)))
     thresholds = path_thresholds(operations, wide, 0.25, np.random.default_rng(0), 1000)
     assert np.isfinite(thresholds[0])
     assert np.isneginf(thresholds[-1]), "no path falls into it"
@@ -771,15 +792,17 @@ def _shrink(folder, supernet, settings=SHRINKING):
 
 def test_two_phases_of_shrinking(tmp_path, monkeypatch, logged):
     supernet, activated, sorted_at = _detector(), [], []
+    trained = ([SPACE.architecture(SPACE.largest()).middle_widths],) * 2  # no phase before widens expand ratios
     activate, sort = supernet.activate, supernet.sort_channels
 
-    def sort_and_look():
+    def sort_and_look(kept):
+        assert [architecture.middle_widths for architecture in kept] == trained[len(sorted_at)]
         images = _batch(99).images
         supernet.eval()
         with torch.no_grad():
             activate(SPACE.largest())
             before = supernet(images)["heatmap"]
-            sort()
+            sort(kept)
             after = supernet(images)["heatmap"]
         supernet.train()
         torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
@@ -802,7 +825,7 @@ def test_two_phases_of_shrinking(tmp_path, monkeypatch, logged):
     learning_rates = [record["learning_rate"] for record in logged(run.path) if record["stage"] == "width"]
     assert learning_rates == pytest.approx([1e-4, 1e-4]), "milestones are shares of the phase"
     again = _detector()
-    monkeypatch.setattr(again, "sort_channels", lambda: pytest.fail("a finished phase was sorted again"))
+    monkeypatch.setattr(again, "sort_channels", lambda kept: pytest.fail("a finished phase was sorted again"))
     _shrink(tmp_path / "run", again)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in supernet.state_dict().items())
 

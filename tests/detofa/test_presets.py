@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.cli import command, parse
-from common.plain import from_json, to_json
+from common.plain import InputError, from_json, to_json
 from common.settings import Optimisation
 from detofa import presets
 from detofa.presets import (
@@ -111,12 +111,34 @@ def test_the_paper_scale_is_the_papers():
         "crop_batch_size": 256,
         "crops": None,
         "classification": dataclasses.replace(COSINE, epochs=90),
-        "search_paths": 100,
+        "bucket_spacing": "equal",
         "operation_samples": 100,
         "filter_folds": 5,
     }
     expected = published | ours
     assert {name: getattr(PAPER, name) for name in expected} == expected
+
+
+def test_coco_has_its_own_schedule():
+    """Section 4.1: 10 + 60 epochs; CenterNet's size, and its drops at 90 and 120 of 140."""
+    coco = PRESETS["paper-coco"]
+    assert (coco.warm_up.epochs, coco.fine_tuning.epochs, coco.image_size) == (10, 60, 512)
+    assert [(10 + drop) / 70 for drop in coco.fine_tuning.milestones] == [90 / 140, 120 / 140]
+    same = dataclasses.replace(
+        coco, **{name: getattr(PAPER, name) for name in ("name", "image_size", "warm_up", "fine_tuning")}
+    )
+    assert same == PAPER
+
+
+def test_a_space_that_holds_a_network_twice_is_refused():
+    """Rounded to 8 channels, paths that count as many would be one."""
+    with pytest.raises(InputError, match=r"widths 0\.6 and 1 of stage 1 both give 32 channels"):
+        dataclasses.replace(NANO, space=dataclasses.replace(NANO.space, widths=(0.6, 1.0), channel_multiple=32))
+    with pytest.raises(
+        InputError, match=r"expand ratios 0\.15 and 0\.25 of stage 1 at width 0\.35 both give 4 channels"
+    ):
+        dataclasses.replace(NANO, space=dataclasses.replace(NANO.space, channel_multiple=4))
+    assert all(scale.space.twins() is None for scale in PRESETS.values())
 
 
 def test_variants_are_pruned_by_the_papers_ratios():
@@ -135,10 +157,13 @@ def test_variants_are_pruned_by_the_papers_ratios():
     assert pruned == {name: dataclasses.replace(published, **change) for name, change in changes.items()}
     assert all(VARIANTS[name].shared_warm_up and VARIANTS[name].transfer for name in [*changes, "ofa"])
     own = {name: variant for name, variant in VARIANTS.items() if not variant.shared_warm_up}
-    assert list(own) == ["ofa-shrinking", "compofa", "fullnet", "ofa-scratch"]
+    assert list(own) == ["ofa-shrinking", "compofa", "fullnet", "compofa-equal-cost", "ofa-scratch"]
     assert [name for name, variant in VARIANTS.items() if not variant.transfer] == ["ofa-scratch"]
+    for name in ("ofa", "compofa"):
+        longer = VARIANTS[f"{name}-equal-cost"]
+        assert longer == dataclasses.replace(VARIANTS[name], title=longer.title, equal_cost_of=name)
     for flag, name in {"shrinking": "ofa-shrinking", "coupled": "compofa", "full_net": "fullnet"}.items():
-        assert [each for each, variant in VARIANTS.items() if getattr(variant, flag)] == [name]
+        assert [each for each, v in VARIANTS.items() if getattr(v, flag) and not v.equal_cost_of] == [name]
 
 
 def test_ablations_are_table_2s_rows():
@@ -151,7 +176,9 @@ def test_ablations_are_table_2s_rows():
 
 
 def test_larger_scales_are_larger():
-    assert list(PRESETS) == [scale.name for scale in PRESETS.values()] == ["smoke", "nano", "mini", "paper"]
+    assert (
+        list(PRESETS) == [scale.name for scale in PRESETS.values()] == ["smoke", "nano", "mini", "paper", "paper-coco"]
+    )
     for setting in ("image_size", "classification.epochs", "pretraining_paths"):
         values = [attrgetter(setting)(scale) for scale in PRESETS.values()]
         assert values == sorted(values)

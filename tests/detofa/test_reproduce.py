@@ -17,7 +17,7 @@ from tests.detofa.tiny_space import TINY_PRESET
 
 DATA = "scenes:train=40,val=8,size=32"
 PNG = b"\x89PNG\r\n\x1a\n"
-NAMES = [exhibit.name for exhibit in PAPER.exhibits]
+NAMES = [exhibit.name for exhibit in PAPER.exhibits if not exhibit.pilot]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,8 @@ def test_the_exhibits_runs_are_all_that_was_trained(folder, results):
 def test_figure5_compares_every_method_and_table3_counts_the_path_sampling(results):
     rows = {row[0]: row[1:] for row in results["figure5"].table.rows}
     methods = ["DetOFA (ours)", "OFA (w/o PS)", "OFA (w/ PS)", "CompOFA*", "Random search, same budget"]
-    assert list(rows) == [*methods, "OFA (w/o PS), no transfer", "Fullnet"]
+    longer = ["OFA (w/o PS), cost of ours", "CompOFA*, cost of ours"]
+    assert list(rows) == [*methods, *longer, "OFA (w/o PS), no transfer", "Fullnet"]
     for name in methods:
         *at_budgets, mean, _ = rows[name]
         assert mean.mean == pytest.approx(np.mean([cell.mean for cell in at_budgets]), nan_ok=True)
@@ -76,11 +77,12 @@ def test_figure5_compares_every_method_and_table3_counts_the_path_sampling(resul
 
 def test_every_claim_has_a_verdict_and_all_its_evidence(folder):
     claims = read_json(folder / "claims.json")
-    assert list(claims) == [f"DO-{number}" for number in range(1, 11)]
+    assert sorted(claims) == sorted(f"DO-{number}" for number in range(1, 13))
     for claim in claims.values():
-        assert claim["verdict"] == "inconclusive"  # one seed decides nothing
-        assert claim["reason"] == "1 seed: at least 2 are needed for an interval"  # and not: not measured
-        assert math.isfinite(claim["difference"])
+        assert math.isfinite(claim["difference"]), "measured"
+        few = "1 of the 6 seeds that a verdict needs"
+        assert claim["reason"] == few if claim["level"] is None else claim["verdict"] == "not testable at this scale"
+    assert claims["DO-11"]["budget"].keys() >= {"DetOFA (ours)", "OFA (w/o PS), cost of ours"}
     runs = {name: {Path(run).name for run in claims[name]["runs"]} for name in claims}
     shared = {f"{what}-s0" for what in ("classification", "filter", "warm-up")}
     assert runs["DO-1"] == {"ours-s0", "ofa-s0"} | shared

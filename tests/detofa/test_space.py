@@ -31,7 +31,7 @@ def test_widths_and_sizes_of_the_paper_space():
     assert [PAPER.stem_out(width) for width in range(3)] == [40, 48, 64]
     assert PAPER.middle_width(0, 2, 2) == 88
     assert PAPER.size() == 351**3 * 3159 == 136_606_377_609
-    assert ELASTIC_STEM.size() == 18 * PAPER.size()
+    assert ELASTIC_STEM.size() == 2 * 2 * 3 * PAPER.size(), "two of the stem's inner widths are equal"
     assert PAPER.size(coupled=True) == 117**3 * (3**4 + 3**5 + 3**6) == 1_686_498_489
 
 
@@ -44,6 +44,17 @@ def test_every_path_is_counted_and_canonical(elastic_stem):
     assert TINY.size() == len(EVERY_PATH)
     depths, widths = EVERY_PATH[:, TINY.depth_columns], EVERY_PATH[:, TINY.width_columns]
     assert TINY.size(coupled=True) == (depths == widths).all(axis=1).sum()
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 3, 4])
+def test_the_size_is_that_of_different_networks(multiple):
+    """Rounding makes some choices equal: every path's network is listed, and equal ones count once."""
+    few = {"widths": (0.5, 0.6, 1.0), "expands": (0.25, 0.4), "depths": (0,), "base_depths": (1, 1, 1, 2)}
+    space = dataclasses.replace(TINY, channel_multiple=multiple, elastic_stem=True, **few)
+    paths = list_paths(space)
+    networks = {space.architecture(path) for path in paths}
+    assert space.size() == len(networks)
+    assert (space.twins() is None) == (len(networks) == len(paths))
 
 
 @pytest.mark.parametrize("space", [PAPER, UNEVEN, TINY])

@@ -9,7 +9,7 @@ from detofa.presets import SMOKE
 from detofa.space import OFAResNetSpace
 
 TINY = OFAResNetSpace(
-    (1, 1, 1, 1), (0, 1), (0.5, 1.0), (0.25, 0.5), stage_widths=(8, 8, 16, 16), stem_width=8, channel_multiple=4
+    (1, 1, 1, 1), (0, 1), (0.5, 1.0), (0.25, 0.5), stage_widths=(8, 8, 16, 16), stem_width=8, channel_multiple=1
 )
 
 
@@ -42,7 +42,14 @@ EVERY_PATH = list_paths(TINY)  # 20,736
 
 TINY_PRESET = replace(
     SMOKE,
-    space=replace(SMOKE.space, depths=(0, 1), widths=(0.5, 1.0), expands=(0.25, 0.5), stage_widths=(8, 8, 16, 16)),
+    space=replace(
+        SMOKE.space,
+        depths=(0, 1),
+        widths=(0.5, 1.0),
+        expands=(0.25, 0.5),
+        stage_widths=(8, 8, 16, 16),
+        channel_multiple=1,
+    ),
     neck_widths=(8,),
     head_width=8,
     image_size=32,
