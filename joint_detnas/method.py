@@ -521,7 +521,7 @@ class Pair:
         return replace(self, student=student, score=score, cost=record["cost"], resolution=tuple(record["resolution"]))
 
 
-def top_k(pairs: Iterable[Pair], k: int | None) -> list[Pair]:
+def top_k(pairs: Iterable[Pair], k: int | None = None) -> list[Pair]:
     """The best pairs, best first; of equally good ones the first. None means all that did not fail."""
     measured = [pair for pair in pairs if math.isfinite(pair.score)]
     return sorted(measured, key=lambda pair: (-pair.score, pair.number))[:k]
@@ -542,6 +542,10 @@ class History:
         values = [pair.score if math.isfinite(pair.score) else -math.inf for pair in self.pairs]
         return np.maximum.accumulate(values).tolist()
 
+    def behind(self, pair: Pair) -> list[Pair]:
+        """The pairs that were trained one after the other to make it, itself the last, the base left out."""
+        return [] if pair.parent is None else [*self.behind(self.pairs[pair.parent]), pair]
+
     def increment(self, pair: Pair) -> float:
         """By how much a pair's score is above its parent's: what its action brought."""
         return pair.score - self.pairs[pair.parent].score
@@ -560,7 +564,7 @@ def hill_climb(
     forget: Callable[[Sequence[int]], None] | None = None,
 ) -> History:
     """Algorithm 1 over the teachers of a space. seed: of this search alone. forget: told, after each generation, which
-    pairs were trained that will never be parents, so that their weights may go.
+    pairs neither can be parents any more nor are the best, so that their weights may go.
 
     What is proposed depends only on the seed, the number of the pair and what was measured before: done again over
     recorded measurements, the search comes to the same pair again, wherever it was broken off.
@@ -571,17 +575,19 @@ def hill_climb(
     while drawn:  # line 4; "until convergence" is a budget (4)
         for pair, record in zip(drawn, evaluate(drawn), strict=True):  # lines 13 and 14
             history.pairs.append(pair.measured(record))
-        best = top_k(history.pairs, settings.k)  # line 15
+        best = top_k(history.pairs)  # line 15
         if not best:
             raise InputError(f"the base detector could not be measured ({record.get('reason', 'no AP')})")
+        latest = sorted(best, key=lambda pair: -pair.number)
+        parents = (best if settings.listed == "best" else latest)[: settings.k]
         if forget is not None:
-            kept = {pair.number for pair in best}
+            kept = {pair.number for pair in [*parents, best[0]]}
             forget([pair.number for pair in history.pairs if pair.number not in kept])
         generation += 1
         first, most = len(history.pairs), settings.budget + 1
         drawn = []
         for number in range(first, min(first + settings.generation, most)):
-            drawn.append(_propose(best, space, settings, proposed, number, generation, seed))
+            drawn.append(_propose(parents, space, settings, proposed, number, generation, seed))
             proposed.add(drawn[-1].proposal)
     return history
 

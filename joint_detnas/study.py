@@ -2,20 +2,21 @@
 
 classification-BACKBONE    a backbone trained on object crops, in ImageNet's place; "teacher-pool" is the pool's
 base-BACKBONE              the base detector, trained; base-FILE where a detector was given, measured only
-sparse-BACKBONE            the base detector, trained with the penalty on its gammas, for Table 5
 pool                       the elastic teacher pool
 search-BACKBONE            the search; `pairs/` in it holds the weights of pairs that may yet be parents
-search-BACKBONE-CONTROL    the search with one thing changed, see `settings`
-latencies-BACKBONE         base detector and what the search made of it, timed in turn; also with -CONTROL
-alone-NAME                 the network of a teacher, trained without the pool
+search-BACKBONE-CONTROL    the search with one thing changed, see `searching`
+latencies-BACKBONE         base detector and what the search made of it, timed in turn
+trained-on-BACKBONE-N      the base detector trained on for N pairs, with neither teacher nor actions
+alone-NAME-AS              the network of a teacher, trained without the pool, for as many epochs or CPU seconds
 sampled-NAME               the same network out of the pool, measured only
-teachers-BACKBONE          every teacher that the search with a fixed student drew, measured only
+grid-BACKBONE              students of this backbone under each of the teachers of Figure 5
 pruned-BACKBONE-PERCENT    the base detector pruned at once, then trained a little
 distilled-BACKBONE-METHOD  a base detector trained from the start under one teacher
 pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillation; or architecture search before both
 cascade-BACKBONE           what the search found, with deformable convolutions and a cascade of heads, trained on
 """
 
+import math
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,11 +72,11 @@ from joint_detnas.method import (
     child_of,
     described,
     evolve,
-    gamma_penalty,
     hill_climb,
     integrated_progressive_shrinking,
     kept_at_cost,
     taught_by,
+    top_k,
     train_pupil,
 )
 from joint_detnas.presets import (
@@ -235,7 +236,7 @@ class JointDetNASStudy(BackboneStudy):
             if self.given is not None:
                 return {**self.report(read_base(self.given, self.device), self.preset.base_size), "seconds": None}
             network = self.base_detector()
-            took = spent(self.train_detector(run, network))
+            took = spent(self.train_detector(run, network, self.preset.base_training))
             result = self.report(network, self.preset.base_size)
             self.write_detector(run, network, result)
             return {**result, **took}
@@ -243,30 +244,32 @@ class JointDetNASStudy(BackboneStudy):
         result = self.once(what, make)
         return result | (self._detector_of(what) if self.given is None else _on_disk(self.given))
 
-    def sparse(self) -> dict[str, Any]:
-        """The base detector trained with L_BN, "the pruning regularization loss" (4.2.2), as `base`. One that was given
-        is taken as it is."""
-        if self.given is not None:
-            return self.base()
-        what = f"sparse-{self.name}"
-
-        def make(run: Run) -> dict[str, Any]:
-            network = self.base_detector()
-            took = spent(self.train_detector(run, network, self.preset.search.morphism.gamma_weight))
-            result = self.report(network, self.preset.base_size)
-            self.write_detector(run, network, result)
-            return {**result, **took}
-
-        return self.once(what, make) | self._detector_of(what)
-
-    def train_detector(self, run: Run, network: TwoStage, gamma_weight: float = 0.0) -> FitReport:
-        """Train a detector at all sizes ("2x+ms"), in place. gamma_weight: of L_BN."""
+    def train_detector(
+        self, run: Run, network: TwoStage, optimisation: Optimisation, stage: str = "detector"
+    ) -> FitReport:
+        """Train a detector at all sizes ("2x+ms"), in place."""
 
         def losses(batch: Batch, _: Step) -> Iterator[dict[str, Tensor]]:
-            losses, penalty = two_stage_losses(network(batch.images), batch), gamma_penalty(network)
-            yield losses | {"loss": losses["loss"] + gamma_weight * penalty, "gamma": penalty}
+            yield two_stage_losses(network(batch.images), batch)
 
-        return fit(run, "detector", network, self.batches(), losses, self.training(self.preset.base_training))
+        return fit(run, stage, network, self.batches(), losses, self.training(optimisation))
+
+    def plateau(self, name: str) -> dict[str, Any]:
+        """ "AP" after trainings of several lengths, "samples" of each: half as long as the base detector's, as long and
+        twice as long. name: a backbone, or "largest" for the network of the largest teacher."""
+        preset = self.preset
+
+        def make(run: Run) -> dict[str, Any]:
+            found: dict[str, list] = {"samples": [], "AP": []}
+            for share in (0.5, 1, 2):
+                of = self if name == "largest" else self.upgrading(name)
+                network = self.equivalent(preset.teachers.largest()) if name == "largest" else of.base_detector()
+                optimisation = lasting(preset.base_training, round(share * preset.base_training.epochs))
+                found["samples"].append(self.train_detector(run, network, optimisation, f"{share:g}").samples)
+                found["AP"].append(100 * self.precision_at(network, padded(preset.base_size), "validation")["AP"])
+            return found
+
+        return self.once(f"plateau-{slug(name)}", make)
 
     # ---- the pool of teachers
 
@@ -282,8 +285,9 @@ class JointDetNASStudy(BackboneStudy):
             reports = integrated_progressive_shrinking(run, model, self.batches(), shrinking, training)
             return {
                 "teachers": preset.teachers.count(),
-                "seconds": sum(each.seconds for each in reports),
-                "cpu_seconds": sum(each.cpu_seconds for each in reports),
+                **{
+                    name: sum(getattr(each, name) for each in reports) for name in ("seconds", "cpu_seconds", "samples")
+                },
                 "phases": [phase.name for phase in preset.shrinking.phases],
                 "losses": [each.losses for each in reports],
             }
@@ -300,14 +304,25 @@ class JointDetNASStudy(BackboneStudy):
         for size in self.preset.sizes:
             yield from self.training_images(padded(size), self.preset.calibration_images).in_order()
 
+    def preparation(self) -> dict[str, float]:
+        """Seconds of training that a search builds on: "base" and "pool", each with its backbone's on crops."""
+        parts = {"base": (self.base(), self.base_backbone), "pool": (self.pool(), POOL)}
+        crops = {
+            name: self.run_path(f"classification-{slug(backbone)}", self.pretrained_once)
+            for name, (_, backbone) in parts.items()
+        }
+        before = {name: Run.read(path).result["seconds"] if path.exists() else 0.0 for name, path in crops.items()}
+        return {name: (result["seconds"] or 0.0) + before[name] for name, (result, _) in parts.items()}
+
     # ---- searches
 
     def searching(self, control: str = "none") -> Preset:
         """The preset that the search, one of its controls, or one of `other_choices` is done by.
 
-        random: parents are drawn from all pairs, so that nothing is selected. conventional: the largest teacher always.
-        nas: no teacher and no channel pruning, half the pairs: the first part of a pipeline. fixed-student: the teacher
-        alone changes, as in Figures 4 and 5. fixed-pair: neither does; the largest teacher trains the student on.
+        random: parents are drawn from the latest pairs, so that nothing is selected. conventional: the largest teacher
+        always. nas: no teacher and no channel pruning, half the pairs: the first part of a pipeline. fixed-student: the
+        teacher alone changes, as in Figure 4. fixed-pair: neither does, the largest teacher trains the student on.
+        untaught: the student trains on alone.
         """
         search, teaching = (
             each if self.pairs is None else replace(each, budget=self.pairs)
@@ -317,13 +332,14 @@ class JointDetNASStudy(BackboneStudy):
         alone = {"teacher": "none", "student_probability": 1.0}
         controls = {
             "none": search,
-            "random": replace(search, k=None),
+            "random": replace(search, listed="latest"),
             "conventional": replace(search, teacher="largest"),
             "nas": replace(
                 search, budget=search.budget // 2, morphism=replace(search.morphism, kinds=without_pruning), **alone
             ),
             "fixed-student": teaching,
             "fixed-pair": replace(teaching, teacher="largest"),
+            "untaught": replace(teaching, teacher="none"),
         }
         if control in controls:
             return replace(self.preset, search=controls[control])
@@ -344,8 +360,10 @@ class JointDetNASStudy(BackboneStudy):
         trained again.
 
         "steps": every pair, see `steps`; "pair", "score", "teacher" and "architecture" of the best one, "upgraded": its
-        student as `report` has it, at the size that it is best at; "stages": multiply-accumulates of the backbone's
-        four resolutions, before and after; "seconds" that all pairs took.
+        student as `report` has it, at the size that it is best at, with its "depth", how many trainings it has behind
+        it; "slim": likewise of the best pair whose backbone costs no more than Table 5's goal, None where there is
+        none; "stages": multiply-accumulates of the backbone's four resolutions, before and after; "seconds" that all
+        pairs took.
         """
         distributed.refuse("a search", "start one process, with --workers for several pairs")
         preset = self.searching(control)
@@ -384,20 +402,46 @@ class JointDetNASStudy(BackboneStudy):
                         restore(known[pair.parent])
                     work(pair)
 
+            most = (
+                preset.goal * backbone_cost(base.backbone.architecture, preset.base_size, base.backbone.norm).macs_mmdet
+            )
+
+            def slim() -> Pair | None:
+                records = {each["key"]["pair"]: each.get("backbone_macs_mmdet", math.inf) for each in run.candidates()}
+                measured = {number: pair for number, pair in known.items() if records.get(number, math.inf) <= most}
+                scored = [pair.measured(run.candidate_named(pair.to_dict())) for pair in measured.values()]
+                return next(iter(top_k(scored, 1)), None)
+
             def forget(numbers: Sequence[int]) -> None:
+                kept = slim()
                 for number in numbers:
-                    remove_folder(pair_folder(pairs, number))
+                    if kept is None or number != kept.number:
+                        remove_folder(pair_folder(pairs, number))
+
+            def found(pair: Pair) -> TwoStage:
+                restore(pair)
+                return self.pupil(file, pair_folder(pairs, pair.number)).student
+
+            def reported(pair: Pair, network: TwoStage) -> dict[str, Any]:
+                """With the trainings that it has behind it, the base detector's aside."""
+                chain = [run.candidate_named(each.to_dict()) for each in history.behind(pair)]
+                took = {"samples": "samples", "cpu_seconds": "train_cpu_seconds"}
+                spent = {name: sum(record[key] for record in chain) for name, key in took.items()}
+                return self.report(network, pair.resolution) | spent | {"depth": len(chain)}
 
             history = hill_climb(preset.teachers, settings, evaluate, self.draws, forget)
-            best = history.best()
-            restore(best)
-            network = self.pupil(file, pair_folder(pairs, best.number)).student
-            upgraded = self.report(network, best.resolution)
+            best, cheap = history.best(), slim()
+            network = found(best)
+            upgraded = reported(best, network)
             self.write_detector(run, network, upgraded)
-            forget([pair.number for pair in history.pairs if pair.number != best.number])
+            cheap = cheap and reported(cheap, found(cheap))
+            for pair in history.pairs:
+                if pair.number != best.number:
+                    remove_folder(pair_folder(pairs, pair.number))
             every = {"before": base.backbone.architecture, "after": best.student}
             return {
                 "pair": best.number,
+                "slim": cheap,
                 "score": best.score,
                 "teacher": str(best.teacher),
                 "architecture": best.student.to_dict(),
@@ -456,7 +500,7 @@ class JointDetNASStudy(BackboneStudy):
                 training = self.training(preset.pair_training, seed)
                 report = train_pupil(run, "pair", pupil, teacher, self.batches(seed), preset, training)
                 took = {"train_seconds": report.seconds, "train_cpu_seconds": report.cpu_seconds}
-                took |= {"losses": report.losses, "peak_memory": report.peak_memory}
+                took |= {"samples": report.samples, "losses": report.losses, "peak_memory": report.peak_memory}
             return self._measured(pupil.student, judge) | took
 
     def _seed_of(self, pair: Pair, *purpose: int) -> int:
@@ -504,15 +548,20 @@ class JointDetNASStudy(BackboneStudy):
 
     # ---- parts of the framework on their own: Tables 1 to 3, Figure 5
 
-    def alone(self, name: str) -> dict[str, Any]:
-        """An equivalent of Table 1, trained without the pool; as `base`."""
+    def alone(self, name: str, as_long: Literal["epochs", "seconds"]) -> dict[str, Any]:
+        """An equivalent of Table 1, as `base`: trained without the pool, for its number of epochs or CPU seconds."""
+        preset = self.preset
+        epochs = sum(phase.epochs for phase in preset.shrinking.phases)
+        if as_long == "seconds":
+            before = self.alone(name, "epochs")
+            epochs = max(1, round(epochs * self.pool()["cpu_seconds"] / before["cpu_seconds"]))
 
         def make(run: Run) -> dict[str, Any]:
-            network = self.equivalent(dict(self.preset.equivalents)[name])
-            took = spent(self.train_detector(run, network))
-            return {**self.report(network, self.preset.base_size), **took}
+            network = self.equivalent(dict(preset.equivalents)[name])
+            took = spent(self.train_detector(run, network, lasting(preset.base_training, epochs)))
+            return {**self.report(network, preset.base_size), **took}
 
-        return self.once(f"alone-{name}", make)
+        return self.once(f"alone-{name}-{as_long}", make)
 
     def sampled(self, name: str) -> dict[str, Any]:
         """An equivalent of Table 1 as it comes out of the pool; as `base`."""
@@ -522,32 +571,74 @@ class JointDetNASStudy(BackboneStudy):
 
         return self.once(f"sampled-{name}", make)
 
-    def teachers(self) -> dict[str, dict[str, float]]:
-        """Every teacher that the search with a fixed student drew, by its name: "AP" on the held-out images at the base
-        size, and "backbone_params"."""
-        size = self.preset.base_size
+    def grid(self) -> dict[str, Any]:
+        """Two students, the base detector not pruned and pruned most, after a training under each teacher of Figure 5.
 
-        def make(_: Run) -> dict[str, Any]:
-            measured = {}
-            for name in dict.fromkeys(step["teacher"] for step in self.search("fixed-student")["steps"]):
-                network = self.teacher(Teacher.parse(name))
-                parameters = count(network, size).parts["backbone"]["params"]
-                ap = self.precision_at(network, padded(size), "search")["AP"]
-                measured[name] = {"AP": ap, "backbone_params": parameters}
-            return measured
+        "teachers": name -> "AP", out of the pool, and "params" of the backbone; "students": percentage -> "params" of
+        the backbone and "gains": by teacher, the rise in AP. AP: the mean over the sizes, on held-out images.
+        """
+        preset = self.preset
 
-        return self.once(self.named("teachers"), make)
+        def ap(network: TwoStage) -> float:
+            return float(np.mean([each["AP"] for each in self.precisions(network, "search").values()]))
 
-    def pruned(self, percentage: int) -> dict[str, Any]:
-        """The base detector after one channel pruning (0: none) and the training of a pair without a teacher."""
+        def parameters(network: TwoStage) -> int:
+            return sum(each.numel() for each in network.backbone.parameters())
+
+        def make(run: Run) -> dict[str, Any]:
+            teachers = {name: self.teacher(teacher) for name, teacher in preset.grid_teachers}
+            measured = {name: {"AP": ap(each), "params": parameters(each)} for name, each in teachers.items()}
+            students = {}
+            for percentage in (preset.percentages[0], preset.percentages[-1]):
+                before, gains = self.pruned_student(percentage), {}
+                for number, (name, teacher) in enumerate(teachers.items()):
+                    pupil = self._pupil(self.pruned_student(percentage), teacher)
+                    training = self.training(preset.grid_training)  # in the same order under each
+                    train_pupil(run, f"{percentage}-{number}", pupil, teacher, self.batches(), preset, training)
+                    gains[name] = ap(pupil.student) - ap(before)
+                students[str(percentage)] = {"params": parameters(before), "gains": gains}
+            return {"teachers": measured, "students": students}
+
+        return self.once(f"grid-{self.name}", make, base=self.base()["weights_sha256"])
+
+    def pruned_student(self, percentage: int) -> TwoStage:
+        """The network that `pruned` trained."""
+        self.pruned(percentage)
+        pupil = self._pupil(self._pruned_at_once(percentage))
+        return self.restore(pupil, f"pruned-{self.name}-{percentage}", "student").student
+
+    def _pruned_at_once(self, percentage: int) -> TwoStage:
+        student = read_base(Path(self.base()["file"]), self.device)
+        action = ChannelPruning(float(percentage))
+        return evolve(student, action, settings=self.preset.search.morphism) if percentage else student
+
+    def trained_on(self, pairs: int) -> dict[str, Any]:
+        """The base detector after so many pairs' trainings one after the other, with neither teacher nor actions: as
+        `base`. What a search gains is counted from here."""
         preset = self.preset
 
         def make(run: Run) -> dict[str, Any]:
-            student = read_base(Path(self.base()["file"]), self.device)
-            if percentage:
-                student = evolve(student, ChannelPruning(float(percentage)), settings=preset.search.morphism)
-            took = self.train_student(run, student, preset.pair_training, None)
-            return {**self.report(student, preset.base_size), **took}
+            pupil, reports = self._pupil(read_base(Path(self.base()["file"]), self.device)), []
+            for number in range(pairs):
+                pupil = child_of(pupil, None, 0, preset.search.morphism)
+                reports.append(self.train_on(run, f"pair-{number}", pupil, None))
+                pupil.moments = run.load_weights(f"pair-{number}-moments")[0]
+            return {**self.report(pupil.student, preset.base_size), **together(reports)}
+
+        return self.once(f"trained-on-{self.name}-{pairs}", make, base=self.base()["weights_sha256"])
+
+    def train_on(self, run: Run, stage: str, pupil: Pupil, teacher: TwoStage | None) -> FitReport:
+        """A pair's training, of a student in place."""
+        training = self.training(self.preset.pair_training)
+        return train_pupil(run, stage, pupil, teacher, self.batches(), self.preset, training)
+
+    def pruned(self, percentage: int) -> dict[str, Any]:
+        """The base detector after one channel pruning (0: none) and some training without a teacher."""
+
+        def make(run: Run) -> dict[str, Any]:
+            student = self._pruned_at_once(percentage)
+            took = self.train_student(run, student, self.preset.pruning_training, None)
+            return {**self.report(student, self.preset.base_size), **took}
 
         base = self.base()["weights_sha256"]
         return self.once(f"pruned-{self.name}-{percentage}", make, base=base)
@@ -586,19 +677,35 @@ class JointDetNASStudy(BackboneStudy):
 
     # ---- pipelines and the cascade: Tables 5 and 6
 
-    def pipeline(self, name: Literal["prune-kd", "nas-prune-kd"]) -> dict[str, Any]:
-        """One thing after the other: (architecture search,) pruning to the backbone's cost of what the search found,
-        distillation from the largest teacher; judged at the found one's size. "before": what was pruned."""
-        preset = self.preset
+    def pipeline(self, name: Literal["prune-kd", "nas-prune-kd"]) -> dict[str, Any] | None:
+        """One thing after the other, with as many trainings as the search's slim pair had: (architecture search,)
+        pre-training with L_BN, pruning to the goal, distillation from the largest teacher; judged at the slim pair's
+        size. "before": what was pruned. None where the search has no slim pair."""
+        preset, goal = self.preset, self.search()["slim"]
+        if goal is None:
+            return None
 
         def make(run: Run) -> dict[str, Any]:
-            goal, before = self.upgraded(), self.sparse() if name == "prune-kd" else self.upgraded("nas")
-            student, macs = read_base(Path(before["file"]), self.device), goal["backbone_macs_at_base_size"]
-            kept = kept_at_cost(student.backbone, macs, preset.base_size, preset.search.morphism)
-            student = keep_channels(student, kept)
+            if name == "prune-kd":
+                file, left = self.base()["file"], goal["depth"]
+            else:
+                nas = self.upgraded("nas")
+                file, left = nas["file"], max(2, goal["depth"] - nas["depth"])
+            base, start = (read_base(Path(each), self.device) for each in (self.base()["file"], file))
+            whole = count(base, preset.base_size).parts["backbone"]["macs_mmdet"]
+            pupil, reports, before = self._pupil(start), [], {}
+            sparse = left // 4  # a quarter before the pruning, the rest after it
             teacher = self.teacher(preset.teachers.largest())
-            took = self.train_student(run, student, preset.base_training, teacher)
-            return {**self.report(student, tuple(goal["size"])), **took, "before": before}
+            for number in range(max(1, left)):
+                if number == sparse:
+                    before = self.report(pupil.student, preset.base_size)
+                    network = pupil.student
+                    kept = kept_at_cost(network.backbone, preset.goal * whole, preset.base_size, preset.search.morphism)
+                    pupil = self._pupil(keep_channels(network, kept), teacher)
+                pupil = child_of(pupil, None, 0, preset.search.morphism)
+                reports.append(self.train_on(run, f"pair-{number}", pupil, None if number < sparse else teacher))
+                pupil.moments = run.load_weights(f"pair-{number}-moments")[0]
+            return {**self.report(pupil.student, tuple(goal["size"])), **together(reports), "before": before}
 
         return self.once(self.named("pipeline") + f"-{name}", make)
 
@@ -623,6 +730,17 @@ class JointDetNASStudy(BackboneStudy):
             return {**result, **took}
 
         return self.once(what, make) | self._detector_of(what)
+
+
+def lasting(optimisation: Optimisation, epochs: int) -> Optimisation:
+    """The same schedule over so many epochs."""
+    share = epochs / optimisation.epochs
+    return replace(optimisation, epochs=epochs, milestones=tuple(share * each for each in optimisation.milestones))
+
+
+def together(reports: Sequence[FitReport]) -> dict[str, Any]:
+    """What several trainings took."""
+    return {name: sum(getattr(each, name) for each in reports) for name in ("seconds", "cpu_seconds", "samples")}
 
 
 def pair_folder(pairs: Path, number: int) -> Path:
@@ -653,6 +771,7 @@ def steps(history: History) -> list[dict[str, Any]]:
             "step": pair.step,
             "kind": pair.kind,
             "generation": pair.generation,
+            "depth": len(history.behind(pair)),
             "score": pair.score,
             "cost": pair.cost,
             "resolution": pair.resolution,

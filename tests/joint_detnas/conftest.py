@@ -52,7 +52,7 @@ TINY = replace(
     shrinking=replace(SMOKE.shrinking, phases=(Phase("full", 1, steps_down=0), Phase("all", 1)), networks_a_step=1),
     search=replace(SMOKE.search, budget=4, k=2, generation=2),
     upgraded_backbones=("resnet18",),
-    taught_backbones=("resnet18",),
+    pruned_backbones=("resnet18",),
 )
 
 

@@ -75,7 +75,7 @@ def test_top_k_keeps_the_best_and_of_equal_ones_the_first():
     ]
     assert [each.number for each in top_k(pairs, 3)] == [3, 0, 1]
     assert [each.number for each in top_k(reversed(pairs), 3)] == [3, 0, 1]
-    assert [each.number for each in top_k(pairs, None)] == [3, 0, 1, 2], "all but the one that failed"
+    assert [each.number for each in top_k(pairs)] == [3, 0, 1, 2], "all but the one that failed"
 
 
 # ---- a made-up landscape
@@ -228,15 +228,21 @@ def test_control_with_the_largest_teacher():
     assert {(each.student, each.teacher) for each in only_trained.pairs} == {(BASE, TEACHERS.largest())}
 
 
-def test_random_control_draws_parents_from_all():
+def test_random_search_draws_parents_from_the_latest():
     told = []
-    settings = SearchSettings(budget=60, k=None)
-    history = hill_climb(TEACHERS, settings, Landscape(), 0, lambda numbers: told.extend(numbers))
-    assert told == [], "any pair may still become a parent"
-    outside = 0
-    for each in history.pairs[1:]:
-        outside += each.parent not in [member.number for member in top_k(history.pairs[: each.number], 5)]
-    assert outside > 20, "parents that no top-k list would hold"
+    settings = SearchSettings(budget=60, k=3, generation=2, listed="latest")
+    history = hill_climb(TEACHERS, settings, Landscape(fails=(7, 20)), 0, lambda numbers: told.append(set(numbers)))
+    parents = [each.parent for each in history.pairs[1:]]
+    for first in range(1, 61, 2):
+        latest = [each.number for each in history.pairs[:first] if math.isfinite(each.score)][-3:]
+        assert {history.pairs[number].parent for number in (first, first + 1)} <= set(latest)
+    assert (
+        len({history.pairs[parent].score for parent in parents} - {each.score for each in top_k(history.pairs, 3)}) > 9
+    )
+    assert history.best().number not in told[-1], "the best is kept"
+    chain = history.behind(history.pairs[60])
+    assert [each.number for each in chain][-1] == 60
+    assert [each.parent for each in chain] == [0, *(each.number for each in chain[:-1])]
 
 
 # ---- a pair's training

@@ -39,7 +39,7 @@ PUBLISHED = """
  "calibration_images": 16, "batch_size": 16,
  "augmentation": {"flip": 0.5, "scale_min": 0.8, "scale_max": 1.25, "jitter": 0.0, "shift": 0.1},
  "latency_images": 200, "latency_warmup": 20, "latency_pause": 0.01,
- "imagenet": true, "crop_size": 128, "crop_batch_size": 256, "crops": null,
+ "imagenet": true, "crop_size": 128, "crop_batch_size": 256, "crops": null, "pretraining_data": null,
  "classification": {"SGD": 90, "learning_rate": 0.1, "clip_norm": null},
  "base_training": {"SGD": 24, "learning_rate": 0.02, "policy": "multistep", "milestones": [16.0, 22.0]},
  "shrinking": {"phases": [{"name": "full", "epochs": 24, "steps_down": 0, "learning_rate_share": 1.0},
@@ -47,25 +47,36 @@ PUBLISHED = """
                           {"name": "all", "epochs": 24, "steps_down": null, "learning_rate_share": 1.0}],
                "optimisation": {"SGD": 24, "learning_rate": 0.02}, "networks_a_step": 2, "distillation": "WEIGHTS"},
  "pair_training": {"SGD": 3, "learning_rate": 0.01}, "distillation": "WEIGHTS",
- "search": {"SEARCH": 100, "student_probability": 0.5, "generation": 8},
+ "search": {"SEARCH": 100, "student_probability": null, "generation": 8},
  "teaching": {"SEARCH": 30, "student_probability": 0.0, "generation": 1},
  "equivalents": [["R26", {"depths": [2, 2, 2, 2], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
                  ["R50", {"depths": [3, 4, 6, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
                  ["R101", {"depths": [3, 4, 23, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}]],
+ "timed_equivalents": ["R50"],
  "lessons": [["resnet18", "R50"], ["resnet50", "R101"]], "pruned_backbones": ["resnet50", "resnet101"],
+ "percentages": [0, 10, 20, 30], "pruning_training": {"SGD": 3, "learning_rate": 0.01}, "goal": 0.5,
+ "grid_teachers": [["8 blocks, 1 wide", {"depths": [2, 2, 2, 2], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
+                   ["16 blocks, 1 wide", {"depths": [3, 4, 6, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
+                   ["33 blocks, 1 wide", {"depths": [3, 4, 23, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
+                   ["8 blocks, 1.5 wide", {"depths": [2, 2, 2, 2], "widths": [1.5, 1.5, 1.5, 1.5], "neck": 1.5}],
+                   ["16 blocks, 1.5 wide", {"depths": [3, 4, 6, 3], "widths": [1.5, 1.5, 1.5, 1.5], "neck": 1.5}],
+                   ["33 blocks, 1.5 wide", {"depths": [3, 4, 23, 3], "widths": [1.5, 1.5, 1.5, 1.5], "neck": 1.5}]],
+ "grid_training": {"SGD": 3, "learning_rate": 0.01},
  "upgraded_backbones": ["resnet18", "resnet50", "resnet101", "resnext101_32x4d"],
- "taught_backbones": ["resnet18", "resnet50", "resnet101"], "cascaded_backbones": ["resnext101_32x4d"],
+ "cascaded_backbones": ["resnext101_32x4d"],
  "cascade": {"optimisation": {"SGD": 16, "learning_rate": 0.01, "policy": "multistep", "milestones": [10.67, 14.67]},
              "deformable_strides": [8, 16, 32], "heads": 3}}
 """
 WEIGHTS = {"feature_weight": 1.0, "class_weight": 1.0, "box_weight": 1.0, "relative_features": False}
+WEIGHTS |= {"adapter": "least-squares"}
 SHARED = """
 {"SGD": {"optimiser": "sgd", "weight_decay": 1e-4, "momentum": 0.9, "nesterov": false, "policy": "cosine",
          "milestones": [], "decay": 0.1, "final_share": 0.0, "warmup_epochs": 0.3, "warmup_start": 0.001,
-         "clip_norm": 35.0, "no_decay_on_norm": false},
- "SEARCH": {"k": 5, "teacher": "dynamic", "alpha": 0.07, "beta": 1.0,
+         "clip_norm": 35.0, "no_decay_on_norm": true},
+ "SEARCH": {"k": 5, "listed": "best", "teacher": "dynamic", "mutation": "every-stage", "alpha": 0.07, "beta": 1.0,
             "morphism": {"kinds": ["layer pruning", "channel pruning", "add-layer", "rearrange"], "percentage": 10.0,
-                         "fewest_channels": 4, "tied": "mean", "gamma_weight": 1e-5}}}
+                         "percentage_of": "channels", "fewest_channels": 4, "tied": "mean", "layer_norm": "fan-in",
+                         "new_gamma": 0.0, "inherit_moments": true, "gamma_weight": 1e-5}}}
 """
 
 
@@ -96,12 +107,13 @@ def test_a_preset_is_itself_again_from_its_json(name):
 def test_what_exhibits_name_is_there(preset):
     names = dict(preset.equivalents)
     assert all(preset.teachers.places_of(teacher) for teacher in names.values())
-    assert {teacher for _, teacher in preset.lessons} <= names.keys()
+    assert {teacher for _, teacher in preset.lessons} | {*preset.timed_equivalents} <= names.keys()
     assert preset.base_size in preset.sizes
     assert preset.backbone in preset.upgraded_backbones
-    assert preset.backbone in preset.taught_backbones
+    assert all(preset.teachers.places_of(teacher) for _, teacher in preset.grid_teachers)
+    assert preset.percentages[0] == 0
     assert set(preset.cascaded_backbones) <= set(preset.upgraded_backbones)
-    named = {*preset.pruned_backbones, *preset.upgraded_backbones, *preset.taught_backbones}
+    named = {*preset.pruned_backbones, *preset.upgraded_backbones}
     assert {*named, *(backbone for backbone, _ in preset.lessons)} <= set(BACKBONES)
 
 

@@ -40,7 +40,7 @@ from joint_detnas.method import (
     evolve,
     kept_at_cost,
 )
-from joint_detnas.presets import PRESETS, Options, Teacher, other_choices
+from joint_detnas.presets import PRESETS, Options, other_choices
 from joint_detnas.study import JointDetNASStudy, pair_folder, read_base, resolution_costs
 from tests.joint_detnas.conftest import TINY, steady_latency, tiny_options
 
@@ -148,12 +148,13 @@ def test_an_exhibits_runs_are_those_that_measuring_it_touches(tiny, tmp_path, mo
         "base-resnet18-s0",
         "search-resnet18-fixed-student-s0",
         "search-resnet18-fixed-pair-s0",
+        "search-resnet18-untaught-s0",
     }
     touched.clear()
     table1 = measure_exhibit(PAPER.by_name["table1"], JointDetNASStudy(tiny_options(tmp_path, preset=few)))
     made_before = {f"{study.folder.name}/classification-teacher-pool-s0"}  # by the pool, whose record names it
     assert set(table1["runs"]) == touched | made_before
-    assert len(table1["runs"]) == 2 + 3 * len(few.equivalents)
+    assert len(table1["runs"]) == 2 + 4 * len(few.equivalents)
     again = JointDetNASStudy(tiny_options(tmp_path, preset=few))
     assert measure_exhibit(PAPER.by_name["figure4"], again) == figure4
 
@@ -264,7 +265,7 @@ def trainings(copied, monkeypatch) -> list:
     def caught(run, stage, model, batches, losses, training, moments=None):
         weights = {name: each.clone() for name, each in model.state_dict().items()}
         seen.append((model, weights, training.optimisation, losses))
-        return FitReport(1.0, 1.0, 0.0, 0, 0, {}, 0)
+        return FitReport(seconds=1.0, cpu_seconds=1.0, samples=0, steps=0, losses={}, peak_memory=0)
 
     for module in (method, study_module):
         monkeypatch.setattr(module, "fit", caught)
@@ -295,7 +296,7 @@ def test_a_pruned_detector_is_the_base_one_without_its_least_channels(copied, ti
         assert model.student.backbone.architecture == expected.backbone.architecture
         start = student_weights(weights)
         assert all(torch.equal(each, start[name]) for name, each in expected.state_dict().items())
-        assert optimisation == tiny.pair_training
+        assert optimisation == tiny.pruning_training
         assert teachers_seen(monkeypatch, losses) == [None]
         assert (result["macs_mmdet"] < count(base, tiny.base_size).macs_mmdet) == bool(percentage)
 
@@ -325,10 +326,13 @@ def test_a_distilled_student_starts_as_fresh_as_the_base_did(copied, tiny, train
 
 def test_an_equivalent_is_the_teachers_network_on_a_backbone_of_its_own(copied, tiny, trainings):
     name, teacher = tiny.equivalents[0]
-    copied.alone(name)
-    network, _, optimisation, _ = trainings[-1]
+    copied.alone(name, "seconds")
+    epochs = sum(phase.epochs for phase in tiny.shrinking.phases)
+    pool = copied.pool()["cpu_seconds"]  # a made-up training takes a second
+    lasting = [replace(tiny.base_training, epochs=number) for number in (epochs, max(1, round(epochs * pool)))]
+    assert [optimisation for _, _, optimisation, _ in trainings[-2:]] == lasting
+    network, *_ = trainings[-1]
     assert network.backbone.active_blocks == teacher.depths
-    assert optimisation == tiny.base_training
     own = copied.pretrained(str(teacher))
     assert all(torch.equal(each, own[key]) for key, each in network.backbone.state_dict().items())
 
@@ -341,22 +345,71 @@ def test_a_network_out_of_the_pool_has_the_pools_weights(copied, tiny):
 
 
 @pytest.mark.parametrize("name", ["prune-kd", "nas-prune-kd"])
-def test_a_pipeline_prunes_to_the_joint_searchs_cost_and_distils_from_the_largest(
+def test_a_pipeline_prunes_to_the_goal_and_trains_as_often_as_the_joint_search(
     copied, tiny, trainings, monkeypatch, name
 ):
-    goal = copied.upgraded()
-    before = copied.sparse() if name == "prune-kd" else copied.upgraded("nas")
+    before, nas = copied.base(), copied.upgraded("nas")
+    goal = {"size": list(tiny.base_size), "depth": 9, "samples": 1, "cpu_seconds": 1.0}
+    searched = copied.search()
+    monkeypatch.setattr(JointDetNASStudy, "search", lambda self, control="none": searched | {"slim": goal})
+    monkeypatch.setattr(JointDetNASStudy, "upgraded", lambda self, control: nas)
+    weights = Run.load_weights
+    monkeypatch.setattr(Run, "load_weights", lambda *at: ({}, {}) if "moments" in at[1] else weights(*at))
     result = copied.pipeline(name)
-    _, weights, optimisation, losses = trainings[-1]
-    assert optimisation == tiny.base_training
-    start, macs = read_base(Path(before["file"])), goal["backbone_macs_at_base_size"]
-    expected = keep_channels(start, kept_at_cost(start.backbone, macs, tiny.base_size, tiny.search.morphism))
-    found = student_weights(weights)
+    left = 9 if name == "prune-kd" else 9 - nas["depth"]
+    assert len(trainings) == left
+    taught = [teachers_seen(monkeypatch, losses)[0] is not None for *_, losses in trainings]
+    assert taught == [number >= left // 4 for number in range(left)]
+    start = read_base(Path((before if name == "prune-kd" else nas)["file"]))
+    whole = count(read_base(Path(before["file"])), tiny.base_size).parts["backbone"]["macs_mmdet"]
+    kept = kept_at_cost(start.backbone, tiny.goal * whole, tiny.base_size, tiny.search.morphism)
+    expected, found = keep_channels(start, kept), student_weights(trainings[-1][1])
     assert all(torch.equal(each, found[key]) for key, each in expected.state_dict().items())
-    assert result["size"] == list(goal["size"])
-    assert result["before"] == before
-    (seen,) = teachers_seen(monkeypatch, losses)
+    assert all(optimisation == tiny.pair_training for _, _, optimisation, _ in trainings)
+    (seen,) = teachers_seen(monkeypatch, trainings[-1][-1])
     assert seen.backbone.active_blocks == tiny.teachers.largest().depths
+    assert (result["size"], result["samples"]) == (list(tiny.base_size), 0)
+    monkeypatch.setattr(JointDetNASStudy, "search", lambda self, control="none": searched | {"slim": None})
+    assert copied.pipeline(name) is None
+
+
+def test_what_a_search_gains_is_counted_from_as_many_trainings_alone(copied, tiny, trainings, monkeypatch):
+    monkeypatch.setattr(Run, "load_weights", lambda run, name: ({f"{name} of a pair": torch.zeros(1)}, {}))
+    result = copied.trained_on(3)
+    assert len(trainings) == 3
+    assert [teachers_seen(monkeypatch, losses) for *_, losses in trainings] == [[None]] * 3
+    start = student_weights(trainings[0][1])
+    assert all(
+        torch.equal(each, start[key]) for key, each in read_base(Path(copied.base()["file"])).state_dict().items()
+    )
+    assert result["macs_mmdet"] == copied.base()["macs_mmdet"]
+
+
+def test_every_student_of_the_grid_is_trained_under_every_teacher(study, tiny):
+    found = study.grid()
+    assert list(found["students"]) == ["0", "30"]
+    pool = {name: study.teacher(teacher) for name, teacher in tiny.grid_teachers}
+    sizes = {name: sum(each.numel() for each in network.backbone.parameters()) for name, network in pool.items()}
+    assert {name: each["params"] for name, each in found["teachers"].items()} == sizes
+    for percentage, student in found["students"].items():
+        network = study.pruned_student(int(percentage))
+        again = study.precisions(network, "validation")[tiny.base_size]["AP"]
+        assert again == study.pruned(int(percentage))["AP"], "the one that was trained"
+        assert student["params"] == sum(each.numel() for each in network.backbone.parameters())
+        assert list(student["gains"]) == list(sizes)
+    assert found["students"]["30"]["params"] < found["students"]["0"]["params"]
+
+
+def test_the_slim_pair_is_the_best_within_the_goal(study, tiny):
+    records = Run.read(study.run_path("search-resnet18")).candidates()
+    most = tiny.goal * records[0]["backbone_macs_mmdet"]
+    within = [each for each in records if each["backbone_macs_mmdet"] <= most]
+    slim = study.search()["slim"]
+    assert (slim is None) == (not within)
+    if within:
+        best = max(within, key=lambda each: each["score"])
+        assert slim["size"] == best["resolution"]
+        assert slim["backbone_macs_at_base_size"] == best["backbone_macs_mmdet"]
 
 
 def test_architecture_search_alone_neither_prunes_channels_nor_is_taught(study, tmp_path, monkeypatch):
@@ -369,18 +422,15 @@ def test_architecture_search_alone_neither_prunes_channels_nor_is_taught(study, 
     assert "pool-s0" not in " ".join(Run.read(searching.run_path("search-resnet18-nas")).read_json("uses", list))
 
 
-def test_a_fixed_student_keeps_its_architecture_and_its_teachers_are_measured(study, tiny):
-    steps, teachers = study.search("fixed-student")["steps"], study.teachers()
-    assert {step["kind"] for step in steps[1:]} == {"teacher"}
-    assert len(teachers) > 1
-    assert set(teachers) == {step["teacher"] for step in steps}
-    for name, measured in teachers.items():
-        teacher = Teacher.parse(name)
-        network = build_teacher(tiny.teachers, teacher, len(study.categories))
-        assert measured["backbone_params"] == sum(each.numel() for each in network.backbone.parameters())
-        again = study.precision_at(study.teacher(teacher), padded(tiny.base_size), "search")
-        assert measured["AP"] == again["AP"]
-    assert {step["teacher"] for step in study.search("fixed-pair")["steps"]} == {str(tiny.teachers.largest())}
+def test_a_fixed_student_keeps_its_architecture(study, tiny):
+    steps = {control: study.search(control)["steps"][1:] for control in ("fixed-student", "fixed-pair", "untaught")}
+    kinds = {control: {step["kind"] for step in each} for control, each in steps.items()}
+    assert kinds == {"fixed-student": {"teacher"}, "fixed-pair": {"train on"}, "untaught": {"train on"}}
+    assert len({step["teacher"] for step in steps["fixed-student"]}) > 1
+    assert {step["teacher"] for step in steps["fixed-pair"]} == {str(tiny.teachers.largest())}
+    base = Architecture.standard("resnet18", 8).to_dict()
+    for control in steps:
+        assert study.upgraded(control)["architecture"] == base
 
 
 def test_another_backbone_shares_the_pool_and_what_was_used(study):
@@ -454,10 +504,11 @@ def test_controls_change_one_thing_of_the_search(study, tiny):
     alone = {"teacher": "none", "student_probability": 1.0, "morphism": replace(tiny.search.morphism, kinds=kinds)}
     searches = {
         "none": tiny.search,
-        "random": replace(tiny.search, k=None),
+        "random": replace(tiny.search, listed="latest"),
         "conventional": replace(tiny.search, teacher="largest"),
         "fixed-student": tiny.teaching,
         "fixed-pair": replace(tiny.teaching, teacher="largest"),
+        "untaught": replace(tiny.teaching, teacher="none"),
         "nas": replace(tiny.search, budget=2, **alone),
     }
     for control, search in searches.items():
