@@ -26,8 +26,7 @@ Search = Callable[[int], float]  # seed -> best score
 
 def macs_of(space: OFAResNetSpace, image_size: int = IMAGE_SIZE, classes: int = CLASSES) -> Constraint:
     """MACs of paths, with the classifier that reads them, as the resource that DetOFA's buckets and budgets go by."""
-    cost = CostTable.macs(space, image_size, head=lambda channels: classes * channels)
-    return Constraint("MACs", "", cost, *cost(np.stack([space.smallest(), space.largest()])))
+    return Constraint.of("MACs", "", CostTable.macs(space, image_size, head=lambda channels: classes * channels))
 
 
 # ---- cost
