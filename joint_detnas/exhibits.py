@@ -69,6 +69,11 @@ def upgrades(study: "JointDetNASStudy") -> dict[str, dict[str, Any]]:
     return rows
 
 
+def base_level(study: "JointDetNASStudy") -> list[float]:
+    """AP of the base detectors that are upgraded."""
+    return [_points(study.upgrading(backbone).base()["AP"]) for backbone in study.preset.upgraded_backbones]
+
+
 def latency_ratio(timed: Mapping[str, Any]) -> float:
     """Latency of the upgraded detector over that of the base: the median over the rounds, each of which timed both."""
     return float(np.median(np.divide(timed["upgraded"]["rounds"], timed["base"]["rounds"])))
@@ -511,7 +516,7 @@ def measure_table4(study: "JointDetNASStudy") -> Measured:
         ],
         "cost": lambda: ratios("macs_mmdet"),
         "time": lambda: [latency_ratio(of.latencies()) for of in every.values()],
-        "level of table4": lambda: [_points(of.base()["AP"]) for of in every.values()],
+        "level of table4": lambda: base_level(study),
     }
     spent = {"upgraded": [of.upgraded() for of in every.values()], "trained_on_alone": [*controls.values()]}
     return {"rows": rows, "evidence": found, "budget": budget(**{key: added_up(each) for key, each in spent.items()})}
@@ -776,7 +781,8 @@ def measure_figure6(study: "JointDetNASStudy") -> Measured:
         for backbone in study.preset.upgraded_backbones
     }
     every = [step for steps in searches.values() for step in steps]
-    return {"searches": searches, "evidence": pruning_evidence(every, study.preset.search.budget)}
+    evidence = pruning_evidence(every, study.preset.search.budget) | {"level of figure6": base_level(study)}
+    return {"searches": searches, "evidence": evidence}
 
 
 def pruning_evidence(steps: Sequence[Mapping[str, Any]], budget: int) -> dict[str, float]:
@@ -862,8 +868,7 @@ JD9 = claim(
             null="successful steps in random order: 0",
         ),
     ],
-    exhibits=("table4",),
-    level="level of table4",
+    level="level of figure6",
     before=Before(
         "share of channel pruning in all that the student's actions raised the score by above 0.5; mean place of its "
         "successful steps minus that of the other actions' below 0",
@@ -1023,7 +1028,8 @@ def measure_figure7(study: "JointDetNASStudy") -> Measured:
     before = np.array([np.array(each["before"]) / sum(each["before"]) for each in stages.values()])
     uniform = before * lost.sum(axis=1, keepdims=True)
     found = {"stages": lost, "stages above a uniform cut": lost - uniform}
-    return {"stages": stages, "evidence": {name: each.mean(axis=0).tolist() for name, each in found.items()}}
+    evidence = {name: each.mean(axis=0).tolist() for name, each in found.items()}
+    return {"stages": stages, "evidence": evidence | {"level of figure7": base_level(study)}}
 
 
 def draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
@@ -1059,8 +1065,7 @@ JD10 = claim(
         )
         for at, more, less in ((2, "third", "second"), (1, "second", "first"))
     ],
-    exhibits=("table4",),
-    level="level of table4",
+    level="level of figure7",
     before=Before(
         "FLOPs that the third resolution lost minus what the second did, and the second minus the first, above 0",
         "A stage that costs more loses more by a cut that prefers none.",

@@ -457,7 +457,7 @@ def test_evidence_is_what_the_rule_gives():
             np.median(np.divide(*(MadeUpStudy(1, each).latencies()[name]["rounds"] for name in ("upgraded", "base"))))
             for each in BOTH
         ],
-        "level of table4": [ap(1, base) for base, *_ in runs],
+        **{f"level of {name}": [ap(1, base) for base, *_ in runs] for name in ("table4", "figure6", "figure7")},
         **{
             f"joint minus {k}": ap(1, "search-resnet18-none-slim") - ap(1, f"pipeline-resnet18-{k}")
             for k in ("prune-kd", "nas-prune-kd")
@@ -558,7 +558,7 @@ HELD = {
     "search minus random": values(0.8),
     "share of the budget": values(0.3),
     "share without effect": values(0.6),
-    **{f"level of {name}": values(30.0, 31.0) for name in ("table1", "figure5", "table4")},
+    **{f"level of {name}": values(30.0, 31.0) for name in ("table1", "figure5", "table4", "figure6", "figure7")},
     **{f"level of {name}": values(30.0) for name in ("figure4", "table5", "table7")},
 }
 # Of each condition: claim, exhibit, value on HELD, direction, threshold, unit, what the paper prints, and evidence that

@@ -60,11 +60,12 @@ def test_every_exhibit_has_its_table_pictures_and_runs(folder, name):
 def test_verdicts_need_seeds_and_numbers(folder, results, steps):
     claims = read_json(results / "smoke" / "joint_detnas" / "claims.json")
     assert list(claims) == [f"JD-{number}" for number in range(1, 12)]
-    assert {claim["verdict"] for claim in claims.values()} == {"inconclusive"}
-    assert [name for name, claim in claims.items() if claim["reason"].startswith("1 seed")] == ["JD-9", "JD-10"]
+    assert [name for name, claim in claims.items() if "not measured" not in claim["reason"]] == ["JD-9", "JD-10"]
+    assert {claim["verdict"] for claim in claims.values()} <= {"inconclusive", "not testable at this scale"}
     gains = [step | {"gain": 100 * step["increment"]} for step in steps]
-    evidence = pruning_evidence(gains, TINY.search.budget)
-    assert [each["difference"] for each in claims["JD-9"]["conditions"]] == pytest.approx([*evidence.values()])
+    share, by_number, place = pruning_evidence(gains, TINY.search.budget).values()
+    found = [each["difference"] for each in claims["JD-9"]["conditions"]]
+    assert found == pytest.approx([share, share - by_number, place])
     assert "scenes-smoke/search-resnet18-s0" in claims["JD-10"]["runs"]
 
 
