@@ -45,6 +45,11 @@ BENCHMARKS = {
         full=[{"case": ("paper widths", 224, 8, 2)}, {"case": ("thin", 96, 16, 8)}],
         quick=[{"case": ("thin", 32, 4, 2)}],
     ),
+    "bookkeeping": Benchmark(
+        "records",
+        "Recording a candidate of a search that holds a million; target 1 ms and 2 GiB.",
+        quick=[{"candidates": 200, "new": 20}],
+    ),
     "cost-paths": Benchmark(
         "paths",
         "MACs of paths of the OFA-ResNet50 space (224x224, 1,000 classes); target 5 million paths a second.",

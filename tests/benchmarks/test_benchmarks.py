@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ALWAYS_THERE = {
     "average-precision": "pycocotools",
     "bn-reestimation": "a plain forward",
+    "bookkeeping": "reading the records at each generation of 20",
     "cost-paths": "torch FlopCounterMode",
     "elastic-step": "the net taken out",
     "evolution": "one by one",
