@@ -404,7 +404,9 @@ def beyond_cost(sampled: Mapping[str, Sequence], reference: Mapping[str, Sequenc
 
     cost, accuracy = numbers(reference)
     known = np.isfinite(cost) & np.isfinite(accuracy)
-    curve = np.polynomial.Polynomial.fit(cost[known], accuracy[known], 2)
+    if not known.any():
+        return [NAN] * len(sampled["cost"])
+    curve = np.polynomial.Polynomial.fit(cost[known], accuracy[known], min(2, known.sum() - 1))
     cost, accuracy = numbers(sampled)
     return (accuracy - curve(cost)).tolist()
 
@@ -664,7 +666,8 @@ FILTERS = {
 def best_precision(scores: np.ndarray, losses: np.ndarray, buckets: np.ndarray) -> dict[str, float]:
     """ "Results with the best precision" (Table 2): over thresholds that flag a share of `SWEEP` of each bucket."""
     weak = weakest_share(losses, buckets)
-    found = {share: float(weak[weakest_share(-scores, buckets, share)].mean()) for share in SWEEP}
+    flagged = {share: weakest_share(-scores, buckets, share) for share in SWEEP}
+    found = {share: float((weak & each).sum() / max(1, each.sum())) for share, each in flagged.items()}
     share = max(found, key=found.__getitem__)
     return {"best precision": found[share], "best share": share}
 
@@ -972,7 +975,8 @@ FIGURE9 = Exhibit(
 
 def measure_plateau(study: "DetOFAStudy") -> Measured:
     """AP of the full net, and of the uniform supernet's cheapest, middle and dearest path, by samples."""
-    return {"lengths": {kind: [study.plateau(kind, share) for share in LENGTHS] for kind in ("full", "uniform")}}
+    curves = [{kind: study.plateau(kind, length) for kind in ("uniform", "full")} for length in LENGTHS]
+    return {"lengths": {kind: [each[kind] for each in curves] for kind in ("full", "uniform")}}
 
 
 LENGTHS = (0.5, 1.0, 2.0)

@@ -346,6 +346,26 @@ def test_the_gradient_raises_the_better_path_and_leaves_other_buckets_alone():
     torch.autograd.gradcheck(lambda s: flops_bounded_loss(s, torch.arange(8.0), torch.arange(8) % 2), scores)
 
 
+def test_ridge_scores_equal_a_loop_over_paths():
+    constraint, data = _constraint(TINY), _ranking(_constraint(TINY), 15)
+    learnt, paths = PathLosses(data.paths[::2], data.losses[::2]), data.paths[1::2]
+    cost = constraint.cost(learnt.paths)
+
+    def features(path):
+        row = [0.0] * 5 * len(TINY.layer_stage)
+        for layer, token in enumerate(tokenise(TINY, path[None])[0]):
+            row[5 * layer + token] = 1.0
+        scaled = (constraint.cost(path[None])[0] - cost.mean()) / cost.std()
+        return [*row, *(float(constraint.bucket(path[None])[0] == bucket) for bucket in range(5)), scaled, scaled**2]
+
+    known = np.array([[*features(path)] for path in learnt.paths])
+    ridge = np.vstack([known, np.eye(known.shape[1])])  # as so many more rows that ask for weights of 0
+    targets = np.concatenate([learnt.losses - learnt.losses.mean(), np.zeros(known.shape[1])])
+    weights = np.linalg.lstsq(ridge, targets, rcond=None)[0]
+    expected = [-np.dot(features(path), weights) for path in paths]
+    assert method.ridge_scores(TINY, constraint, learnt, paths) == pytest.approx(expected)
+
+
 def test_a_batch_without_a_pair_has_no_loss_and_no_nan():
     scores = torch.rand(3, requires_grad=True)
     loss = flops_bounded_loss(scores, torch.arange(3.0), torch.arange(3))

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.models.ofa_resnet import OFAResNet
 from common.plain import InputError
 from common.report.reproduce import measure_exhibit
 from common.train import loop
@@ -23,9 +24,10 @@ from common.train.run_folder import Run
 from detofa import method
 from detofa.exhibits import PAPER
 from detofa.method import PathLosses, best_affordable
+from detofa.presets import PAPER as PAPER_SCALE
 from detofa.presets import VARIANTS, Options
 from detofa.space import BlockShape, Constraint, StemShape
-from detofa.study import DetOFAStudy, folds_of
+from detofa.study import DetOFAStudy, Released, folds_of
 from tests.detofa.conftest import hurry
 from tests.detofa.tiny_space import TINY_PRESET
 
@@ -164,7 +166,7 @@ def test_evidence_rests_on_its_own_runs_alone(finished):
     for name in ("figure6", "figure7"):
         rests_on |= measure_exhibit(PAPER.by_name[name], study)["rests_on"]
     shared = {"classification", "filter", "warm-up"}
-    expected = {f"sampled:{name}": shared | {name, f"sampled-{name}"} for name in ("ours", "ofa")}
+    expected = {"gain": shared | {"ours", "ofa", "sampled-ours", "sampled-ofa"}}
     expected |= {"tau:classification": {"classification", "filter"}, "tau:detection": shared}
     assert {name: {Path(run).name[:-3] for run in runs} for name, runs in rests_on.items()} == expected
 
@@ -218,6 +220,44 @@ def test_shrinking_starts_from_the_full_net(finished):
     assert set(result["costs"]) == {"warm-up", "fine-tuning", "depth", "expand", "width", "search sampling"}
     assert result["costs"]["fine-tuning"] == results["fullnet"]["costs"]["fine-tuning"]
     assert all(math.isfinite(record["AP"]) for record in result["found"])
+
+
+def test_equal_cost_lengthens_the_fine_tuning_by_the_recorded_seconds():
+    ours = {"warm-up": 3.0, "sampling": 7.0, "filter": 1.0, "fine-tuning": 30.0, "search sampling": 99.0}
+    own = {"warm-up": 3.0, "fine-tuning": 20.0, "search sampling": 5.0}
+    costs = {
+        name: {"costs": {part: {"cpu_seconds": seconds, "samples": 1} for part, seconds in parts.items()}}
+        for name, parts in {"ours": ours, "ofa": own}.items()
+    }
+    preset = replace(TINY_PRESET, fine_tuning=replace(PAPER_SCALE.fine_tuning, epochs=50, milestones=(30.0, 40.0)))
+    longer = method.equal_cost(SimpleNamespace(result=costs.get, preset=preset), "ofa")
+    epochs = 50 * (41 - 3) / 20  # what is left for the fine-tuning after the warm-up
+    assert longer == replace(preset.fine_tuning, epochs=round(epochs), milestones=(95 * 0.6, 95 * 0.8))
+    costs["ofa"]["costs"]["fine-tuning"]["cpu_seconds"] = 90.0
+    assert method.equal_cost(SimpleNamespace(result=costs.get, preset=preset), "ofa").epochs == 50, "never shorter"
+
+
+def test_a_released_supernet_keeps_its_weights_and_is_part_of_a_run(tmp_path):
+    released = OFAResNet(TINY_PRESET.space).state_dict()
+    study = _study(tmp_path)
+    study.released = Released("digest", released)
+    assert list(study.shared("classification")["costs"]) == ["uniform", "sampling"]
+    detector = study.transferred(study.detector())
+    learned = dict(detector.backbone.named_parameters())
+    assert all(torch.equal(tensor, released[name]) for name, tensor in learned.items())
+    assert Run.read(study.run_path("classification")).config["pretrained"] == "digest"
+    with pytest.raises(InputError, match="pretrained"):
+        _study(tmp_path).shared("classification")
+
+
+def test_pre_training_on_another_set_is_one_for_all_seeds(tmp_path):
+    weights = []
+    for first in (0, 1):
+        study = _study(tmp_path / str(first), seed=first, pretraining_data="scenes:seed=1,train=12,size=32")
+        study.shared("filter")
+        assert {run.name for run in study.folder.iterdir()} == {"classification", "filter"}
+        weights.append(study.weights("classification", "uniform") | study.weights("filter", "filter-best"))
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_folds_spread_every_bucket_evenly():
