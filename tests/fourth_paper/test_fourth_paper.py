@@ -72,18 +72,7 @@ def test_report_and_scoreboard_show_it(reproduced):
         assert all(text in page for text in ("WideNet", "WN-1: wider is better", "data:image/png;base64"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("--only", "table2"), "unknown exhibit 'table2': give some of table1"),
-        (("--claim", "WN-2"), "unknown claim 'WN-2': give some of WN-1"),
-        (("--seeds", "0"), "--seeds must be at least 1, got 0"),
-        (("--data", "foo:x"), "unknown data 'foo:x'"),
-    ],
-)
-def test_a_wrong_flag_gives_one_sentence(tmp_path, arguments, sentence):
-    done = typed(tmp_path, "widenet.reproduce", *arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {sentence}")
-    assert done.stderr.count("\n") == 1
+def test_a_wrong_flag_gives_one_sentence(tmp_path):
+    done = typed(tmp_path, "widenet.reproduce", "--only", "table2")
+    assert (done.returncode, done.stderr) == (2, "error: unknown exhibit 'table2': give some of table1\n")
     assert not (tmp_path / "runs").exists()
