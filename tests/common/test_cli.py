@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from common.cli import StudyOptions, Switch, command, parse, run, short_name
+from common.cli import StudyOptions, Switch, command, parse, run
 from common.plain import InputError
 from common.settings import Augmentation, Optimisation, StudyPreset
 
@@ -127,14 +127,6 @@ def test_errors_of_the_work_end_without_a_traceback(error, code, text, capsys):
         run(main, Options, [])
     assert ended.value.code == code
     assert text in capsys.readouterr().err
-
-
-def test_names_of_data():
-    assert short_name("scenes:size=64") == "scenes"
-    assert short_name("coco:/some/where/My Photos!") == "my-photos"
-    for wrong in ("photos", "coco:", "zip:x"):
-        with pytest.raises(InputError, match=r"unknown data .*; give scenes"):
-            short_name(wrong)
 
 
 def commands() -> list[str]:

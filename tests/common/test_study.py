@@ -259,8 +259,11 @@ def test_an_exhibit_rests_on_just_the_folders_that_measuring_it_touched(options,
     assert touched <= {study.folder / name for name in names(measured["runs"])}
 
 
-def test_data_are_those_of_the_preset(options):
-    sums = Sums(options, 0)
+def test_data_are_those_of_the_preset_and_said_before_the_first_run(options, capsys):
+    sums = Sums(replace(options, data="scenes:train=22,val=10,size=32"), 0)
+    said = sums.once("one", lambda run: {"said": capsys.readouterr().err.splitlines()})["said"]
+    assert [line.partition(": ")[0] for line in said] == ["trained on", "held out to choose by", "reported on"]
+    assert sums.once("two", lambda run: {"said": capsys.readouterr().err})["said"] == ""
     assert sums.images_an_epoch == 12
     assert {name: len(each) for name, each in sums.sets.items()} == {"search": 3, "validation": 5}
     assert len(sums.crops.labels) == 16
