@@ -54,7 +54,8 @@ class StudyOptions:
     precision: Precision = "float32"
     """Number format of training; bfloat16 is faster on GPUs and on CPUs that compute with it."""
     retry_failed: Switch = False
-    """Evaluate the candidates of a search again that failed, for example for want of memory."""
+    """Evaluate the candidates of a search again that failed, for example for want of memory; stages of training that
+    are done stay."""
     preset: StudyPreset
     """The settings of the scale."""
 

@@ -273,7 +273,9 @@ class Run:
         return None if record is None else dict(record)
 
     def forget_failed(self) -> None:
-        """Take the failed candidates out of the run, and the result that rests on them: all are made again."""
+        """Take the failed candidates out of the run, and the result that rests on them: both are made again, and
+        stages of training that are done stay.
+        """
         if self._writing() and self.candidates(status="failed"):
             self._file("result", ".json").unlink(missing_ok=True)
             self._candidates.keep(lambda record: record.get("status") != "failed")
