@@ -16,7 +16,6 @@ pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillatio
 cascade-BACKBONE           what the search found, with deformable convolutions and a cascade of heads, trained on
 """
 
-import math
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +41,7 @@ from common.models.described import (
     keep_channels,
     on_backbone,
 )
-from common.models.detector import load_detector, save_detector
+from common.models.detector import load_detector
 from common.models.fpn import FPN
 from common.models.mobilenet import MobileNetV2
 from common.models.resnet import ResNet
@@ -166,14 +165,14 @@ class JointDetNASStudy(BackboneStudy):
 
     # ---- measuring
 
-    def precisions(self, network: nn.Module, where: str) -> dict[Size, dict[str, float]]:
+    def precisions(self, network: nn.Module, where: str, per_class: bool = False) -> dict[Size, dict[str, Any]]:
         """The 12 COCO numbers at every size."""
-        return {size: self.precision_at(network, padded(size), where) for size in self.preset.sizes}
+        return {size: self.precision_at(network, padded(size), where, per_class) for size in self.preset.sizes}
 
     def report(self, network: TwoStage, size: Size) -> dict[str, Any]:
         """What is printed of a detector at its input size: AP on the validation images, latency, costs; and AP at every
         size."""
-        numbers, cost = self.precisions(network, "validation"), count(network, size)
+        numbers, cost = self.precisions(network, "validation", per_class=True), count(network, size)
         return {
             "size": size,
             **numbers[size],
@@ -191,15 +190,8 @@ class JointDetNASStudy(BackboneStudy):
         """The network in its run's folder, for `load_detector(RUN/detector)`. result: as `report` gives it."""
         if distributed.rank() > 0:
             return
-        description = {
-            "categories": list(self.categories),
-            "input_size": padded(tuple(result["size"])),
-            "AP": result["AP"],
-            "latency": result["latency_of"],
-            "cost": {key: result[key] for key in ("macs", "macs_mmdet", "params", "backbone_macs_mmdet")},
-            "provenance": self.provenance(run),
-        }
-        save_detector(run.path / "detector" / "detector", network, description)
+        path, size = run.path / "detector" / "detector", padded(tuple(result["size"]))
+        self.save_with_card(path, network, size, run, network.backbone.description, result)
 
     def _detector_of(self, what: str) -> dict[str, str]:
         return _on_disk(self.run_path(what) / "detector" / "detector.json")
@@ -402,15 +394,13 @@ class JointDetNASStudy(BackboneStudy):
                         restore(known[pair.parent])
                     work(pair)
 
-            most = (
-                preset.goal * backbone_cost(base.backbone.architecture, preset.base_size, base.backbone.norm).macs_mmdet
-            )
+            most = preset.goal * count(base, preset.base_size).parts["backbone"]["macs_mmdet"]
 
             def slim() -> Pair | None:
-                records = {each["key"]["pair"]: each.get("backbone_macs_mmdet", math.inf) for each in run.candidates()}
-                measured = {number: pair for number, pair in known.items() if records.get(number, math.inf) <= most}
-                scored = [pair.measured(run.candidate_named(pair.to_dict())) for pair in measured.values()]
-                return next(iter(top_k(scored, 1)), None)
+                done = [each for each in run.candidates(status="done") if each["key"]["pair"] in known]
+                within = [each for each in done if each["backbone_macs_mmdet"] <= most]
+                measured = [known[each["key"]["pair"]].measured(each) for each in within]
+                return next(iter(top_k(measured, 1)), None)
 
             def forget(numbers: Sequence[int]) -> None:
                 kept = slim()
@@ -425,9 +415,9 @@ class JointDetNASStudy(BackboneStudy):
             def reported(pair: Pair, network: TwoStage) -> dict[str, Any]:
                 """With the trainings that it has behind it, the base detector's aside."""
                 chain = [run.candidate_named(each.to_dict()) for each in history.behind(pair)]
-                took = {"samples": "samples", "cpu_seconds": "train_cpu_seconds"}
-                spent = {name: sum(record[key] for record in chain) for name, key in took.items()}
-                return self.report(network, pair.resolution) | spent | {"depth": len(chain)}
+                named = {"samples": "samples", "cpu_seconds": "train_cpu_seconds"}
+                took = {name: sum(record[key] for record in chain) for name, key in named.items()}
+                return self.report(network, pair.resolution) | took | {"depth": len(chain)}
 
             history = hill_climb(preset.teachers, settings, evaluate, self.draws, forget)
             best, cheap = history.best(), slim()
