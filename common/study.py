@@ -9,7 +9,7 @@ import contextlib
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache, cached_property, lru_cache, partial
@@ -21,18 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common import __version__
 from common.cli import StudyOptions
+from common.cost import count
 from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
 from common.data.crops import Crops, object_crops
 from common.data.detection_set import DetectionSet, describe
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
-from common.evaluate.average_precision import GroundTruth
+from common.evaluate.average_precision import METRICS, GroundTruth
 from common.evaluate.latency import device_name, measure_latency
 from common.evaluate.subnetworks import average_precision
 from common.models.classifier import Classifier, classification_losses
+from common.models.detector import save_detector
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
-from common.plain import InputError, read_json_if_there, to_json
+from common.plain import InputError, read_json, read_json_if_there, to_json
 from common.settings import CROP_AUGMENTATION, Optimisation, StudyPreset
 from common.train import distributed
 from common.train.checkpoint import load_strictly
@@ -130,16 +133,48 @@ class Study:
         load_strictly(network, self.weights(what, stage), str(self.run_path(what) / f"{stage}.safetensors"))
         return network
 
-    def provenance(self, run: Run) -> dict[str, Any]:
-        """Where a detector that a run trained comes from, as its description says it."""
-        return {
-            "run": str(run.path),
-            "data": self.data,
-            "scale": self.preset.name,
-            "seed": self.seed,
-            "commit_of_run": run.environment.get("git_commit"),
-            "command": describe_environment(self.command)["command"],
+    def save_with_card(
+        self,
+        path: Path,
+        network: nn.Module,
+        size: tuple[int, int],
+        run: Run,
+        encoding: Any,
+        measured: Mapping[str, Any],
+        searches: Iterable[str] = (),
+    ) -> Path:
+        """A network as a detector with its card, for `load_detector(path)`; returns the path of its JSON.
+
+        size: of its canvas, width and height. run: what trained it. encoding: its architecture as the paper writes it.
+        measured: what is known of it on the validation images: COCO's numbers, "per_class", "latency_of". searches:
+        names (DATA-SCALE/RUN) of runs that found it, beside those that `run` was made from.
+        """
+        cost = count(network, size)
+        used = run.read_json("uses", list) if run.result else list(self._recorders[-1])  # or it is being made
+        rests_on = dict.fromkeys([*searches, *used, f"{self.folder.name}/{run.path.name}"])
+        card = {
+            "categories": list(self.categories),
+            "input_size": list(size),
+            "encoding": encoding,
+            "AP": measured.get("AP"),
+            "accuracy": {name: measured[name] for name in (*METRICS, "per_class") if name in measured},
+            "cost": asdict(cost),
+            "latency": measured.get("latency_of"),
+            "spent": spent_by(self.folder.parent, rests_on),
+            "provenance": {
+                "paper": self.paper,
+                "run": str(run.path),
+                "data": self.data,
+                "training_set": self.training_set.fingerprint(),
+                "validation_set": self.sets["validation"].fingerprint(),
+                "scale": self.preset.name,
+                "seed": self.seed,
+                "command": describe_environment(self.command)["command"],
+                "commit_of_run": run.environment.get("git_commit"),
+                "version": __version__,
+            },
         }
+        return save_detector(path, network, card)
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, None]]:
@@ -266,9 +301,11 @@ class Study:
 
     # ---- measuring
 
-    def precision_at(self, network: nn.Module, size: tuple[int, int], where: str) -> dict[str, float]:
-        """The 12 COCO numbers of a detector on one of `sets` at an input size."""
-        return average_precision(network, self.measuring_batches(where, size).in_order(), self.truth(where))
+    def precision_at(
+        self, network: nn.Module, size: tuple[int, int], where: str, per_class: bool = False
+    ) -> dict[str, Any]:
+        """The 12 COCO numbers of a detector on one of `sets` at an input size. per_class: AP by class, too."""
+        return average_precision(network, self.measuring_batches(where, size).in_order(), self.truth(where), per_class)
 
     def latency_at(self, network: nn.Module, size: tuple[int, int], where: str) -> dict[str, Any]:
         """The latency of detection on images of a set, one at a time; with all that it depends on in "latency_of"."""
@@ -359,6 +396,26 @@ def spent(report: FitReport) -> dict[str, Any]:
         "peak_memory": report.peak_memory,
         "losses": report.losses,
     }
+
+
+def spent_by(folder: Path, names: Iterable[str]) -> dict[str, float]:
+    """What runs (DATA-SCALE/RUN in a paper's folder) took: training of networks and of candidates.
+
+    Keys: samples, seconds, cpu_seconds, gpu_seconds, candidates. Runs that are not there count as nothing.
+    """
+    total = dict.fromkeys(("samples", "seconds", "cpu_seconds", "gpu_seconds", "candidates"), 0)
+    for path in (folder / name for name in names):
+        if not (path / "config.json").exists():
+            continue
+        run = Run.read(path)
+        candidates = run.candidates()
+        total["candidates"] += len(candidates)
+        for record in [*map(read_json, sorted((path / "stages").glob("*.json"))), *candidates]:
+            for name in ("samples", "seconds"):
+                total[name] += record.get(name) or 0
+            total["cpu_seconds"] += record.get("cpu_seconds") or record.get("train_cpu_seconds") or 0
+            total["gpu_seconds"] += (record.get("seconds") or 0) if run.config.get("device") == "cuda" else 0
+    return total
 
 
 def slug(name: str) -> str:

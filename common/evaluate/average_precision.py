@@ -88,18 +88,22 @@ class GroundTruth:
         )
 
     def evaluate(
-        self, detections: Detections, indices: ArrayLike | Tensor | None = None, per_class: bool = False
+        self,
+        detections: Detections,
+        indices: ArrayLike | Tensor | None = None,
+        per_class: bool = False,
+        curves: bool = False,
     ) -> dict[str, Any]:
         """The 12 COCO numbers, each in 0..1, or -1 where there is nothing to find.
 
         detections: boxes (N, D, 4) in *original* pixels. indices: (N,) positions in the `DetectionSet`, the image of
         each row (default: the images that this ground truth was built from, in that order). Images of the ground
         truth that are not among them count as images where nothing was found.
-        per_class: adds "per_class", the AP by category name, and "precision_recall", by category name the precisions at
-        the recalls 0, 0.01, ... 1 where an IoU of 0.5 counts as found.
+        per_class: adds "per_class", the AP by category name. curves: adds "precision_recall", by category name the
+        precisions at the recalls 0, 0.01, ... 1 where an IoU of 0.5 counts as found, -1 where there is nothing to find.
         Raises ValueError where a detection is not finite, a label is unknown, or an image appears twice or not at all.
         """
-        return self.evaluate_rows(self.rows(detections, indices), per_class)
+        return self.evaluate_rows(self.rows(detections, indices), per_class, curves)
 
     def rows(self, detections: Detections, indices: ArrayLike | Tensor | None = None) -> np.ndarray:
         """The valid detections as COCO's array: (M, 7) image, x, y, width, height, score, category.
@@ -131,21 +135,19 @@ class GroundTruth:
             raise ValueError("a detection has a box or score that is not finite: the network has diverged")
         return rows
 
-    def evaluate_rows(self, rows: np.ndarray, per_class: bool = False) -> dict[str, Any]:
+    def evaluate_rows(self, rows: np.ndarray, per_class: bool = False, curves: bool = False) -> dict[str, Any]:
         """`evaluate` for detections that are rows already: (M, 7) float64 as `rows` makes them."""
         evaluation = COCOeval(self._coco, self._coco.load_res(rows), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summary_lines()  # fills `stats` and prints nothing
         numbers: dict[str, Any] = dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
-        if per_class:
-            # (thresholds, recalls, K, areas, detections): all areas, 100 detections; hotcoco sorts categories by id
-            precision = evaluation.eval["precision"][:, :, :, 0, -1]
-            means = precision.mean(axis=(0, 1))  # a category without objects is -1 throughout, so its mean is -1
-            places = np.argsort(np.argsort(self._category_ids))
-            numbers["per_class"] = dict(zip(self._names, means[places].tolist(), strict=True))
-            curves = precision[0].T[places].tolist()  # of the lowest threshold
-            numbers["precision_recall"] = dict(zip(self._names, curves, strict=True))
+        # (thresholds, recalls, K, areas, detections): all areas, 100 detections; hotcoco sorts categories by id
+        precision = evaluation.eval["precision"][:, :, np.argsort(np.argsort(self._category_ids)), 0, -1]
+        if per_class:  # a category without objects is -1 throughout, so its mean is -1
+            numbers["per_class"] = dict(zip(self._names, precision.mean(axis=(0, 1)).tolist(), strict=True))
+        if curves:  # of the lowest threshold
+            numbers["precision_recall"] = dict(zip(self._names, precision[0].T.tolist(), strict=True))
         return numbers
 
 

@@ -128,7 +128,7 @@ def inspect(detector: Detector, dataset: DetectionSet, score: float | None = Non
     found, order = detections_of(detector.model, _as_trained(detector, batches))
     labels = label_of[found.labels]
     found = Detections(found.boxes, found.scores, labels.clamp(min=0), found.valid & (labels >= 0))
-    numbers = GroundTruth(dataset).evaluate(found, order, per_class=True)
+    numbers = GroundTruth(dataset).evaluate(found, order, per_class=True, curves=True)
     pictures = [_matched(found, place, dataset, int(index)) for place, index in enumerate(order)]
     objects = int((~dataset.crowd).sum())
     score = best_score(pictures, objects) if score is None else score

@@ -152,7 +152,7 @@ def test_precision_at_each_recall_is_that_of_pycocotools_mean():
         labels[image, : counts[image]] = torch.from_numpy(dataset.labels[dataset.boxes_of(image)])
     valid = torch.arange(D) < torch.from_numpy(counts).unsqueeze(1)
     numbers = GroundTruth(dataset).evaluate(
-        Detections(found, torch.rand(N, D, generator=generator), labels, valid), per_class=True
+        Detections(found, torch.rand(N, D, generator=generator), labels, valid), curves=True
     )
     curves = [curve for curve in numbers["precision_recall"].values() if min(curve) >= 0]
     assert 0.2 < numbers["AP50"] < 1
