@@ -11,7 +11,7 @@ from typing import Any
 
 from common.plain import InputError
 from common.report.card import card, drawn
-from common.report.runs import Found, RunSummary, duration, find_exhibits, find_runs, shared_environment
+from common.report.runs import FoundExhibit, RunSummary, duration, find_exhibits, find_runs, shared_environment
 from common.report.scoreboard import (
     HEADS,
     Record,
@@ -48,7 +48,7 @@ def build_page(roots: Sequence[Path], command: str = "") -> str:
     if claims:
         contents.append(("claims", "Claims"))
         sections.append(_claims_section(claims))
-    papers: dict[str, list[Found]] = {}
+    papers: dict[str, list[FoundExhibit]] = {}
     for exhibit in exhibits:
         papers.setdefault(exhibit.result.paper_title or exhibit.result.paper, []).append(exhibit)
     pictures = drawn([picture for exhibit in exhibits for picture in exhibit.result.pictures])
@@ -108,10 +108,10 @@ def _claim_row(record: Record) -> list[str]:
 
 
 def _paper_section(
-    anchor: str, title: str, exhibits: Sequence[Found], pictures: Mapping[int, bytes | str], several: bool
+    anchor: str, title: str, exhibits: Sequence[FoundExhibit], pictures: Mapping[int, bytes | str], several: bool
 ) -> str:
     parts = [f'<section id="{anchor}"><h2>{escape(title)}</h2>']
-    settings: dict[tuple[str, str], dict[str, list[Found]]] = {}
+    settings: dict[tuple[str, str], dict[str, list[FoundExhibit]]] = {}
     for exhibit in exhibits:
         result = exhibit.result
         settings.setdefault((result.data, result.scale), {}).setdefault(result.exhibit, []).append(exhibit)

@@ -21,7 +21,7 @@ _OF_ONE_RUN = ("command", "time", "resumed")  # what an environment says of one 
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundExhibit:
     """An exhibit's record, the file it lies in, and the given folder it was found under."""
 
     result: ExhibitResult
@@ -45,9 +45,9 @@ class RunSummary:
     environment: Mapping[str, Any]
 
 
-def find_exhibits(roots: Iterable[Path]) -> tuple[list[Found], list[str]]:
+def find_exhibits(roots: Iterable[Path]) -> tuple[list[FoundExhibit], list[str]]:
     """Every exhibit below the given folders, in a fixed order, each once; and a sentence for each unreadable record."""
-    found: dict[Path, Found] = {}
+    found: dict[Path, FoundExhibit] = {}
     unreadable: dict[Path, str] = {}
     for root in roots:
         if not Path(root).is_dir():
@@ -57,7 +57,7 @@ def find_exhibits(roots: Iterable[Path]) -> tuple[list[Found], list[str]]:
             published = path.name not in PUBLISHED and (path.parent / "runs.json").is_file()
             if (measured_here or published) and path not in found:
                 try:
-                    found[path] = Found(ExhibitResult.load(path), path, Path(root))
+                    found[path] = FoundExhibit(ExhibitResult.load(path), path, Path(root))
                 except InputError as error:
                     unreadable[path] = str(error)
     return list(found.values()), list(unreadable.values())
