@@ -129,15 +129,15 @@ print("speaks against the small one:", *method.speaks_against(small, 5.0, histor
 # %%
 def made_up(structures):
     for structure in structures:
-        code = BackboneCode.parse(structure.backbone)
+        code = BackboneCode.parse(structure.backbone).whole()
         cost = sum(len(digits) * code.base / 2**stage for stage, digits in enumerate(code.stages))
         yield {"cost": cost, "AP": 1 - np.exp(-code.blocks / 12) + 0.3 * len(code.stages[3]) / code.blocks}
 
 
 group = method.Group(PAPER.modular, small)
 settings = method.SearchSettings(budget=60, first=15, generation=9)
-found = method.evolve(group, settings, made_up, seed=0)
-chance = method.random_search(group, settings, made_up, seed=0)
+found = method.evolve(group, settings, made_up, seed=(0,))
+chance = method.random_search(group, settings, made_up, seed=(0,))
 for name, result in (("evolution", found), ("random", chance)):
     costs, accuracies = zip(*[(each.cost, each.accuracy) for each in result.evaluated], strict=True)
     plt.scatter(costs, accuracies, s=12, label=f"{name}: area {hypervolume(costs, accuracies, (1000, 0)):.0f}")
@@ -163,7 +163,7 @@ def search(stage):
             yield {"cost": pixels * (5 + depth), "AP": 1 - np.exp(-depth * pixels / 4)}
 
     evaluate = by_structure if stage.cost == method.LATENCY else made_up
-    return method.evolve(stage.space, settings, evaluate, seed=0, start=stage.start)
+    return method.evolve(stage.space, settings, evaluate, seed=(0, stage.number), start=stage.start)
 
 
 found = method.structural_to_modular(NANO, search, lambda structure: 60.0, lambda name, structure: structure)
@@ -194,8 +194,9 @@ for name, structure in networks.items():
 # %%
 folder = Path(sys.path[0]) / "results" / "nano" / "sm_nas"
 for exhibit in EXHIBITS:
-    display(Shown(ExhibitResult.load(folder / f"{exhibit.name}.json")))
+    if (folder / f"{exhibit.name}.json").is_file():
+        display(Shown(ExhibitResult.load(folder / f"{exhibit.name}.json")))
 
 # %%
-claims, _ = find_claims([folder])
-display(Markdown(scoreboard([claim for claim in claims if len(claim["seeds"]) > 1])))
+claims = find_claims([folder])[0] if folder.is_dir() else []
+display(Markdown(scoreboard(claims) if claims else "The judged runs are under way."))

@@ -288,8 +288,11 @@ class Group:
 
         A standard backbone with more blocks than the space allows loses them where a stage has most.
         """
-        space, width = self.space, self.structure.neck_width
-        code = BackboneCode.standard(self.structure.backbone, _nearest(space.bases, space.standard_base))
+        space, width, backbone = self.space, self.structure.neck_width, self.structure.backbone
+        if backbone in STANDARD_BACKBONES:
+            code = BackboneCode.standard(backbone, _nearest(space.bases, space.standard_base))
+        else:
+            code = BackboneCode.parse(backbone).whole()
         stages = list(code.stages)
         while sum(map(len, stages)) > space.most_blocks:
             longest = max(range(STAGES), key=lambda stage: len(stages[stage]))

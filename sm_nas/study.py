@@ -8,7 +8,8 @@ latencies-EXHIBIT         the detectors that an exhibit compares, timed in turn
 strategy-N                a row of Table 3
 STRATEGY-NAME             a detector by another schedule, where sm_nas.train is asked for one
 backbones                 every backbone within one structure, by stage one's schedule
-longer                    candidates of stage one once more, by the final schedule
+short                     the named detectors by stage one's schedule
+plateau-NAME-xN           detectors by parts and multiples of the final schedule
 """
 
 import math
@@ -16,15 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.batch import Batch
-from common.models.detector import save_detector
-from common.plain import to_json
+from common.plain import InputError, to_json
 from common.search.executors import evaluate_all
 from common.study import BackboneStudy, remove_folder, slug, spent
 from common.train.loop import FitReport, Step, fit
@@ -98,7 +97,7 @@ class SMNAS(BackboneStudy):
         """The 12 COCO numbers, latency and costs, on one of `sets`."""
         size = structure.input_size
         return {
-            **self.precision_at(network, size, where),
+            **self.precision_at(network, size, where, per_class=True),
             **self.latency_at(network, size, where),
             **self.describe(structure),
         }
@@ -120,6 +119,7 @@ class SMNAS(BackboneStudy):
         return {
             **precision,
             **self.describe(structure),
+            "samples": report.samples,
             "train_seconds": report.seconds,
             "train_cpu_seconds": report.cpu_seconds,
             "losses": report.losses,
@@ -141,7 +141,8 @@ class SMNAS(BackboneStudy):
             front = [str(each.structure) for each in found.front()]
             return {"found": _plain(found), "random": _plain(control), "front": front}
 
-        result = self.once(stage.name, make, start=list(map(str, stage.start)))
+        replayed = {} if self.options.latencies is None else {"latencies": "recorded"}
+        result = self.once(stage.name, make, start=list(map(str, stage.start)), **replayed)
         records = Run.read(self.run_path(stage.name)).candidates()
         pool = {Structure.parse(record["key"]): record for record in records}
         return Searched(_restored(result["found"]), _restored(result["random"]), pool)
@@ -171,7 +172,15 @@ class SMNAS(BackboneStudy):
         of a machine as fast as it was for the run's first generation.
         """
         names = [record["key"] for record in records if record["status"] == "done" and LATENCY not in record]
-        if names:
+        if names and self.options.latencies is not None:
+            there = Run.read(self.options.latencies / run.path.name)
+            for name in names:
+                known = there.candidate_named(name) or {}
+                if LATENCY not in known:
+                    raise InputError(f"{there.path} has no latency of {name}: give the runs of the very same search")
+                timed = {key: known[key] for key in (LATENCY, "rounds", "latency_of", "reference") if key in known}
+                run.candidate(**run.candidate_named(name), **timed)
+        elif names:
             reference = self.preset.strategy_model
             detectors = {"reference": (self.detector(reference), reference.input_size)}
             for name in names:
@@ -209,11 +218,17 @@ class SMNAS(BackboneStudy):
         """The modular search within C`group`."""
         return self.searched(method.stage_two(self.preset, group, self.picks[group].structure))
 
-    def found(self) -> dict[str, Structure]:
-        """The networks that both stages found, as F0, F1, ..., not trained to the end."""
-        return method.structural_to_modular(
-            self.preset, lambda stage: self.searched(stage).found, self.flops, lambda _, structure: structure
-        )
+    def found(self, kind: Literal["found", "random"] = "found") -> dict[str, Structure]:
+        """The networks that both stages found, as F0, F1, ..., not trained to the end; or, as R0, R1, ..., what the
+        same choice makes of stage two's random candidates."""
+        if kind == "found":
+            return method.structural_to_modular(
+                self.preset, lambda stage: self.searched(stage).found, self.flops, lambda _, structure: structure
+            )
+        return {
+            f"R{group}": method.hand_on(self.stage_two(group).random, self.flops(each.structure))
+            for group, each in enumerate(self.picks)
+        }
 
     # ---- trainings
 
@@ -268,46 +283,35 @@ class SMNAS(BackboneStudy):
         return self.once("backbones", make)
 
     @property
-    def longer(self) -> list[dict[str, Any]]:
-        """Candidates of stage one with AP after its short training and after the final schedule, on the same images."""
+    def ranked(self) -> list[dict[str, Any]]:
+        """Named detectors: AP after stage one's training, on held-out training images, and after the final one."""
         preset = self.preset
+        named, strategy = dict((*preset.models, *preset.classics)), preset.stage_one_training
 
         def make(run: Run) -> dict[str, Any]:
-            self._pretrain_for(preset.final_training, preset.structural.backbones)
-            one = self.stage_one
-            random = one.random.evaluated
-            order = np.random.default_rng([self.seed, 8]).permutation(len(random))[: preset.longer_candidates]
-            structures = [random[place].structure for place in sorted(order)]
-            records = self._candidates(run, preset.final_training, FLOPS, structures)
-            return {
-                "candidates": [
-                    {"structure": str(each), "short": one.pool[each].get("AP"), "long": record.get("AP")}
-                    for each, record in zip(structures, records, strict=True)
-                ]
-            }
+            self._pretrain_for(strategy, [each.backbone for each in named.values()])
+            records = self._candidates(run, strategy, FLOPS, list(named.values()))
+            return {name: record.get("AP") for name, record in zip(named, records, strict=True)}
 
-        return self.once("longer", make)["candidates"]
+        short = self.once("short", make)
+        return [
+            {"name": name, "short": short[name], "long": self.final(name, each)["AP"], FLOPS: self.flops(each)}
+            for name, each in named.items()
+        ]
 
     # ---- what is left of a training
 
-    def write_detector(self, what: str, strategy: Strategy) -> Path:
-        """The network of a finished run as a detector, `load_detector(RUN/detector)`; returns its JSON."""
+    def write_detector(self, what: str, strategy: Strategy, searches: Sequence[str] = ()) -> Path:
+        """The network of a finished run as a detector, `load_detector(RUN/detector)`; returns its JSON.
+
+        searches: what found it, for its card.
+        """
         run = Run.read(self.run_path(what))
         structure = Structure.parse(run.result["structure"])
         network = self.restore(self.detector(structure, strategy.norm), what, "detector")
-        description = {
-            "categories": list(self.categories),
-            "input_size": structure.input_size,
-            "structure": str(structure),
-            "AP": run.result["AP"],
-            "latency": run.result["latency_of"],
-            "cost": {
-                **{key: run.result[key] for key in ("macs", "macs_mmdet", "backbone_macs_mmdet")},
-                "params": sum(parameter.numel() for parameter in network.parameters()),  # with the norm that it has
-            },
-            "provenance": self.provenance(run),
-        }
-        return save_detector(run.path / "detector" / "detector", network, description)
+        found_by = [f"{self.folder.name}/{self.run_name(each)}" for each in searches]
+        path, size = run.path / "detector" / "detector", structure.input_size
+        return self.save_with_card(path, network, size, run, str(structure), run.result, found_by)
 
 
 def in_parts(batch: Batch, size: int) -> Iterator[Batch]:

@@ -22,7 +22,6 @@ TINY = replace(
     search_images=8,
     validation_images=8,
     crops=16,
-    longer_candidates=2,
     stage_one=replace(SMOKE.stage_one, budget=4, first=3),
     stage_two=replace(SMOKE.stage_two, budget=3, first=2),
     final_training=SMOKE.stage_one_training,

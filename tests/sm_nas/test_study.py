@@ -408,9 +408,7 @@ def touched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 @pytest.mark.parametrize("name", ["table1", "figure3"])
 def test_an_exhibit_names_exactly_the_runs_that_measuring_it_touched(tmp_path, name, monkeypatch):
-    options = Options(
-        scale="smoke", preset=replace(TINY, longer_candidates=1), device="cpu", data=DATA, out=tmp_path / "runs"
-    )
+    options = Options(scale="smoke", preset=TINY, device="cpu", data=DATA, out=tmp_path / "runs")
     used = touched(monkeypatch)
     first = measure_exhibit(PAPER.by_name[name], SMNAS(options))
     assert set(first["runs"]) == used
