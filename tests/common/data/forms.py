@@ -11,13 +11,7 @@ from PIL import Image
 from common.data.detection_set import DetectionSet
 
 FORMS = ("coco", "roboflow", "voc", "yolo", "bdd")
-FOLDERS = {
-    "coco": "images",
-    "roboflow": "{}",
-    "voc": "JPEGImages",
-    "yolo": "images/{}",
-    "bdd": "images/100k/{}",
-}
+FOLDERS = dict(zip(FORMS, ("images", "{}", "JPEGImages", "images/{}", "images/100k/{}"), strict=True))
 
 
 def made(

@@ -109,8 +109,7 @@ def test_the_form_of_a_folder_is_found_out(tmp_path, form):
     kind = "coco" if form == "roboflow" else form
     root = write(tmp_path, form)
     for split in SPLITS if form != "bdd" else SPLITS[:2]:
-        found = load(f"auto:{root}", split)
-        named = load(f"{kind}:{root}", split)
+        found, named = load(f"auto:{root}", split), load(f"{kind}:{root}", split)
         assert found.fingerprint() == named.fingerprint()
         assert (len(found), found.boxes.tolist()) == (2, [[4, 4, 20, 16]] * 2)
         assert found.categories[found.labels[0]] == "car"
