@@ -147,15 +147,18 @@ def cannot_write(path: Path, error: OSError) -> InputError:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder at `path`, made with its parents where it is missing."""
+    """The folder at `path`, made with its parents where it is missing, on disk when this returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
+    for folder in missing:
+        sync_entries(folder.parent)
     return path
 
 
-def _sync_entries(folder: Path) -> None:
+def sync_entries(folder: Path) -> None:
     """Put a folder's list of names on disk: a file that was synced is lost all the same where its name is not."""
     with contextlib.suppress(OSError):  # some file systems cannot sync a folder
         handle = os.open(folder, os.O_RDONLY)
@@ -190,7 +193,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 leftover.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
     for folder in {path.parent for path in contents}:
-        _sync_entries(folder)
+        sync_entries(folder)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -210,7 +213,7 @@ def append_line(path: Path, line: str) -> None:
     except OSError as error:
         raise cannot_write(path, error) from error
     if length == 0:
-        _sync_entries(path.parent)
+        sync_entries(path.parent)
 
 
 def json_text(value: Any) -> str:

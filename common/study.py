@@ -35,7 +35,7 @@ from common.evaluate.subnetworks import average_precision
 from common.models.classifier import Classifier, classification_losses
 from common.models.detector import save_detector
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
-from common.plain import InputError, read_json, read_json_if_there, to_json
+from common.plain import InputError, read_json, read_json_if_there, sync_entries, to_json
 from common.settings import CROP_AUGMENTATION, Optimisation, StudyPreset
 from common.train import distributed
 from common.train.checkpoint import load_strictly
@@ -429,6 +429,7 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     if folder.exists():
         folder.rename(gone)
+        sync_entries(folder.parent)
         shutil.rmtree(gone, ignore_errors=True)
 
 

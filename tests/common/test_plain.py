@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import plain
 from common.plain import (
     InputError,
     first_difference,
@@ -105,3 +106,11 @@ def test_damaged_json_gives_one_sentence(tmp_path, content):
         read_json(path)
     with pytest.raises(InputError, match=r"none.json cannot be read \(No such file"):
         read_json(tmp_path / "none.json")
+
+
+def test_names_are_on_disk_with_what_they_name(tmp_path, monkeypatch):
+    """A file that was synced is lost all the same where its name, or that of a new folder above it, is not."""
+    synced = []
+    monkeypatch.setattr(plain, "sync_entries", synced.append)
+    write_json(tmp_path / "new" / "run" / "result.json", {})
+    assert set(synced) == {tmp_path, tmp_path / "new", tmp_path / "new" / "run"}
