@@ -101,23 +101,22 @@ def main_effects(curves: Mapping[str, np.ndarray] | Evidence) -> dict[str, np.nd
 
 
 def claim(
-    number: int, where: str, statement: str, conditions: Sequence[Condition], before: str, reason: str, *paper: Any
+    number: int,
+    where: str,
+    statement: str,
+    conditions: Sequence[Condition],
+    before: tuple[str, str] | None = None,
+    paper_value: str | None = None,
+    level: str | None = "full",
+    **more: Any,
 ) -> Claim:
-    """Claim DO-`number`, which takes `SEEDS` seeds. before, reason: the first rule, and why it was changed. paper: the
-    paper's value, further exhibits, and the curve or the scalar that says at what AP it was tested.
+    """Claim DO-`number`, which takes `SEEDS` seeds. before: the first rule, and why it was changed. level: the evidence
+    that says at what AP it was tested.
     """
-    value, exhibits, level = (*paper, *(None, (), "full")[len(paper) :])
-    return Claim(
-        f"DO-{number}",
-        where,
-        statement,
-        tuple(conditions),
-        value,
-        exhibits,
-        level and (lambda evidence: evidence[level]),
-        SEEDS,
-        Before(before, reason),
-    )
+    tested_at = level and (lambda evidence: evidence[level])
+    earlier = before and Before(*before)
+    more |= {"level": tested_at, "seeds": SEEDS, "before": earlier}
+    return Claim(f"DO-{number}", where, statement, tuple(conditions), paper_value, **more)
 
 
 FLAT = "three seeds of networks at AP 14, and budgets where AP was flat and hardly any path was trained"
@@ -320,8 +319,7 @@ FIGURE5 = Exhibit(
             "Figure 5",
             "better AP than OFA without shrinking at every budget",
             [better("ours minus OFA (w/o PS) of equal samples", "ours", "ofa", printed=0.85)],
-            "AP of ours minus OFA (w/o PS), averaged over the budgets, above 0",
-            FLAT,
+            ("AP of ours minus OFA (w/o PS), averaged over the budgets, above 0", FLAT),
             "+0.85 VOC, +0.45 COCO",
         ),
         claim(
@@ -336,8 +334,7 @@ FIGURE5 = Exhibit(
                     printed=6.55,
                 )
             ],
-            "the same, without the paper's value",
-            "the interval now has to reach half of what the paper prints",
+            ("the same, without the paper's value", "the interval now has to reach half of what the paper prints"),
             "+6.55, +1.85",
         ),
         claim(
@@ -352,8 +349,10 @@ FIGURE5 = Exhibit(
                     1.0,
                 ),
             ],
-            "AP of the full net minus the best found path's below 1",
-            "the best of five by the images that AP is reported on is flattered",
+            (
+                "AP of the full net minus the best found path's below 1",
+                "the best of five by the images that AP is reported on is flattered",
+            ),
             "0.50, 1.00",
         ),
         claim(
@@ -364,8 +363,10 @@ FIGURE5 = Exhibit(
                 better("CompOFA* minus OFA (w/o PS)", "compofa", "ofa", AT_SMALLEST, "below"),
                 better("CompOFA* minus OFA (w/o PS)", "compofa", "ofa", AT_LARGEST, "above", -0.5),
             ],
-            "AP of CompOFA* minus OFA (w/o PS) above 0 at the largest budget and below 0 at the smallest",
-            "good means not worse: within half a point",
+            (
+                "AP of CompOFA* minus OFA (w/o PS) above 0 at the largest budget and below 0 at the smallest",
+                "good means not worse: within half a point",
+            ),
         ),
         claim(
             11,
@@ -375,8 +376,6 @@ FIGURE5 = Exhibit(
                 better("ours minus OFA (w/o PS) of equal CPU seconds", "ours", "ofa-equal-cost"),
                 better("ours minus CompOFA* of equal CPU seconds", "ours", "compofa-equal-cost"),
             ],
-            "none",
-            "it was not tested",
         ),
     ),
 )
@@ -493,11 +492,11 @@ FIGURE6 = Exhibit(
                     "the two dearest": slice(-2, None),
                 }.items()
             ],
-            "mean AP of paths of the pruned space minus that of OFA's, averaged over the buckets, above 0",
-            "paths of a pruned space cost more in the same bucket, and one mean says nothing of all budgets",
-            None,
-            (),
-            None,
+            (
+                "mean AP of paths of the pruned space minus that of OFA's, averaged over the buckets, above 0",
+                "paths of a pruned space cost more in the same bucket, and one mean says nothing of all budgets",
+            ),
+            level=None,
         ),
     ),
 )
@@ -612,11 +611,11 @@ FIGURE7 = Exhibit(
                     null="scores that follow nothing",
                 ),
             ],
-            "tau of detection minus classification above 0",
-            "two taus of noise differ, too: that of detection itself has to be there",
-            None,
-            (),
-            None,
+            (
+                "tau of detection minus classification above 0",
+                "two taus of noise differ, too: that of detection itself has to be there",
+            ),
+            level=None,
         ),
     ),
 )
@@ -741,11 +740,9 @@ TABLE2 = Exhibit(
                     ("no-block", "the block position", 0.02),
                 )
             ],
-            "the same, without the paper's values",
-            "200 paths instead of the paper's 500 starved every filter",
+            ("the same, without the paper's values", "200 paths instead of the paper's 500 starved every filter"),
             ".590 -> .870, .830 -> .870, .850 -> .870",
-            (),
-            None,
+            level=None,
         ),
     ),
 )
@@ -837,11 +834,13 @@ TABLE3 = Exhibit(
                     effect=0.1,
                 ),
             ],
-            "the same",
-            "shrinking took the groups of trained channels apart, and three times the epochs were judged long before "
-            "the plateau",
+            (
+                "the same",
+                "shrinking took the groups of trained channels apart, and three times the epochs were judged long "
+                "before the plateau",
+            ),
             "0.800 vs 1.150, 5.260 vs 14.41 GPU-days",
-            ("figure5",),
+            exhibits=("figure5",),
         ),
         claim(
             12,
@@ -857,11 +856,8 @@ TABLE3 = Exhibit(
                     effect=2.0,
                 ),
             ],
-            "none",
-            "it was not tested",
-            "+10 %",
-            (),
-            None,
+            paper_value="+10 %",
+            level=None,
         ),
     ),
 )
@@ -918,11 +914,11 @@ FIGURE8 = Exhibit(
                 better("FLOPs & score (all) minus FLOPs & score (per bucket)", "operations-all", "operations-bucket"),
                 ap_rule(f"AP by the main effect of pruning paths{OVER_BUDGETS}", effect("paths")),
             ],
-            "the same, but path pruning judged without operation pruning alone",
-            "the runs are a 2 x 2 design: a main effect has twice the runs behind it",
-            None,
-            (),
-            "ofa",
+            (
+                "the same, but path pruning judged without operation pruning alone",
+                "the runs are a 2 x 2 design: a main effect has twice the runs behind it",
+            ),
+            level="ofa",
         ),
     ),
 )
@@ -960,11 +956,11 @@ FIGURE9 = Exhibit(
                     lambda e: e["ours"] - (e["operations-ratio-40"] + e["paths-ratio-40"]) / 2,
                 ),
             ],
-            "AP of ours minus r_path = 0, minus r_op = 0 at the smallest budget, minus the 40 % settings, above 0",
-            "single pairs of a 2 x 2 design; an effect at the smallest budget may be one at all of them",
-            None,
-            (),
-            "ofa",
+            (
+                "AP of ours minus r_path = 0, minus r_op = 0 at the smallest budget, minus the 40 % settings, above 0",
+                "single pairs of a 2 x 2 design; an effect at the smallest budget may be one at all of them",
+            ),
+            level="ofa",
         ),
     ),
 )
