@@ -27,6 +27,35 @@ PROGRAM = "detnas"
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A flag that is only ever switched on."""
 
+PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def quantity(text: str) -> float:
+    """The number that "25M", "2.5e7", "1.2G" or "300k" is; ValueError for anything else, or a negative one."""
+    number = float(text[:-1]) * PREFIXES[text[-1]] if text[-1:] in PREFIXES else float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"a number from 0 on is expected, such as 25M, got {text}")
+    return number
+
+
+def metric(number: float) -> str:
+    """The same in four figures: "25M", "1.234G"; with no prefix below a thousand."""
+    prefix, size = next(((p, s) for p, s in reversed(PREFIXES.items()) if number >= s), ("", 1))
+    return f"{number / size:.4g}{prefix}"
+
+
+Quantity = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NUMBER",
+        instance_from_str=lambda words: quantity(words[0]),
+        is_instance=lambda value: isinstance(value, float | int),
+        str_from_instance=lambda value: [metric(value)],
+    ),
+]
+"""A flag's number that may be typed with a prefix."""
+
 DATA_KINDS = ("scenes", "auto", "coco", "voc", "yolo", "bdd")
 DATA_FORMS = (
     "scenes[:train=2500,val=1000,size=96], auto:DIR, coco:DIR, voc:DIR, yolo:DIR or bdd:DIR "
@@ -141,6 +170,18 @@ def words_for(module: str) -> list[str]:
     if program().partition(" ")[0] == PROGRAM:
         return [PROGRAM, *module.removeprefix("common.").split(".")]
     return ["python", "-m", module]
+
+
+def next_with(detector: Path | str, data: str) -> str:
+    """What to type with a finished detector, a command a line; data: what it was trained on."""
+    typed = {
+        "common.evaluate": ("--data", data, "--out", "evaluation"),
+        "common.predict": ("PHOTOS", "--out", "found"),
+        "common.export": ("--out", "detector.onnx", "--check"),
+    }
+    return "\n".join(
+        f"next: {shlex.join([*words_for(module), str(detector), *rest])}" for module, rest in typed.items()
+    )
 
 
 def command(module: str, options: Any, leave_out: Sequence[str] = (), always: Sequence[str] = ("scale", "data")) -> str:

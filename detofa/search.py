@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from common.cli import Switch, run, show, typed_command
+from common.cli import Quantity, Switch, metric, next_with, run, show, typed_command
 from common.plain import InputError, to_json
 from detofa.exhibits import paper_table, printed_sizes
 from detofa.presets import PRESETS, UNITS, Preset
@@ -32,8 +32,9 @@ class Options:
 
     run: Path | None = None
     """Run folder of the supernet, as python -m detofa.train names it at its end."""
-    budget: tuple[float, ...] = ()
-    """Largest costs, one network each: multiply-accumulates, parameters or ms (default: the run's own budgets)."""
+    budget: tuple[Quantity, ...] = ()
+    """Largest costs, one network each: multiply-accumulates, parameters or ms, such as 25M (default: the run's own
+    budgets)."""
     constraint: Literal[tuple(UNITS)] | None = None
     """What the budgets limit: macs, params (both of the backbone) or latency (default: the run's own)."""
     out: Path | None = None
@@ -94,16 +95,16 @@ def find_all(
 
     Raises `InputError` for a budget below the cheapest path before anything is searched.
     """
-    from common.models.detector import save_detector
     from common.train.run_folder import describe_environment
 
+    study.command = command
     limit = limit_of(study, constraint)
     budgets = tuple(budgets) or [limit.budget(share) for share in study.preset.budget_shares]
     for budget in budgets:
         if not budget >= limit.lowest:
             raise InputError(
-                f"the budget {budget:.4g} {limit.unit} is below the cheapest path's {limit.lowest:.4g}: give one "
-                f"between that and {limit.highest:.4g} (the dearest path)"
+                f"the budget {metric(budget)} {limit.unit} is below the cheapest path's {metric(limit.lowest)}: give "
+                f"one between that and {metric(limit.highest)} (the dearest path)"
             )
     out = study.run.path / "detectors" if out is None else out
     environment = describe_environment(command)
@@ -115,17 +116,15 @@ def find_all(
         "commit": environment["git_commit"],
         "commit_of_run": study.run.environment.get("git_commit"),
     }
-    found = []
+    found, networks = {}, {}
     for budget in budgets:
-        record, network = find_one(study, limit, budget, evaluate)
-        description = {
-            "categories": list(study.categories),
-            "input_size": study.preset.image_size,
-            **{name: record.get(name) for name in ("cost", "AP", "path")},
-            "provenance": {**common, "budget": budget, "command": environment["command"]},
-        }
-        file = save_detector(out / f"{limit.name}-{budget:.4g}".replace("+", ""), network, description)
-        found.append({**record, "file": str(file)})
+        name = f"{limit.name}-{budget:.4g}".replace("+", "")
+        found[name], networks[name] = find_one(study, limit, budget, evaluate)
+    for name, network in networks.items():
+        timed = study.latency_at(network, study.size, "validation") if evaluate else {}
+        record = found[name] | timed
+        file = study.save_with_card(out / name, network, study.size, study.run, record["architecture"], record)
+        found[name] = {**record, "file": str(file)}
     note = None
     if limit.name != study.constraint.name:
         note = f"scores are compared inside buckets of {study.constraint.name}, which the path filter was trained with"
@@ -138,7 +137,7 @@ def find_all(
             "range": [limit.lowest, limit.highest],
             "space": {"size": study.space_left.size()},
             "note": note,
-            "found": found,
+            "found": list(found.values()),
         }
     )
 
@@ -186,7 +185,7 @@ def measured(
         },
     }
     if evaluate:
-        record |= study.precision_at(network, study.size, "validation")
+        record |= study.precision_at(network, study.size, "validation", per_class=True)
     return record, network
 
 
@@ -200,10 +199,11 @@ def report_text(report: Mapping[str, Any]) -> str:
     for found in report["found"]:
         cost = found["cost"]
         lines.append(
-            f"{found['budget']:>11.4g}{cost['limited']:>11.4g}{cost['macs']:>12.4g}{cost['params']:>11,}"
+            f"{metric(found['budget']):>11}{metric(cost['limited']):>11}{metric(cost['macs']):>12}"
+            f"{metric(cost['params']):>11}"
             f"{points(found):>6}{points(found['random']):>12}{found['seconds']:>9.1f}  {found['file']}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, next_with(report["found"][-1]["file"], report["data"])])
 
 
 # ---- the search space
@@ -272,12 +272,12 @@ def description_text(description: Mapping[str, Any]) -> str:
         lines.append(f"  Table 1 prints {printed['printed']}; its formula gives {printed['value']:.3g}")
     for name, part in description["cost"].items():
         lines.append(
-            f"{name.replace('_', ' ')}: {part['lowest']:.4g} to {part['highest']:.4g} {part['unit']}, backbone"
+            f"{name.replace('_', ' ')}: {metric(part['lowest'])} to {metric(part['highest'])} {part['unit']}, backbone"
         )
     lines.append(f"a path is {len(encoding['columns'])} indices: {', '.join(encoding['columns'])}")
     lines += [f"  {kind}: {values}" for kind, values in encoding["values"].items()]
     lines.append(f"example {example['name']}: {example['choices']}")
-    lines.append(f"  {json.dumps(example['description'])}, {example['macs']:.4g} MAC")
+    lines.append(f"  {json.dumps(example['description'])}, {metric(example['macs'])} MAC")
     return "\n".join(lines)
 
 

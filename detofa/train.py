@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common.cli import Switch, run, show, typed_command
+from common.cli import Switch, metric, run, show, typed_command, words_for
 from common.plain import InputError, read_json, to_json
 from detofa import presets
 from detofa.presets import UNITS, VARIANTS
@@ -96,7 +96,9 @@ def describe(options: Options) -> dict[str, Any]:
 def plan_text(plan: Mapping[str, Any]) -> str:
     """The plan in a few lines."""
     cost, variant, preset = plan["cost"], plan["variant"], plan["preset"]
-    costs = f"{cost['lowest']:.4g} to {cost['highest']:.4g} {cost['unit']}" if "lowest" in cost else "measured ms"
+    costs = (
+        f"{metric(cost['lowest'])} to {metric(cost['highest'])} {cost['unit']}" if "lowest" in cost else "measured ms"
+    )
     changed = "".join(f", {name} {value}" for name, value in plan["changed"].items())
     stages = [
         preset["warm_up"],
@@ -121,9 +123,9 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 def next_command(path: str, result: Mapping[str, Any]) -> str:
     """What to type after a training that ended with `result`."""
     if "budgets" not in result:
-        return "python -m detofa.train --variant ours"
+        return shlex.join([*words_for("detofa.train"), "--variant", "ours"])
     budget = result["budgets"][len(result["budgets"]) // 2]
-    return shlex.join(["python", "-m", "detofa.search", "--run", path, "--budget", f"{budget:.4g}"])
+    return shlex.join([*words_for("detofa.search"), "--run", path, "--budget", metric(budget)])
 
 
 def peak_memory(path: Path) -> int | None:
@@ -135,11 +137,11 @@ def report_text(report: Mapping[str, Any]) -> str:
     """What was found for each budget, what it took, and what to type next."""
     unit = report["unit"]
     if "full" in report:
-        lines = [f"full net: {report['full']['cost']:.4g} {unit}, AP {points(report['full'])}"]
+        lines = [f"full net: {metric(report['full']['cost'])} {unit}, AP {points(report['full'])}"]
     else:
         lines = [f"{'budget':>12}{'cost':>12} {unit:<12}{'AP':>6}{'AP, random':>12}  path"]
         for budget, found, chance in zip(report["budgets"], report["found"], report["random"], strict=True):
-            numbers = f"{budget:>12.4g}{found['cost']:>12.4g} {'':<12}{points(found):>6}{points(chance):>12}"
+            numbers = f"{metric(budget):>12}{metric(found['cost']):>12} {'':<12}{points(found):>6}{points(chance):>12}"
             lines.append(f"{numbers}  {found['path']}")
     used = sum(part["seconds"] for part in report["costs"].values())
     memory = "unknown" if report["peak_memory"] is None else f"{report['peak_memory'] / 2**30:.2f} GiB"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from common.cli import Switch, command, run, show, typed_command
+from common.cli import Switch, command, next_with, run, show, typed_command
 from common.plain import InputError, to_json
 from joint_detnas import presets
 from joint_detnas.presets import KINDS, PRESETS, Control, Preset, TeacherSpace, check_backbone, size_name
@@ -155,6 +155,7 @@ def _report_text(report: Mapping[str, Any]) -> str:
             f"base detector: {base['file']}",
             f"upgraded detector: {result['file']}",
             f"next: {report['next']}",
+            next_with(report["result"]["file"], report["data"]),
         ]
     )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from common.cli import Switch, command, run, show, typed_command
+from common.cli import Switch, command, next_with, run, show, typed_command
 from common.plain import InputError
 from sm_nas.encoding import BLOCK_OF, BackboneCode, Structure
 from sm_nas.method import FLOPS, LATENCY, Evaluated, Group, ModularSpace, structural_to_modular
@@ -154,7 +154,7 @@ def _found(study: "SMNAS", name: str, structure: Structure, final: bool) -> dict
     study.final(name, structure)
     return network | {
         "run": study.run_path(what),
-        "file": study.write_detector(what, study.preset.final_training),
+        "file": study.write_detector(what, study.preset.final_training, ("stage-one", f"stage-two-c{name[1:]}")),
     }
 
 
@@ -192,8 +192,13 @@ def _report_text(report: Mapping[str, Any]) -> str:
             f"  {network['name']:<4}{_billions(network[FLOPS]):>9}{_points(network['AP']):>7}{measured}  "
             f"{network['structure']}"
         )
-    lines += [f"detector {network['name']}: {network['file']}" for network in found if "file" in network]
-    return "\n".join([*lines, f"{report['seconds']:.0f} s, runs: {report['folder']}", f"next: {report['next']}"])
+    written = [network for network in found if "file" in network]
+    lines += [f"detector {network['name']}: {network['file']}" for network in written]
+    lines += [f"{report['seconds']:.0f} s, runs: {report['folder']}", f"next: {report['next']}"]
+    if written:
+        best = max(written, key=lambda network: network["final"]["AP"] or 0)
+        lines.append(next_with(best["file"], report["data"]))
+    return "\n".join(lines)
 
 
 def _front_lines(searched: Mapping[str, Any]) -> list[str]:

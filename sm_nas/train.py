@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from common.cli import Switch, command, data_parts, run, show, typed_command
+from common.cli import Switch, command, data_parts, next_with, run, show, typed_command
 from common.plain import InputError
 from common.report.exhibit import printed, printed_table
 from sm_nas import presets
@@ -69,6 +69,7 @@ def main(options: Options) -> None:
     result = study.trained(what, structure, strategy)
     report = {
         "model": name,
+        "data": options.data,
         "run": study.run_path(what),
         "file": distributed.by_first(lambda: study.write_detector(what, strategy)),
         "seconds_of_command": time.perf_counter() - began,
@@ -207,6 +208,7 @@ def _report_text(report: Mapping[str, Any]) -> str:
             f"run: {report['run']}",
             f"detector: {report['file']}",
             f"next: {report['next']}",
+            next_with(report["file"], report["data"]),
         ]
     )
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from common.cli import StudyOptions, Switch, command, parse, run
+from common.cli import StudyOptions, Switch, command, metric, parse, quantity, run
 from common.plain import InputError
 from common.settings import Augmentation, Optimisation, StudyPreset
 
@@ -127,6 +127,18 @@ def test_errors_of_the_work_end_without_a_traceback(error, code, text, capsys):
         run(main, Options, [])
     assert ended.value.code == code
     assert text in capsys.readouterr().err
+
+
+def test_numbers_may_be_typed_with_a_prefix_and_are_shown_with_one():
+    shown = {"25M": 25e6, "300k": 3e5, "1.234G": 1.234e9, "2T": 2e12, "999": 999, "0.25": 0.25, "0": 0}
+    for text, number in shown.items():
+        assert quantity(text) == pytest.approx(number)
+        assert metric(number) == text
+    assert quantity("2.5e7") == 25e6
+    assert metric(6269000) == "6.269M"
+    for bad in ("", "M", "25X", "-1", "nan", "inf", "1 M x"):
+        with pytest.raises(ValueError, match="number|float"):
+            quantity(bad)
 
 
 def commands() -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.cli import run
+from common.cli import metric, run
 from common.evaluate.average_precision import GroundTruth
 from common.models.detector import load_detector
 from common.plain import InputError
@@ -84,13 +84,16 @@ def test_detector_on_disk_is_the_network_that_was_measured(study, tmp_path):
 
     said = detector.description
     parameters = sum(p.numel() for p in detector.model.parameters())
-    assert said["cost"]["params"] == parameters
-    assert said["cost"]["macs_backbone"] == found["cost"]["limited"] <= budget
-    assert said["cost"]["macs"] > said["cost"]["macs_backbone"]
-    assert said["provenance"]["budget"] == budget
-    assert said["provenance"]["seed"] == 0
-    assert said["provenance"]["run"] == str(study.run.path)
-    assert "commit" in said["provenance"]
+    assert said["cost"]["params"] == parameters == found["cost"]["params"]
+    assert said["cost"]["parts"]["backbone"]["macs"] == found["cost"]["limited"] <= budget
+    assert said["cost"]["macs"] == found["cost"]["macs"]
+    assert said["accuracy"]["AR100"] == found["AR100"]
+    assert set(said["accuracy"]["per_class"]) == set(study.categories)
+    assert said["latency"]["median_ms"] == found["latency"] > 0
+    assert said["encoding"] == found["architecture"]
+    assert said["spent"]["samples"] > 0
+    expected = {"paper": "detofa", "seed": 0, "run": str(study.run.path), "command": "python -m detofa.search"}
+    assert said["provenance"].items() >= expected.items()
 
 
 def test_no_affordable_path_of_the_space_ranks_above_what_is_found(trained, tmp_path):
@@ -144,7 +147,7 @@ def failure(capsys, *flags: str) -> str:
 
 def test_budget_below_the_cheapest_path(trained, study, capsys, tmp_path):
     said = failure(capsys, "--run", str(trained.run), "--out", str(tmp_path), "--budget", "3e6", "1000")
-    assert f"{study.constraint.lowest:.4g}" in said
+    assert metric(study.constraint.lowest) in said
     for budget in (-1.0, float("nan")):
         with pytest.raises(InputError, match="cheapest"):
             find_all(study, (3e6, budget), out=tmp_path)
@@ -183,9 +186,15 @@ def test_runs_may_be_moved_together(trained, tmp_path, capsys):
 def test_table_shows_each_budget(trained, capsys, tmp_path):
     run(main, Options, ["--run", str(trained.run), "--out", str(tmp_path), "--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + len(SMOKE.budget_shares)
-    for budget, line in zip(trained.report["budgets"], lines[2:], strict=True):
-        assert line.split()[0] == f"{budget:.4g}"
+    assert len(lines) == 2 + len(SMOKE.budget_shares) + 3
+    for budget, line in zip(trained.report["budgets"], lines[2:-3], strict=True):
+        assert line.split()[0] == metric(budget)
+    best = lines[-4].split()[-1]
+    assert lines[-3].startswith(f"next: python -m common.evaluate {best} --data ")
+    assert lines[-2:] == [
+        f"next: python -m common.predict {best} PHOTOS --out found",
+        f"next: python -m common.export {best} --out detector.onnx --check",
+    ]
 
 
 def test_help_fits_a_screen(capsys):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from common.cli import run
+from common.cli import metric, run
 from detofa.presets import NANO, SMOKE, VARIANTS
 from detofa.space import CostTable
 from detofa.train import Options, describe, main
@@ -51,7 +51,7 @@ def test_describe_prints_one_object_and_makes_nothing(tmp_path, capsys):
 
 def test_report_names_what_was_found_and_what_to_type_next(trained):
     report = trained.report
-    assert report["next"] == f"python -m detofa.search --run {trained.run} --budget {report['budgets'][1]:.4g}"
+    assert report["next"] == f"python -m detofa.search --run {trained.run} --budget {metric(report['budgets'][1])}"
     assert report["peak_memory"] > 2**20
     assert len(report["found"]) == len(report["random"]) == len(SMOKE.budget_shares)
     for budget, found in zip(report["budgets"], report["found"], strict=True):

@@ -117,11 +117,11 @@ def test_images_may_come_in_any_order_and_from_a_part_of_the_set():
     dataset = make_dataset(1)
     chosen = [9, 1, 4, 0, 7]
     everything = make_detections(dataset, 1)
-    detections = Detections(*(field[chosen] for field in vars(everything).values()))
+    detections = Detections(*(field[chosen] for field in everything._tensors().values()))
     expected = pycocotools_numbers(dataset, detections, chosen)
     ground_truth = GroundTruth(dataset, chosen)
     assert_equal(ground_truth.evaluate(detections), expected)
-    turned = Detections(*(field.flip(0) for field in vars(detections).values()))
+    turned = Detections(*(field.flip(0) for field in detections._tensors().values()))
     # equal scores of two images are ordered by image id, not by the order of the rows
     assert_equal(ground_truth.evaluate(turned, torch.tensor(chosen[::-1])), expected)
 
