@@ -85,8 +85,9 @@ class DetectionSet:
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that tell whether two sets hold the same data, wherever it lies.
 
-        They change with any image size, box, label, crowd flag, area or category name, and with the name or contents
-        of any image file; not with the folder, the spelling of its path, dates or the format of the annotations.
+        They change with any image size, box, label, crowd flag, area or category name, and with the name, the size or
+        either end of any image file; not with the folder, the spelling of its path, dates or the format of the
+        annotations.
         """
         return self._fingerprint
 

@@ -1,6 +1,7 @@
 """Image files: their sizes, and their pixels the right way up."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from common.plain import InputError
 
 MAX_PIXELS = 64_000_000
 """Pixels of the largest image that is decoded: about 0.7 GB while it is."""
+_END = 4096  # bytes of each end of a file that its digest is of
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may take a file for; others of its formats start programs, or hold no photographs."""
 SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -92,11 +94,19 @@ class ImageFiles:
 
     @cached_property
     def signature(self) -> bytes:
-        """Names and digests of all files: the same for copies on another disk, whatever their dates."""
+        """Names, sizes and digests of all files: the same for copies on another disk, whatever their dates.
+
+        Digests are of both ends of a file: a whole COCO would take minutes to read at the start of every command, and a
+        picture that is changed is compressed to another size, with another end.
+        """
 
         def digest(index: int) -> str:
             with open(self.path(index), "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _END))
+                last = file.read()
+                file.seek(0)
+                return f"{size} {hashlib.sha256(file.read(_END) + last).hexdigest()}"
 
         try:
             with ThreadPoolExecutor(8) as threads:
