@@ -32,6 +32,7 @@ from detofa.method import (
     PathSampler,
     PathScorer,
     Task,
+    all_widths,
     centernet_distillation,
     flops_bounded_loss,
     path_thresholds,
@@ -727,6 +728,12 @@ def test_a_phase_varies_its_choices_only(elastic):
     for name, found in values.items():
         assert found == ({0, 1} if name in elastic else {1}), name
     assert phase_operations(TINY, elastic).size() == phase_operations(TINY, elastic).contains(EVERY_PATH).sum()
+    seen, kept = set(), set()  # (stage, layer, inner width), (stage, width)
+    for networks, widths in ((map(SPACE.architecture, paths), seen), (all_widths(SPACE, elastic), kept)):
+        for network in networks:
+            widths |= set(enumerate(network.stage_widths))
+            widths |= {(s, at, w) for s, middles in enumerate(network.middle_widths) for at, w in enumerate(middles)}
+    assert kept == seen, "what sorting keeps together is what the phase has trained"
     assert phase_operations(SPACE, ()).size() == 1
     assert phase_operations(SPACE, ("depth", "expand", "width")).size() == Operations.all(SPACE).size()
 
