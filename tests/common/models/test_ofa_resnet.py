@@ -12,6 +12,7 @@ from common.models import elastic
 from common.models.classifier import Classifier
 from common.models.elastic import ElasticConvTranspose2d
 from common.models.ofa_resnet import OFAResNet, ResNet, sort_channels, weights_of_release
+from common.plain import InputError
 from detofa.space import OFAResNetSpace
 from tests.common.models.families import randomise_norms
 
@@ -172,6 +173,14 @@ def test_weights_of_the_release_compute_what_its_own_networks_do():
         with torch.no_grad():
             theirs(images)
             torch.testing.assert_close(ours(images)[-1], seen.pop(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["layer1.0.conv1.weight", "blocks.18.conv1.conv.weight", "blocks.0.conv4.conv.weight"])
+def test_weights_of_another_network_are_refused(name):
+    with pytest.raises(InputError, match=f"not the weights of Once-for-All's ResNet50 .* '{name}' is unknown"):
+        weights_of_release(
+            {"classifier.linear.weight": torch.ones(1), name: torch.ones(1)}, OFAResNetSpace().max_depths
+        )
 
 
 @pytest.mark.parametrize("training", [False, True])
