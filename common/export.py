@@ -13,6 +13,7 @@ JSON says. `load_detector` reads the file, too.
 import json
 import logging
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -220,6 +221,9 @@ class ExportCommand:
 
 def main(config: ExportCommand) -> None:
     """Load, export, write, check; print what the file takes and gives, and how it is used."""
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
+        raise InputError(f"an export needs packages that are not installed: pip install {' '.join(missing)}")
+
     from common.letterbox import canvas_of
     from common.models.detector import load_detector
 

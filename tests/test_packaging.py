@@ -3,7 +3,9 @@
 import ast
 import dataclasses
 import importlib
+import itertools
 import re
+import shlex
 import sys
 import typing
 from pathlib import Path
@@ -45,6 +47,21 @@ def test_a_command_is_named_as_it_was_typed(words, name, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith(f"usage: {f'detnas {name}'.strip()} [-h]")
     assert cli.words_for("common.predict") == ["detnas", "predict"]
     assert cli.words_for("sm_nas.search") == ["detnas", "sm_nas", "search"]
+
+
+def test_the_readme_shows_commands_as_they_are(monkeypatch, capsys):
+    text = (ROOT / "README.md").read_text()
+    shown = re.findall(r"^detnas .*$", text, re.M) + re.findall(r"`(detnas [^`.]+)`", text)
+    assert len(shown) >= 9
+    for line in shown:
+        words = shlex.split(re.split(r" {3,}", line)[0])[1:]
+        if words != ["--help"]:
+            with pytest.raises(SystemExit):
+                typed(
+                    monkeypatch, *itertools.takewhile(lambda word: word.islower() and word[0] != "-", words), "--help"
+                )
+            said = capsys.readouterr().out
+            assert all(word in said for word in words if word.startswith("--")), line
 
 
 def test_words_are_given_on_and_unknown_ones_told(monkeypatch, capsys):

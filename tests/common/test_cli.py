@@ -137,7 +137,7 @@ def test_numbers_may_be_typed_with_a_prefix_and_are_shown_with_one():
     assert quantity("2.5e7") == 25e6
     assert metric(6269000) == "6.269M"
     for bad in ("", "M", "25X", "-1", "nan", "inf", "1 M x"):
-        with pytest.raises(ValueError, match="number|float"):
+        with pytest.raises(ValueError, match=r"number|float"):
             quantity(bad)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 
 import onnx
@@ -155,6 +156,17 @@ def test_the_folder_is_made_or_told_to_be_none_before_any_work(tmp_path, monkeyp
         run(export.main, ExportCommand, [str(file), "--out", str(out / "below-a-file.onnx")])
     assert ended.value.code == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_what_is_not_installed_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"best\.onnx needs onnxruntime, which is not installed: pip install"):
+        load_detector(tmp_path / "best.onnx")
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(SystemExit) as ended:
+        run(export.main, ExportCommand, ["best", "--out", str(tmp_path / "best.onnx")])
+    assert ended.value.code == 2
+    assert "not installed: pip install onnxscript\n" in capsys.readouterr().err
 
 
 def test_what_is_no_export_is_one_sentence(tmp_path):

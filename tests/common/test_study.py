@@ -332,3 +332,15 @@ def test_precision_is_measured_on_the_set_asked_for(options):
     for where in sums.sets:
         found = sums.precision_at(Oracle(sums.measuring_batches(where, (32, 32))), (32, 32), where)
         assert found["AP"] == pytest.approx(1.0)
+
+
+def test_what_runs_took_is_the_sum_of_their_stages_and_candidates(tmp_path):
+    for name, device in {"trained": "cpu", "searched": "cuda"}.items():
+        with Run.open(tmp_path / "scenes-smoke" / name, {"device": device}) as run:
+            run.finish_stage("detector", {"samples": 10, "seconds": 4.0, "cpu_seconds": 3.0})
+            if name == "searched":
+                run.candidate(key="a", status="done", samples=5, seconds=2.0, train_cpu_seconds=1.5)
+                run.candidate(key="b", status="failed", reason="memory", seconds=1.0)
+    names = ["scenes-smoke/trained", "scenes-smoke/searched", "scenes-smoke/elsewhere"]
+    expected = {"samples": 25, "seconds": 11.0, "cpu_seconds": 7.5, "gpu_seconds": 7.0, "candidates": 2}
+    assert study_module.spent_by(tmp_path, names) == expected
