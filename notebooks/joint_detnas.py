@@ -217,9 +217,9 @@ def made_up(pairs):
 
 
 # %%
-for name, k in (("Algorithm 1", 5), ("random search", None)):
+for name, listed in (("Algorithm 1", "best"), ("random search", "latest")):
     students = {}
-    history = method.hill_climb(space, SearchSettings(budget=60, k=k), made_up, seed=0)
+    history = method.hill_climb(space, SearchSettings(budget=60, listed=listed), made_up, seed=0)
     best = history.best()
     plt.plot(history.scores(), label=name)
     print(f"{name}: {best.student} under {best.teacher}, {best.cost / thin.base_cost:.2f} of the cost")
