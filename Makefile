@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test test-all mutation format lint notebooks setup bench
+.PHONY: reproduce test test-all test-cluster gpu mutation format lint notebooks setup bench
 
 PAPERS := $(patsubst %/reproduce.py,%,$(wildcard */reproduce.py))
 
@@ -21,6 +21,18 @@ test-all: setup
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# The searches on a real Ray cluster of this machine.
+test-cluster: setup
+	$(BIN)/python -m pip install --quiet -e ".[cluster]"
+	$(BIN)/python -m pytest tests/common/search/test_ray.py tests/test_same_numbers.py -k ray
+
+# On a machine with a GPU: CUDA against the CPU, what it does in a second, and a training for the minutes that are left.
+MINUTES ?= 10
+DATA ?= scenes
+gpu: setup
+	$(BIN)/python -m benchmarks.gpu --minutes $(MINUTES) --data $(DATA) --out results/gpu
+	$(BIN)/python -m pytest -m "not slow" -k cuda tests/common
 
 # Plants faults in exhibits, claims and statistics, and counts those that a test notices. Takes half an hour.
 mutation: setup
