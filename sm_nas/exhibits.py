@@ -322,33 +322,42 @@ def measure_figure3(study: "SMNAS") -> Measured:
         "backbones": backbones(),
         "ranked": study.ranked,
         "evidence": {
-            **{
-                name: lambda name=name: mobilenet_evidence(backbones())[name]
-                for name in mobilenet_evidence(backbones())
-            },
+            **mobilenet_evidence(study),
             "ranked": lambda: [
                 [_points(one["short"]), _points(one["long"]), math.log(one[FLOPS])] for one in study.ranked
             ],
             "ranked AP": lambda: float(np.mean([_points(one["long"]) for one in study.ranked])),
-            "ResNet18 AP": lambda: backbones()["resnet18"]["AP"],
         },
-        "budget": searches_of(study.stage_one),
+        "budget": searches_of(study.stage_one)
+        | spent_by({name: [study.final(f"FPN {name}", one)] for name, one in _mobilenet_and_resnet(study).items()}),
     }
 
 
-def mobilenet_evidence(backbones: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """MobileNetV2 against ResNet18 within one structure, both trained as stage one does and timed in turn.
+_MOBILE, _RESNET = "mobilenet_v2", "resnet18"
 
-    FLOPs, time: as shares of ResNet18's. behind: AP by which that is ahead. Nothing can be said where one
-    lacks or failed.
-    """
-    own, other = (backbones.get(name, {"AP": math.nan}) for name in ("mobilenet_v2", "resnet18"))
-    if not math.isfinite(own["AP"] + other["AP"]):
-        return {}
+
+def _mobilenet_and_resnet(study: "SMNAS") -> dict[str, Structure]:
+    """Within the structure that Table 3 trains."""
+    return {name: replace(study.preset.strategy_model, backbone=name) for name in (_MOBILE, _RESNET)}
+
+
+def mobilenet_evidence(study: "SMNAS") -> dict[str, Callable[[], float]]:
+    """MobileNetV2 against ResNet18 within one structure: costs as shares of ResNet18's, the times taken in turn, and
+    how far it is behind when both are trained to the end."""
+    pair = _mobilenet_and_resnet(study)
+
+    def share(key: str) -> float:
+        own, other = (_number(study.backbones.get(name, {}).get(key)) for name in (_MOBILE, _RESNET))
+        return own / other
+
+    def points(name: str) -> float:
+        return _final_points(study, f"FPN {name}", pair[name])
+
     return {
-        "mobilenet FLOPs": own[FLOPS] / other[FLOPS],
-        "mobilenet time": own[LATENCY] / other[LATENCY],
-        "mobilenet behind": other["AP"] - own["AP"],
+        "mobilenet FLOPs": lambda: share(FLOPS),
+        "mobilenet time": lambda: share(LATENCY),
+        "mobilenet behind": lambda: points(_RESNET) - points(_MOBILE),
+        "ResNet18 AP": lambda: points(_RESNET),
     }
 
 
@@ -448,7 +457,7 @@ SM_4 = Claim(
     (
         _rule("mobilenet FLOPs", "within one structure, MobileNetV2's FLOPs over ResNet18's", *LESS),
         _rule("mobilenet time", "its time of detection over ResNet18's, taken in turn,", *MORE),
-        _rule("mobilenet behind", "AP of ResNet18 minus MobileNetV2's", *MORE_AP),
+        _rule("mobilenet behind", "AP of ResNet18 minus MobileNetV2's, trained to the end,", *MORE_AP),
     ),
     **_judged("ResNet18 AP"),
     before=Before(
