@@ -234,7 +234,7 @@ def agreement(name: str, machine: Machine) -> dict[str, Any]:
         step(training[number % len(training)])
     unseen = batches(machine, "val", images, size, 4)
     truth = GroundTruth(scenes("val", images, min(size)))
-    found = {}
+    found = []  # of the CPU, of the device
     with exactly():
         for where in ("cpu", machine.device):
             twin = deepcopy(network).to(where)
@@ -248,8 +248,8 @@ def agreement(name: str, machine: Machine) -> dict[str, Any]:
                 detections = [twin.detect(each.images.to(where)).to("cpu") for each in unseen]
                 ap = average_precision(twin, [each.to(where) for each in unseen], truth)
             scores = torch.cat([each.scores.flatten() for each in detections])
-            found[where] = (loss.item(), gradient, scores, ap)
-    (loss, gradient, scores, ap), (their_loss, theirs, their_scores, their_ap) = found["cpu"], found[machine.device]
+            found.append((loss.item(), gradient, scores, ap))
+    (loss, gradient, scores, ap), (their_loss, theirs, their_scores, their_ap) = found
     differences = {
         "loss": abs(loss - their_loss) / abs(loss),
         "gradient": float((gradient - theirs).norm() / gradient.norm()),
