@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import re
 import signal
 import subprocess
@@ -176,6 +177,35 @@ def test_several_processes_are_kept_and_go_on_when_one_is_killed(tmp_path):
         left = evaluate(run, [(0, 11)], workers=2)[0]["process"]
     with pytest.raises(ProcessLookupError):
         os.kill(left, 0)  # ended with the run
+
+
+def slowly(item: tuple[int, ...]) -> dict:
+    time.sleep(0.05)
+    return {"AP": item[1] / 10}
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_a_search_with_workers_cost_no_candidate(tmp_path):
+    items, draw, kills = [(0, number) for number in range(60)], random.Random(0), 0
+    known, file = 0, tmp_path / "candidates.jsonl"
+    while known < len(items):
+        child = os.fork()
+        if child == 0:
+            try:
+                evaluate(Run.open(tmp_path, {}), items, slowly, workers=2)
+            finally:
+                os._exit(0)
+        if kills < 20:
+            wait_until(lambda known=known: file.exists() and file.read_bytes().count(b"\n") > known)
+            time.sleep(draw.uniform(0, 0.1))
+            os.kill(child, signal.SIGKILL)
+            kills += 1
+        os.waitpid(child, 0)
+        known = len(Run.open(tmp_path, {}).candidates())
+    records = Run.read(tmp_path).candidates()
+    assert kills == 20
+    assert sorted((record["key"][1], record["AP"]) for record in records) == [(n, n / 10) for n in range(60)]
+    assert file.read_bytes().count(b"\n") == len(items)  # none twice
 
 
 SEARCH = """
