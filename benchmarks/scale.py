@@ -262,7 +262,7 @@ def tables(kinds: dict[str, Kind], exhibits: dict[str, list[str]], rate: float) 
         exchanged = 8 * kind.params * images / 8 / 1e9  # sent and received in float32, at 8 images a GPU and step
         lines.append(
             f"| {name} | {kind.runs:,} | {kind.side_by_side} | {float(f'{kind.macs / 1e18:.3g}'):,g} | "
-            f"{_hours(kind.macs, rate)} | {images:,.0f} | {4 * kind.params / 1e6:,.0f} | {exchanged:.2g} |"
+            f"{_hours(kind.macs, rate)} | {images:,.0f} | {4 * kind.params / 1e6:,.0f} | {exchanged:.0f} |"
         )
     lines += ["", "| Exhibit | GPU-hours alone | Runs |", "| --- | --- | --- |"]
     for name, asked in sorted(exhibits.items()):
