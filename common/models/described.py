@@ -447,11 +447,15 @@ def architecture_of(backbone: nn.Module) -> Architecture:
 def as_described(detector: Detector) -> Detector:
     """A detector of the same function whose backbone is a `DescribedBackbone`, with copies of all weights.
 
-    InputError where it has no pyramid or its backbone is of none of the families.
+    InputError where it has no pyramid, or one that does not read all four features, or its backbone is of none of the
+    families.
     """
     if not isinstance(getattr(detector, "fpn", None), FPN):
         raise InputError(f"a described backbone feeds a pyramid, and this {type(detector).__name__} has none")
     backbone = detector.backbone
+    if len(backbone.out_channels) < len(STRIDES):
+        read = STRIDES[: len(backbone.out_channels)]
+        raise InputError(f"a described backbone has features at strides {STRIDES}, and this one's pyramid reads {read}")
     architecture = architecture_of(backbone)
     norm = Norm(**backbone.description["norm"])
     with outline():

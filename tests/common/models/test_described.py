@@ -230,6 +230,8 @@ def test_what_cannot_be_described_gives_a_sentence():
         as_described(TwoStage(deformable, 3, FPN(deformable.out_channels, width=8)))
     with pytest.raises(InputError, match="feeds a pyramid, and this TwoStage has none"):
         as_described(TwoStage(ResNet("resnet18", width=8), 3, None))
+    with pytest.raises(InputError, match=r"this one's pyramid reads \(4, 8, 16\)"):
+        as_described(thin_detector("basic", first=2, last=3))
     with pytest.raises(InputError, match="this CenterNet has none"):
         as_described(CenterNet(ResNet("resnet18", width=8), 3, (8, 8, 8), 8))
     with pytest.raises(InputError, match="a Linear cannot be described block by block"):
@@ -261,7 +263,7 @@ def kill_channels(backbone: DescribedBackbone, generator: np.random.Generator) -
 PYRAMIDS = {
     "plain": {},
     "with norm, and a level past the backbone": {"norm": Norm("group", 4), "extra": "conv-on-input"},
-    "of the middle": {"first": 2, "last": 3},
+    "from the middle on": {"first": 2, "last": 4},
 }
 
 
