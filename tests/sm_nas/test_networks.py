@@ -20,6 +20,7 @@ from sm_nas.encoding import BLOCKS, OUTPUT_OF, BackboneCode, Structure
 from sm_nas.method import Group
 from sm_nas.networks import EncodedBackbone, build_backbone, build_detector, describe, losses_of
 from sm_nas.presets import PAPER, PRESETS, SMOKE, DetectorSettings
+from tests.common.models.families import assert_equal
 
 CLASSES = 5
 
@@ -294,5 +295,4 @@ def test_an_encoded_detector_comes_back_from_disk(text, norm, tmp_path, device):
     sides = structure.input_size
     assert detector.input_size == (sides[0] if sides[0] == sides[1] else sides)
     here, there = network.eval().detect(batch.images), detector.model.detect(batch.images)
-    for name, value in vars(here).items():
-        assert torch.equal(value, getattr(there, name)), name
+    assert_equal(here, there)

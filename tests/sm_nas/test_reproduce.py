@@ -14,6 +14,7 @@ from sm_nas.presets import PRESETS, SMOKE
 from sm_nas.reproduce import Options, main
 
 DATA = "scenes:train=48,val=16"
+JUDGED = [name for name, exhibit in PAPER.by_name.items() if not exhibit.pilot]
 PNG = b"\x89PNG\r\n\x1a\n"
 # Fewer images than the scale has: here it is the code that is looked at.
 TINY = replace(
@@ -43,7 +44,7 @@ def folder(options) -> Path:
     return options.out / "sm_nas" / "scenes-smoke"
 
 
-@pytest.mark.parametrize("name", PAPER.by_name)
+@pytest.mark.parametrize("name", JUDGED)
 def test_every_exhibit_has_its_table_and_pictures(folder, name):
     result = ExhibitResult.load(folder / "exhibits" / name / "result.json")
     assert result.table.rows
@@ -56,7 +57,7 @@ def test_every_exhibit_has_its_table_and_pictures(folder, name):
 
 
 def test_tables_show_every_row_of_the_paper_that_is_trained(folder):
-    results = {name: ExhibitResult.load(folder / "exhibits" / name / "result.json") for name in PAPER.by_name}
+    results = {name: ExhibitResult.load(folder / "exhibits" / name / "result.json") for name in JUDGED}
     rows = {name: result.table.rows for name, result in results.items()}
     assert [row[0] for row in rows["table1"]] == ["1", "2", "5", "6"]
     assert [row[0] for row in rows["table2"]][:6] == [f"E{number}" for number in range(6)]
@@ -69,19 +70,20 @@ def test_tables_show_every_row_of_the_paper_that_is_trained(folder):
 
 
 def test_done_again_it_trains_nothing_and_measures_the_same(folder, options, monkeypatch):
-    before = {name: read_json(folder / "exhibits" / name / "measured.json") for name in PAPER.by_name}
+    before = {name: read_json(folder / "exhibits" / name / "measured.json") for name in JUDGED}
     monkeypatch.setitem(PRESETS, "smoke", TINY)
     monkeypatch.setattr(_Stage, "train", lambda *_: pytest.fail("something is trained anew"))
     main(replace(options, publish=False))
-    assert {name: read_json(folder / "exhibits" / name / "measured.json") for name in PAPER.by_name} == before
+    assert {name: read_json(folder / "exhibits" / name / "measured.json") for name in JUDGED} == before
 
 
 @pytest.mark.usefixtures("folder")
 def test_published_numbers_draw_the_same(options):
     published = options.results / "smoke" / "sm_nas"
     measured = read_json(published / "measured.json")
-    assert set(measured) == set(PAPER.by_name)
-    for name, exhibit in PAPER.by_name.items():
+    assert set(measured) == set(JUDGED)
+    for name in JUDGED:
+        exhibit = PAPER.by_name[name]
         seeds = {int(seed): numbers for seed, numbers in measured[name]["seeds"].items()}
         drawn = draw(PAPER, exhibit, seeds, Setting(**measured[name]["setting"]), "")
         shown = read_json(published / f"{name}.json")
@@ -89,5 +91,6 @@ def test_published_numbers_draw_the_same(options):
         again = to_json(drawn)
         assert {key: again[key] for key in kept} == {key: shown[key] for key in kept}
     claims = read_json(published / "claims.json")
-    assert set(claims) == {f"SM-{number}" for number in range(1, 9)}
-    assert {claim["verdict"] for claim in claims.values()} == {"inconclusive"}  # one seed
+    assert set(claims) == {f"SM-{number}" for number in range(1, 11)}
+    verdicts = {claim["verdict"] for claim in claims.values()}
+    assert verdicts <= {"inconclusive", "not testable at this scale"}  # one seed, and next to nothing learnt
