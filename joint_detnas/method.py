@@ -13,8 +13,8 @@ pair is trained for a few epochs and scored, and the best few go on.
     Algorithm 1    hill climbing                 Pair, top_k, hill_climb
     Section 3.2.1  L_feat and f_adap             RegionAdapter, feature_loss
     Section 3.2.2  L_pred = L_cls + L_loc        prediction_losses
-    Section 3.3    pruning                       layer_importance, channel_importance, kept_channels, kept_at_cost,
-                                                 gamma_penalty
+    Section 3.3    pruning                       layer_importance, channel_importance, kept_channels
+                   to a cost; L_BN               kept_at_cost, gamma_penalty
                    the overall loss              Pupil, child_of, train_pupil
 
 Networks are common's: a backbone described block by block (common.models.described) and a detector that is elastic in
