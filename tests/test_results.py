@@ -20,6 +20,7 @@ FOLDERS = [
     pytest.param(folder, paper.name, id=folder.relative_to(ROOT).as_posix())
     for paper in papers_of(ROOT)
     for folder in published_folders(ROOT, paper.name)
+    if (folder / "measured.json").is_file()  # what is superseded is shown from its records alone
 ]
 DRAWN = "title caption data scale seeds table paper_table units paper_units pictures runs"
 JUDGED = ("verdict", "reason", "difference", "interval", "n", "seeds", "seeds_needed", "rule", "conditions", "runs")

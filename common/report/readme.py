@@ -134,9 +134,11 @@ def scoreboards(root: Path) -> str:
 
 
 def results(folder: Path, paper: Path) -> str:
-    """What one published folder holds, in markdown for the page of its paper."""
+    """What one published folder holds, in markdown for the page of its paper, after its note.md where there is one."""
     exhibits = _exhibits(folder)
     parts = [f"### {result.data}, {result.scale} scale" for result in exhibits[:1]]
+    note = folder / "note.md"
+    parts += [note.read_text().strip()] if note.is_file() else []
     path = folder / "claims.json"
     if claims := read_claims(path) if path.is_file() else {}:
         parts.append(_claims(list(claims.values())))
