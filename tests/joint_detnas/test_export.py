@@ -1,5 +1,6 @@
 """An upgraded detector in onnxruntime."""
 
+import pytest
 import torch
 
 from common.cli import run
@@ -9,6 +10,7 @@ from joint_detnas.method import AddLayer, ChannelPruning, LayerPruning, Rearrang
 from tests.common.onnx_parity import assert_same, drawn_images, wake
 
 
+@pytest.mark.slow  # exports of every kind of detector are among the fast tests of common
 def test_an_upgraded_detector_finds_the_same_in_onnxruntime(student_of, tmp_path):
     student, images = student_of("bottleneck"), drawn_images((64, 64))
     for action in (ChannelPruning(20.0), AddLayer(2, 2), Rearrange(3, 1), LayerPruning(), ChannelPruning(10.0)):

@@ -406,7 +406,7 @@ def touched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("name", ["table1", "figure3"])
+@pytest.mark.parametrize("name", ["table1", pytest.param("figure3", marks=pytest.mark.slow)])
 def test_an_exhibit_names_exactly_the_runs_that_measuring_it_touched(tmp_path, name, monkeypatch):
     options = Options(scale="smoke", preset=TINY, device="cpu", data=DATA, out=tmp_path / "runs")
     used = touched(monkeypatch)
