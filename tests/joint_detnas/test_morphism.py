@@ -103,7 +103,9 @@ def test_one_threshold_for_the_whole_backbone(student_of):
         assert sorted(removed[name]) == sorted(set(range(width)) - set(kept[name].tolist()))
 
 
-@pytest.mark.parametrize(("family", "kind"), [("basic", "batch"), ("bottleneck", "group")])
+@pytest.mark.parametrize(
+    ("family", "kind"), [("basic", "batch"), pytest.param("bottleneck", "group", marks=pytest.mark.slow)]
+)
 def test_a_share_of_the_cost_is_the_closest_that_any_number_of_units_comes_to(family, kind, student_of):
     """Units go in the order in which more and more per cent of the channels take them."""
     backbone, size = student_of(family, kind).backbone, (64, 64)

@@ -386,6 +386,7 @@ def test_what_a_search_gains_is_counted_from_as_many_trainings_alone(copied, tin
     assert result["macs_mmdet"] == copied.base()["macs_mmdet"]
 
 
+@pytest.mark.slow
 def test_every_student_of_the_grid_is_trained_under_every_teacher(study, tiny):
     found = study.grid()
     assert list(found["students"]) == ["0", "30"]
@@ -423,6 +424,7 @@ def test_architecture_search_alone_neither_prunes_channels_nor_is_taught(study, 
     assert "pool-s0" not in " ".join(Run.read(searching.run_path("search-resnet18-nas")).read_json("uses", list))
 
 
+@pytest.mark.slow
 def test_a_fixed_student_keeps_its_architecture(study, tiny):
     steps = {control: study.search(control)["steps"][1:] for control in ("fixed-student", "fixed-pair", "untaught")}
     kinds = {control: {step["kind"] for step in each} for control, each in steps.items()}
