@@ -19,6 +19,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: make test-cluster
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster():
+    ray.shutdown()  # of tests before these, in the same process
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     yield
     ray.shutdown()
