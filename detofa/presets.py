@@ -243,12 +243,12 @@ NANO = Preset(
 )
 """Verdicts on two CPU cores: a thin backbone of the same classes, stride 8 instead of 32, small images.
 
-As in the papers, networks start from training on other data (crops of another draw of Scenes) and learn a small set to
-its end: `--only plateau` shows AP at half, once and twice the length. At 80,000 samples AP of a uniform supernet rises
+As in the papers, networks start from training on other data (crops of another draw of Scenes) and learn a small set.
+`--only plateau` shows AP at half, once and twice the length. At 80,000 samples AP of a uniform supernet rises
 by 5 from the cheapest path to the dearest; at 40,000 by 3. The filter learns from the paper's 500 paths.
 Command: python -m detofa.reproduce --scale nano --precision bfloat16 --seeds 6
 Blood cells, a second set: the same with --data coco:DIR/bccd
-Time: about 90 minutes a seed on one core (AMD EPYC, AVX512-BF16), pre-training apart.
+Time, by estimate: 90 minutes a seed on one core (AMD EPYC, AVX512-BF16), pre-training apart.
 """
 
 PAPER = Preset(

@@ -154,7 +154,7 @@ def report_text(report: Mapping[str, Any]) -> str:
 
 
 def points(record: Mapping[str, Any] | None) -> str:
-    """AP in points; "-" where there is none: not measured, failed, or no path within the budget."""
+    """AP in points; "-" where there is no number: not measured, failed, or no path within the budget."""
     return f"{100 * record['AP']:.1f}" if record and record.get("AP") is not None else "-"
 
 

@@ -197,15 +197,11 @@ def ap_rule(quantity: str, value: Judged, least: float = 0.0, effect: float = 0.
     return Condition(quantity, value, "above", least, "AP points", effect, **more)
 
 
-SEEDS = 6
-"""Of every claim: half the width of the interval is then about the standard deviation between seeds."""
-
-
 def claim(number: int, where: str, statement: str, conditions: Sequence[Condition], *more: Any, **rest: Any) -> Claim:
     """A claim of this paper; `level`: name of the evidence (S, ...) that holds AP of the networks it is about."""
     level = rest.pop("level", None)
     of = None if level is None else lambda evidence: evidence[level].reshape(len(evidence[level]), -1).mean(axis=1)
-    return Claim(f"JD-{number}", where, statement, tuple(conditions), *more, level=of, seeds=SEEDS, **rest)
+    return Claim(f"JD-{number}", where, statement, tuple(conditions), *more, level=of, **rest)
 
 
 EQUAL = "What was trained on for longer was better, whatever the method: sides had unequal budgets."

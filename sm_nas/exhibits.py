@@ -44,8 +44,6 @@ BACKBONE_NAMES = {
 }
 COSTS = {LATENCY: ("Time of detection, batch 1 (ms)", 1.0), FLOPS: ("FLOPs of the detector (MMACs)", 1e6)}
 """Cost of a candidate -> label of its axis, and its unit there."""
-SEEDS = 6
-"""That a verdict needs."""
 TIME_AND_AP = {"Time": "ms", "mAP": "points"}
 """Columns and their units."""
 MORE_AP = ("above", 0.0, "AP points", 1.0)
@@ -160,8 +158,8 @@ def _pooled(name: str, statistic: Callable[..., float], quantity: str, *rule: An
 
 
 def _judged(level: str) -> dict[str, Any]:
-    """What all claims share about trained networks: seeds, and the evidence that says how good the networks are."""
-    return {"seeds": SEEDS, "level": lambda evidence: evidence[level]}
+    """What all claims share about trained networks: the evidence that says how good the networks are."""
+    return {"level": lambda evidence: evidence[level]}
 
 
 def _preset(setting: Setting) -> Preset:
@@ -740,7 +738,6 @@ SM_2 = Claim(
         _row_ahead(BN_PRETRAINED, BN, "BN pre-trained, from scratch", 11.7, 1.0),
     ),
     "24.8 / 29.4 / 30.7 / 36.4 / 37.5 vs 36.5",
-    seeds=SEEDS,
     level=lambda evidence: evidence["strategies"][:, GN_WS_FAST],
     before=Before(
         "rows 7 - 0 above -1, 6 - 5 above 0, 0 - 3 above 1, 7 - 3 above 0",
@@ -1235,7 +1232,6 @@ SM_9 = Claim(
             null="as good as chance: 0",
         ),
     ),
-    seeds=SEEDS,
 )
 PRUNING = Exhibit(
     "pruning",

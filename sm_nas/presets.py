@@ -192,7 +192,7 @@ steps of 16. A candidate of stage one has 5 of 16 epochs, as the paper's has 5 o
 2.7: what rests on such trainings cannot be judged here, and they are kept short.
 
 Command: python -m sm_nas.reproduce --scale nano --second-data coco:DIR/bccd --precision bfloat16 --seeds 6
-Time: a seed takes about 55 minutes of CPU, and pre-training 50 for all seeds together (AMD EPYC, AVX512-BF16).
+Time, by estimate: a seed takes 55 minutes of CPU, and pre-training 50 for all seeds together (AMD EPYC, AVX512-BF16).
 """
 
 _SMOKE_SIZES = ((64, 64), (64, 64), (96, 96))

@@ -1,6 +1,7 @@
 """The floors of the house: what may import what, and that a paper's method is in one file."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -65,3 +66,11 @@ def test_what_a_method_names_in_its_header_stands_in_it_in_that_order(paper):
     assert re.search(r"Algorithm", " ".join(place for place, _ in rows))
     places = [min(defined[name] for name in names) for names in named]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_verdict_has_its_level_and_six_seeds(paper):
+    """Only what trains nothing, or judges costs alone, goes without the AP of its networks."""
+    claims = importlib.import_module(f"{paper}.exhibits").PAPER.claims
+    assert {claim.id for claim in claims if claim.level is None} <= {"DO-12", "SM-9"}
+    assert all(claim.seeds >= 6 for claim in claims)

@@ -127,7 +127,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 def picture_files(place: Path) -> list[Path]:
     """The image files of a folder and of those in it, sorted; or `place` itself where it is a file.
 
-    Raises `InputError` where there is none. Hidden files and folders are passed over.
+    Raises `InputError` if there are none. Hidden files and folders are passed over.
     """
     if place.is_file():
         return [place]

@@ -154,7 +154,7 @@ def _rows_of(categories: Sequence[str], state: Mapping[str, Tensor]) -> list[int
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """The state dict of a .safetensors or .pth file, or that under "model" or "state_dict" in a checkpoint. No code in
-    the file is ever run. InputError where there is none."""
+    the file is ever run. InputError if there is none."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -24,8 +24,9 @@ VERDICTS = get_args(Verdict)
 _REPRODUCED, _SMALLER, _NOT_REPRODUCED, _INCONCLUSIVE, _NOT_TESTABLE = VERDICTS
 LEAST_LEVEL = 10.0
 """AP points below which networks have not learnt enough to judge a method by."""
-SEEDS = 2
-"""Seeds that a verdict needs, where a claim says nothing else."""
+SEEDS = 6
+"""Seeds that a verdict needs, where a claim says nothing else: half of a 95 % interval is then about the standard
+deviation between seeds."""
 LEAST_UNITS = 60
 """Items pooled over seeds that stand in for the seeds a verdict needs."""
 

@@ -211,7 +211,7 @@ def correlations(values: Mapping[str, Mapping[str, Interval]], *, value_label: s
 
 
 def _means(intervals: Sequence[Interval]) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) means, and how far (2, N) their intervals reach down and up from them: 0 where there is none."""
+    """(N,) means, and how far (2, N) their intervals reach down and up from them: 0 without an interval."""
     mean, low, high = np.array(intervals, dtype=float).reshape(-1, 3).T
     return mean, np.nan_to_num(np.clip([mean - low, high - mean], 0, None))
 

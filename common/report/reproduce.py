@@ -52,7 +52,7 @@ class ReproduceOptions:
     """Train and draw a paper's tables and figures, and judge its claims; beside a paper's own options."""
 
     seeds: int = 1
-    """Number of seeds: 0, 1, ... Intervals and verdicts need at least 2."""
+    """Number of seeds: 0, 1, ... Intervals need at least 2, verdicts as many as the claim says."""
     seed: int | None = None
     """Train only what this one of the seeds needs and draw nothing: a process for each seed, then the command without
     it."""
@@ -348,10 +348,11 @@ def judge_measured(
 
 
 def _mean_budget(by_seed: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Side -> what it was trained with, averaged over the seeds."""
+    """Side -> what it was trained with, averaged over the seeds; a side that one of them lacks is left out."""
     return {
         side: {what: float(np.mean([spent[side][what] for spent in by_seed])) for what in by_seed[0][side]}
         for side in by_seed[0]
+        if all(side in spent for spent in by_seed)
     }
 
 

@@ -224,7 +224,7 @@ class Run:
         if result is not None and length and (candidates.stat().st_size if candidates.exists() else 0) < length:
             raise InputError(
                 f"{candidates} has lost candidates since the run was finished: delete {path} and run the same command "
-                "again, which evaluates those anew"
+                "again, which evaluates them once more"
             )
         return result
 

@@ -113,7 +113,7 @@ def draw_table(measured, setting) -> Drawn:
 
 def claim(number: int, name: str, threshold: float, exhibits: tuple[str, ...] = ()) -> Claim:
     condition = Condition(name, lambda evidence: evidence[name], threshold=threshold, unit="AP", effect=0.5)
-    return Claim(f"T-{number}", "Figure 1", f"{name} is large", (condition,), "+2", exhibits)
+    return Claim(f"T-{number}", "Figure 1", f"{name} is large", (condition,), "+2", exhibits, seeds=2)
 
 
 def describe(study: ToyStudy) -> str:

@@ -41,7 +41,7 @@ GAIN = condition("gain", 0.5, value=lambda found: found["ours"] - found["theirs"
 
 
 def claim(*conditions, **changes) -> Claim:
-    settings = {"id": "T-1", "where": "Figure 5", "statement": "better", "paper_value": "+.85"}
+    settings = {"id": "T-1", "where": "Figure 5", "statement": "better", "paper_value": "+.85", "seeds": 2}
     return Claim(**(settings | {"conditions": conditions or (GAIN,)} | changes))
 
 

@@ -138,6 +138,7 @@ def test_what_the_sides_of_a_claim_were_trained_with_is_averaged_over_seeds(toy)
     measured = {seed: measured_by(toy, seed) for seed in (0, 1)}
     for seed, numbers in measured.items():
         numbers["budget"] = {"ours": {"samples": 100.0 + seed, "cpu_seconds": 3.0}, "theirs": {"samples": 7.0}}
+        numbers["budget"] |= {"only here": {"samples": 1.0}} if seed == 0 else {}
     claims = judge_measured(toy.paper, toy.options(seeds=2), {"figure1": measured}, why={"T-10": "It is so."})
     sides = {"ours": {"samples": 100.5, "cpu_seconds": 3.0}, "theirs": {"samples": 7.0}}
     assert (claims["T-2"]["budget"], claims["T-3"]["budget"]) == (sides, {})
