@@ -1128,10 +1128,11 @@ FIGURE5 = Exhibit(
 TABLES = 10
 """Tables of made-up accuracies of a seed."""
 ORDERS = {"stage": "Stage by stage", "position": "Place by place from the input", None: "None"}
+_PRUNED = {str(order): f"{label}, on tables" for order, label in ORDERS.items()} | {"searches": "In the searches"}
 
 
 def measure_pruning(study: "SMNAS") -> Measured:
-    """What partial order pruning saves and loses on tables of accuracies, and how much it skipped in the searches."""
+    """What partial order pruning saves and loses, on tables of accuracies and in the searches of Figure 4."""
     preset, structure = study.preset, study.preset.strategy_model
     group, budget = Group(preset.modular, structure), SearchSettings(budget=100, first=20, generation=10)
     rows: dict[str, list[dict[str, float]]] = {str(order): [] for order in ORDERS}
@@ -1140,16 +1141,14 @@ def measure_pruning(study: "SMNAS") -> Measured:
         for order in ORDERS:
             settings = replace(budget, pruning=order is not None, order=order or "stage")
             history = evolve(group, settings, accuracy, (study.seed, table), _table_cost, (group.start(),))
-            rows[str(order)].append(pruned_numbers(history, accuracy))
-    tables = {
-        order: {key: float(np.mean([one[key] for one in some])) for key in some[0]} for order, some in rows.items()
-    }
-    found = [study.stage_two(place).found for place in range(len(study.picks))]
-    skipped = sum(len(each.skipped) for each in found)
-    searches = {"evaluated": sum(len(each.evaluated) for each in found), "skipped": skipped}
+            skipped = list(accuracy([each.structure for each in history.skipped]))
+            rows[str(order)].append(pruned_numbers(history, skipped))
+    groups = range(len(study.picks))
+    rows["searches"] = [pruned_numbers(study.stage_two(each).found, study.skipped(each)) for each in groups]
+    tables = {name: {key: float(np.mean([one[key] for one in some])) for key in some[0]} for name, some in rows.items()}
     evidence = {"skipped share": tables["stage"]["share"], "order lost": tables["stage"]["lost"]}
     evidence["random lost more"] = tables["stage"]["lost at random"] - tables["stage"]["lost"]
-    return {"tables": tables, "searches": searches, "evidence": evidence}
+    return {"tables": tables, "evidence": evidence}
 
 
 def _table_cost(structure: Structure) -> float:
@@ -1175,46 +1174,44 @@ def tabulated(seed: int) -> Callable[[Sequence[Structure]], Iterator[dict[str, f
     return evaluate
 
 
-def pruned_numbers(
-    history: History, accuracy: Callable[[Sequence[Structure]], Iterator[Mapping[str, float]]]
-) -> Measured:
-    """Of a search on a table: the share of proposals that were skipped, the area under the front in AP points, what the
-    area would have gained had they been trained, and what it loses where as many trained ones are left out at random.
+def pruned_numbers(history: History, skipped: Sequence[Mapping[str, float]]) -> Measured:
+    """Of a search: the share of proposals that were skipped, the area under the front in AP points, what the area would
+    have gained had they been trained, and what it loses where as many trained ones are left out at random.
+
+    skipped: "cost" and "AP" (0 to 1) of what the search skipped, in its order; a training that failed has none (NaN).
     """
-    trained = [(each.cost, 100 * each.accuracy) for each in history.evaluated]
-    skipped = [(each["cost"], 100 * each["AP"]) for each in accuracy([each.structure for each in history.skipped])]
-    dearest = 1.0001 * max(cost for cost, _ in (*trained, *skipped))
+    trained = [(each.cost, each.accuracy) for each in history.evaluated]
+    every = [*trained, *((each["cost"], each["AP"]) for each in skipped)]
+    costs, scores = np.array(every).T
+    costs, scores = costs / (1.0001 * costs.max()), 100 * np.nan_to_num(scores)
 
-    def area(points: Sequence[tuple[float, float]]) -> float:
-        costs, scores = np.array(points).T
-        return hypervolume(costs / dearest, scores, (1.0, 0.0))
+    def area(places: Sequence[int] | slice) -> float:
+        return hypervolume(costs[places], scores[places], (1.0, 0.0))
 
-    every, generator = [*trained, *skipped], np.random.default_rng(0)
-    left = [generator.choice(len(every), len(trained), replace=False) for _ in range(20)]
+    generator, whole, reached = np.random.default_rng(0), area(slice(None)), area(slice(len(trained)))
+    left = [area(generator.choice(len(every), len(trained), replace=False)) for _ in range(20)]
     return {
         "trained": len(trained),
         "skipped": len(skipped),
         "share": len(skipped) / len(every),
-        "area": area(trained),
-        "lost": area(every) - area(trained),
-        "lost at random": area(every) - float(np.mean([area([every[place] for place in some]) for some in left])),
+        "area": reached,
+        "all": whole,
+        "lost": whole - reached,
+        "lost at random": whole - float(np.mean(left)),
     }
 
 
 def draw_pruning(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    keys = ("trained", "skipped", "share", "area", "lost", "lost at random")
-    rows = [[label, *(_over(measured, "tables", str(order), key) for key in keys)] for order, label in ORDERS.items()]
+    keys = ("trained", "skipped", "share", "area", "all", "lost", "lost at random")
+    rows = [[label, *(_over(measured, "tables", name, key) for key in keys)] for name, label in _PRUNED.items()]
     columns = {"Order": "", "Trained": "", "Skipped": "", "Share": "of the proposals"}
-    columns |= dict.fromkeys(("Area under the front", "Lost by skipping", "Lost at random"), "AP points")
-    numbers = [numbers["searches"] for numbers in measured]
-    skipped, evaluated = (sum(one[key] for one in numbers) for key in ("skipped", "evaluated"))
+    areas = ("Area under the front", "With the skipped ones", "Lost by skipping", "Lost at random")
     return _drawn(
-        columns,
+        columns | dict.fromkeys(areas, "AP points"),
         rows,
         f"Stage two on {TABLES} tables of made-up accuracies a seed, which grow with depth and width but for noise, "
-        "100 candidates each. Lost by skipping: what the area would gain, were the skipped ones trained; at random: "
-        "what it loses when as many others are left out.",
-        [f"In the searches of Figure 4, pruning skipped {skipped} of {skipped + evaluated} proposals."],
+        "100 candidates each; and the searches of Figure 4, whose skipped candidates were trained afterwards. Lost at "
+        "random: what the area loses when as many others are left out.",
     )
 
 

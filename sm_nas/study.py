@@ -3,6 +3,7 @@
 classification-BACKBONE   a backbone trained on object crops, in ImageNet's place
 stage-one                 the structural search, and random search with the same budget; picks C0, C1, ...
 stage-two-cN              the modular search within C0, C1, ..., and random search with the same budget
+stage-two-cN-skipped      the candidates that partial order pruning skipped there, trained all the same
 final-NAME                a detector trained to the end: E0 to E5, a classic one, or one that was found
 latencies-EXHIBIT         the detectors that an exhibit compares, timed in turn
 strategy-N                a row of Table 3
@@ -217,6 +218,19 @@ class SMNAS(BackboneStudy):
     def stage_two(self, group: int) -> Searched:
         """The modular search within C`group`."""
         return self.searched(method.stage_two(self.preset, group, self.picks[group].structure))
+
+    def skipped(self, group: int) -> list[dict[str, float]]:
+        """ "cost" and "AP" of what partial order pruning skipped within C`group`, had it been trained as the others."""
+        stage = method.stage_two(self.preset, group, self.picks[group].structure)
+        structures = [each.structure for each in self.stage_two(group).found.skipped]
+
+        def make(run: Run) -> dict[str, Any]:
+            records = self._candidates(run, stage.strategy, stage.cost, structures)
+            return {"AP": [record.get("AP", math.nan) for record in records]}
+
+        found = self.once(f"{stage.name}-skipped", make, structures=list(map(str, structures)))["AP"]
+        pairs = zip(structures, found, strict=True)
+        return [{"cost": self.flops(each), "AP": math.nan if ap is None else ap} for each, ap in pairs]
 
     def found(self, kind: Literal["found", "random"] = "found") -> dict[str, Structure]:
         """The networks that both stages found, as F0, F1, ..., not trained to the end; or, as R0, R1, ..., what the

@@ -124,6 +124,11 @@ class MadeUpStudy:
     def stage_two(self, group: int) -> SimpleNamespace:
         return self.searched(f"stage-two-c{group}")
 
+    def skipped(self, group: int) -> list[dict[str, float]]:
+        """In C0 one that failed, in C1 one that would have been on the front."""
+        self.use(f"stage-two-c{group}-skipped")
+        return [{"cost": 1.0, "AP": (math.nan, 0.2)[group]}]
+
     @property
     def backbones(self) -> dict[str, dict[str, Any]]:
         self.use("backbones")
@@ -426,7 +431,7 @@ def test_pruning_on_tables_saves_what_a_naive_count_says():
     group = Group(NANO.modular, NANO.strategy_model)
     settings, accuracy = SearchSettings(budget=100, first=20, generation=10), tabulated(3)
     history = evolve(group, settings, accuracy, (0,), _table_cost)
-    found = pruned_numbers(history, accuracy)
+    found = pruned_numbers(history, list(accuracy([each.structure for each in history.skipped])))
     assert (found["trained"], found["skipped"]) == (100, len(history.skipped))
     assert 0 < found["share"] == len(history.skipped) / (100 + len(history.skipped))
     every = [each.structure for each in (*history.evaluated, *history.skipped)]
@@ -434,6 +439,7 @@ def test_pruning_on_tables_saves_what_a_naive_count_says():
     dearest = 1.0001 * max(each["cost"] for each in points)
     areas = hypervolumes(points, dearest)
     assert found["area"] == pytest.approx(areas[99])
+    assert found["all"] == pytest.approx(areas[-1])
     assert found["lost"] == pytest.approx(areas[-1] - areas[99])
     assert found["lost at random"] > found["lost"] >= 0
     again = [each["AP"] for each in tabulated(3)(every)]
@@ -452,14 +458,27 @@ def _ordered(some: Sequence[Structure]) -> list[tuple[Structure, Structure]]:
 def test_the_exhibit_on_pruning():
     numbers = measured("pruning")
     rows = {row[0]: cells(row) for row in drawn("pruning", numbers).table.rows}
-    assert list(rows) == ["Stage by stage", "Place by place from the input", "None"]
-    assert rows["None"][2:4] == [0.0, 0.0]
-    assert rows["Stage by stage"][3].expected > rows["Place by place from the input"][3].expected
+    by_stage, by_place, without = (
+        "Stage by stage, on tables",
+        "Place by place from the input, on tables",
+        "None, on tables",
+    )
+    assert list(rows) == [by_stage, by_place, without, "In the searches"]
+    assert rows[without][2:4] == [0.0, 0.0]
+    assert rows[by_stage][3].expected > rows[by_place][3].expected
+    seeds = np.mean(SEEDS)  # each group: APs 10, 20, 30 points and 10 a seed at costs 4, 3, 2, of 4 in the reference
+    reached = (30 + 10 * seeds) * (1 - 2 / 4.0004)
+    lost = 20 * (2 - 1) / 4.0004 / 2  # in C1, from cost 1 to 2
+    assert rows["In the searches"][1:7] == [
+        3,
+        1,
+        0.25,
+        *(pytest.approx(each) for each in (reached, reached + lost, lost)),
+    ]
     stage = numbers[1]["tables"]["stage"]
     more = stage["lost at random"] - stage["lost"]
     wanted = {"skipped share": stage["share"], "order lost": stage["lost"], "random lost more": more}
     assert numbers[1]["evidence"] == pytest.approx(wanted)
-    assert numbers[0]["searches"] == {"evaluated": 6, "skipped": 2}
 
 
 def test_the_length_of_training():

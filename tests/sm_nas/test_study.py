@@ -262,7 +262,10 @@ def test_both_stages_hand_on_and_find(study):
             assert candidate.cost == study.flops(candidate.structure)
             kept = ("size", "levels", "rpn", "heads")
             assert [getattr(candidate.structure, name) for name in kept] == [getattr(start, name) for name in kept]
-        for skipped in two.found.skipped:
+        again, left = study.skipped(group), two.found.skipped
+        assert [each["cost"] for each in again] == [each.cost for each in left]
+        assert all(math.isfinite(each["AP"]) for each in again)
+        for skipped in left:
             assert not_larger(skipped.structure, skipped.witness)
     networks = study.found()
     assert list(networks) == [f"F{group}" for group in range(len(picks))]
