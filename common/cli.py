@@ -70,10 +70,12 @@ class StudyOptions:
     PRESETS: ClassVar[Mapping[str, StudyPreset]]
     DESCRIBED: ClassVar[str | None] = None
     """The scale of --describe where none is given; None means the scale of all other commands."""
+    OF_PHOTOGRAPHS: ClassVar[str | None] = None
+    """The scale where none is given and --data names a folder; None means the scale of all other commands."""
 
     scale: str
-    """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), mini (a GPU) or paper (as published);
-    --preset.FIELD changes any field of it."""
+    """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), photo (your own photographs), mini (a
+    GPU) or paper (as published); --preset.FIELD changes any field of it."""
     data: str = "scenes"
     """Detection set: scenes (built in), or auto:, coco:, voc:, yolo: or bdd:DIR; auto finds out which."""
     out: Path = Path("runs")
@@ -82,6 +84,8 @@ class StudyOptions:
     """Where networks live: cpu, cuda or cuda:N (default: GPU if available)."""
     precision: Precision = "float32"
     """Number format of training; bfloat16 is faster on GPUs and on CPUs that compute with it."""
+    validations: int = 0
+    """Times that AP is measured during a training, for its curve in log.jsonl; 0 means never."""
     retry_failed: Switch = False
     """Evaluate the candidates of a search again that failed, for example for want of memory; stages of training that
     are done stay."""
@@ -144,11 +148,18 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     default = None
     if issubclass(options_class, StudyOptions):
-        given = re.findall(r"^--scale[=\n](.*)$", "\n".join(arguments), re.MULTILINE)
+        given = {
+            name: re.findall(rf"^--{name}[=\n](.*)$", "\n".join(arguments), re.MULTILINE)[-1:]
+            for name in ("scale", "data")
+        }
+        photographs = any(not data.startswith("scenes") for data in given["data"])
         unsaid = options_class.DESCRIBED if "--describe" in arguments else None
-        scale = given[-1] if given else unsaid or options_class().scale
+        unsaid = unsaid or (options_class.OF_PHOTOGRAPHS if photographs else None)
+        scale = given["scale"][0] if given["scale"] else unsaid or options_class().scale
         if scale in options_class.PRESETS:
             default = options_class(scale=scale, preset=options_class.PRESETS[scale])
+        if scale == "smoke" and photographs:
+            print("--scale smoke only tries the commands out: what it trains finds nothing", file=sys.stderr)
     return tyro.cli(options_class, default=default, args=arguments, prog=program())
 
 

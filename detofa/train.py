@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from common.cli import Switch, metric, run, show, typed_command, words_for
 from common.plain import InputError, read_json, to_json
@@ -22,6 +22,8 @@ from detofa.space import Constraint, CostTable
 @dataclass(frozen=True, kw_only=True)
 class Options(presets.Options):
     """Train one detection supernet and search it at its scale's budgets."""
+
+    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
 
     variant: Literal[tuple(VARIANTS)] = "ours"
     """Method: the paper's (ours), what it is compared with, or one setting of an ablation."""

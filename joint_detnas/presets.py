@@ -1,4 +1,4 @@
-"""Every setting of Joint-DetNAS, and its four scales as named settings: a scale is a preset, never a branch in code.
+"""Every setting of Joint-DetNAS, and its scales as named settings: a scale is a preset, never a branch in code.
 
 Importable without torch: what runs by these settings is in method.py and baselines.py. A number in brackets is that of
 a difference from the paper in README.md.
@@ -515,6 +515,24 @@ Command: python -m joint_detnas.reproduce --scale nano --data scenes --precision
 The second, real set, blood cells: --data coco:DIR, DIR the folder of BCCD
 """
 
+PHOTO = replace(
+    NANO,
+    name="photo",
+    sizes=((192, 192), (256, 256)),
+    base_size=(256, 256),
+    detector=replace(NANO.detector, canonical_side=112.0, proposals=(200, 100)),
+    train_images=None,
+    search_images=60,
+    validation_images=None,
+    evaluation_batch_size=16,
+    shrinking=replace(NANO.shrinking, phases=_phases(20, 4, 8, share=0.5), optimisation=_adamw(20, 3e-3)),
+    search=replace(NANO.search, budget=24),
+)
+"""A useful detector from a few hundred photographs of one's own: nano's thin networks, 192 and 256 pixels.
+
+Command: python -m joint_detnas.search --scale photo --data auto:DIR
+"""
+
 PAPER = Preset(
     name="paper",
     backbone="resnet101",
@@ -581,7 +599,7 @@ Command: python -m joint_detnas.reproduce --scale mini --data coco:DIR --seeds 3
 Time: hours; not measured yet.
 """
 
-PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
+PRESETS = {preset.name: preset for preset in (SMOKE, NANO, PHOTO, MINI, PAPER)}
 
 
 def other_choices(preset: Preset) -> dict[str, Preset]:

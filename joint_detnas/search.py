@@ -38,6 +38,7 @@ COUNTED: dict[str, dict[str, Any]] = {
     for scale, lowest, highest, backbone, added_layers in (
         ("smoke", 5_779_535, 13_105_359, 3_449_344, 9),
         ("nano", 126_623_019, 355_785_723, 52_479_360, 9),
+        ("photo", 779_483_732, 2_359_585_364, 373_186_560, 9),
         ("mini", 51_955_723_580, 164_681_493_820, 20_178_493_440, 16),
         ("paper", 178_228_913_305, 648_581_847_449, 167_906_009_600, 33),
     )
@@ -50,6 +51,7 @@ class Options(presets.Options):
     """Upgrade a base detector, and write what was found to disk."""
 
     DESCRIBED: ClassVar[str] = "paper"
+    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
 
     base: Path | None = None
     """Detector to upgrade: a file that this project wrote, or torchvision's fasterrcnn_resnet50_fpn of COCO, .pth or

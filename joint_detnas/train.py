@@ -24,6 +24,7 @@ class Options(presets.Options):
     """Train the base detector, the teacher pool, or a found detector with a cascade, by its scale's schedule."""
 
     DESCRIBED: ClassVar[str] = "paper"
+    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
 
     what: Literal["base", "pool", "cascade"] = "base"
     """The detector to be upgraded, the elastic teacher pool, or the found detector as deformable cascade."""

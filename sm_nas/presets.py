@@ -1,4 +1,4 @@
-"""The four scales of SM-NAS's reproduction, as named settings, and the flags that its commands share.
+"""The scales of SM-NAS's reproduction, as named settings, and the flags that its commands share.
 
 A scale is a preset, never a branch in the code. Importable without torch.
 """
@@ -195,6 +195,27 @@ Command: python -m sm_nas.reproduce --scale nano --second-data coco:DIR/bccd --p
 Time, by estimate: a seed takes 100 minutes of CPU, and pre-training 50 for all seeds together (AMD EPYC, AVX512-BF16).
 """
 
+_PHOTO_SIZES = ((256, 256), (288, 288), (320, 320))
+PHOTO = replace(
+    NANO,
+    name="photo",
+    structural=replace(NANO.structural, sizes=_PHOTO_SIZES),
+    detector=replace(NANO.detector, canonical_side=112.0, proposals=(200, 100), guided_proposals=50),
+    train_images=None,
+    search_images=60,
+    validation_images=None,
+    evaluation_batch_size=16,
+    stage_one=SearchSettings(budget=6, first=3, generation=3, fresh=0.0),
+    stage_two=SearchSettings(budget=4, first=2, generation=2),
+    strategy_model=Structure("resnet18", (288, 288), (1, 5), 64, "rpn", 1),
+    models=_models(_PHOTO_SIZES, 4),
+    classics=_classics(_PHOTO_SIZES[1:], 64)[:4],
+)
+"""A useful detector from a few hundred photographs of one's own: nano's thin networks, 256 to 320 pixels.
+
+Command: python -m sm_nas.train --model E0 --scale photo --data auto:DIR
+"""
+
 _SMOKE_SIZES = ((64, 64), (64, 64), (96, 96))
 SMOKE = replace(
     NANO,
@@ -310,7 +331,7 @@ Command: python -m sm_nas.reproduce --scale mini --data coco:DIR --seeds 3 --dev
 Time: hours; not measured yet.
 """
 
-PRESETS = {preset.name: preset for preset in (SMOKE, NANO, MINI, PAPER)}
+PRESETS = {preset.name: preset for preset in (SMOKE, NANO, PHOTO, MINI, PAPER)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ class Options(SearchOptions):
     """Search detectors in both stages, train what is found, and write it to disk."""
 
     DESCRIBED: ClassVar[str] = "paper"
+    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
 
     seed: int = 0
     """Seed of weights, data order and search."""

@@ -31,6 +31,7 @@ class Options(presets.Options):
     """Train one detector by its scale's schedule, and write it to disk."""
 
     DESCRIBED: ClassVar[str] = "paper"
+    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
 
     model: str = "E0"
     """E0 to E5, a classic such as 'FPN R50', or a structure: 'resnet50 96x96 P1-P5 c32 rpn cascade3'."""

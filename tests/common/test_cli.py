@@ -88,6 +88,29 @@ def test_a_description_may_be_of_another_scale_where_none_is_given():
     assert parse(Described, ["--describe", "--scale", "small"]).scale == "small"
 
 
+def test_photographs_may_have_a_scale_of_their_own_where_none_is_given(capsys):
+    @dataclass(frozen=True, kw_only=True)
+    class Training(Options):
+        PRESETS: ClassVar = {**Options.PRESETS, "smoke": replace(SMALL, name="smoke")}
+        OF_PHOTOGRAPHS: ClassVar[str] = "large"
+
+        scale: str = "small"
+
+    for typed, scale in {
+        "": "small",
+        "--data scenes:size=64": "small",
+        "--data coco:DIR": "large",
+        "--data=auto:DIR": "large",
+        "--data voc:DIR --scale small": "small",
+        "--scale smoke": "smoke",
+    }.items():
+        options = parse(Training, typed.split())
+        assert (options.scale, options.preset.name) == (scale, scale)
+    assert not capsys.readouterr().err
+    assert parse(Training, ["--data", "coco:DIR", "--scale", "smoke"]).scale == "smoke"
+    assert "finds nothing" in capsys.readouterr().err
+
+
 def test_what_is_default_is_not_said_but_for_scale_and_data():
     assert command("p.train", Options()) == "python -m p.train --scale small --data scenes"
     assert command("p.train", Options(seed=2), leave_out=("seed",), always=()) == "python -m p.train"

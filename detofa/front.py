@@ -1,0 +1,104 @@
+"""What DetOFA finds in a budget of CPU seconds, for the comparison; see `common.compare.methods`.
+
+Both lengths of training and the number of sampled paths are scaled by one share; then a path is searched for each of
+the scale's budgets. Random search: a supernet trained by uniform sampling, and the best of as many uniform paths, its
+training longer by what pruning saved.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.compare.methods import FOUND, RANDOM, STANDARD, budgeted, scaled
+from common.settings import lasting
+from common.train.run_folder import Run
+from detofa import method
+from detofa.method import Operations
+from detofa.presets import Preset, Variant
+from detofa.study import PRETRAINED, DetOFAStudy
+
+UNCOUNTED = (*PRETRAINED, "pace")
+PRINTED: dict[str, Any] = {}  # its figures print no numbers
+UNIFORM = "uniform"
+_UNIFORM = Variant("Uniform sampling, random search", shared_warm_up=False)
+_EPOCHS = 2
+"""That the pace is measured over."""
+_PATHS = 2
+"""Of each bucket whose validation is timed."""
+
+
+class Budgeted(DetOFAStudy):
+    """Of other lengths, with the pre-training of `whole`."""
+
+    whole: DetOFAStudy
+
+    def shared(self, what: str) -> dict[str, Any]:
+        return self.whole.shared(what) if what in PRETRAINED else super().shared(what)
+
+    def run_path(self, what: str, shared: bool = False) -> Path:
+        return self.whole.run_path(what) if what in PRETRAINED else super().run_path(what, shared)
+
+
+def role(run: str) -> str:
+    """What a detector of a run is."""
+    return RANDOM if run.startswith(UNIFORM) else STANDARD if run.startswith("fullnet") else FOUND
+
+
+def front(study: DetOFAStudy, seconds: float, random: bool) -> list[Path]:
+    """A detector for each of the scale's budgets that a path was found for."""
+    own = budgeted(Budgeted, study, plan(study, seconds, random))
+    if random:
+        make = partial(method.train_and_search, own, _UNIFORM)
+        result, name = own.once(UNIFORM, make, variant=asdict(_UNIFORM))["random"], UNIFORM
+    else:
+        result, name = own.result("ours")["found"], "ours"
+    return written(own, name, result)
+
+
+def written(study: DetOFAStudy, name: str, found: Sequence[dict[str, Any] | None]) -> list[Path]:
+    """The networks of a supernet as detectors, each once."""
+    run, files = Run.read(study.run_path(name)), []
+    for net in {each["path"]: each for each in found if each is not None}.values():
+        file = run.path / "front" / f"{net['path']}.json"
+        if not file.is_file():
+            path = np.array(net["choices"], dtype=np.int8)
+            supernet = study.restore(study.detector(), name, "fine-tuning")
+            network = study.final_evaluator.recalibrate(supernet.extract(path))
+            study.save_with_card(file, network, study.size, run, study.space.describe(path), net)
+        files.append(file)
+    return files
+
+
+def plan(study: DetOFAStudy, seconds: float, random: bool) -> Preset:
+    """The preset whose trainings, samplings and searches take so long."""
+    pace, preset = study.once("pace", partial(measure_pace, study), shared=True), study.preset
+    epochs = preset.warm_up.epochs + preset.fine_tuning.epochs
+    paths = (1 if random else 2) * preset.fine_tuning_paths * study.constraint.buckets
+    searching = 0.0 if random else pace["search"] * len(preset.budget_shares)
+    share = (seconds - searching) / (epochs * study.images_an_epoch * pace["image"] + paths * pace["path"])
+    return replace(
+        preset,
+        warm_up=lasting(preset.warm_up, scaled(preset.warm_up.epochs, share)),
+        fine_tuning=lasting(preset.fine_tuning, scaled(preset.fine_tuning.epochs, share)),
+        fine_tuning_paths=scaled(preset.fine_tuning_paths, share, least=2),
+    )
+
+
+def measure_pace(study: DetOFAStudy, run: Run) -> dict[str, float]:
+    """CPU seconds of a training image, of validating a path, and of the search for one budget."""
+    supernet, everything, task = study.detector(), Operations.all(study.space), study.detection_task
+    training = study.training(lasting(study.preset.fine_tuning, _EPOCHS))
+    report = method.train(run, "training", supernet, task, everything.sample, training)
+    losses, sampling = method.sample_paths(study, run, "pace", supernet, task, everything, _PATHS)
+    scorer, began = study.scorer(study.new_filter()), time.process_time()
+    method.search(everything, scorer, study.budgets[-1], study.preset.evolution, study.seed)
+    return {
+        "image": report.cpu_seconds / report.samples,
+        "path": sampling["cpu_seconds"] / len(losses.paths),
+        "search": time.process_time() - began,
+    }
