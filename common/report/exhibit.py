@@ -71,7 +71,8 @@ class Exhibit:
     name: as in the paper's printed.json: "figure5". shows: what is measured, in a phrase. measure: study -> one seed's
     numbers; an `InputError` costs this exhibit and no other. draw: numbers of all seeds -> table and pictures.
     claims: those that this exhibit bears on most; a claim's evidence may come from several exhibits. pilot: of what is
-    settled before the judged runs: measured only when it is named, on so many seeds from `PILOT_SEED` on.
+    settled before the judged runs: measured only when it is named, on so many seeds from `PILOT_SEED` on. most_seeds:
+    of how many seeds it is measured on, the first ones; None means all.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Exhibit:
     draw: Callable[[Sequence[Measured], Setting], Drawn]
     claims: "tuple[Claim, ...]" = ()
     pilot: int = 0
+    most_seeds: int | None = None
 
 
 PILOT_SEED = 1000

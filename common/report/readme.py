@@ -2,9 +2,10 @@
 
 README.md has the scoreboard, led by results/learnt.md where there is one, PAPER/README.md every published exhibit and
 claim, each between two markers; pictures become PNG files beside their records. Papers are the folders with a
-printed.json. `--check` only says what is stale.
+printed.json, and what is in common and has one is shown as they are. `--check` only says what is stale.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
     from common.report.figures import digest, drawn_from, render  # matplotlib takes half a second
 
     pages = {root / "README.md": (SCOREBOARD, scoreboards(root))}
-    for folder in papers(root):
+    for folder in pages_of(root):
         published = published_folders(root, folder.name)
         pages[folder / "README.md"] = (RESULTS, "\n\n".join(results(each, folder) for each in published))
         for each in published:
@@ -85,6 +86,11 @@ def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
 def papers(root: Path) -> list[Path]:
     """The packages of papers: the folders with a printed.json."""
     return sorted(path.parent for path in root.glob("*/printed.json"))
+
+
+def pages_of(root: Path) -> list[Path]:
+    """The folders whose README.md shows what was published: the papers, and what compares them."""
+    return [*papers(root), *sorted(path.parent for path in root.glob("common/*/printed.json"))]
 
 
 def published_folders(root: Path, paper: str) -> list[Path]:
@@ -142,7 +148,7 @@ def results(folder: Path, paper: Path) -> str:
     path = folder / "claims.json"
     if claims := read_claims(path) if path.is_file() else {}:
         parts.append(_claims(list(claims.values())))
-    link = "/".join(("..", *folder.relative_to(paper.parent).parts))
+    link = Path(os.path.relpath(folder, paper)).as_posix()
     return "\n\n".join([*parts, *(_exhibit(result, link) for result in exhibits)])
 
 

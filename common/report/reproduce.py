@@ -79,7 +79,7 @@ class Paper:
     command) -> the paper's study; imports what trains. describe: study -> its data and networks, in a phrase; reads
     the data, so that a fault in it stops everything at once. comparable: evidence of one exhibit, all seeds, NaN where
     a number is missing -> that to judge by, where what is missing in one value must be dropped from all that are
-    compared with it.
+    compared with it. module: of the command that this is; None means NAME.reproduce.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Paper:
     study: Callable[[Any, int, str], Any]
     describe: Callable[[Any], str]
     comparable: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict
+    module: str | None = None
 
     @property
     def by_name(self) -> dict[str, Exhibit]:
@@ -167,7 +168,8 @@ def _checked(paper: Paper, options: ReproduceOptions) -> list[Exhibit]:
 
 def seeds_of(exhibit: Exhibit, options: ReproduceOptions) -> list[int]:
     """The seeds that an exhibit is measured on; a pilot's are its own."""
-    return [PILOT_SEED + number for number in range(exhibit.pilot)] or list(range(options.seeds))
+    pilot = [PILOT_SEED + number for number in range(exhibit.pilot)]
+    return pilot or list(range(options.seeds))[: exhibit.most_seeds]
 
 
 def setting_of(options: StudyOptions) -> Setting:
@@ -183,7 +185,8 @@ def command_for(paper: Paper, options: ReproduceOptions, exhibit: Exhibit | None
     if exhibit is not None:
         options = replace(options, only=(exhibit.name,), claim=())
     left_out = [name for name in _NOT_MEASURED if name not in ("only", "claim")]
-    return command(f"{paper.name}.reproduce", options, leave_out=left_out, always=("scale", "data", "seeds"))
+    module = paper.module or f"{paper.name}.reproduce"
+    return command(module, options, leave_out=left_out, always=("scale", "data", "seeds"))
 
 
 # ---- measuring
@@ -323,14 +326,15 @@ def judge_measured(
     values: dict[str, np.ndarray] = {}
     budget: dict[str, dict[str, Any]] = {}
     rests_on: dict[str, dict[str, None]] = {}
-    for numbers in measured.values():
-        if not all(seed in numbers for seed in seeds):
+    for exhibit, numbers in measured.items():
+        of_exhibit = seeds[: paper.by_name[exhibit].most_seeds]
+        if not all(seed in numbers for seed in of_exhibit):
             continue
-        by_seed = [numbers[seed].get("evidence", {}) for seed in seeds]
+        by_seed = [numbers[seed].get("evidence", {}) for seed in of_exhibit]
         found = stacked_evidence(by_seed, paper.comparable)
         values |= found
-        budget |= dict.fromkeys(found, _mean_budget([numbers[seed].get("budget", {}) for seed in seeds]))
-        for seed in seeds:
+        budget |= dict.fromkeys(found, _mean_budget([numbers[seed].get("budget", {}) for seed in of_exhibit]))
+        for seed in of_exhibit:
             for name, runs in numbers[seed].get("rests_on", {}).items():
                 rests_on.setdefault(name, {}).update(dict.fromkeys(runs))
     evidence = Evidence(

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,18 @@ def test_a_paper_without_results_is_named_alone(tmp_path):
         "<!-- scoreboard:begin -->\n\n| Page | Paper | Authors |\n| --- | --- | --- |\n"
         "| [xnas](xnas/README.md) | X | A |\n\n<!-- scoreboard:end -->"
     )
+
+
+def test_what_compares_papers_has_a_page_as_they_have(toy):
+    folder = toy.root / "common" / "toynas"
+    folder.parent.mkdir()
+    (toy.root / "toynas").rename(folder)
+    reproduce(replace(toy.paper, folder=folder), toy.options(only=("figure1",), publish=True))
+    (toy.root / "README.md").write_text(BOARD)
+    (folder / "README.md").write_text(PART)
+    main(Options(root=toy.root))
+    assert "![Figure 1: Two nets](../../results/smoke/toynas/figure1.png)" in (folder / "README.md").read_text()
+    assert "toynas/README.md" not in (toy.root / "README.md").read_text()  # it is no paper
 
 
 @pytest.mark.parametrize("text", ["nothing", BOARD[::-1], BOARD + BOARD, BOARD.replace("begin", "end", 1)])

@@ -114,6 +114,17 @@ def test_a_claim_is_judged_by_all_seeds_and_names_the_runs_of_its_evidence(toy):
     assert judge_measured(toy.paper, options, measured)["T-2"]["environment"] == {}
 
 
+def test_an_exhibit_of_fewer_seeds_is_measured_on_the_first_and_judged_by_them(toy):
+    fewer = replace(toy.paper.exhibits[0], most_seeds=2)
+    paper = replace(toy.paper, exhibits=(fewer, toy.paper.exhibits[1]), module="common.toys")
+    reproduce(paper, toy.options(seeds=4, only=("figure1",)))
+    assert toy.trained == [f"{what}-s{seed}" for seed in (0, 1) for what in ("ours", "theirs", "extra")]
+    where = toy.options().out / "toynas" / "scenes-smoke"
+    result, claim = read_json(where / "exhibits/figure1/result.json"), read_json(where / "claims.json")["T-10"]
+    assert (result["seeds"], claim["seeds"], claim["n"], claim["verdict"]) == ([0, 1], [0, 1, 2, 3], 2, "reproduced")
+    assert result["command"].startswith("python -m common.toys --scale smoke")
+
+
 def test_evidence_is_what_every_seed_has_as_numbers():
     seeds = [
         {"both": 1, "list": [1, 2], "null": [1, None], "first": 1, "none": []},
