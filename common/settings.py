@@ -1,6 +1,6 @@
 """Settings that several papers share, as frozen dataclasses: every field is a flag. Importable without torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.plain import InputError
@@ -77,6 +77,18 @@ class Optimisation:
         for problem, there in problems.items():
             if there:
                 raise InputError(f"these optimisation settings cannot be used: {problem}")
+
+
+def lasting(optimisation: Optimisation, epochs: int) -> Optimisation:
+    """The same schedule over so many epochs."""
+    share = epochs / optimisation.epochs
+    milestones = tuple(share * each for each in optimisation.milestones)
+    return replace(
+        optimisation,
+        epochs=epochs,
+        milestones=milestones,
+        warmup_epochs=min(optimisation.warmup_epochs, epochs),
+    )
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from common.models.torchvision_weights import is_of_torchvision, write_faster_rc
 from common.models.two_stage import TwoStage, two_stage_losses
 from common.plain import InputError, read_json
 from common.search.executors import evaluate_all
-from common.settings import Optimisation
+from common.settings import Optimisation, lasting
 from common.study import STANDARD_WIDTH, BackboneStudy, remove_folder, slug, spent
 from common.train import distributed
 from common.train.checkpoint import load_strictly
@@ -186,11 +186,11 @@ class JointDetNASStudy(BackboneStudy):
             "backbone_macs_at_base_size": count(network, self.preset.base_size).parts["backbone"]["macs_mmdet"],
         }
 
-    def write_detector(self, run: Run, network: TwoStage, result: Mapping[str, Any]) -> None:
+    def write_detector(self, run: Run, network: TwoStage, result: Mapping[str, Any], name: str = "detector") -> None:
         """The network in its run's folder, for `load_detector(RUN/detector)`. result: as `report` gives it."""
         if distributed.rank() > 0:
             return
-        path, size = run.path / "detector" / "detector", padded(tuple(result["size"]))
+        path, size = run.path / "detector" / name, padded(tuple(result["size"]))
         self.save_with_card(path, network, size, run, network.backbone.description, result)
 
     def _detector_of(self, what: str) -> dict[str, str]:
@@ -424,7 +424,10 @@ class JointDetNASStudy(BackboneStudy):
             network = found(best)
             upgraded = reported(best, network)
             self.write_detector(run, network, upgraded)
-            cheap = cheap and reported(cheap, found(cheap))
+            if cheap:
+                slim_network = found(cheap)
+                cheap = reported(cheap, slim_network)
+                self.write_detector(run, slim_network, cheap, "slim")
             for pair in history.pairs:
                 if pair.number != best.number:
                     remove_folder(pair_folder(pairs, pair.number))
@@ -720,12 +723,6 @@ class JointDetNASStudy(BackboneStudy):
             return {**result, **took}
 
         return self.once(what, make) | self._detector_of(what)
-
-
-def lasting(optimisation: Optimisation, epochs: int) -> Optimisation:
-    """The same schedule over so many epochs."""
-    share = epochs / optimisation.epochs
-    return replace(optimisation, epochs=epochs, milestones=tuple(share * each for each in optimisation.milestones))
 
 
 def together(reports: Sequence[FitReport]) -> dict[str, Any]:
