@@ -44,6 +44,11 @@ def metric(number: float) -> str:
     return f"{number / size:.4g}{prefix}"
 
 
+def exact(number: float) -> str:
+    """As `metric`, but with every figure that `quantity` needs to give the very number again."""
+    return metric(number) if quantity(metric(number)) == number else repr(float(number)).removesuffix(".0")
+
+
 Quantity = Annotated[
     float,
     tyro.constructors.PrimitiveConstructorSpec(

@@ -31,17 +31,21 @@ from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 from common.evaluate.average_precision import METRICS, GroundTruth
 from common.evaluate.latency import device_name, measure_latency
+from common.evaluate.recalibrate import reestimate_batch_norm
 from common.evaluate.subnetworks import average_precision
 from common.models.classifier import Classifier, classification_losses
 from common.models.detector import save_detector
+from common.models.ofa_resnet import OFAResNet
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
 from common.plain import InputError, read_json, read_json_if_there, sync_entries, to_json
 from common.settings import CROP_AUGMENTATION, Optimisation, StudyPreset
-from common.train import distributed
+from common.train import distributed, progress
 from common.train.checkpoint import load_strictly
 from common.train.loop import FitReport, Training, fit
 from common.train.run_folder import Run, describe_environment
 
+CALIBRATION_IMAGES = 64
+"""Training images that batch norm is re-estimated on where a supernet is validated while it is trained."""
 LATENCY_ROUNDS = 9
 """Rounds in which detectors that are compared are timed in turn."""
 STANDARD_WIDTH = 64
@@ -69,10 +73,11 @@ class Study:
         self.folder = Path(options.out) / self.paper / options.run_folder
         self._results: dict[str, dict[str, Any]] = {}
         self._recorders: list[dict[str, None]] = []
+        self._making: list[Run] = []
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {key: value for key, value in vars(self).items() if key not in type(self).__dict__}
-        return kept | {"_results": {}, "_recorders": []}
+        return kept | {"_results": {}, "_recorders": [], "_making": []}
 
     def on(self, data: str) -> "Study":
         """The study of the same seed on another data set; what it uses counts as used here."""
@@ -97,21 +102,23 @@ class Study:
         """
         name = self.run_name(what, shared)
         if timed:
-            settings["timed_on"] = {
-                "device": device_name(torch.device(self.device)),
-                "threads": torch.get_num_threads(),
-            }
+            settings["timed_on"] = self._timer()
         if name not in self._results:
             with self._opened(name, what, settings | ({} if shared else {"seed": self.seed})) as run:
                 found = distributed.by_first(partial(_finished, run))
                 if found is None:
                     self._source.announce()
-                    with self.recording() as used:
-                        result = make(run)
-                    run.write_json("uses", list(used))
-                    run.finish(result)
+                    with progress.stage(name), self.recording() as used:
+                        self._making.append(run)
+                        try:
+                            result = make(run)
+                        finally:
+                            self._making.pop()
+                        run.write_json("uses", list(used))
+                        run.finish(result)
                     found = distributed.by_first(partial(_finished, run))
                 self._results[name] = found
+                progress.found_done(name, *(used.rpartition("/")[2] for used in found["uses"]))
         for recorder in self._recorders:
             recorder |= dict.fromkeys([*self._results[name]["uses"], f"{self.folder.name}/{name}"])
         return self._results[name]["result"]
@@ -231,7 +238,39 @@ class Study:
 
     def training(self, optimisation: Optimisation, seed: int | None = None) -> Training:
         """How a stage of this study is trained. seed: of its draws; None means the study's."""
-        return Training(optimisation, self.seed if seed is None else seed, self.device, self.precision)
+        return Training(
+            optimisation,
+            self.seed if seed is None else seed,
+            self.device,
+            self.precision,
+            validations=self.options.validations,
+            validate=self._validated,
+        )
+
+    def _validated(self, network: nn.Module, batches: Any) -> dict[str, float | None]:
+        """AP on the validation images of a detector that is being trained, at the largest size that it is trained at;
+        of a supernet that of its largest network. Nothing where what is trained is no detector.
+        """
+        if not hasattr(network, "detect"):
+            return {}
+        if isinstance(getattr(network, "backbone", None), OFAResNet):
+            network = network.extract(network.backbone.space.largest())
+            calibration = self.training_images(batches.size, CALIBRATION_IMAGES).in_order()
+            reestimate_batch_norm(network, (batch.images for batch in calibration))
+        try:
+            return {"AP": self.precision_at(network, batches.size, "validation")["AP"]}
+        except FloatingPointError:  # far from trained: its boxes need not be finite yet
+            return {"AP": None}
+
+    def work(self, epochs: float, *sizes: tuple[int, int]) -> float:
+        """Pixels that the training of a detector goes through, at a mean of some sizes: what stages are weighed by."""
+        return epochs * self.images_an_epoch * sum(map(math.prod, sizes)) / len(sizes)
+
+    @property
+    def crop_work(self) -> float:
+        """The same of pre-training on crops."""
+        preset = self.preset
+        return preset.classification.epochs * (preset.crops or len(self.crops.labels)) * preset.crop_size**2
 
     def placed(self, network: nn.Module) -> nn.Module:
         """The network on the study's device, channels last: thin convolutions run 1.4 to 1.7 times faster so."""
@@ -292,7 +331,9 @@ class Study:
     def training_images(self, size: tuple[int, int], number: int) -> DetectionBatches:
         """The first so many of an epoch at a size, not augmented, in batches for evaluation."""
         first = self._source.epoch.subset(np.arange(min(number, self.images_an_epoch)))
-        return DetectionBatches(first, size, self.preset.evaluation_batch_size, self.device)
+        images = self._source.images("epoch", size)
+        held = None if images is None else images[: len(first)]
+        return DetectionBatches(first, size, self.preset.evaluation_batch_size, self.device, images=held)
 
     def measuring_batches(self, where: str, size: tuple[int, int]) -> DetectionBatches:
         """Batches of one of `sets` at a size."""
@@ -306,6 +347,9 @@ class Study:
     ) -> dict[str, Any]:
         """The 12 COCO numbers of a detector on one of `sets` at an input size. per_class: AP by class, too."""
         return average_precision(network, self.measuring_batches(where, size).in_order(), self.truth(where), per_class)
+
+    def _timer(self) -> dict[str, Any]:
+        return {"device": device_name(torch.device(self.device)), "threads": torch.get_num_threads()}
 
     def latency_at(self, network: nn.Module, size: tuple[int, int], where: str) -> dict[str, Any]:
         """The latency of detection on images of a set, one at a time; with all that it depends on in "latency_of"."""
@@ -330,12 +374,22 @@ class Study:
     ) -> dict[str, dict[str, Any]]:
         """`latency_at` of several detectors that are to be compared, each of them once a round: what slows the machine
         for a while slows them alike. networks: name -> detector and its input size. "latency" is the median over the
-        "rounds".
+        "rounds". The run that is being made keeps those that are done in rounds.json: an interrupted one goes on.
         """
-        rounds = [
-            {name: self.latency_at(network, size, where) for name, (network, size) in networks.items()}
-            for _ in range(LATENCY_ROUNDS)
-        ]
+        run = self._making[-1] if self._making else None
+        asked = {"detectors": list(networks), "where": where, "timed_on": self._timer()}
+        kept = run and distributed.by_first(lambda: read_json_if_there(run.path / "rounds.json"))
+        rounds = kept.pop("rounds") if kept else []
+        rounds = rounds if kept == asked else []
+        bar = progress.Progress("latencies", LATENCY_ROUNDS, len(rounds), unit="round")
+        try:
+            while len(rounds) < LATENCY_ROUNDS:
+                rounds.append({name: self.latency_at(*each, where) for name, each in networks.items()})
+                if run is not None:
+                    run.write_json("rounds", asked | {"rounds": rounds})
+                bar.advance()
+        finally:
+            bar.close()
         return {
             name: {
                 "latency": float(np.median([each[name]["latency"] for each in rounds])),
@@ -358,9 +412,17 @@ class BackboneStudy(Study):
         """A fresh backbone by its name."""
         raise NotImplementedError
 
+    def pretraining_work(self, *backbones: str) -> dict[str, float]:
+        """Run -> `crop_work` of each backbone that is trained on crops, for `common.train.progress.plan`."""
+        own = [each for each in backbones if not self._is_of_torchvision(each)]
+        return {self.run_name(f"classification-{slug(each)}", self.pretrained_once): self.crop_work for each in own}
+
+    def _is_of_torchvision(self, backbone: str) -> bool:
+        return self.preset.imagenet and self.backbone_width == STANDARD_WIDTH and backbone in IMAGENET_BACKBONES
+
     def pretrained(self, backbone: str) -> dict[str, Tensor]:
         """Weights of a backbone trained on classification: torchvision's where there are such, else on object crops."""
-        if self.preset.imagenet and self.backbone_width == STANDARD_WIDTH and backbone in IMAGENET_BACKBONES:
+        if self._is_of_torchvision(backbone):
             return imagenet_backbone(backbone)
         what, shared = f"classification-{slug(backbone)}", self.pretrained_once
         self.once(what, lambda run: self._pretrain(run, backbone, 0 if shared else self.seed), shared=shared)
@@ -487,6 +549,9 @@ class _Source:
         dataset = getattr(self, name)
         if len(dataset) * 3 * math.prod(size) > memory_for_images(torch.device(self.device)):
             return None
+        if name == "epoch":  # goes through the training images again and again: each of them is decoded once
+            once = self.images("training", size)
+            return once if dataset is self.training else once[torch.arange(len(dataset)) % len(once)]
         return resident(dataset, size, self.device)
 
 

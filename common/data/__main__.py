@@ -126,7 +126,7 @@ def _contents(dataset: DetectionSet, input_size: int, anchor_scale: float) -> di
 def _pictures(dataset: DetectionSet, faults: Faults, decode: bool) -> Iterator[str]:
     """Look at the header of each image, or at all of it."""
     turned = as_stored = 0
-    for index in tqdm(range(len(dataset)), desc=f"images of {dataset.split}", disable=len(dataset) < 500):
+    for index in tqdm(range(len(dataset)), desc=f"images of {dataset.split}", disable=len(dataset) < 500 or None):
         try:
             stated, applied = dataset.load_image.orientations(index)
             turned += stated != 1

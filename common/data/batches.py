@@ -76,7 +76,8 @@ def resident(dataset: DetectionSet, size: Size, device: torch.device | str = "cp
     width, height = canvas_of(size)
     held = torch.empty(N, 3, height, width, dtype=torch.uint8, device=device)
     order = [list(range(first, min(first + _DECODE_BATCH, N))) for first in range(0, N, _DECODE_BATCH)]
-    with tqdm(total=N, desc=f"decode {dataset.name} {dataset.split}", unit="image", disable=N < 500) as progress:
+    name = f"decode {dataset.name} {dataset.split}"
+    with tqdm(total=N, desc=name, unit="image", disable=N < 500 or None) as progress:
         first = 0
         for images in _decoded(partial(_letterboxed, dataset, size), order, held.is_cuda):
             held[first : first + len(images)] = images.to(device, non_blocking=True)
@@ -223,7 +224,7 @@ class DetectionBatches(_Batches[Batch]):
         self.load = partial(_letterboxed, dataset, size)
         if images is None and prod(shape) <= memory_for_images(self.device):
             images = resident(dataset, size, self.device)
-        self.images = images
+        self.images, self.size = images, (width, height)
         self._targets = _targets(dataset, size, self.device)
 
     def _batch(self, index: Tensor, images: Tensor, drawn: Drawn | None) -> Batch:
@@ -249,6 +250,7 @@ class ResolutionBatches:
             raise InputError("there is no size to draw training images at; give one or more")
         self.parts, self.seed = dict(parts), seed
         self.steps_per_epoch = next(iter(self.parts.values())).steps_per_epoch
+        self.size = max((part.size for part in self.parts.values()), key=prod)
 
     def sizes(self, epoch: int, stage: str = "") -> list[Size]:
         """The canvas of each step of an epoch."""

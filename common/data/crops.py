@@ -38,7 +38,7 @@ class Objects:
         M = len(self.rows)
         if device not in self._held and 3 * M * self.size**2 <= memory:
             images = torch.empty(M, 3, self.size, self.size, dtype=torch.uint8)
-            with tqdm(total=M, desc=f"crop {self.dataset.name}", unit="object", disable=M < 500) as progress:
+            with tqdm(total=M, desc=f"crop {self.dataset.name}", unit="object", disable=M < 500 or None) as progress:
                 for owner in np.unique(self._owners).tolist():
                     image = self.dataset.load_image(owner)
                     for index in range(*np.searchsorted(self._owners, [owner, owner + 1])):

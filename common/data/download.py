@@ -150,7 +150,7 @@ def _unpack(path: Path, to: Path, members: Mapping[str, int], one: Callable[[str
     for name in members:
         refuse_escape(name, f"member {name!r} of {path}")
     _need_room(to, sum(members.values()))
-    for name in tqdm(members, desc=f"unpacking {path.name}", unit="file"):
+    for name in tqdm(members, desc=f"unpacking {path.name}", unit="file", disable=None):
         one(name, to)
 
 
@@ -211,7 +211,7 @@ def _fetch(address: str, part: Path) -> None:
             version.unlink(missing_ok=True)
         with (
             open(part, "r+b" if start else "wb") as file,
-            tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True) as progress,
+            tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None) as progress,
         ):
             file.seek(start)
             for chunk in _chunks(response):

@@ -31,7 +31,8 @@ import torch
 from common.plain import InputError, cannot_write, to_json, write_atomically
 from common.settings import Parallel
 from common.train import distributed
-from common.train.loop import Progress, TrainingError
+from common.train.loop import TrainingError
+from common.train.progress import Progress, silence
 from common.train.run_folder import Run
 
 Item = TypeVar("Item")
@@ -367,6 +368,7 @@ def _workers_of(run: Run, count: int) -> _Workers:
 def _serve(connection: Any, threads: int) -> None:
     """A worker's life: one candidate after the other until its parent ends it or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers in order
+    silence()
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(OSError):  # where memory runs out, the system takes a worker rather than the search

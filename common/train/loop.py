@@ -19,12 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from common.models.mode import evaluation_mode
 from common.plain import InputError, from_json
 from common.settings import Optimisation, Precision
 from common.train import distributed
 from common.train.checkpoint import load_strictly
+from common.train.progress import Progress
 from common.train.run_folder import Run
 from common.train.schedule import begin_with, build_optimiser, build_schedule, moments_of
 
@@ -78,9 +79,9 @@ class FitReport:
     """What a stage of training took.
 
     seconds, cpu_seconds: wall clock and process time (all threads) of the steps with their batches, over all the
-    resumptions, without those of after_epoch; work lost to a kill and done again counts once. samples: images trained
-    on. losses: means over the last epoch. peak_memory: bytes, on the GPU in this stage, or of the whole process so far
-    when trained on a CPU.
+    resumptions, without those of after_epoch and validations; work lost to a kill and done again counts once.
+    samples: images trained on. losses: means over the last epoch. peak_memory: bytes, on the GPU in this stage, or of
+    the whole process so far when trained on a CPU.
     """
 
     seconds: float
@@ -108,6 +109,16 @@ class Training:
     """Number format of the forward passes."""
     checkpoint_every_s: float = 60.0
     """Seconds between two checkpoints."""
+    validations: int = 0
+    """Epochs, evenly spread, the last among them, after which `validate` measures the network; 0 means never."""
+    validate: Callable[[nn.Module, Any], Mapping[str, Any]] | None = None
+    """(network in evaluation mode, batches that it is trained on) -> numbers for the epoch's line of log.jsonl; may
+    change neither."""
+
+    def validated_after(self, epoch: int) -> bool:
+        """Whether the network is measured after that epoch, counted from 0."""
+        epochs = self.optimisation.epochs
+        return (epoch + 1) * self.validations // epochs > epoch * self.validations // epochs
 
 
 def fit(
@@ -236,7 +247,7 @@ class _Stage:
                     self._checkpoint(after_s=checkpoint_every_s / 12)  # a kill in there then costs no training
                     with self.clock.aside(), self.interruption.at_once():
                         after_epoch(self.epoch)
-                self._log_epoch()
+                self._log_epoch(self._validated())
                 if self.epoch + 1 < self.optimisation.epochs:
                     self.losses = _Losses()
                 self.epoch, self.index = self.epoch + 1, 0
@@ -245,6 +256,13 @@ class _Stage:
         finally:
             progress.close()
         return self._finish()
+
+    def _validated(self) -> Mapping[str, Any]:
+        if self.training.validate is None or not self.training.validated_after(self.epoch):
+            return {}
+        self._checkpoint(after_s=self.training.checkpoint_every_s / 12)  # as before after_epoch
+        with self.clock.aside(), self.interruption.at_once(), evaluation_mode(self.model):
+            return self.training.validate(self.model, self.batches)
 
     # ---- one step
 
@@ -314,15 +332,8 @@ class _Stage:
         distributed.broadcast_model(self.model)
         if state is None:
             self._save()  # a disk that cannot take a checkpoint is noticed before the training, not minutes later
-        environment = self.run.environment
-        commit = (environment.get("git_commit") or "unknown")[:10] + "+changes" * bool(environment.get("git_dirty"))
-        count = sum(parameter.numel() for parameter in self.model.parameters())
-        at = "" if state is None else f", resumed at epoch {self.epoch} step {self.index}"
-        _say(
-            f"{self.stage}: {count:,} parameters, {self.device} {self.training.precision}, "
-            f"processes {distributed.size()}, {self.optimisation.epochs} epochs of {self.steps_per_epoch} steps, "
-            f"seed {self.seed}, commit {commit}{at}"
-        )
+        elif self.step.global_step:
+            _say(f"{self.stage}: goes on at epoch {self.epoch}, step {self.index}")
         distributed.barrier()
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -369,9 +380,9 @@ class _Stage:
             self._checkpoint(after_s=0.0)
             raise KeyboardInterrupt
 
-    def _log_epoch(self) -> None:
+    def _log_epoch(self, validated: Mapping[str, Any]) -> None:
         seconds = self.clock.read()["seconds"]
-        record = {"stage": self.stage, "epoch": self.epoch, **self.losses.means()}
+        record = {"stage": self.stage, "epoch": self.epoch, **self.losses.means(), **validated}
         record |= {"learning_rate": self.optimiser.param_groups[0]["lr"], "seconds": seconds}
         self.run.log(**record, samples_per_second=self.samples / seconds)
 
@@ -391,10 +402,6 @@ class _Stage:
         self.run.save_weights(self.stage, self.model.state_dict(), {"stage": self.stage, "seed": self.seed})
         self.run.finish_stage(self.stage, asdict(report))
         self.run.delete_state(self.stage)
-        _say(
-            f"{self.stage}: done in {report.seconds:,.1f} s ({report.samples / report.seconds:,.0f} samples/s, "
-            f"{report.cpu_seconds:,.1f} s of CPU), peak memory {peak / 2**20:,.0f} MiB"
-        )
         distributed.barrier()
         return report
 
@@ -504,44 +511,3 @@ class _Interruption:
             yield
         finally:
             self._at_once = False
-
-
-class Progress:
-    """A bar with the time left on a terminal; elsewhere a line on stderr about every 30 seconds."""
-
-    def __init__(self, label: str, total: int, done: int = 0, unit: str = "it", every_s: float = 30.0) -> None:
-        self.label, self.total, self.done, self.unit, self.every_s = label, total, done, unit, every_s
-        self.shown: dict[str, Any] = {}
-        self._began, self._first = time.perf_counter(), done
-        self._last_line = self._began
-        self._silent = distributed.rank() > 0
-        on_terminal = sys.stderr.isatty() and not self._silent
-        self._bar = tqdm(desc=label, total=total, initial=done, unit=unit, dynamic_ncols=True) if on_terminal else None
-
-    def show(self, **values: Any) -> None:
-        """Show these values beside the bar from now on; None leaves one out."""
-        self.shown.update(values)
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._values(), refresh=False)
-
-    def advance(self, count: int = 1) -> None:
-        """Count so many more as done."""
-        self.done += count
-        if self._bar is not None:
-            self._bar.update(count)
-        elif not self._silent and time.perf_counter() - self._last_line >= self.every_s:
-            self._last_line = time.perf_counter()
-            each = (self._last_line - self._began) / (self.done - self._first)
-            left = tqdm.format_interval((self.total - self.done) * each)
-            print(
-                f"{self.label}: {self.done}/{self.total} {self.unit}s, {left} left, {self._values()}", file=sys.stderr
-            )
-
-    def close(self) -> None:
-        """Remove the bar from the terminal."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def _values(self) -> str:
-        shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in self.shown.items()}
-        return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)

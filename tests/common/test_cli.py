@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from common.cli import StudyOptions, Switch, command, metric, parse, quantity, run
+from common.cli import StudyOptions, Switch, command, exact, metric, parse, quantity, run
 from common.plain import InputError
 from common.settings import Augmentation, Optimisation, StudyPreset
 
@@ -158,7 +158,8 @@ def test_numbers_may_be_typed_with_a_prefix_and_are_shown_with_one():
         assert quantity(text) == pytest.approx(number)
         assert metric(number) == text
     assert quantity("2.5e7") == 25e6
-    assert metric(6269000) == "6.269M"
+    assert metric(6269000) == exact(6269000) == "6.269M"
+    assert (exact(123456789.0), quantity(exact(0.1 + 0.2))) == ("123456789", 0.1 + 0.2)
     for bad in ("", "M", "25X", "-1", "nan", "inf", "1 M x"):
         with pytest.raises(ValueError, match=r"number|float"):
             quantity(bad)

@@ -15,9 +15,12 @@ from torch import nn
 from common import study as study_module
 from common.batch import Detections
 from common.cli import StudyOptions
+from common.data.batches import DetectionBatches
 from common.data.crops import object_crops
 from common.data.source import load
 from common.evaluate.latency import Latency
+from common.models.centernet import CenterNet, centernet_losses
+from common.models.ofa_resnet import OFAResNet
 from common.models.resnet import ResNet
 from common.plain import InputError
 from common.report.exhibit import Exhibit
@@ -25,7 +28,9 @@ from common.report.reproduce import measure_exhibit
 from common.search.executors import evaluate_all
 from common.settings import Augmentation, Optimisation, StudyPreset
 from common.study import BackboneStudy
+from common.train.loop import fit
 from common.train.run_folder import Run
+from detofa.space import OFAResNetSpace
 
 PRESET = StudyPreset(
     name="smoke",
@@ -40,6 +45,9 @@ PRESET = StudyPreset(
     crops=16,
     classification=Optimisation(epochs=1),
 )
+
+
+SPACE = OFAResNetSpace((1, 1, 1, 1), stage_widths=(8, 8, 16, 16), stem_width=8, channel_multiple=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +271,7 @@ def test_data_are_those_of_the_preset_and_said_before_the_first_run(options, cap
     sums = Sums(replace(options, data="scenes:train=22,val=10,size=32"), 0)
     said = sums.once("one", lambda run: {"said": capsys.readouterr().err.splitlines()})["said"]
     assert [line.partition(": ")[0] for line in said] == ["trained on", "held out to choose by", "reported on"]
-    assert sums.once("two", lambda run: {"said": capsys.readouterr().err})["said"] == ""
+    assert sums.once("two", lambda run: {"said": capsys.readouterr().err})["said"] == "one-s0: done in 00:00\n"
     assert sums.images_an_epoch == 12
     assert {name: len(each) for name, each in sums.sets.items()} == {"search": 3, "validation": 5}
     assert len(sums.crops.labels) == 16
@@ -313,6 +321,82 @@ def test_latencies_are_taken_in_turn(options, monkeypatch):
     assert order == ["a", "b"] * study_module.LATENCY_ROUNDS
     assert found["a"]["latency"] == np.median(np.arange(1, 2 * study_module.LATENCY_ROUNDS, 2))
     assert found["b"]["rounds"][0] == 2.0
+
+
+def test_a_run_that_is_interrupted_keeps_the_rounds_of_its_latencies(options, monkeypatch):
+    measured = []
+
+    def latency_at(self, network, size, where):
+        measured.append(network.name)
+        if len(measured) == 5:  # in the third round
+            raise KeyboardInterrupt
+        return {"latency": float(len(measured)), "latency_of": {}}
+
+    monkeypatch.setattr(Sums, "latency_at", latency_at)
+    networks = {name: (nn.Identity(), (32, 32)) for name in "ab"}
+    for name, (network, _) in networks.items():
+        network.name = name
+
+    def timed(*names: str) -> dict:
+        sums = Sums(options, 0)
+        some = {name: networks[name] for name in names}
+        return sums.once("-".join(names), lambda run: sums.latencies_in_turn(some, "search"), timed=True)
+
+    with pytest.raises(KeyboardInterrupt):
+        timed("a", "b")
+    assert timed("b")["b"]["rounds"] == list(range(6, 6 + study_module.LATENCY_ROUNDS))  # of another run
+    measured[5:] = []
+    assert timed("a", "b")["a"]["rounds"][:3] == [1.0, 3.0, 6.0]
+    assert len(measured) == 5 + 2 * (study_module.LATENCY_ROUNDS - 2)
+
+
+def test_a_small_set_is_decoded_once_however_often_an_epoch_shows_it(options, monkeypatch):
+    small = replace(options, preset=replace(PRESET, train_images=40, search_images=2))
+    sums, decoded = Sums(replace(small, data="scenes:train=10,val=10,size=32"), 0), []
+    before = study_module.resident
+    monkeypatch.setattr(study_module, "resident", lambda *of: (decoded.append((len(of[0]), of[1])), before(*of))[1])
+    plain = DetectionBatches(sums._source.epoch, (32, 32), 8, augment=PRESET.augmentation, seed=0)
+    ours = sums.training_batches((32, 32), 8)
+    assert (ours.steps_per_epoch, sums.images_an_epoch, len(sums.training_set)) == (5, 40, 8)
+    for one, other in zip(ours.epoch(1), plain.epoch(1), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.boxes, other.boxes)
+    first = [batch.images for batch in sums.training_images((32, 32), 19).in_order()]
+    assert torch.equal(torch.cat(first)[:8], torch.cat(first)[8:16])
+    assert decoded == [(8, (32, 32))]
+
+
+def test_a_detector_is_validated_while_it_is_trained_and_nothing_else_is(options, logged):
+    def losses_of(network):
+        def losses(batch, _):
+            yield centernet_losses(network(batch.images), batch)
+
+        return losses
+
+    def train(folder: str, validations: int) -> list[dict]:
+        sums = Sums(replace(options, out=options.out / folder, validations=validations), 0)
+
+        def make(run):
+            sums.pretrained("resnet18")
+            for stage, elastic in (("plain", False), ("elastic", True)):
+                torch.manual_seed(0)
+                backbone = OFAResNet(SPACE) if elastic else sums.backbone("resnet18")
+                network = CenterNet(backbone, len(sums.categories), (8,), 8, elastic)
+                batches = sums.training_batches((64, 32), 4)
+                fit(run, stage, network, batches, losses_of(network), sums.training(Optimisation(epochs=4)))
+            return {"done": True}
+
+        sums.once("detector", make)
+        return [logged(sums.run_path(what)) for what in ("detector", "classification-resnet18")]
+
+    measured, classified = train("measured", 2)
+    assert [(each["stage"], each["epoch"]) for each in measured if "AP" in each] == [
+        (stage, epoch) for stage in ("plain", "elastic") for epoch in (1, 3)
+    ]
+    assert all(each["AP"] is None or 0 <= each["AP"] <= 1 for each in measured if "AP" in each)
+    never, _ = train("never", 0)
+    assert not any("AP" in each for each in never + classified)
+    assert [each["loss"] for each in measured] == [each["loss"] for each in never]
 
 
 def test_precision_is_measured_on_the_set_asked_for(options):

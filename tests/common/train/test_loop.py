@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from common.plain import InputError
 from common.settings import Optimisation
-from common.train.loop import Progress, Step, Training, TrainingError, fit
+from common.train.loop import Step, Training, TrainingError, fit
 from common.train.run_folder import Run
 from common.train.schedule import build_optimiser
 
@@ -233,7 +233,7 @@ def test_a_finished_stage_is_loaded_and_not_trained_again(tmp_path):
         fit(run, "net", nn.Linear(4, 1), Batches(), never, Training(settings))
 
 
-def test_time_of_after_epoch_and_the_random_numbers_of_others(tmp_path, monkeypatch):
+def test_time_of_callbacks_and_the_random_numbers_of_others(tmp_path, monkeypatch):
     """Others' numbers stay: else a resumed command, which skips finished stages, would draw other weights after it."""
     model, seen, clock = network(), [], time.perf_counter
 
@@ -242,13 +242,17 @@ def test_time_of_after_epoch_and_the_random_numbers_of_others(tmp_path, monkeypa
         model.eval()
         monkeypatch.setattr(time, "perf_counter", lambda: clock() + 1000 * len(seen))
 
+    def validate(model, batches):
+        after_epoch(-1)
+        return {}
+
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    run, training = Run.open(tmp_path, {}), Training(Optimisation(epochs=2))
+    run, training = Run.open(tmp_path, {}), Training(Optimisation(epochs=2), validations=1, validate=validate)
     report = fit(run, "net", model, Batches(), losses_of(model), training, after_epoch=after_epoch)
     assert torch.equal(torch.rand(3), expected)
-    assert seen == [(0, True), (1, True)]
+    assert seen == [(0, True), (1, True), (-1, False)]
     assert report.seconds < 1000
 
 
@@ -350,14 +354,43 @@ def test_generators_differ_by_seed_stage_step_and_purpose_only():
     assert len({draw(), draw(seed=1), draw(stage="b"), draw(step=1), draw(purpose="depth")}) == 5
 
 
-def test_progress_away_from_a_terminal_is_a_line_now_and_then(capsys):
-    progress = Progress("paths", 10, done=4, unit="candidate", every_s=0.0)
-    progress.show(best=0.25, failed=None)
-    progress.advance()
-    assert capsys.readouterr().err == "paths: 5/10 candidates, 00:00 left, best 0.25\n"
-    quiet = Progress("paths", 10)
-    quiet.advance()
-    assert capsys.readouterr().err == ""
+def test_validations_are_evenly_spread_logged_and_change_nothing(tmp_path, logged):
+    """A training that is measured a few times, and killed while it is, against one that never is: the same bits."""
+    measured = []
+
+    def validate(model, batches):
+        measured.append((model.training, model(torch.ones(2, 4)).sum().item()))
+        torch.rand(7)
+        if len(measured) == 2:
+            raise InterruptedError
+        return {"AP": len(measured) / 10}
+
+    def train(folder: Path, **validations):
+        torch.manual_seed(5)
+        model = network()
+        training = Training(Optimisation(epochs=5), **validations)
+        fit(Run.open(folder, {}), "net", model, Batches(), losses_of(model), training)
+        return model.state_dict()
+
+    never = train(tmp_path / "never")
+    with pytest.raises(InterruptedError):
+        train(tmp_path / "some", validations=3, validate=validate)
+    some = train(tmp_path / "some", validations=3, validate=validate)
+    assert all(torch.equal(never[name], some[name]) for name in never)
+    assert not any(training for training, _ in measured)
+    records = logged(tmp_path / "some")
+    assert {record["epoch"]: record["AP"] for record in records if "AP" in record} == {1: 0.3, 3: 0.4, 4: 0.5}
+    for record in records:
+        record.pop("AP", None)
+    assert without_times("\n".join(map(json.dumps, records))) == without_times(
+        (tmp_path / "never" / "log.jsonl").read_text()
+    )
+
+
+@pytest.mark.parametrize(("epochs", "times", "after"), [(10, 5, [1, 3, 5, 7, 9]), (3, 5, [0, 1, 2]), (7, 0, [])])
+def test_epochs_after_which_a_network_is_validated(epochs, times, after):
+    training = Training(Optimisation(epochs=epochs), validations=times)
+    assert [epoch for epoch in range(epochs) if training.validated_after(epoch)] == after
 
 
 if __name__ == "__main__":
