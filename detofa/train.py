@@ -10,13 +10,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from common.cli import Switch, metric, run, show, typed_command, words_for
+from common.cli import Switch, exact, metric, run, show, typed_command, words_for
 from common.plain import InputError, read_json, to_json
 from detofa import presets
 from detofa.presets import UNITS, VARIANTS
 from detofa.space import Constraint, CostTable
+
+if TYPE_CHECKING:
+    from detofa.study import DetOFAStudy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,8 @@ class Options(presets.Options):
     """Method: the paper's (ours), what it is compared with, or one setting of an ablation."""
     seed: int = 0
     """Seed of weights, data order and sampling."""
+    validations: int = 5
+    """Times that the largest network's AP is measured during a training, for its curve in log.jsonl; 0 means never."""
     describe: Switch = False
     """Print the plan (space, costs, budgets, settings) and train nothing."""
     json: Switch = False
@@ -41,7 +46,7 @@ def main(options: Options) -> None:
     if options.describe:
         show(plan, options.json, plan_text)
         return
-    from common.train import distributed
+    from common.train import distributed, progress
     from detofa.method import supernet_result
     from detofa.study import DetOFAStudy
 
@@ -50,6 +55,7 @@ def main(options: Options) -> None:
     images = len(study.training_set)  # says what is wrong with the data before anything is made
     if distributed.rank() == 0:
         print(f"{plan_text(plan)}\n{images} training images, {study.device}", file=sys.stderr)
+    progress.plan(stages(study, options.variant))
     result = supernet_result(study, options.variant)  # the shared runs, Algorithm 1, the search
     report = {
         "run": plan["run"],
@@ -62,6 +68,25 @@ def main(options: Options) -> None:
     if distributed.rank() == 0:
         show(report, options.json, report_text)
     distributed.stop()
+
+
+def stages(study: "DetOFAStudy", name: str) -> dict[str, float]:
+    """Runs that a variant's training and search go through -> work, see `Study.work`."""
+    preset, variant = study.preset, VARIANTS[name]
+    once = study.work(preset.fine_tuning.epochs, study.size)
+    work = {"latency": 0.0} if study.options.constraint == "latency" else {}
+    if variant.transfer or not variant.full_net:
+        work |= {"classification": (1 if study.options.pretrained else 2) * study.crop_work}
+    if not variant.full_net:
+        work |= {"filter": 0.0}
+    if variant.shared_warm_up:
+        work |= {"warm-up": study.work(preset.warm_up.epochs, study.size)}
+    if variant.shrinking:
+        work |= {"fullnet": once, name: study.work(sum(each.epochs for each in preset.shrinking.phases), study.size)}
+    planned = {study.run_name(what, what == "latency"): pixels for what, pixels in work.items()}
+    for other in ("ours", variant.equal_cost_of) if variant.equal_cost_of else ():
+        planned |= stages(study, other)
+    return planned | ({} if variant.shrinking else {study.run_name(name): once})
 
 
 def describe(options: Options) -> dict[str, Any]:
@@ -127,7 +152,7 @@ def next_command(path: str, result: Mapping[str, Any]) -> str:
     if "budgets" not in result:
         return shlex.join([*words_for("detofa.train"), "--variant", "ours"])
     budget = result["budgets"][len(result["budgets"]) // 2]
-    return shlex.join([*words_for("detofa.search"), "--run", path, "--budget", metric(budget)])
+    return shlex.join([*words_for("detofa.search"), "--run", path, "--budget", exact(budget)])
 
 
 def peak_memory(path: Path) -> int | None:

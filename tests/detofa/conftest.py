@@ -2,7 +2,7 @@
 
 import io
 import json
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,15 +14,17 @@ DATA = "scenes:train=80,val=24"
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> SimpleNamespace:
-    """data: as `--data`, run: its folder, out: the folder of all runs, report: what `detofa.train --json` printed."""
+    """data: as `--data`, run: its folder, out: the folder of all runs, report: what `detofa.train --json` printed,
+    said: lines on stderr meanwhile."""
     from detofa.train import Options, main
 
     out = tmp_path_factory.mktemp("runs")
-    printed = io.StringIO()
-    with redirect_stdout(printed):
+    printed, said = io.StringIO(), io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(said):
         main(Options(data=DATA, out=out, device="cpu", json=True))
     report = json.loads(printed.getvalue())
-    return SimpleNamespace(data=DATA, run=Path(report["run"]), out=out, report=report)
+    run, said = Path(report["run"]), said.getvalue().splitlines()
+    return SimpleNamespace(data=DATA, run=run, out=out, report=report, said=said)
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:

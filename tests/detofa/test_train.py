@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from common.cli import metric, run
+from common.cli import exact, quantity, run
 from detofa.presets import NANO, SMOKE, VARIANTS
 from detofa.space import CostTable
-from detofa.train import Options, describe, main
+from detofa.study import DetOFAStudy
+from detofa.train import Options, describe, main, stages
 
 
 @pytest.mark.parametrize("module", ["train", "search", "reproduce", "exhibits", "presets", "space"])
@@ -51,11 +52,37 @@ def test_describe_prints_one_object_and_makes_nothing(tmp_path, capsys):
 
 def test_report_names_what_was_found_and_what_to_type_next(trained):
     report = trained.report
-    assert report["next"] == f"python -m detofa.search --run {trained.run} --budget {metric(report['budgets'][1])}"
+    assert report["next"] == f"python -m detofa.search --run {trained.run} --budget {exact(report['budgets'][1])}"
+    assert quantity(report["next"].split()[-1]) == report["budgets"][1], "else another row would be found"
     assert report["peak_memory"] > 2**20
     assert len(report["found"]) == len(report["random"]) == len(SMOKE.budget_shares)
     for budget, found in zip(report["budgets"], report["found"], strict=True):
         assert found["cost"] <= budget
+
+
+def test_each_stage_leaves_a_line_and_the_supernets_are_validated(trained, logged):
+    done = [line.partition(": ")[0] for line in trained.said if ": done in " in line]
+    names = ("classification-s0", "filter-s0", "warm-up-s0", "ours-s0")
+    assert done == [f"stage {number} of 4, {name}" for number, name in enumerate(names, start=1)]
+    assert not any("{" in line for line in trained.said), "settings go to config.json"
+    records = [record for name in names for record in logged(trained.run.parent / name)]
+    assert {record["stage"] for record in records if "AP" in record} == {"warm-up", "fine-tuning"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "runs"),
+    [
+        ("fullnet", "classification fullnet"),
+        ("compofa", "classification filter compofa"),
+        ("ofa-shrinking", "classification filter fullnet ofa-shrinking"),
+        ("ofa-equal-cost", "classification filter warm-up ours ofa ofa-equal-cost"),
+    ],
+)
+def test_stages_of_a_variant(variant, runs, tmp_path):
+    study = DetOFAStudy(Options(data="scenes:train=80,val=24", out=tmp_path, device="cpu"), 3)
+    planned = stages(study, variant)
+    assert planned.keys() == {f"{name}-s3" for name in runs.split()}
+    assert planned[f"{variant}-s3"] >= SMOKE.fine_tuning.epochs * SMOKE.train_images * SMOKE.image_size**2
 
 
 def test_same_command_again_trains_nothing_and_says_the_same(trained, capsys):
