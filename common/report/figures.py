@@ -1,23 +1,30 @@
-"""Pictures for the exhibits, in one house style: colour-blind safe, units on the axes, small PNG files.
+"""Pictures for the exhibits, in one house style: colour-blind safe, units on the axes, as PNG files or SVG elements.
 
-Each function takes plain numbers, as JSON holds them, and returns a figure; null is a number that is missing. A picture
-says what is drawn and never what it shows: the caption and the claims do that. Figures are made apart from pyplot, so
-that drawing leaves a notebook's own plots and settings alone.
+Each function takes plain numbers, as JSON holds them, and returns a chart; null is a number that is missing. A picture
+says what is drawn and never what it shows: the caption and the claims do that. A chart also knows what each of its
+marks stands for, which the SVG element carries. Charts are made apart from pyplot, so that drawing leaves a notebook's
+own plots and settings alone.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import matplotlib
 import matplotlib.patheffects
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -25,8 +32,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from common.plain import InputError, to_json
 from common.report.exhibit import Picture
+from common.report.statistics import Difference
+from common.report.tables import format_measured
 
-Points = Sequence[tuple[float, float]]  # (cost, accuracy)
+Form = TypeVar("Form")
+Points = Sequence[Sequence[Any]]  # (cost, accuracy), or with what else is known: (cost, accuracy, {"Encoding": ...})
 Interval = tuple[float, float, float]  # mean, low, high; NaN for an end that is not there
 COST, ACCURACY = "Cost (GMACs)", "AP (points)"
 DOTS_PER_INCH = 130
@@ -50,10 +60,31 @@ _STYLE = {
 # ---- the house style
 
 
-def panels(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure (inches) of its own, of axes side by side, which share both scales."""
+class Chart(Figure):
+    """A figure that knows what its marks stand for."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.marks: list[tuple[Axes, list[tuple[float, float]], dict[str, str]]] = []
+
+    def tell(self, axes: Axes, corners: Sequence[tuple[float, float]], **values: Any) -> None:
+        """Say what a mark stands for. corners: its lower left and upper right, or the one point that it is at."""
+        texts = {name: value if isinstance(value, str) else _value(value) for name, value in values.items()}
+        self.marks.append((axes, [corners[0], corners[-1]], {name: text for name, text in texts.items() if text}))
+
+
+def _value(value: float | Interval | None) -> str:
+    """A number, or one with its interval, as text; nothing for one that is missing."""
+    mean, low, high = np.array(value if np.ndim(value) else (value, None, None), dtype=float)
+    if np.isfinite([low, high]).all():
+        return format_measured(Difference(mean, low, high, 0))
+    return "" if not math.isfinite(mean) else f"{mean:,.0f}" if abs(mean) >= 1000 else f"{mean:.4g}"
+
+
+def panels(width: float, height: float, columns: int = 1) -> tuple[Chart, list[Axes]]:
+    """A chart (inches) of its own, of axes side by side, which share both scales."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+        figure = Chart(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
         row = list(figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0])
     for axes in row:
         axes.spines[["top", "right"]].set_visible(False)
@@ -67,7 +98,7 @@ def look_of(label: str, order: Sequence[str]) -> dict:
     return {name: among[place % len(among)] for name, among in names.items()}
 
 
-def _labelled(figure: Figure, axes: Axes, x_label: str, y_label: str) -> Figure:
+def _labelled(figure: Chart, axes: Axes, x_label: str, y_label: str) -> Chart:
     """The figure with its axes' labels, and a legend above them, where it covers no data."""
     axes.set(xlabel=x_label, ylabel=y_label)
     handles, labels = axes.get_legend_handles_labels()
@@ -89,7 +120,7 @@ def accuracy_against_cost(
     cost_label: str = COST,
     references: Mapping[str, tuple[float, float]] | None = None,
     order: Sequence[str] | None = None,
-) -> Figure:
+) -> Chart:
     """Lines of accuracy over cost with bands. series: label -> [(cost, mean, low, high), ...].
 
     references: single points, label -> (cost, accuracy). order: all the labels that the paper's pictures share, so
@@ -101,14 +132,17 @@ def accuracy_against_cost(
         cost, mean, low, high = np.array(sorted(points), dtype=float).reshape(-1, 4).T
         axes.plot(cost, mean, label=label, markersize=5, linewidth=1.6, **look)
         axes.fill_between(cost, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        for x, *interval in sorted(points):
+            figure.tell(axes, [(x, interval[0])], **{"Of": label, cost_label: x, ACCURACY: interval})
     for label, (cost, accuracy) in (references or {}).items():
         axes.plot([cost], [accuracy], "*", color="black", markersize=11, label=label)
+        figure.tell(axes, [(cost, accuracy)], **{"Of": label, cost_label: cost, ACCURACY: accuracy})
     return _labelled(figure, axes, cost_label, ACCURACY)
 
 
 def scatter_by_bucket(
     points: Mapping[str, Points], edges: Sequence[float], *, cost_label: str = COST, order: Sequence[str] | None = None
-) -> Figure:
+) -> Chart:
     """Sampled paths, accuracy over cost, coloured by method. points: label -> [(cost, accuracy), ...].
 
     edges: (buckets + 1,) bucket edges in units of cost, drawn as thin lines; a short bar marks each method's mean
@@ -124,6 +158,7 @@ def scatter_by_bucket(
         axes.scatter(
             cost, accuracy, s=16, alpha=0.6, linewidth=0, label=label, color=look["color"], marker=look["marker"]
         )
+        _tell_points(figure, axes, label, pairs, cost_label, ACCURACY)
         bucket = np.clip(np.searchsorted(edges, cost, side="right") - 1, 0, len(edges) - 2)
         for place in np.unique(bucket):
             margin = 0.08 * (edges[place + 1] - edges[place])
@@ -132,7 +167,7 @@ def scatter_by_bucket(
     return _labelled(figure, axes, cost_label, ACCURACY)
 
 
-def bars(groups: Mapping[str, Mapping[str, Interval]], *, value_label: str) -> Figure:
+def bars(groups: Mapping[str, Mapping[str, Interval]], *, value_label: str) -> Chart:
     """Grouped bars with intervals. groups: group -> {label: (mean, low, high)}."""
     labels = list(dict.fromkeys(label for values in groups.values() for label in values))
     figure, (axes,) = panels(max(4.5, 1.2 + 0.35 * len(labels) * len(groups) + 0.4 * len(groups)), 3.6)
@@ -143,6 +178,10 @@ def bars(groups: Mapping[str, Mapping[str, Interval]], *, value_label: str) -> F
         where = np.array(present) + (place - (len(labels) - 1) / 2) * width
         axes.bar(where, mean, width * 0.92, label=label, color=look_of(label, labels)["color"])
         axes.errorbar(where, mean, error, fmt="none", ecolor="0.2", elinewidth=1, capsize=2.5)
+        for middle, number in zip(where, present, strict=True):
+            group, values = list(groups.items())[number]
+            corners = [(middle - width / 2, 0), (middle + width / 2, values[label][0])]
+            figure.tell(axes, corners, **{"Of": label, "In": group, value_label: values[label]})
     axes.set_xticks(range(len(groups)), list(groups))
     if max(map(len, groups), default=0) > 14:
         axes.tick_params(axis="x", rotation=20)
@@ -161,7 +200,7 @@ def heat_map(
     value_label: str,
     row_label: str,
     column_label: str,
-) -> Figure:
+) -> Chart:
     """Numbers by row and column as colours. values: (rows, columns), NaN where there is no such pair."""
     import seaborn  # takes a second, and most pages have no such map
 
@@ -179,6 +218,9 @@ def heat_map(
         xticklabels=list(column_labels),
         yticklabels=list(row_labels),
     )
+    for row, column in np.argwhere(np.isfinite(values)):
+        place, value = {row_label: row_labels[row], column_label: column_labels[column]}, values[row, column]
+        figure.tell(axes, [(column, row), (column + 1, row + 1)], **place, **{value_label: value})
     axes.set_facecolor("0.93")
     axes.tick_params(axis="x", rotation=40 if max(map(len, column_labels), default=0) > 5 else 0)
     axes.tick_params(axis="y", rotation=0)
@@ -186,7 +228,7 @@ def heat_map(
     return figure
 
 
-def correlations(values: Mapping[str, Mapping[str, Interval]], *, value_label: str = "Correlation with AP") -> Figure:
+def correlations(values: Mapping[str, Mapping[str, Interval]], *, value_label: str = "Correlation with AP") -> Chart:
     """Horizontal bars of coefficients, one panel a group. values: panel -> {factor: (mean, low, high)}.
 
     All panels share the factors' order (that of their first appearance) and the scale. A factor without a coefficient
@@ -201,6 +243,9 @@ def correlations(values: Mapping[str, Mapping[str, Interval]], *, value_label: s
         mean, error = _means(list(group.values()))
         axes.barh(where, mean, 0.7, color=[COLOURS[0] if value >= 0 else COLOURS[1] for value in mean])
         axes.errorbar(mean, where, xerr=error, fmt="none", ecolor="0.2", elinewidth=1, capsize=2.5)
+        for factor, interval in group.items():
+            corners = [(0, factors.index(factor) - 0.35), (interval[0], factors.index(factor) + 0.35)]
+            figure.tell(axes, corners, **{"Of": factor, "In": panel, value_label: interval})
         axes.axvline(0, color="0.3", linewidth=0.9)
         axes.set(xlabel=value_label, title=panel)
         axes.grid(visible=False, axis="y")
@@ -230,8 +275,9 @@ def fronts(
     highlighted: Mapping[str, tuple[float, float]] | None = None,
     order: Sequence[str] | None = None,
     log_cost: bool = False,
-) -> Figure:
-    """All candidates with their Pareto fronts as staircases. points: label -> [(cost, accuracy), ...].
+) -> Chart:
+    """All candidates with their Pareto fronts as staircases. points: label -> [(cost, accuracy), ...], or with what
+    else is known of a candidate, name -> value, as a third part.
 
     with_front: the labels whose own front is drawn; whole_front: one front over the candidates of all labels.
     highlighted: named candidates, ringed, name -> (cost, accuracy). order: all the labels that the paper's pictures
@@ -249,6 +295,7 @@ def fronts(
         dots = {"color": look["color"], "marker": look["marker"]}
         axes.scatter(*cloud.T, s=15, alpha=0.5, linewidth=0, **dots)
         axes.plot([], [], markersize=5, linewidth=1.7, label=label, **look)  # for the legend only
+        _tell_points(figure, axes, label, points[label], cost_label, accuracy_label)
         if label in with_front:
             corners = _front(cloud)
             axes.scatter(*corners.T, s=24, edgecolor="white", linewidth=0.5, zorder=4, **dots)
@@ -257,6 +304,8 @@ def fronts(
         look = {"color": "0.2", "linewidth": 1.3, "zorder": 3, "label": "Front of all"}
         drawn.append(_staircase(axes, _front(candidates), right, **look))
     axes.scatter(*ringed.T, s=70, facecolor="none", edgecolor="black", linewidth=1.3, zorder=5)
+    for name, pair in named.items():
+        _tell_points(figure, axes, name, [pair], cost_label, accuracy_label)
     if log_cost:
         _log_scale(axes)
     _labelled(figure, axes, cost_label, accuracy_label)
@@ -265,7 +314,7 @@ def fronts(
     return figure
 
 
-def attainment_bands(bands: Mapping[str, Mapping[float, ArrayLike]], *, cost_label: str = COST) -> Figure:
+def attainment_bands(bands: Mapping[str, Mapping[float, ArrayLike]], *, cost_label: str = COST) -> Chart:
     """How far the runs of each method got: a median staircase inside a band.
 
     bands: label -> {percentile: (F, 2) corners (cost, accuracy) from the cheapest on}, the front that at least so many
@@ -284,6 +333,9 @@ def attainment_bands(bands: Mapping[str, Mapping[float, ArrayLike]], *, cost_lab
         look = look_of(label, list(bands)) | {"marker": ""}
         fronts_reached = list(band.values()) or [np.empty((0, 2))]
         _staircase(axes, fronts_reached[len(fronts_reached) // 2], right, label=label, **look)
+        for percentile, reached in band.items():
+            about = {"Reached by": f"{percentile:g} % of the runs"}
+            _tell_points(figure, axes, label, [(*corner, about) for corner in reached], cost_label, ACCURACY)
         best, worst = fronts_reached[0], fronts_reached[-1]
         if len(band) > 1 and len(best):
             shares.add((min(band), max(band)))
@@ -303,7 +355,7 @@ def progress(
     *,
     x_label: str = "Candidates evaluated",
     y_label: str = "Hypervolume",
-) -> Figure:
+) -> Chart:
     """How a search gains over its candidates. curves: label -> x, mean, low, high, each (N,); NaN: no band there."""
     figure, (axes,) = panels(6.0, 4.0)
     for label, columns in curves.items():
@@ -313,6 +365,8 @@ def progress(
             look["marker"] = ""  # a line needs no markers; a single point is nothing without one
         axes.plot(x, mean, label=label, linewidth=1.7, markersize=5, **look)
         axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+        for at, *interval in zip(x, mean, low, high, strict=True):
+            figure.tell(axes, [(at, interval[0])], **{"Of": label, x_label: at, y_label: interval})
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))  # there is no half a candidate
     return _labelled(figure, axes, x_label, y_label)
 
@@ -326,7 +380,7 @@ _DRAWN_BY = (
     *(accuracy_against_cost, scatter_by_bucket, bars, heat_map, correlations),
     *(fronts, attainment_bands, progress),
 )
-KINDS: dict[str, Callable[..., Figure]] = {function.__name__: function for function in _DRAWN_BY}
+KINDS: dict[str, Callable[..., Chart]] = {function.__name__: function for function in _DRAWN_BY}
 """The functions that draw pictures, by the name that `Picture.kind` gives."""
 
 
@@ -335,17 +389,81 @@ def render(picture: Picture) -> bytes:
 
     Raises InputError for one that this version cannot draw.
     """
+
+    def file(chart: Chart) -> bytes:
+        canvas = FigureCanvasAgg(chart)
+        canvas.draw()  # once; savefig draws a figure twice
+        chunks, buffer = PngInfo(), io.BytesIO()
+        chunks.add_text(DIGEST, digest(picture))
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "png", pnginfo=chunks)
+        return buffer.getvalue()
+
+    return _drawn(picture, file)
+
+
+def render_svg(picture: Picture, title: str) -> str:
+    """The picture as an SVG element for a page, which follows the page's text colour and scheme.
+
+    Over each mark lies a rectangle of the class "mark" whose data-values say, as a JSON object of texts, what it stands
+    for. title: said by screen readers. Raises InputError for a picture that this version cannot draw.
+    """
+
+    def element(chart: Chart) -> str:
+        chart.set(dpi=72, facecolor="none")  # a pixel is a point from here on
+        for axes in chart.axes:
+            axes.set_facecolor("none")
+        for text in chart.findobj(Text):
+            text.set_path_effects([])  # they would turn letters into outlines; the page's style has them for "halo"
+        buffer = io.StringIO()
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": digest(picture) + picture.name}):
+            FigureCanvasSVG(chart).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        return _for_page(buffer.getvalue(), title, "".join(_hit_areas(chart)))
+
+    return _drawn(picture, element)
+
+
+def _drawn(picture: Picture, form: Callable[[Chart], Form]) -> Form:
     if picture.kind not in KINDS:
         raise InputError(f"picture {picture.name} is of the unknown kind {picture.kind!r}; known: {', '.join(KINDS)}")
     try:
-        canvas = FigureCanvasAgg(KINDS[picture.kind](**picture.data))
-        canvas.draw()  # once; savefig draws a figure twice
+        return form(KINDS[picture.kind](**picture.data))
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"picture {picture.name} cannot be drawn ({error}); run its command again") from error
-    chunks, buffer = PngInfo(), io.BytesIO()
-    chunks.add_text(DIGEST, digest(picture))
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "png", pnginfo=chunks)
-    return buffer.getvalue()
+
+
+def _hit_areas(chart: Chart) -> Iterator[str]:
+    """A rectangle over each mark, larger than it by what a finger needs."""
+    top, reach = chart.bbox.height, 5
+    for axes, corners, values in chart.marks:
+        (x0, y0), (x1, y1) = axes.transData.transform(np.array(corners, dtype=float))
+        if np.isfinite([x0, y0, x1, y1]).all():
+            x, y, width, height = min(x0, x1), top - max(y0, y1), abs(x1 - x0), abs(y1 - y0)
+            around = 0 if width > 2 * reach and height > 2 * reach else reach  # neighbouring cells must not overlap
+            yield (
+                f'<rect class="mark" x="{x - around:.1f}" y="{y - around:.1f}" width="{width + 2 * around:.1f}" '
+                f'height="{height + 2 * around:.1f}" rx="{reach}" data-values="{escape(json.dumps(values))}"/>'
+            )
+
+
+def _for_page(svg: str, title: str, hit_areas: str) -> str:
+    """matplotlib's SVG file as an element: no names but those that are referred to, and greys for both schemes."""
+    body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r' id="halo"', ' class="halo"', body)
+    body = re.sub(r' id="([a-zA-Z0-9.]+_\d+|image\w+)"', "", body)
+    body = re.sub(r"<text[^>]*>|#([0-9a-f]{2})\1\1\b", _for_both_schemes, body)
+    return (
+        f'<svg class="plot" viewBox="0 0 {width} {height}" width="{float(width) * 1.2:.0f}" role="img" '
+        f'aria-label="{escape(title)}">{body.strip()}<g>{hit_areas}</g></svg>'
+    )
+
+
+def _for_both_schemes(found: re.Match) -> str:
+    """A grey and its opposite in the dark; letters have the page's colour, or that which their cell asks for."""
+    if found[1] is None:
+        return found[0]
+    return f"light-dark({found[0]}, #{255 - int(found[1], 16):02x}" + f"{255 - int(found[1], 16):02x}" * 2 + ")"
 
 
 def digest(picture: Picture) -> str:
@@ -367,9 +485,16 @@ def drawn_from(path: Path) -> str | None:
 
 
 def _finite(pairs: ArrayLike) -> np.ndarray:
-    """The (N, 2) pairs of which both numbers are finite."""
-    pairs = np.array(list(pairs), dtype=float).reshape(-1, 2)
+    """The (N, 2) pairs of which both numbers are finite; what else is known of a point is left out."""
+    pairs = np.array([pair[:2] for pair in pairs], dtype=float).reshape(-1, 2)
     return pairs[np.isfinite(pairs).all(axis=1)]
+
+
+def _tell_points(chart: Chart, axes: Axes, label: str, points: Points, x_label: str, y_label: str) -> None:
+    """Say what each point stands for, with what else is known of it."""
+    for x, y, *more in points:
+        if x is not None and y is not None:
+            chart.tell(axes, [(x, y)], **{"Of": label, x_label: x, y_label: y}, **(more[0] if more else {}))
 
 
 def _extent(points: np.ndarray) -> tuple[float, float, float]:
@@ -426,7 +551,7 @@ _DISTANCES = 6 + np.array([1, 6, 14, 24, 36, 52])  # pixels between a point's ma
 
 
 def _write_names(
-    figure: Figure, axes: Axes, named: Mapping[str, tuple[float, float]], drawn: Sequence[np.ndarray]
+    figure: Chart, axes: Axes, named: Mapping[str, tuple[float, float]], drawn: Sequence[np.ndarray]
 ) -> None:
     """Write each name beside its point, where it covers the fewest points, lines and other names.
 
@@ -439,7 +564,7 @@ def _write_names(
     points, *lines = (axes.transData.transform(group) for group in drawn if len(group))
     obstacles = np.concatenate([points, *map(_along, lines)])
     marks = axes.transData.transform(list(named.values()))  # (M, 2)
-    look = {"fontsize": 8.5, "ha": "center", "va": "center", "zorder": 6}
+    look = {"fontsize": 8.5, "ha": "center", "va": "center", "zorder": 6, "gid": "halo"}
     look["path_effects"] = [matplotlib.patheffects.withStroke(linewidth=2.2, foreground="white")]
     texts = [axes.annotate(name, pair, (0, 0), textcoords="offset points", **look) for name, pair in named.items()]
     halves = np.array([(box.width / 2 + 2, box.height / 2 + 3) for box in (text.get_window_extent() for text in texts)])

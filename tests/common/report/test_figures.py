@@ -1,9 +1,11 @@
-"""Every picture is a small, readable PNG of its data, the same bytes for the same numbers."""
+"""Every picture is a small, readable PNG or SVG of its data, the same bytes for the same numbers."""
 
 import io
 import itertools
 import json
+import re
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import matplotlib
 import moocore
@@ -14,7 +16,7 @@ from PIL import Image
 from common.plain import InputError
 from common.report import figures
 from common.report.exhibit import Picture
-from common.report.figures import KINDS, digest, drawn_from, render
+from common.report.figures import KINDS, digest, drawn_from, render, render_svg
 
 CANDIDATES = {
     "Searched": [(1.0, 0.3), (3.0, 0.4), (2.0, 0.2), (None, 0.9), (2.5, None)],
@@ -106,8 +108,91 @@ def test_a_picture_that_cannot_be_drawn_is_one_sentence():
         ("hologram", r"^picture a is of the unknown kind 'hologram'; known: accuracy_against_cost, "),
         ("bars", r"^picture a cannot be drawn \(.*\); run its command again$"),
     ):
-        with pytest.raises(InputError, match=sentence):
-            render(Picture("a", kind, {"groups": 3}))
+        for draw in (render, lambda picture: render_svg(picture, "a title")):
+            with pytest.raises(InputError, match=sentence):
+                draw(Picture("a", kind, {"groups": 3}))
+
+
+def svg_of(picture: Picture) -> ElementTree.Element:
+    text = render_svg(picture, "<a title>")
+    assert text.startswith('<svg class="plot" viewBox="0 0 ')
+    return ElementTree.fromstring(text.replace("<svg ", '<svg xmlns:xlink="link" ', 1))
+
+
+def marks_of(picture: Picture) -> list[tuple[float, float, dict[str, str]]]:
+    """The middle of each mark's area, from the left and from the bottom, and what it stands for."""
+    areas = [each.attrib for each in svg_of(picture).iter() if each.get("class") == "mark"]
+    left, top, width, height = ([float(area[name]) for area in areas] for name in ("x", "y", "width", "height"))
+    return [
+        (x + w / 2, -(y + h / 2), json.loads(area["data-values"]))
+        for area, x, y, w, h in zip(areas, left, top, width, height, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.filterwarnings("error")
+def test_an_svg_element_is_repeatable_and_names_only_what_it_refers_to(name):
+    element = svg_of(picture(name))
+    assert element.get("aria-label") == "<a title>"
+    assert ElementTree.tostring(svg_of(picture(name))) == ElementTree.tostring(element)
+    text = ElementTree.tostring(element, encoding="unicode")
+    ids = {each.get("id") for each in element.iter()} - {None}
+    assert ids == set(re.findall(r"url\(#(.*?)\)", text)) | set(re.findall(r'href="#(.*?)"', text))
+    assert not ids & {each.get("id") for each in svg_of(replace(picture(name), name="another")).iter()} - {None}
+    assert not re.search(r'https?:|(fill|stroke): #(\w\w)\2\2(?=[";])(?![^<]*</text)', text)  # greys follow the page
+    assert len(text) < 60_000
+
+
+def test_marks_lie_where_they_are_drawn_and_say_their_values():
+    marks = marks_of(picture("lines"))
+    assert [values for *_, values in marks] == [
+        {"Of": "Ours", "Cost (GMACs)": "1", "AP (points)": "0.300 ± 0.020"},
+        {"Of": "Ours", "Cost (GMACs)": "2", "AP (points)": "0.400 ± 0.050"},
+        {"Of": "OFA", "Cost (GMACs)": "1", "AP (points)": "0.2"},
+        {"Of": "Full net", "Cost (GMACs)": "3", "AP (points)": "0.5"},
+    ]
+    (x1, y1, _), (x2, y2, _), (x3, y3, _), (x4, y4, _) = marks  # at (1, .3), (2, .4), (1, .2), (3, .5)
+    assert x1 == x3
+    assert (x4 - x1) / (x2 - x1) == pytest.approx(2, abs=0.01)
+    assert (y2 - y1) / (y1 - y3) == pytest.approx((y4 - y1) / (y1 - y3) / 2, abs=0.01) == pytest.approx(1, abs=0.01)
+    svg = render_svg(picture("lines"), "")
+    dots = {(float(x), -float(y)) for x, y in re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)"', svg)}
+    assert all(min(abs(x - left) + abs(y - up) for left, up in dots) < 0.1 for x, y, _ in marks)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "last"),
+    [
+        ("scatter", 3, {"Of": "OFA", "Cost (GMACs)": "0.5", "AP (points)": "0.1"}),
+        ("bars", 3, {"Of": "OFA", "In": "VOC", "Cost (GPU days)": "2"}),
+        ("heat", 3, {"Layer": "2", "Operation": "E .35", "Score": "0.4"}),
+        ("correlations", 3, {"Of": "depth", "In": "All", "Correlation with AP": "0.60 [0.40, 1.20]"}),
+        ("fronts", 8, {"Of": "R50", "Cost (GMACs)": "2", "AP (points)": "0.5"}),
+        (
+            "bands",
+            6,
+            {"Of": "Random", "Cost (GMACs)": "1", "AP (points)": "0.2", "Reached by": "25 % of the runs"},
+        ),
+        ("progress", 19, {"Of": "One candidate", "Candidates evaluated": "3", "Hypervolume": "0.50 ± 0.10"}),
+        ("no candidate", 0, None),
+    ],
+)
+def test_every_mark_with_numbers_can_be_pointed_at(name, number, last):
+    marks = [values for *_, values in marks_of(picture(name))]
+    assert len(marks) == number
+    assert not number or marks[-1] == last
+
+
+def test_a_mark_says_what_else_is_known_of_a_candidate():
+    points = {"Search": [(1.0, 0.3, {"Encoding": "d2 <w>", "Seed": "1"}), (2.0, None, {})]}
+    (mark,) = marks_of(Picture("a", "fronts", {"points": points, "with_front": ["Search"]}))
+    assert mark[2] == {
+        "Of": "Search",
+        "Cost (GMACs)": "1",
+        "AP (points)": "0.3",
+        "Encoding": "d2 <w>",
+        "Seed": "1",
+    }
 
 
 # ---- what is drawn is what the data says
