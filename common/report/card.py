@@ -1,18 +1,85 @@
-"""An exhibit's record as HTML, for the page and for notebooks: redrawn from its data alone."""
+"""A frame of the page, such as an exhibit's, drawn from its record alone; notebooks show one, too."""
 
 import base64
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from html import escape
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.plain import InputError
 from common.report.exhibit import ExhibitResult, Picture, display_name
-from common.report.figures import render
-from common.report.tables import html_table, side_by_side
+from common.report.figures import render, render_svg
+from common.report.tables import side_by_side
 
+Form = Callable[[Picture, str], str]  # a picture, with the title of its card, as HTML
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+TEMPLATES.filters["json"] = json.dumps
 _FEW_PICTURES = 6  # starting processes takes longer than drawing so many
+
+
+@dataclass
+class Card:
+    """What stands in one frame.
+
+    short: its title among the contents. made: a sentence on seeds or time. tables: name, heads and rows as text. about:
+    name -> text, what a mark of its pictures was made by. anchor, claims, root: where it stands on the page, what it
+    bears on, and the folder it was found under. images: whole pictures as HTML.
+    """
+
+    title: str
+    short: str
+    caption: str
+    made: str
+    command: str
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
+    notes: Sequence[str] = ()
+    about: dict[str, str] = field(default_factory=dict)
+    anchor: str = ""
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    root: str = ""
+    images: Sequence[str] = ()
+
+
+def card_of(result: ExhibitResult) -> Card:
+    """The card of a table or figure."""
+    name, seeds = display_name(result.exhibit), ", ".join(map(str, result.seeds)) or "none"
+    about = {
+        "Exhibit": f"{result.paper_title or result.paper}, {name}, {result.data}, {result.scale} scale",
+        "Seeds": seeds,
+        "Runs": few(result.runs),
+        "Command": result.command,
+    }
+    return Card(
+        title=f"{name}: {result.title}",
+        short=name,
+        caption=result.caption,
+        made=f"Seeds: {seeds}.",
+        command=result.command,
+        pictures=result.pictures,
+        tables=side_by_side(result.table, result.paper_table, result.units, result.paper_units),
+        notes=result.notes,
+        about={key: text for key, text in about.items() if text},
+    )
+
+
+def few(names: Sequence[str], most: int = 6) -> str:
+    """The first of some names, and how many there are when not all are said."""
+    said = ", ".join(islice(names, most))
+    return said if len(names) <= most else f"{said}, … ({len(names)} in all)"
 
 
 class Shown:
@@ -22,48 +89,37 @@ class Shown:
         self.result = result
 
     def _repr_html_(self) -> str:
-        return card(self.result, drawn(self.result.pictures))
+        card = card_of(self.result)
+        card.about = {}
+        draw([card], _as_image)
+        return str(TEMPLATES.get_template("parts.html").module.card(card))
 
 
-def drawn(pictures: Sequence[Picture]) -> dict[int, bytes | str]:
-    """Each picture (by its identity) as PNG, or the sentence that says why it cannot be drawn; on all cores."""
-    if len(pictures) <= _FEW_PICTURES or (os.cpu_count() or 1) == 1:
-        files = list(map(_rendered, pictures))
+def _as_image(picture: Picture, title: str) -> str:
+    return image(render(picture), "png", title)
+
+
+def image(file: bytes, form: str, title: str) -> str:
+    """A picture's file inside a page. form: "png" or "jpeg"."""
+    return f'<img src="data:image/{form};base64,{base64.b64encode(file).decode()}" alt="{escape(title)}">'
+
+
+def draw(cards: Sequence[Card], form: Form = render_svg) -> None:
+    """Put the pictures of some cards among their images, or the sentence that says why one cannot be drawn; on all
+    cores."""
+    jobs = [(form, picture, card.title) for card in cards for picture in card.pictures]
+    if len(jobs) <= _FEW_PICTURES or (os.cpu_count() or 1) == 1:
+        found = map(_drawn, jobs)
     else:
         with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-            files = list(pool.map(_rendered, pictures))
-    return {id(picture): file for picture, file in zip(pictures, files, strict=True)}
+            found = iter(list(pool.map(_drawn, jobs, chunksize=4)))
+    for card in cards:
+        card.images = [*islice(found, len(card.pictures)), *card.images]
 
 
-def _rendered(picture: Picture) -> bytes | str:
+def _drawn(job: tuple[Form, Picture, str]) -> str:
+    form, picture, title = job
     try:
-        return render(picture)
+        return form(picture, title)
     except InputError as error:
-        return str(error)
-
-
-def card(result: ExhibitResult, pictures: Mapping[int, bytes | str], root: Path | None = None) -> str:
-    """One exhibit in HTML: caption, pictures, tables, notes, seeds and command. pictures: see `drawn`."""
-    tables = "\n".join(
-        f'<figure class="table"><figcaption>{escape(name)}</figcaption>'
-        f"{html_table(heads, [[escape(cell) for cell in row] for row in rows])}</figure>"
-        for name, heads, rows in side_by_side(result.table, result.paper_table, result.units, result.paper_units)
-    )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
-    title = escape(f"{display_name(result.exhibit)}: {result.title}")
-    return (
-        "<article>"
-        + (f'<p class="root">{escape(str(root))}</p>' if root else "")
-        + f"<h4>{title}</h4><p>{escape(result.caption)}</p>"
-        + "\n".join(_image(pictures[id(picture)], title) for picture in result.pictures)
-        + f'<div class="tables">{tables}</div>'
-        + (f'<ul class="notes">{notes}</ul>' if notes else "")
-        + f'<p class="made">Seeds: {", ".join(map(str, result.seeds)) or "none"}. '
-        f"<code>{escape(result.command)}</code></p></article>"
-    )
-
-
-def _image(file: bytes | str, title: str) -> str:
-    if isinstance(file, str):
-        return f'<p class="missing">{escape(file)}.</p>'
-    return f'<img src="data:image/png;base64,{base64.b64encode(file).decode()}" alt="{title}">'
+        return f'<p class="missing">{escape(str(error))}.</p>'

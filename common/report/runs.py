@@ -1,12 +1,13 @@
 """What lies in run folders and in published results: exhibits, runs, and the machines they were made on.
 
 A run folder holds exhibits as exhibits/NAME/result.json and its runs as folders with a config.json. A published folder
-holds exhibits as NAME.json beside measured.json, claims.json and runs.json.
+holds exhibits as NAME.json beside measured.json, claims.json and runs.json; where its results are superseded, a note.md
+says by what.
 """
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from common.report.exhibit import ExhibitResult
 PUBLISHED = ("measured.json", "claims.json", "runs.json", "why.json")
 """What lies in a published folder beside the exhibits' records."""
 _COST_KEYS = ("seconds", "wall_s", "wall_seconds")  # wall clock, whichever a record carries
-_OF_ONE_RUN = ("command", "time", "resumed")  # what an environment says of one run rather than of the machine
+_OF_ONE_RUN = (
+    "command",
+    "time",
+    "resumed",
+    "config_sha256",
+    "candidates_bytes",
+)  # what an environment says of one run rather than of the machine
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,18 @@ class FoundExhibit:
     path: Path
     root: Path
 
+    @property
+    def note(self) -> str:
+        """Why the exhibit is superseded; "" for one that is not."""
+        return note_beside(self.path)
+
 
 @dataclass(frozen=True)
 class RunSummary:
     """A training or search run: its name, whether it is finished, and what it cost.
 
-    seconds: of its finished stages, or as its result says; candidate_seconds: spent on candidates alone.
+    seconds: of its finished stages, or as its result says; candidate_seconds: spent on candidates alone. folder: None
+    for a published one, of which there is no more than this.
     """
 
     name: str
@@ -43,6 +56,13 @@ class RunSummary:
     seconds: float | None
     candidate_seconds: float | None
     environment: Mapping[str, Any]
+    folder: Path | None = None
+
+
+def note_beside(path: Path) -> str:
+    """The note.md in the folder of a published file; "" where there is none."""
+    note = path.with_name("note.md")
+    return note.read_text().strip() if note.is_file() else ""
 
 
 def find_exhibits(roots: Iterable[Path]) -> tuple[list[FoundExhibit], list[str]]:
@@ -90,18 +110,41 @@ def _name_below(root: Path, folder: Path) -> str:
 
 def summarise(folder: Path, name: str | None = None) -> RunSummary:
     """The summary of one run folder. name: None means the folder's."""
-    candidates, lines = [], folder / "candidates.jsonl"
-    for line in lines.read_text().splitlines() if lines.is_file() else ():
-        with contextlib.suppress(ValueError):  # the last line of a killed run may be cut short
-            candidates.append(json.loads(line))
-    candidates = [record for record in candidates if isinstance(record, Mapping)]
+    candidates = read_lines(folder / "candidates.jsonl")
     failed = sum(record.get("status") == "failed" for record in candidates)
     result = read_json_if_there(folder / "result.json")
     stages = [read_json(path) for path in sorted((folder / "stages").glob("*.json"))]
     seconds = sum(_seconds(stage) or 0.0 for stage in stages) or (_seconds(result) if result else None)
     spent = (seconds or None, sum(_seconds(record) or 0.0 for record in candidates) or None)
     environment = read_json_if_there(folder / "environment.json") or {}
-    return RunSummary(name or folder.name, result is not None, len(candidates), failed, *spent, environment)
+    return RunSummary(name or folder.name, result is not None, len(candidates), failed, *spent, environment, folder)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file that grows line by line; none where it is missing."""
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):  # the last line of a killed run may be cut short
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, Mapping)]
+
+
+def table_of_runs(runs: Sequence[RunSummary]) -> tuple[str, Sequence[str], list[tuple[str, ...]]]:
+    """Caption, heads and rows of a table of runs, as text."""
+    rows = [
+        (
+            run.name,
+            "finished" if run.finished else "unfinished",
+            duration(run.seconds),
+            f"{run.candidates:,}" if run.candidates else "–",
+            duration(run.candidate_seconds),
+            f"{run.failed:,}" if run.failed else "–",
+        )
+        for run in runs
+    ]
+    known = [run.seconds for run in runs if run.seconds]
+    total = f"Runs: {len(runs)}, {duration(sum(known))} in the {len(known)} that recorded their time"
+    return total, ("Run", "State", "Time", "Candidates", "Time on them", "Failed"), rows
 
 
 def _seconds(record: Any) -> float | None:

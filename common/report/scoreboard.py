@@ -1,12 +1,13 @@
 """Claims as rows of a table: every claim with its rule's outcome, by paper."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.plain import InputError
 from common.report.claims import VERDICTS, read_claims
+from common.report.runs import note_beside
 from common.report.statistics import Difference, holm
 from common.report.tables import format_measured, markdown_table
 
@@ -17,12 +18,16 @@ Record = Mapping[str, Any]
 
 
 def find_claims(roots: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every claim's record in the claims.json below the given folders, in a fixed order; and what cannot be read."""
+    """Every claim's record in the claims.json below the given folders, in a fixed order; and what cannot be read.
+
+    A record has its "id", and under "note" why it is superseded, "" where it is not.
+    """
     files = {path.resolve() for root in roots for path in Path(root).rglob("claims.json")}
     records, unreadable = [], []
     for path in sorted(files):
         try:
-            records += [{**record, "id": claim} for claim, record in read_claims(path).items()]
+            note = note_beside(path)
+            records += [{**record, "id": claim, "note": note} for claim, record in read_claims(path).items()]
         except InputError as error:
             unreadable.append(str(error))
     return sorted(
@@ -68,8 +73,28 @@ def measured_text(record: Record) -> str:
 
 def counts(records: Iterable[Record]) -> str:
     """How many claims have which verdict: "3 reproduced · 4 not reproduced · 1 inconclusive"."""
+    return " · ".join(f"{number} {verdict}" for verdict, number in tally(records).items())
+
+
+def tally(records: Iterable[Record]) -> dict[str, int]:
+    """How many claims have which verdict."""
     verdicts = [record["verdict"] for record in records]
-    return " · ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts)
+    return {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
+
+
+def level(records: Iterable[Record]) -> str:
+    """The AP of the networks that claims were judged on, in a phrase; nothing where none is recorded."""
+    levels = [record["level"] for record in records if record.get("level") is not None]
+    return f"networks of {min(levels):.0f} to {max(levels):.0f} AP points" if levels else ""
+
+
+def headline(records: Sequence[Record]) -> str:
+    """What was reproduced, at which AP, in a sentence. records: those that count."""
+    if not records:
+        return "No claim is judged: what is here is superseded, or of the smoke scale, whose numbers mean nothing."
+    number, scales = tally(records).get("reproduced", 0), sorted({f"{each['scale']} scale" for each in records})
+    by = f", by {level(records)}" if level(records) else ""
+    return f"{number} of {len(records)} claims are reproduced at {' and '.join(scales)}{by}."
 
 
 def standing(records: Iterable[Record]) -> str:
@@ -100,6 +125,23 @@ def details(record: Record) -> list[str]:
     if before := record.get("before"):
         said.append(f"Rule before: {before['rule']}. Changed: {before['reason']}.")
     return said
+
+
+def behind(record: Record) -> list[str]:
+    """All that a page says of a claim beside its row: `details`, its rule and conditions, command and runs."""
+    said = [*details(record), *([f"Rule: {record['rule']}"] if record.get("rule") else [])]
+    said += [f"Command: {record['command']}"] if record.get("command") else []
+    said += [
+        f"{part['name']}: {part['verdict']}, {measured_text(part)}, to lie {part['direction']} {part['threshold']:g}"
+        for part in record.get("conditions") or []
+    ]
+    return said + ([f"Runs: {', '.join(record['runs'])}"] if record.get("runs") else [])
+
+
+def exhibits_of(record: Record) -> list[str]:
+    """Names of the exhibits where the paper says it: of "Tables 2 and 4", table2 and table4."""
+    places = re.findall(r"(Figure|Table)s? (\d+(?:(?:, | and )\d+)*)", record.get("where") or "")
+    return [f"{kind.lower()}{number}" for kind, numbers in places for number in re.findall(r"\d+", numbers)]
 
 
 def scoreboard(records: Iterable[Record]) -> str:

@@ -1,9 +1,8 @@
-"""Tables of text and numbers with their intervals, ours beside the paper's, as markdown or HTML."""
+"""Tables of text and numbers with their intervals, ours beside the paper's, as text or markdown."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -158,10 +157,3 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ]
     lines.insert(1, ["---"] * len(heads))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """A table in HTML. heads: text; rows: cells as HTML. kind: its class."""
-    head = "".join(f"<th>{escape(head)}</th>" for head in heads)
-    body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'

@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from common.plain import InputError, read_json, write_json
 from common.report.card import Shown
 from common.report.exhibit import ExhibitResult
-from common.report.page import build_page
+from common.report.page import build_page, write_page_of_run
 from common.report.reproduce import reproduce
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,7 +27,7 @@ class Checker(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.open, self.tags, self.addresses, self.texts = [], [], [], []
+        self.open, self.tags, self.addresses, self.texts, self.anchors = [], [], [], [], []
         self.feed(text)
         self.close()
         assert not self.open, f"left open: {self.open}"
@@ -33,7 +35,8 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        self.anchors += [value for name, value in attributes if name == "id"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -41,7 +44,7 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, text):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script") and "svg" not in self.open:
             self.texts.append(text)
 
 
@@ -60,18 +63,46 @@ def change(path: Path, **changes) -> None:
 def test_page_is_well_formed_complete_and_self_contained(runs, toy, folder):
     change(folder / "exhibits/figure1/result.json", caption="AP <of> both.", notes=["Ours & theirs."])
     page = Checker(build_page([runs], "python -m common.report runs"))
-    assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
-    assert "script" not in page.tags
-    assert page.tags.count("img") == 1
+    assert page.tags.count("svg") == 1
+    assert len(page.anchors) == len(set(page.anchors))
+    assert all(address[0] == "#" and address[1:] in page.anchors for address in page.addresses)
     lines = [text.strip().replace(str(toy.root), "ROOT") for text in page.texts if text.strip()]
     expected = (Path(__file__).parent / "expected/page.txt").read_text()
     assert "\n".join(lines) + "\n" == expected, "if that is meant, change expected/page.txt"
 
 
+def test_claims_and_exhibits_lead_to_each_other(runs):
+    page = build_page([runs])
+    assert '<a href="#toynas-scenes-smoke-figure1-1">Figure 1</a>' in page
+    figure = page[page.index('<article id="toynas-scenes-smoke-figure1-1"') :]
+    assert re.findall(r'<a href="#(\S*)" class="verdict (\w+)">(.*?)</a>', figure) == [
+        ("toynas-scenes-smoke-T-2-1", "no", "T-2: not reproduced"),
+        ("toynas-scenes-smoke-T-3-2", "open", "T-3: inconclusive"),
+        ("toynas-scenes-smoke-T-10-3", "yes", "T-10: reproduced"),
+    ]
+
+
+def test_the_first_screen_says_what_counts_and_what_does_not(toy, folder):
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
+    results = toy.root / "results"
+    assert "No claim is judged: " in build_page([results])
+    assert "its numbers mean nothing" in build_page([results])
+    claims = results / "smoke/toynas/claims.json"
+    records = {name: record | {"scale": "nano", "level": 21.4} for name, record in read_json(claims).items()}
+    records["T-2"]["level"] = 36.7
+    write_json(claims, records)
+    assert "1 of 3 claims are reproduced at nano scale, by networks of 21 to 37 AP points." in build_page([results])
+    (claims.parent / "note.md").write_text("Of former rules.")
+    page = Checker(build_page([results]))
+    assert "No claim is judged: " in page.text
+    assert page.texts.count("Superseded") == 2  # among the contents, and over the tab
+    assert "Of former rules." in page.text
+
+
 def test_results_are_shown_alike_and_several_folders_side_by_side(runs, toy):
     published = toy.root / "results"
     page = Checker(build_page([published]))
-    assert page.tags.count("img") == 1
+    assert page.tags.count("svg") == 1
     assert {"Figure 1: Two nets", "results/smoke/toynas/scenes-smoke/ours-s0", "An abacus"} <= set(page.texts)
     (row,) = [row for row in build_page([runs, published]).split('<div class="row">') if "<h4>Figure 1" in row]
     assert row.count("<h4>Figure 1: Two nets</h4>") == 2
@@ -82,10 +113,11 @@ def test_papers_and_exhibits_are_in_their_order(tmp_path, runs, folder):
     result = ExhibitResult.load(folder / "exhibits/table2/result.json")
     for name, title in (("table10", "ToyNAS"), ("table9", "ToyNAS"), ("table1", "Another NAS"), ("table3", "")):
         where = tmp_path / f"others/{title}/exhibits/{name}/result.json"
-        replace(result, exhibit=name, paper_title=title, paper="zeta").save(where)
+        paper = {"ToyNAS": "toynas", "Another NAS": "another", "": "zeta"}[title]
+        replace(result, exhibit=name, paper_title=title, paper=paper).save(where)
     text = build_page([runs, tmp_path / "others"])
     heads = re.findall(r"<h2>(.*?)</h2>", text)
-    assert heads == ["Claims", "Another NAS", "ToyNAS", "zeta", "Hardware and versions", "Runs"]
+    assert heads == ["Overview", "Another NAS", "ToyNAS", "zeta", "Runs and machines"]
     toynas = text[text.index("<h2>ToyNAS") : text.index("<h2>zeta")]
     assert re.findall(r"<h4>(\w+ \d+)", toynas) == ["Figure 1", "Table 2", "Table 9", "Table 10"]
 
@@ -107,18 +139,92 @@ def test_a_picture_that_cannot_be_drawn_is_said_in_its_place(runs, folder):
     page = Checker(build_page([runs]))
     assert "picture figure1 is of the unknown kind 'hologram'; known: " in page.text
     assert "picture b cannot be drawn" in page.text
-    assert "img" not in page.tags
+    assert "svg" not in page.tags
 
 
-def test_many_pictures_are_drawn_as_few_are_and_as_a_notebook_shows_them(runs, folder):
+def test_many_pictures_are_drawn_as_few_are(runs, folder):
     path = folder / "exhibits/figure1/result.json"
     result = ExhibitResult.load(path)
-    page = build_page([runs])
-    assert Shown(result)._repr_html_() in page
-    one = re.findall(r'src="([^"]*)"', page)
-    many = [replace(result.pictures[0], name=f"p{number}") for number in range(8)]
-    replace(result, pictures=many).save(path)
-    assert re.findall(r'src="([^"]*)"', build_page([runs])) == one * 8
+    (one,) = re.findall(r"<svg.*?</svg>", build_page([runs]), re.DOTALL)
+    replace(result, pictures=[result.pictures[0]] * 8).save(path)
+    assert re.findall(r"<svg.*?</svg>", build_page([runs]), re.DOTALL) == [one] * 8
+
+
+def test_a_notebook_shows_a_record_without_the_pages_script(runs, folder):
+    shown = Checker(Shown(ExhibitResult.load(folder / "exhibits/figure1/result.json"))._repr_html_())
+    assert {"svg", "script"}.isdisjoint(shown.tags)
+    assert shown.addresses[0].startswith("data:image/png;base64,")
+    assert {"Figure 1: Two nets", "42.5 ± 7.0", "Seeds: 0, 1. "} <= set(shown.texts)
+
+
+# ---- runs
+
+
+@pytest.fixture
+def search(tmp_path) -> Path:
+    """A finished search with three candidates, one of which failed, two trained stages and a detector."""
+    run = tmp_path / "search-s3"
+    write_json(run / "config.json", {"seed": 3, "data": "scenes"})
+    write_json(
+        run / "environment.json", {"command": "python -m toynas.search", "cpu": "An abacus", "config_sha256": "f0"}
+    )
+    write_json(run / "result.json", {"seconds": 300})
+    log = [{"stage": "warm up", "epoch": epoch, "loss": 2 - epoch} for epoch in (0, 1)]
+    log += [{"stage": "tune", "epoch": epoch, "loss": 0.5, "AP": 0.25} for epoch in (0, 1)]
+    (run / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
+    candidates = [
+        {"key": ["AP", f"d{n}"], "status": "done", "macs": 1e9 * n, "AP": 0.1 * n, "seconds": 2} for n in (1, 2)
+    ]
+    candidates += [{"key": "d3", "status": "failed", "seconds": 1}]
+    (run / "candidates.jsonl").write_text("\n".join(map(json.dumps, candidates)))
+    card = {"accuracy": {"AP": 0.25, "per_class": {"<disc>": 0.5, "cross": None}}, "encoding": {"depth": [1, 2]}}
+    card |= {"cost": {"macs_mmdet": 25e6, "params": 1234567}, "latency": None, "spent": {"samples": 1000}}
+    write_json(run / "detectors/macs-1.json", card)
+    (run / "detectors/macs-1.jpg").write_bytes(b"a sheet")
+    write_json(run / "detectors/other.json", {"of": "something else"})
+    return run
+
+
+def test_a_run_is_shown_with_its_curves_candidates_detectors_and_command(search):
+    page = Checker(build_page([search]))
+    assert page.tags.count("svg") == 3  # loss, AP, candidates
+    assert page.addresses.count("data:image/jpeg;base64,YSBzaGVldA==") == 1
+    shown = {"Finished; 5.0 min of training; 3 candidates, 1 failed.", "python -m toynas.search", "An abacus"}
+    assert shown | {"25.0", "25M", "1.235M", "1,000", "<disc>", "50.0"} <= set(page.texts)
+    assert "cross" not in page.texts
+    assert 'macs-1 is {"depth": [1, 2]}' in page.text
+    marks = [json.loads(unescape(values)) for values in re.findall(r'data-values="(.*?)"', build_page([search]))]
+    assert {"Of": "warm up", "Epoch": "2", "Loss": "1"} in marks
+    assert {"Of": "tune", "Epoch": "1", "AP (points)": "25"} in marks
+    assert {
+        "Of": "Candidates",
+        "Cost (GMACs)": "2",
+        "AP (points)": "20",
+        "Encoding": "AP d2",
+        "Took": "2.0 s",
+    } in marks
+
+
+def test_a_runs_own_page_lies_in_its_folder_and_a_fault_costs_nothing_else(search, capsys):
+    write_page_of_run(search)
+    assert "<title>search-s3</title>" in (search / "index.html").read_text()
+    assert not capsys.readouterr().err
+    (search / "index.html").unlink()
+    (search / "config.json").write_text("[1]")
+    write_page_of_run(search)
+    assert re.fullmatch(r"\S*search-s3/index.html could not be written \(.*\)\n", capsys.readouterr().err)
+    assert not (search / "index.html").exists()
+
+
+def test_of_many_runs_there_is_a_table_alone(search, tmp_path):
+    for number in range(12):
+        shutil.copytree(search, tmp_path / f"another-s{number}")
+    page = Checker(build_page([tmp_path]))
+    assert "svg" not in page.tags
+    assert f"{tmp_path.name}/another-s11" in page.texts
+
+
+# ---- the command
 
 
 def test_nothing_to_show_is_one_sentence_and_exit_2(tmp_path):
@@ -127,7 +233,7 @@ def test_nothing_to_show_is_one_sentence_and_exit_2(tmp_path):
     command = [sys.executable, "-m", "common.report", str(tmp_path), "--out", str(tmp_path / "page")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no exhibit and no claim below")
+    assert done.stderr.startswith("error: no exhibit, claim or run below")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "page").exists()
 

@@ -7,7 +7,7 @@ import pytest
 
 from common.plain import InputError
 from common.report.statistics import Difference
-from common.report.tables import Table, as_text, beside, format_measured, html_table, markdown_table, side_by_side
+from common.report.tables import Table, as_text, beside, format_measured, markdown_table, side_by_side
 
 OURS = Table(["Method", "Cost"], [["OFA", Difference(1.5, 1.25, 1.75, 2)], ["Ours", np.float64(0.8)]])
 THEIRS = Table(["Method", "Cost"], [["OFA", 1.15], ["CompOFA*", 0.383]])
@@ -98,10 +98,3 @@ def test_each_side_has_its_own_unit():
 def test_markdown_is_not_broken_by_what_a_cell_holds():
     text = markdown_table(["a", "b*"], [["x | y", "two\nlines"], ["1 < 2", "2"]])
     assert text == "| a | b\\* |\n| --- | --- |\n| x \\| y | two<br>lines |\n| 1 &lt; 2 | 2 |"
-
-
-def test_html_escapes_heads():
-    assert html_table(["<a>"], [["<b>c</b>"]], "wide") == (
-        '<table class="wide"><thead><tr><th>&lt;a&gt;</th></tr></thead>\n'
-        "<tbody><tr><td><b>c</b></td></tr></tbody></table>"
-    )
