@@ -15,6 +15,7 @@ SHARED = {
     "predict": "common.predict",
     "evaluate": "common.evaluate.__main__",
     "export": "common.export",
+    "compare": "common.compare.__main__",
     "cost": "common.cost",
     "check": "common.data.__main__",
     "download": "common.data.download",

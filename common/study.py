@@ -30,7 +30,7 @@ from common.data.detection_set import DetectionSet, describe
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 from common.evaluate.average_precision import METRICS, GroundTruth
-from common.evaluate.latency import device_name, measure_latency
+from common.evaluate.latency import Detection, device_name, measure_latency
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.evaluate.subnetworks import average_precision
 from common.models.classifier import Classifier, classification_losses
@@ -358,7 +358,7 @@ class Study:
         images = list(islice(one_by_one, self.preset.latency_images))
         latency = distributed.by_first(  # while the others rest
             lambda: measure_latency(
-                _Detection(network),
+                Detection(network),
                 images[0].shape[1:],
                 self.device,
                 warmup=self.preset.latency_warmup,
@@ -493,17 +493,6 @@ def remove_folder(folder: Path) -> None:
         folder.rename(gone)
         sync_entries(folder.parent)
         shutil.rmtree(gone, ignore_errors=True)
-
-
-class _Detection(nn.Module):
-    """Detection as a forward pass, so that it can be timed."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor):
-        return self.network.detect(images)
 
 
 # ---- data, once a process

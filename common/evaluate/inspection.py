@@ -108,12 +108,10 @@ def confusion(pictures: list[Matched], classes: int) -> NDArray[np.int64]:
     return counts
 
 
-def inspect(detector: Detector, dataset: DetectionSet, score: float | None = None) -> dict[str, Any]:
-    """All that is said of a detector on a split, as plain JSON but for "pictures", the `Matched` of each image.
+def detected(detector: Detector, dataset: DetectionSet, images: Tensor | None = None) -> tuple[Detections, Tensor]:
+    """What a detector finds in a set, as `detections_of` gives it, with the set's labels.
 
-    The 12 COCO numbers; "per_class" and "precision_recall", see `GroundTruth.evaluate`; "score", from which detections
-    count in the rest (default: that of `best_score`), with "precision" and "recall"; "confusion", see there; "worst",
-    the pictures of most mistakes.
+    images: the set at the detector's input size, as `common.data.batches.resident` gives it; None decodes them.
     Classes are taken by name: what the detector calls as no class of the set is called is left out. Raises `InputError`
     where they share no name.
     """
@@ -124,10 +122,20 @@ def inspect(detector: Detector, dataset: DetectionSet, score: float | None = Non
             f"the detector knows {', '.join(detector.categories)}, and {dataset.name} has {', '.join(names)}: no class "
             "has the same name; give the data that it was trained on, or name the classes alike"
         )
-    batches = DetectionBatches(dataset, detector.input_size, BATCH, detector.device)
-    found, order = detections_of(detector.model, _as_trained(detector, batches))
+    batches = DetectionBatches(dataset, detector.input_size, BATCH, detector.device, images=images)
+    found, order = detections_of(detector.model, as_trained(detector, batches))
     labels = label_of[found.labels]
-    found = Detections(found.boxes, found.scores, labels.clamp(min=0), found.valid & (labels >= 0))
+    return Detections(found.boxes, found.scores, labels.clamp(min=0), found.valid & (labels >= 0)), order
+
+
+def inspect(detector: Detector, dataset: DetectionSet, score: float | None = None) -> dict[str, Any]:
+    """All that is said of a detector on a split, as plain JSON but for "pictures", the `Matched` of each image.
+
+    The 12 COCO numbers; "per_class" and "precision_recall", see `GroundTruth.evaluate`; "score", from which detections
+    count in the rest (default: that of `best_score`), with "precision" and "recall"; "confusion", see there; "worst",
+    the pictures of most mistakes. Raises `InputError` as `detected` does.
+    """
+    found, order = detected(detector, dataset)
     numbers = GroundTruth(dataset).evaluate(found, order, per_class=True, curves=True)
     pictures = [_matched(found, place, dataset, int(index)) for place, index in enumerate(order)]
     objects = int((~dataset.crowd).sum())
@@ -144,7 +152,7 @@ def inspect(detector: Detector, dataset: DetectionSet, score: float | None = Non
         "score": score,
         "precision": correct / said if said else 0.0,
         "recall": correct / objects if objects else 0.0,
-        "confusion": confusion(kept, len(names)),
+        "confusion": confusion(kept, len(dataset.categories)),
         "worst": [
             {"image": index, "file": _file(dataset, index), **mistakes[place]}
             for place, index in ((place, int(order[place])) for place in worst)
@@ -154,7 +162,7 @@ def inspect(detector: Detector, dataset: DetectionSet, score: float | None = Non
     }
 
 
-def _as_trained(detector: Detector, batches: DetectionBatches) -> Iterator[Batch]:
+def as_trained(detector: Detector, batches: DetectionBatches) -> Iterator[Batch]:
     """All images, normalised as the detector expects them."""
     for batch in batches.in_order():
         if (detector.mean, detector.deviation) == (IMAGE_MEAN, IMAGE_STD):

@@ -33,6 +33,17 @@ class Latency:
     threads: int
 
 
+class Detection(nn.Module):
+    """Detection as a forward pass, so that it can be timed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor):
+        return self.network.detect(images)
+
+
 @torch.inference_mode()
 def measure_latency(
     module: nn.Module,

@@ -1,0 +1,145 @@
+"""Detectors that are there, side by side on one page: AP against every cost that they have."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.cli import short_name, typed_command
+from common.compare.exhibits import shares
+from common.compare.measure import Record, detectors_in, measured
+from common.compare.methods import STANDARD, by_label, methods, printed_points
+from common.compare.presets import Options
+from common.data.source import load
+from common.models.mode import usable_device
+from common.plain import InputError, write_atomically
+from common.report.exhibit import ExhibitResult, Picture
+from common.report.page import build_page
+from common.report.reproduce import save
+from common.report.tables import Table
+from common.search.pareto import attainment
+from common.train.run_folder import describe_environment
+
+COSTS = {
+    "macs": ("Multiply-accumulates of the whole detector (M)", 1e6),
+    "latency": ("Latency (ms)", 1.0),
+    "params": ("Parameters (M)", 1e6),
+    "cpu_seconds": ("Search and training (CPU seconds, of the card)", 1.0),
+}
+PUBLISHED = "paper"
+"""The scale whose detectors the papers' printed points are comparable with."""
+HEADS = ("Detector", "Kind", "Input", "AP", "AP50", "Latency", "MAC", "Parameters", "Search and training", "Seed")
+UNITS = {
+    "AP": "points",
+    "AP50": "points",
+    "Latency": "ms",
+    "MAC": "M",
+    "Parameters": "M",
+    "Search and training": "CPU s",
+}
+
+
+def compare(options: Options) -> None:
+    """Measure the detectors that were named and are not measured yet, and write the record and the page."""
+    files = detectors_in(options.detectors)
+    dataset, device = load(options.data, options.split), usable_device(options.device)
+    folder = options.out / "compare" / f"{short_name(options.data)}-{options.split}"
+    print(f"{len(files)} detectors on {len(dataset)} images of {options.data}, {options.split}", file=sys.stderr)
+    records, problems = measured(files, dataset, folder / "detectors", options.preset, str(device))
+    if not records:
+        raise InputError(f"no detector could be measured: {problems[0]}")
+    result = drawn(records, problems, options, typed_command())
+    save(result, folder / "exhibits" / "detectors")
+    page = folder / "index.html"
+    write_atomically(page, build_page([folder], typed_command()).encode())
+    print("\n".join([*problems, text(records), f"page: {page}"]))
+
+
+def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, command: str) -> ExhibitResult:
+    """The table of all detectors, the most accurate first, and a picture for every cost, bands over seeds."""
+    groups = by_label(records)
+    ordered = sorted(
+        ((label, each) for label, some in groups.items() for each in some), key=lambda item: -item[1]["AP"]
+    )
+    rows = [
+        (
+            each["name"], label, "x".join(map(str, each["input_size"])), each["AP"], each["AP50"], each["latency"],
+            each["macs"] / 1e6, each["params"] / 1e6, each["cpu_seconds"], each["seed"],
+        )
+        for label, each in ordered
+    ]  # fmt: skip
+    pictures = [_against(cost, groups) for cost in COSTS]
+    if several := {label: found for label, some in groups.items() if len(found := _by_seed(some)) > 1}:
+        pictures.append(_bands(several))
+    notes = [*problems]
+    if not any("points" in picture.name for picture in pictures):
+        notes.append(
+            "The papers' printed points are of another scale, and are shown beside detectors of that scale only."
+        )
+    return ExhibitResult(
+        exhibit="detectors",
+        paper="compare",
+        paper_title="Comparison",
+        title="Detectors side by side",
+        caption=f"AP on one split ({options.split}) by one evaluator; latencies of one image taken in turn. A front is "
+        "drawn for every method and for every random search; rings are the papers' printed points.",
+        data=short_name(options.data),
+        scale=options.split,
+        seeds=tuple(sorted({each["seed"] for each in records if each["seed"] is not None})),
+        command=command,
+        table=Table(HEADS, rows),
+        units=UNITS,
+        notes=tuple(notes),
+        pictures=tuple(pictures),
+        environment=describe_environment(command),
+    )
+
+
+def _against(cost: str, groups: Mapping[str, Sequence[Record]]) -> Picture:
+    label, unit = COSTS[cost]
+    points = {
+        name: [(each[cost] / unit, each["AP"]) for each in some if each[cost] is not None]
+        for name, some in groups.items()
+    }
+    fronts = [name for name, some in groups.items() if some[0]["role"] != STANDARD]
+    printed = _printed(cost, groups)
+    data: dict[str, Any] = {"points": points, "with_front": fronts, "cost_label": label, "log_cost": True}
+    return Picture(f"detectors-{cost}" + ("-points" if printed else ""), "fronts", data | {"highlighted": printed})
+
+
+def _printed(cost: str, groups: Mapping[str, Sequence[Record]]) -> dict[str, tuple[float, float]]:
+    """What the papers of detectors of the published scale print, in the picture's unit."""
+    key, unit = {"macs": "macs_mmdet"}.get(cost, cost), COSTS[cost][1]
+    papers = {each["paper"] for some in groups.values() for each in some if each["scale"] == PUBLISHED}
+    printed = [printed_points(name).get(key, {}) for name in methods() if name in papers]
+    return {name: (number / unit, ap) for points in printed for name, (number, ap) in points.items()}
+
+
+def _by_seed(records: Sequence[Record]) -> list[list[Record]]:
+    seeds = sorted({each["seed"] for each in records if each["seed"] is not None})
+    return [[each for each in records if each["seed"] == seed] for seed in seeds]
+
+
+def _bands(several: Mapping[str, Sequence[Sequence[Record]]]) -> Picture:
+    """Of groups with several seeds, how far the seeds got."""
+    bands = {}
+    for label, found in several.items():
+        runs = [([each["macs"] / 1e6 for each in some], [each["AP"] for each in some]) for some in found]
+        bands[label] = {f"{share:g}": np.asarray(line) for share, line in attainment(runs, shares(len(runs))).items()}
+    return Picture("detectors-bands", "attainment_bands", {"bands": bands, "cost_label": COSTS["macs"][0]})
+
+
+def text(records: Sequence[Record]) -> str:
+    """A line for each detector, the most accurate first."""
+    width = max(len(each["name"]) for each in records)
+    lines = [f"{'':<{width}}{'AP':>7}{'ms':>9}{'M MAC':>10}{'M params':>10}{'CPU s':>9}  kind"]
+    for label, each in sorted(
+        ((label, each) for label, some in by_label(records).items() for each in some), key=lambda item: -item[1]["AP"]
+    ):
+        took = "-" if each["cpu_seconds"] is None else f"{each['cpu_seconds']:,.0f}"
+        lines.append(
+            f"{each['name']:<{width}}{each['AP']:>7.1f}{each['latency']:>9.2f}{each['macs'] / 1e6:>10.4g}"
+            f"{each['params'] / 1e6:>10.4g}{took:>9}  {label}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,371 @@
+"""What the comparison measures and shows, and the rules of X-1 to X-3, written before any judged run.
+
+A front is judged by its area: the highest AP that it has within a budget of multiply-accumulates, averaged over budgets
+from the box's lower end to its upper one, all octaves alike (`area`). Differences are paired by seed: all fronts of a
+seed have the same data, held-out images and pre-training. Importable without torch.
+
+Evidence, first axis the seed:
+    area:METHOD, area:METHOD:random (S,)                  of the front that the method found, and random search
+    best:METHOD (S,)                                      AP of the most accurate detector of the former
+    first:..., second:... (S', 2 x methods)               those areas on the first and on the second data set
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from common.compare.methods import methods
+from common.compare.presets import Options
+from common.report.claims import Claim, Condition, Evidence, NotMeasured
+from common.report.exhibit import Drawn, Exhibit, Measured, Picture, Setting, over_seeds, stacked
+from common.report.reproduce import Paper
+from common.report.statistics import Difference, holm, kendall_tau
+from common.report.tables import Table
+from common.search.pareto import attainment, hypervolume
+
+if TYPE_CHECKING:
+    from common.compare.study import Comparison
+
+SEEDS, SECOND_SEEDS = 5, 3
+"""Seeds that a verdict needs on the first and on the second data set."""
+UNEQUAL = 0.1
+"""Share by which one side's CPU seconds may exceed another's before it is said."""
+SIDES = {"found": False, "random": True}
+COSTS = {"macs": ("Whole detector (M MAC)", 1e6), "latency": ("Latency (ms)", 1.0)}
+TITLES = {name: paper.title for name, paper in methods().items()}
+
+
+def area(macs: ArrayLike, points: ArrayLike, box: tuple[float, float]) -> float:
+    """Mean over budgets in the box, all octaves alike, of the highest AP within a budget; 0 where nothing is so cheap.
+
+    macs, points: (N,) cost and AP points of a front's detectors. The hypervolume over log2(MAC), between the box's ends
+    and above an AP of 0, divided by the box's width.
+    """
+    low, high = np.log2(box)
+    costs = np.maximum(np.log2(np.asarray(macs, dtype=float)), low)
+    return hypervolume(costs, points, (high, 0.0)) / (high - low)
+
+
+# ---- the rules
+
+
+def lead(areas: np.ndarray) -> np.ndarray:
+    """(S,) by how much the method that leads on the other seeds beats, on this seed, the one that comes second there.
+
+    areas: (S, M). The two are chosen without the seed that they are compared on: between equal methods 0 is expected.
+    """
+    if min(areas.shape) < 2:
+        raise NotMeasured("two methods and two seeds are needed to say which of them leads")
+    others = (areas.sum(axis=0) - areas) / (len(areas) - 1)
+    order = np.argsort(-others, axis=1, kind="stable")[:, :2]
+    first, second = np.take_along_axis(areas, order, axis=1).T
+    return first - second
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> Difference:
+    """Kendall's tau of the order that fronts have on two data sets, areas averaged over seeds; (S, F) each.
+
+    Its interval reaches as far as tau does in 95 % of random orders, within its bounds: it lies above 0 where a random
+    order agrees so well in less than 2.5 % of cases. However many seeds there are, the order of F fronts is one.
+    """
+    tau = kendall_tau(first.mean(axis=0), second.mean(axis=0))
+    reach = random_reach(first.shape[1])
+    return Difference(tau, max(-1.0, tau - reach), min(1.0, tau + reach), len(second))
+
+
+def random_reach(items: int) -> float:
+    """The least tau that at most 2.5 % of all orders of so many items exceed."""
+    counts = np.ones(1)  # orders by their number of pairs that are the wrong way round
+    for length in range(2, items + 1):
+        counts = np.convolve(counts, np.ones(length))
+    tau = 1 - 2 * np.arange(len(counts)) / max(1, len(counts) - 1)
+    exceeding = np.append(0, np.cumsum(counts)[:-1]) / counts.sum()
+    return float(tau[exceeding <= 0.025].min())
+
+
+def _areas(evidence: Evidence, kind: str = "") -> np.ndarray:
+    """(S, M) of all methods' fronts."""
+    return np.stack([evidence[f"area:{name}{kind}"] for name in TITLES], axis=1)
+
+
+def _least_best(evidence: Evidence) -> np.ndarray:
+    return np.min([evidence[f"best:{name}"] for name in TITLES], axis=0)
+
+
+def _over_random(name: str, evidence: Evidence) -> np.ndarray:
+    return evidence[f"area:{name}"] - evidence[f"area:{name}:random"]
+
+
+def _order(evidence: Evidence) -> Difference:
+    return agreement(evidence["first"], evidence["second"])
+
+
+def _level_of_both(evidence: Evidence) -> np.ndarray:
+    return np.minimum(_least_best(evidence).mean(), evidence["second best"].min(axis=1))
+
+
+FRONTS = (
+    Claim(
+        "X-1",
+        "Table 1",
+        "one method gives a better front than every other from the same CPU seconds",
+        (
+            Condition(
+                "area of the method that leads on the other seeds minus that of the second there",
+                lambda evidence: lead(_areas(evidence)),
+                unit="AP points",
+                effect=1.0,
+                null="0 is expected of equal methods",
+            ),
+        ),
+        exhibits=("table2",),
+        level=_least_best,
+        seeds=SEEDS,
+    ),
+    Claim(
+        "X-2",
+        "Table 1",
+        "every method's front is better than that of random search in its own space with the same CPU seconds",
+        tuple(
+            Condition(
+                f"area of {title} minus that of its random search",
+                partial(_over_random, name),
+                unit="AP points",
+                effect=1.0,
+            )
+            for name, title in TITLES.items()
+        ),
+        level=_least_best,
+        seeds=SEEDS,
+    ),
+)
+ORDER = Claim(
+    "X-3",
+    "Table 3",
+    "the order of the methods and their random searches by area is that of another data set",
+    (
+        Condition(
+            "tau of the fronts' order by area on the two data sets",
+            _order,
+            unit="tau",
+            null="a random order has 0 on average",
+        ),
+    ),
+    exhibits=("table1",),
+    level=_level_of_both,
+    seeds=SECOND_SEEDS,
+)
+
+# ---- what is measured
+
+
+def measure_fronts(study: "Comparison") -> Measured:
+    """Every front of a seed: detectors, area, what it took; and what the claims are judged by."""
+    areas = {
+        f"area:{name}" + ":random" * random: partial(study.area, name, random)
+        for name in TITLES
+        for random in SIDES.values()
+    }
+    best = {f"best:{name}": partial(_best, study, name) for name in TITLES}
+    return {"fronts": _fronts(study), "evidence": areas | best, "budget": _budget(study)}
+
+
+def measure_areas(study: "Comparison") -> Measured:
+    """The areas alone."""
+    return {"areas": {name: study.area(name, False) for name in TITLES}}
+
+
+def measure_second(study: "Comparison") -> Measured:
+    """The fronts of a seed on the second data set, and all areas on both; nothing where there is no such set."""
+    if study.options.second_data is None:
+        return {"fronts": {}, "evidence": {}}
+    there = study.on(study.options.second_data)
+    every = [(name, random) for name in TITLES for random in SIDES.values()]
+    evidence = {
+        "first": lambda: [study.area(*each) for each in every],
+        "second": lambda: [there.area(*each) for each in every],
+        "second best": lambda: [_best(there, name) for name in TITLES],
+    }
+    return {"fronts": _fronts(there), "evidence": evidence, "budget": _budget(there)}
+
+
+def _best(study: "Comparison", name: str) -> float:
+    study.side(name, False)
+    return max(each["AP"] for each in study.detectors[name, False])
+
+
+def _fronts(study: "Comparison") -> dict[str, Any]:
+    kept = ("AP", "macs", "latency", "params", "encoding", "input_size")
+    fronts: dict[str, dict[str, Any]] = {}
+    for name in TITLES:
+        for side, random in SIDES.items():
+            taken = study.side(name, random)
+            fronts.setdefault(name, {})[side] = {
+                "detectors": [{key: each[key] for key in kept} for each in study.detectors[name, random]],
+                "area": study.area(name, random),
+                "cpu_seconds": taken.spent["cpu_seconds"],
+                "samples": taken.spent["samples"],
+                "uncounted": taken.uncounted["cpu_seconds"],
+            }
+    return fronts
+
+
+def _budget(study: "Comparison") -> dict[str, dict[str, float]]:
+    sides = ((name, side, random) for name in TITLES for side, random in SIDES.items())
+    return {
+        _label(name, side): {key: study.side(name, random).spent[key] for key in ("samples", "cpu_seconds")}
+        for name, side, random in sides
+    }
+
+
+def _label(name: str, side: str) -> str:
+    return TITLES.get(name, name) + (", random search" if side == "random" else "")
+
+
+# ---- what is drawn
+
+FRONT_HEADS = (
+    "Method",
+    "Search",
+    "Area",
+    "Best AP",
+    "MAC of the best",
+    "Latency of the best",
+    "Detectors",
+    "Taken",
+    "Images",
+    "Not counted",
+)
+FRONT_UNITS = {
+    "Area": "AP points", "Best AP": "points", "MAC of the best": "M", "Latency of the best": "ms",
+    "Taken": "CPU s", "Images": "trained on", "Not counted": "CPU s",
+}  # fmt: skip
+
+
+def draw_fronts(measured: Sequence[Measured], setting: Setting, of: str = "") -> Drawn:
+    """A row for each front, bands of what the seeds reached, each method against its random search."""
+    fronts = [numbers["fronts"] for numbers in measured]
+    if not all(fronts):
+        return Drawn(Table(FRONT_HEADS, []), "Not measured: give --second-data.")
+    rows = []
+    for name in fronts[0]:
+        for side in SIDES:
+            sides = [each[name][side] for each in fronts]
+            best = [max(each["detectors"], key=lambda one: one["AP"]) for each in sides]
+            means = [over_seeds([each["area"] for each in sides])]
+            means += [
+                over_seeds([one[key] / unit for one in best])
+                for key, unit in (("AP", 1), ("macs", 1e6), ("latency", 1))
+            ]
+            means += [over_seeds([len(each["detectors"]) for each in sides])]
+            means += [over_seeds([each[key] for each in sides]) for key in ("cpu_seconds", "samples", "uncounted")]
+            rows.append([TITLES.get(name, name), "found" if side == "found" else "random", *means])
+    low, high = (end / 1e6 for end in setting.preset["box"])
+    caption = (
+        f"What each method finds in {_budget_of(setting):g} CPU seconds of search and training, and random search in "
+        f"its space. Area: the highest AP within a budget of multiply-accumulates, averaged over budgets from {low:g} "
+        f"to {high:g} M on a logarithmic scale. Pre-training on other data is not counted, nor is the pace that the "
+        "spending is planned by."
+    )
+    pictures = [_bands(f"{of}fronts-{cost}", fronts, [(name, "found") for name in fronts[0]], cost) for cost in COSTS]
+    pictures += [_bands(f"{of}random-{name}", fronts, [(name, side) for side in SIDES], "macs") for name in fronts[0]]
+    return Drawn(Table(FRONT_HEADS, rows), caption, unequal(fronts), FRONT_UNITS, pictures)
+
+
+def _budget_of(setting: Setting) -> float:
+    return setting.options.get("budget") or setting.preset["budget"]
+
+
+def unequal(fronts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each pair of sides of which one took more CPU seconds than `UNEQUAL` allows, over all seeds."""
+    taken = {
+        (name, side): np.mean([each[name][side]["cpu_seconds"] for each in fronts])
+        for name in fronts[0]
+        for side in SIDES
+    }
+    pairs = [((name, "found"), (name, "random")) for name in fronts[0]]
+    pairs += [((one, "found"), (other, "found")) for one, other in combinations(fronts[0], 2)]
+    notes = []
+    for pair in pairs:
+        less, more = sorted(pair, key=taken.__getitem__)
+        if taken[more] > (1 + UNEQUAL) * taken[less]:
+            share = f"{taken[more] / taken[less] - 1:.0%} more CPU time" if taken[less] else "CPU time"
+            notes.append(f"Unequal budget: {_label(*more)} took {share} than {_label(*less)}.")
+    return notes
+
+
+def _bands(name: str, fronts: Sequence[Mapping[str, Any]], sides: Sequence[tuple[str, str]], cost: str) -> Picture:
+    label, unit = COSTS[cost]
+    bands = {}
+    for side in sides:
+        found = [each[side[0]][side[1]]["detectors"] for each in fronts]
+        runs = [([one[cost] / unit for one in some], [one["AP"] for one in some]) for some in found]
+        bands[_label(*side)] = {f"{share:g}": corners for share, corners in attainment(runs, shares(len(runs))).items()}
+    return Picture(name, "attainment_bands", {"bands": bands, "cost_label": label})
+
+
+def shares(runs: int) -> tuple[float, ...]:
+    """Percentiles of a band over so many runs: what any reached, the half of them, and all."""
+    return tuple(dict.fromkeys((100 / runs, 50.0, 100.0))) if runs > 1 else (100.0,)
+
+
+def draw_pairs(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """Every pair of methods, the better one first, paired by seed."""
+    areas = {name: stacked(measured, "areas", name) for name in measured[0]["areas"]}
+    pairs = []
+    for one, other in combinations(areas, 2):
+        first, second = (one, other) if areas[one].mean() >= areas[other].mean() else (other, one)
+        pairs.append((first, second, over_seeds(areas[first] - areas[second])))
+    p_values = {f"{a} {b}": each.p_value() for a, b, each in pairs if each.has_interval}
+    adjusted = holm(p_values)
+    rows = [
+        [TITLES.get(a, a), TITLES.get(b, b), each, *(known.get(f"{a} {b}") for known in (p_values, adjusted))]
+        for a, b, each in pairs
+    ]
+    heads = ("Better", "Than", "By", "p", "p of all pairs (Holm)")
+    return Drawn(Table(heads, rows), "Areas of found fronts, differences paired by seed.", units={"By": "AP points"})
+
+
+# ---- as a paper is
+
+
+def make_study(options: Options, seed: int, command: str) -> "Comparison":
+    """The comparison of one seed."""
+    from common.compare.study import Comparison
+
+    return Comparison(options, seed, command)
+
+
+def describe(study: "Comparison") -> str:
+    """Its methods and budget, in a phrase; reads the data."""
+    images = {len(each.training_set) for each in study.studies.values()}
+    names = ", ".join(TITLES.values())
+    return f"{names}; {study.options.seconds:g} CPU s a front; {'/'.join(map(str, sorted(images)))} training images"
+
+
+EXHIBITS = (
+    Exhibit(
+        "table1",
+        "Fronts at an equal budget",
+        "AP, cost and CPU time of every front",
+        measure_fronts,
+        draw_fronts,
+        FRONTS,
+    ),
+    Exhibit("table2", "Methods in pairs", "differences of their areas", measure_areas, draw_pairs),
+    Exhibit(
+        "table3",
+        "Fronts on the second data set",
+        "the same on --second-data",
+        measure_second,
+        partial(draw_fronts, of="second-"),
+        (ORDER,),
+        most_seeds=SECOND_SEEDS,
+    ),
+)
+PAPER = Paper("compare", "Comparison", Path(__file__).parent, EXHIBITS, make_study, describe, module="common.compare")

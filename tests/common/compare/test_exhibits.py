@@ -1,0 +1,204 @@
+"""The comparison's rules and tables on made-up numbers, against definitions spelt out."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from common.compare import exhibits
+from common.compare.exhibits import agreement, area, draw_fronts, draw_pairs, lead, random_reach, unequal
+from common.compare.methods import methods
+from common.compare.presets import NANO
+from common.plain import to_json
+from common.report.claims import Evidence, NotMeasured, judge_all
+from common.report.exhibit import Setting
+from common.report.figures import render
+from common.report.statistics import holm, kendall_tau, mean_interval
+
+NAMES = list(methods())
+SETTING = Setting("scenes", "nano", to_json(NANO), {"budget": 700.0})
+
+
+def wobbling(seeds: int, size: float = 0.1) -> np.ndarray:
+    """(S,) of mean 0."""
+    return size * (np.arange(seeds) - (seeds - 1) / 2)
+
+
+def made_up(seeds: int = 5, step: float = 2.0, over_random: float = 1.0, best: float = 20.0, order=None) -> dict:
+    """Every method `step` better than the next, and `over_random` better than its random search."""
+    noise, values = wobbling(seeds), {}
+    for place, name in enumerate(NAMES):
+        values[f"area:{name}"] = 15.0 - step * place + noise * (-1) ** place
+        values[f"area:{name}:random"] = values[f"area:{name}"] - over_random - noise
+        values[f"best:{name}"] = np.full(seeds, best)
+    fronts = [f"area:{name}{kind}" for name in NAMES for kind in ("", ":random")]
+    values["first"] = np.stack([values[each][:3] for each in fronts], axis=1)
+    values["second"] = values["first"][:, list(order or range(len(fronts)))] / 2
+    values["second best"] = np.full((3, len(NAMES)), best)
+    return values
+
+
+def judged(values: dict, seeds: int = 5) -> dict[str, dict]:
+    evidence = Evidence("scenes", "nano", range(seeds), "typed", values)
+    return judge_all(exhibits.PAPER.claims, evidence, "compare", "Comparison")
+
+
+# ---- the rules' parts
+
+
+def test_area_is_the_mean_best_ap_over_budgets_on_a_logarithmic_scale():
+    generator, box = np.random.default_rng(0), (20e6, 320e6)
+    for count in (0, 1, 7):
+        macs, points = generator.uniform(5e6, 500e6, count), generator.uniform(0, 40, count)
+        budgets = box[0] * (box[1] / box[0]) ** ((np.arange(20_000) + 0.5) / 20_000)
+        expected = np.mean([max(points[macs <= budget], default=0.0) for budget in budgets])
+        assert area(macs, points, box) == pytest.approx(expected, abs=0.01)
+    assert area([10e6], [30.0], box) == pytest.approx(30.0)  # as good at every budget
+    assert area([math.sqrt(box[0] * box[1])], [30.0], box) == pytest.approx(15.0)  # at half of the octaves
+    assert area([320e6, 21e6], [30.0, 0.0], box) == 0
+
+
+def test_the_leader_is_chosen_without_the_seed_that_it_is_judged_on():
+    areas = np.random.default_rng(0).normal(size=(6, 4))
+    for seed, found in enumerate(lead(areas)):
+        others = [np.mean([areas[other, m] for other in range(6) if other != seed]) for m in range(4)]
+        first, second = sorted(range(4), key=lambda m: -others[m])[:2]
+        assert found == pytest.approx(areas[seed, first] - areas[seed, second])
+    equal = np.random.default_rng(1).normal(size=(4000, 3, 3))
+    assert abs(np.mean([lead(each).mean() for each in equal])) < 0.05  # choosing it gains nothing
+    for few in (np.ones((1, 3)), np.ones((5, 1))):
+        with pytest.raises(NotMeasured, match="two methods and two seeds"):
+            lead(few)
+
+
+@pytest.mark.parametrize("items", [2, 4, 6])
+def test_the_reach_is_that_of_all_orders(items):
+    taus = [kendall_tau(range(items), order) for order in itertools.permutations(range(items))]
+    exceeded = [tau for tau in sorted(set(np.round(taus, 9))) if np.mean(np.array(taus) > tau + 1e-6) <= 0.025]
+    assert random_reach(items) == pytest.approx(exceeded[0])
+
+
+def test_agreement_is_the_tau_of_mean_areas_within_its_bounds():
+    first, second = np.random.default_rng(2).normal(size=(2, 3, 6))
+    found = agreement(first, second)
+    assert found.mean == pytest.approx(kendall_tau(first.mean(axis=0), second.mean(axis=0)))
+    ends = max(-1, found.mean - 11 / 15), min(1, found.mean + 11 / 15)
+    assert (found.low, found.high) == pytest.approx(ends)
+    assert found.n == 3
+
+
+# ---- the claims, cell by cell
+
+SWAPPED = [1, 0, *range(2, 6)]
+CELLS = {
+    "X-1 leads": ("X-1", {}, "reproduced", 2.0),
+    "X-1 all alike": ("X-1", {"step": 0.0}, "inconclusive", None),
+    "X-2 better than random": ("X-2", {}, "reproduced", 1.0),
+    "X-2 worse than random": ("X-2", {"over_random": -1.0}, "not reproduced", -1.0),
+    "X-2 as good as random": ("X-2", {"over_random": 0.0}, "inconclusive", 0.0),
+    "X-3 the same order": ("X-3", {}, "reproduced", 1.0),
+    "X-3 one pair the other way round": ("X-3", {"order": SWAPPED}, "reproduced", 13 / 15),
+    "X-3 the reverse": ("X-3", {"order": range(5, -1, -1)}, "not reproduced", -1.0),
+    "X-3 another order": ("X-3", {"order": [2, 0, 4, 1, 5, 3]}, "inconclusive", None),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_each_claim_follows_its_numbers(cell):
+    claim, numbers, verdict, difference = CELLS[cell]
+    assert len(NAMES) == 3
+    record = judged(made_up(**numbers))[claim]
+    assert record["verdict"] == verdict
+    assert difference is None or record["difference"] == pytest.approx(difference, abs=0.2 * (claim == "X-1"))
+    assert record["n"] == (3 if claim == "X-3" else 5)
+
+
+def test_one_method_that_random_search_beats_decides():
+    values = made_up()
+    values[f"area:{NAMES[1]}:random"] += 3.0
+    record = judged(values)["X-2"]
+    assert (record["verdict"], record["difference"]) == ("not reproduced", pytest.approx(-2.0))
+    assert [each["verdict"] for each in record["conditions"]] == ["reproduced", "not reproduced", "reproduced"]
+
+
+@pytest.mark.parametrize(
+    ("values", "seeds", "verdict", "reason"),
+    [
+        (made_up(best=9.0), 5, "not testable at this scale", "networks of 9.0 AP points"),
+        (made_up(seeds=4), 4, "inconclusive", "4 of the 5 seeds"),
+        ({}, 5, "inconclusive", "not measured"),
+    ],
+)
+def test_weak_networks_few_seeds_and_missing_numbers_judge_nothing(values, seeds, verdict, reason):
+    records = judged(values, seeds)
+    for claim in ("X-1", "X-2", "X-3")[: 2 if seeds == 4 else 3]:  # X-3 needs three seeds
+        assert records[claim]["verdict"] == verdict
+        assert records[claim]["reason"].startswith(reason)
+
+
+# ---- what is drawn
+
+
+def fronts(seed: int, seconds: float = 600.0) -> dict:
+    """Of every method and its random search: two detectors each."""
+
+    def side(place: int, random: int) -> dict:
+        strong = {"AP": 20.0 + place - random + 0.1 * seed, "macs": 60e6, "latency": 4.0}
+        weak = {"AP": 10.0, "macs": 30e6, "latency": 2.0}
+        took = {"cpu_seconds": seconds * (1 + 0.3 * random), "samples": 4000, "uncounted": 50.0}
+        return {"detectors": [weak, strong], "area": 12.0 + place - random + 0.1 * seed, **took}
+
+    return {name: {"found": side(place, 0), "random": side(place, 1)} for place, name in enumerate(NAMES)}
+
+
+def test_a_row_for_every_front_and_pictures_that_can_be_drawn():
+    drawn = draw_fronts([{"fronts": fronts(seed)} for seed in range(3)], SETTING)
+    rows = [dict(zip(drawn.table.columns, row, strict=True)) for row in drawn.table.rows]
+    assert [row["Search"] for row in rows] == ["found", "random"] * 3
+    assert rows[3]["Area"] == mean_interval([12.0, 12.1, 12.2])
+    assert rows[2]["Best AP"] == mean_interval([21.0, 21.1, 21.2])
+    assert [rows[0][key].mean for key in ("MAC of the best", "Latency of the best", "Detectors")] == [60, 4, 2]
+    assert [rows[1][key].mean for key in ("Taken", "Images", "Not counted")] == pytest.approx([780, 4000, 50])
+    assert "in 700 CPU seconds" in drawn.caption
+    assert "from 20 to 320 M" in drawn.caption
+    names = {"fronts-macs", "fronts-latency", *(f"random-{name}" for name in NAMES)}
+    assert {picture.name for picture in drawn.pictures} == names
+    for picture in drawn.pictures:
+        assert render(picture).startswith(b"\x89PNG")
+    bands = drawn.pictures[0].data["bands"][exhibits.TITLES[NAMES[0]]]
+    assert to_json(bands["100"]) == pytest.approx(np.array([[30.0, 10.0], [60.0, 20.0]]))  # what every seed reached
+
+
+def test_without_a_second_set_it_says_so():
+    drawn = draw_fronts([{"fronts": {}}], SETTING, of="second-")
+    assert (drawn.table.rows, drawn.caption) == ((), "Not measured: give --second-data.")
+
+
+def test_a_side_that_took_a_tenth_more_is_named():
+    some = [fronts(0), fronts(1)]
+    notes = unequal(some)
+    assert len(notes) == 3
+    assert all("random search took 30% more CPU time than" in note for note in notes)
+    for name in NAMES:
+        for each in some:
+            each[name]["random"]["cpu_seconds"] = 655.0  # 9 % more
+    assert unequal(some) == []
+    some[0][NAMES[0]]["found"]["cpu_seconds"] = 900.0
+    title = exhibits.TITLES[NAMES[0]]
+    assert unequal(some)[0] == f"Unequal budget: {title} took 15% more CPU time than {title}, random search."
+
+
+def test_pairs_are_ordered_and_tested_together():
+    areas = {name: [10.0 + 2 * place + 0.3 * seed * place for seed in range(4)] for place, name in enumerate(NAMES)}
+    measured = [{"areas": {name: areas[name][seed] for name in NAMES}} for seed in range(4)]
+    rows = draw_pairs(measured, SETTING).table.rows
+    better = [(NAMES[1], NAMES[0]), (NAMES[2], NAMES[0]), (NAMES[2], NAMES[1])]
+    p_values = {}
+    for (one, other), row in zip(better, rows, strict=True):
+        difference = mean_interval(np.array(areas[one]) - areas[other])
+        assert row[:3] == (exhibits.TITLES[one], exhibits.TITLES[other], difference)
+        p_values[one, other] = difference.p_value()
+    assert [row[3] for row in rows] == pytest.approx(list(p_values.values()))
+    assert [row[4] for row in rows] == pytest.approx(list(holm(p_values).values()))
+    assert [row[3] for row in draw_pairs(measured[:1], SETTING).table.rows] == [None] * 3
