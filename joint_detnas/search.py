@@ -82,6 +82,7 @@ def main(options: Options) -> None:
     if options.base is not None and options.backbone is not None:
         raise InputError(f"--base {options.base} brings its own backbone: give --base or --backbone, not both")
 
+    from common.train import progress
     from joint_detnas.study import JointDetNASStudy
 
     study = JointDetNASStudy(options, options.seed, typed_command(), options.base, options.backbone, options.pairs)
@@ -93,6 +94,7 @@ def main(options: Options) -> None:
         file=sys.stderr,
     )
     began = time.perf_counter()
+    progress.plan(stages(study, options.control))
     report = search(study, options.control)
     following = replace(options, control="random" if options.control == "none" else "none")
     report |= {"seconds": time.perf_counter() - began}
@@ -101,6 +103,36 @@ def main(options: Options) -> None:
 
 
 # ---- searching
+
+
+def stages(study: "JointDetNASStudy", control: Control | None) -> dict[str, float]:
+    """Runs that a search goes through -> work, see `Study.work`; control: None means those of the base detector."""
+    preset, work = study.preset, {}
+    if study.given is None:
+        work = study.pretraining_work(study.base_backbone)
+    work[study.run_name(f"base-{study.name}")] = (
+        0.0 if study.given else study.work(preset.base_training.epochs, *preset.sizes)
+    )
+    if control is None:
+        return work
+    settings = study.searching(control).search
+    taught = settings.teacher != "none"
+    epochs = (1 + taught) * settings.budget * preset.pair_training.epochs
+    return {
+        **work,
+        **(pool_stages(study) if taught else {}),
+        study.run_name(study.named("search", control)): study.work(epochs, *preset.sizes),
+        study.run_name(study.named("latencies", control)): 0.0,
+    }
+
+
+def pool_stages(study: "JointDetNASStudy") -> dict[str, float]:
+    """The same of the teacher pool."""
+    from joint_detnas.study import POOL
+
+    preset, shrinking = study.preset, study.preset.shrinking
+    epochs = sum(phase.epochs for phase in shrinking.phases) * (1 + shrinking.networks_a_step)
+    return study.pretraining_work(POOL) | {study.run_name("pool"): study.work(epochs, *preset.sizes)}
 
 
 def search(study: "JointDetNASStudy", control: Control = "none") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from common.cli import Switch, command, run, show, typed_command
+from common.cli import Switch, command, next_with, run, show, typed_command
 from common.plain import InputError, to_json
 from joint_detnas import presets, search
 from joint_detnas.presets import Preset, Teacher, check_backbone, size_name
@@ -32,6 +32,8 @@ class Options(presets.Options):
     """Backbone of the base detector: resnet18, resnet50, ..., mobilenet_v2 (default: the scale's own)."""
     seed: int = 0
     """Seed of weights and data order."""
+    validations: int = 5
+    """Times that the base detector's AP is measured during its training, for its curve in log.jsonl; 0 means never."""
     teacher: str | None = None
     """Teacher whose cost --describe counts: d3-4-23-3_w1.5-1.25-1-1.5_n1.5 (default: the largest)."""
     describe: Switch = False
@@ -49,7 +51,7 @@ def main(options: Options) -> None:
         show(describe(options), options.json, _plan_text)
         return
 
-    from common.train import distributed
+    from common.train import distributed, progress
     from joint_detnas.study import JointDetNASStudy
 
     study = JointDetNASStudy(options, options.seed, typed_command(), backbone=options.backbone)
@@ -60,10 +62,20 @@ def main(options: Options) -> None:
             file=sys.stderr,
         )
     began = time.perf_counter()
+    if options.what == "pool":
+        progress.plan(search.pool_stages(study))
+    else:
+        planned = search.stages(study, None if options.what == "base" else "none")
+        planned.pop(study.run_name(study.named("latencies")), None)
+        if options.what == "cascade":
+            epochs = 2 * study.preset.cascade.optimisation.epochs
+            planned[study.run_name(study.named("cascade"))] = study.work(epochs, *study.preset.sizes)
+        progress.plan(planned)
     result = {"base": study.base, "pool": study.pool, "cascade": study.cascade}[options.what]()
     report = {
         "paper": "joint_detnas",
         "what": options.what,
+        "data": options.data,
         "run": study.run_path("pool" if options.what == "pool" else f"{options.what}-{study.name}"),
         "seconds_of_command": time.perf_counter() - began,
         "next": _next(options),
@@ -164,7 +176,8 @@ def _report_text(report: Mapping[str, Any]) -> str:
             f"detector: {report['file']}",
         ]
     lines += [f"trained in {report['seconds']:.0f} s, this command {report['seconds_of_command']:.0f} s"]
-    return "\n".join([*lines, f"run: {report['run']}", f"next: {report['next']}"])
+    lines += [f"run: {report['run']}", f"next: {report['next']}"]
+    return "\n".join([*lines, *([next_with(report["file"], report["data"])] if "file" in report else [])])
 
 
 def _detector_text(name: str, measured: Mapping[str, Any]) -> str:

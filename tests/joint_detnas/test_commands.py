@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import parse, run
+from common.cli import next_with, parse, run
 from common.cost import count
 from common.models.detector import load_detector
 from common.models.roi_head import CASCADE
@@ -48,7 +48,7 @@ def no_training(monkeypatch):
     return lambda: monkeypatch.setattr(loop._Stage, "train", lambda *_: pytest.fail("something was trained again"))
 
 
-def test_base_and_result_side_by_side(said, answer, flags, tiny, no_training):
+def test_base_and_result_side_by_side(said, answer, flags, tiny, searched, no_training):
     report = answer(search, *flags)
     base, result = report["base"], report["result"]
     assert (report["pairs"], report["failed"], len(report["steps"])) == (tiny.search.budget, 0, tiny.search.budget + 1)
@@ -71,6 +71,17 @@ def test_base_and_result_side_by_side(said, answer, flags, tiny, no_training):
     assert set(rows) >= {"M parameters", "training s"}
     assert f"upgraded detector: {result['file']}" in lines
 
+    study = JointDetNASStudy(tiny_options(searched))
+    with study.recording() as used:
+        search.search(study)
+    planned = search.stages(study, "none")
+    assert {name.rpartition("/")[2] for name in used} == planned.keys()
+    assert [name for name, work in planned.items() if not work] == ["latencies-resnet18-s0"]
+    assert search.stages(study, "nas").keys() == {
+        *(f"{name}-resnet18-s0" for name in ("classification", "base")),
+        *(f"{name}-resnet18-nas-s0" for name in ("search", "latencies")),
+    }
+
 
 def test_base_and_pool_are_reported(said, answer, flags, tiny, searched):
     base = answer(train, *flags)
@@ -78,7 +89,9 @@ def test_base_and_pool_are_reported(said, answer, flags, tiny, searched):
     assert base["run"] == str(searched / "joint_detnas" / "scenes-smoke" / "base-resnet18-s0")
     assert Path(base["file"]).is_relative_to(base["run"])
     assert base["next"] == f"python -m joint_detnas.search --scale smoke --data {DATA} --out {searched} --device cpu"
-    assert f"detector: {base['file']}" in said(train, *flags).splitlines()
+    lines = said(train, *flags).splitlines()
+    assert f"detector: {base['file']}" in lines
+    assert lines[-3:] == next_with(base["file"], DATA).splitlines()
     assert answer(train, *flags, "--what", "pool")["teachers"] == tiny.teachers.count()
     assert "phases full, all" in said(train, *flags, "--what", "pool")
 
@@ -105,8 +118,9 @@ def test_a_found_detector_becomes_a_cascade_once(said, answer, flags, tiny, sear
     lines = said(train, *flags).splitlines()
     assert lines[0].startswith(f"found detector: AP {100 * report['found']['AP']:.1f} at ")
     assert lines[1].startswith(f"cascade: AP {100 * report['AP']:.1f} at 64x32, ")
-    assert lines[-1].startswith("next: python -m joint_detnas.train ")
-    assert {"--what", "cascade", "--seed", "1"} <= set(lines[-1].split())
+    assert lines[-4].startswith("next: python -m joint_detnas.train ")
+    assert {"--what", "cascade", "--seed", "1"} <= set(lines[-4].split())
+    assert lines[-3:] == next_with(report["file"], DATA).splitlines()
 
 
 @pytest.mark.parametrize(("control", "pairs"), [("none", 7), ("random", 7), ("nas", 3), ("fixed-pair", 7)])
