@@ -74,7 +74,9 @@ def measured(
     problems: list[str] = []
     images: dict[Any, torch.Tensor] = {}
     truth, fingerprint = GroundTruth(dataset), dataset.fingerprint()
-    for key, (file, card) in sorted(cards.items(), key=lambda item: item[1][1]["input_size"]):  # decoded once a size
+    by_size = sorted(cards, key=lambda key: canvas_of(cards[key][1]["input_size"]))  # images are decoded once a size
+    for key in by_size:
+        file, card = cards[key]
         kept[key] = read_json_if_there(folder / f"{key}.json") or {}
         if kept[key].get("set") == fingerprint:
             continue
