@@ -57,7 +57,7 @@ def main(options: Options) -> None:
         show(describe(options.preset), options.json, _description_text)
         return
 
-    from common.train import distributed
+    from common.train import distributed, progress
     from sm_nas.study import SMNAS
 
     study, preset = SMNAS(options, options.seed, typed_command()), options.preset
@@ -71,12 +71,33 @@ def main(options: Options) -> None:
         file=sys.stderr,
     )
     began = time.perf_counter()
+    progress.plan(stages(study, options.stage == "both", options.final))
     report = search(study, options.stage == "both", options.final)
     report |= {"seconds": time.perf_counter() - began, "next": _next(options, bool(report["found"]))}
     show(report, options.json, _report_text)
 
 
 # ---- searching
+
+
+def stages(study: "SMNAS", both: bool, final: bool) -> dict[str, float]:
+    """Runs that a search goes through -> work, see `Study.work`: as many groups as there may be, and random search's
+    candidates, too.
+    """
+    preset, sizes = study.preset, study.preset.structural.sizes
+
+    def epochs(settings: Any, strategy: Any) -> float:
+        return 2 * settings.budget * strategy.optimisation.epochs
+
+    one, two = preset.stage_one_training, preset.stage_two_training
+    work = study.pretraining_work(*(preset.structural.backbones if one.pretrained else ()))
+    named = {"stage-one": study.work(epochs(preset.stage_one, one), *sizes)}
+    groups = range(preset.groups) if both else ()
+    named |= {f"stage-two-c{group}": study.work(epochs(preset.stage_two, two), *sizes) for group in groups}
+    if both and final:
+        once = study.work(preset.final_training.optimisation.epochs, *sizes)
+        named |= dict.fromkeys((f"final-f{group}" for group in groups), once) | {"latencies-search": 0.0}
+    return work | {study.run_name(what): pixels for what, pixels in named.items()}
 
 
 def search(study: "SMNAS", both: bool = True, final: bool = True) -> dict[str, Any]:

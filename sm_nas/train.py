@@ -41,6 +41,8 @@ class Options(presets.Options):
     """Schedule: of what is reported (final), of stage two's candidates (from-scratch), or a row of Table 3."""
     seed: int = 0
     """Seed of weights and data order."""
+    validations: int = 5
+    """Times that AP is measured during the training, for its curve in log.jsonl; 0 means never."""
     describe: Switch = False
     """Print structure, costs and schedule (of the paper's scale unless --scale is given), and train nothing."""
     json: Switch = False
@@ -57,7 +59,7 @@ def main(options: Options) -> None:
         show(plan, options.json, plan_text)
         return
 
-    from common.train import distributed
+    from common.train import distributed, progress
     from sm_nas.study import SMNAS, slug
 
     options = replace(options, data=options.data or "scenes")
@@ -67,6 +69,9 @@ def main(options: Options) -> None:
         print(f"{plan_text(plan)}\nseed {options.seed}, device {study.device}", file=sys.stderr)
     began = time.perf_counter()
     what = f"{'row-' if options.strategy in ROWS else ''}{options.strategy}-{slug(name)}"
+    pretraining = study.pretraining_work(structure.backbone) if strategy.pretrained else {}
+    own = study.work(strategy.optimisation.epochs, structure.input_size)
+    progress.plan(pretraining | {study.run_name(what): own})
     result = study.trained(what, structure, strategy)
     report = {
         "model": name,

@@ -12,9 +12,9 @@ from common.train import distributed, loop
 from sm_nas import reproduce
 from sm_nas.encoding import BackboneCode, Structure
 from sm_nas.presets import PAPER
-from sm_nas.search import Options, _next, main
+from sm_nas.search import Options, _next, main, search, stages
 from sm_nas.study import SMNAS
-from tests.sm_nas.conftest import DATA, TINY
+from tests.sm_nas.conftest import DATA, TINY, tiny_options
 
 
 @pytest.fixture
@@ -66,6 +66,14 @@ def test_both_stages_and_the_detectors_that_they_found(capsys, flags, searched, 
     for network in found:
         assert f"detector {network['name']}: {network['file']}" in lines
     assert f"next: {report['next']}" in lines
+
+    study = SMNAS(tiny_options(searched))
+    with study.recording() as used:
+        search(study)
+    used, planned = {name.rpartition("/")[2] for name in used}, stages(study, both=True, final=True)
+    beyond = {f"{what}{group}-s0" for group in range(len(picks), TINY.groups) for what in ("stage-two-c", "final-f")}
+    assert planned.keys() == {name for name in used if name in planned} | beyond
+    assert all(name.startswith("classification-") for name in used - planned.keys()), "of backbones that were found"
 
     report = json.loads(said(capsys, *flags, "--no-final", "--json"))
     assert report["groups"] == groups
