@@ -46,7 +46,8 @@ def front_of(name: str) -> ModuleType:
 
 def study_of(name: str, options: StudyOptions, seed: int, command: str) -> Any:
     """A method's own study at the same scale, on the same data and device as the comparison."""
-    kind = importlib.import_module(f"{name}.presets").Options
+    presets = importlib.import_module(f"{name}.presets")
+    kind = getattr(presets, "SearchOptions", presets.Options)  # where searches have flags of their own
     if options.scale not in kind.PRESETS:
         raise InputError(f"{name} has no scale {options.scale}: give one of {', '.join(kind.PRESETS)}")
     own = {item.name for item in fields(kind)} - {"preset"}
