@@ -101,7 +101,7 @@ def test_a_click_on_a_point_shows_its_record(opened):
     assert marks.count() == 2
     marks.nth(0).hover()
     assert page.inner_text("#record").split("\n") == [
-        *("Of", "Found", "Cost (GMACs)", "1.5", "AP (points)", "21.5", "Encoding", "d2 w1", "Seed", "0")
+        *("Name", "Found", "Cost (GMACs)", "1.5", "AP (points)", "21.5", "Encoding", "d2 w1", "Seed", "0")
     ]
     marks.nth(1).click()
     marks.nth(0).hover()  # what was clicked stays

@@ -133,10 +133,10 @@ def accuracy_against_cost(
         axes.plot(cost, mean, label=label, markersize=5, linewidth=1.6, **look)
         axes.fill_between(cost, low, high, color=look["color"], alpha=0.15, linewidth=0)
         for x, *interval in sorted(points):
-            figure.tell(axes, [(x, interval[0])], **{"Of": label, cost_label: x, ACCURACY: interval})
+            figure.tell(axes, [(x, interval[0])], **{"Name": label, cost_label: x, ACCURACY: interval})
     for label, (cost, accuracy) in (references or {}).items():
         axes.plot([cost], [accuracy], "*", color="black", markersize=11, label=label)
-        figure.tell(axes, [(cost, accuracy)], **{"Of": label, cost_label: cost, ACCURACY: accuracy})
+        figure.tell(axes, [(cost, accuracy)], **{"Name": label, cost_label: cost, ACCURACY: accuracy})
     return _labelled(figure, axes, cost_label, ACCURACY)
 
 
@@ -181,7 +181,7 @@ def bars(groups: Mapping[str, Mapping[str, Interval]], *, value_label: str) -> C
         for middle, number in zip(where, present, strict=True):
             group, values = list(groups.items())[number]
             corners = [(middle - width / 2, 0), (middle + width / 2, values[label][0])]
-            figure.tell(axes, corners, **{"Of": label, "In": group, value_label: values[label]})
+            figure.tell(axes, corners, **{"Name": label, "Group": group, value_label: values[label]})
     axes.set_xticks(range(len(groups)), list(groups))
     if max(map(len, groups), default=0) > 14:
         axes.tick_params(axis="x", rotation=20)
@@ -222,6 +222,7 @@ def heat_map(
         place, value = {row_label: row_labels[row], column_label: column_labels[column]}, values[row, column]
         figure.tell(axes, [(column, row), (column + 1, row + 1)], **place, **{value_label: value})
     axes.set_facecolor("0.93")
+    axes.grid(visible=False)
     axes.tick_params(axis="x", rotation=40 if max(map(len, column_labels), default=0) > 5 else 0)
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel=column_label, ylabel=row_label)
@@ -245,7 +246,7 @@ def correlations(values: Mapping[str, Mapping[str, Interval]], *, value_label: s
         axes.errorbar(mean, where, xerr=error, fmt="none", ecolor="0.2", elinewidth=1, capsize=2.5)
         for factor, interval in group.items():
             corners = [(0, factors.index(factor) - 0.35), (interval[0], factors.index(factor) + 0.35)]
-            figure.tell(axes, corners, **{"Of": factor, "In": panel, value_label: interval})
+            figure.tell(axes, corners, **{"Name": factor, "Group": panel, value_label: interval})
         axes.axvline(0, color="0.3", linewidth=0.9)
         axes.set(xlabel=value_label, title=panel)
         axes.grid(visible=False, axis="y")
@@ -366,7 +367,7 @@ def progress(
         axes.plot(x, mean, label=label, linewidth=1.7, markersize=5, **look)
         axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
         for at, *interval in zip(x, mean, low, high, strict=True):
-            figure.tell(axes, [(at, interval[0])], **{"Of": label, x_label: at, y_label: interval})
+            figure.tell(axes, [(at, interval[0])], **{"Name": label, x_label: at, y_label: interval})
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))  # there is no half a candidate
     return _labelled(figure, axes, x_label, y_label)
 
@@ -452,7 +453,7 @@ def _for_page(svg: str, title: str, hit_areas: str) -> str:
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r' id="halo"', ' class="halo"', body)
     body = re.sub(r' id="([a-zA-Z0-9.]+_\d+|image\w+)"', "", body)
-    body = re.sub(r"<text[^>]*>|#([0-9a-f]{2})\1\1\b", _for_both_schemes, body)
+    body = re.sub(r"<text[^>]*>|#(00|33|4c|66|80|bf|e6|ff)\1\1\b", _for_both_schemes, body)  # others are a map's
     return (
         f'<svg class="plot" viewBox="0 0 {width} {height}" width="{float(width) * 1.2:.0f}" role="img" '
         f'aria-label="{escape(title)}">{body.strip()}<g>{hit_areas}</g></svg>'
@@ -460,10 +461,11 @@ def _for_page(svg: str, title: str, hit_areas: str) -> str:
 
 
 def _for_both_schemes(found: re.Match) -> str:
-    """A grey and its opposite in the dark; letters have the page's colour, or that which their cell asks for."""
+    """A grey of the house style and what it is in the dark, where white becomes the page's dark grey. Letters have the
+    page's colour, or that which their cell asks for."""
     if found[1] is None:
         return found[0]
-    return f"light-dark({found[0]}, #{255 - int(found[1], 16):02x}" + f"{255 - int(found[1], 16):02x}" * 2 + ")"
+    return f"light-dark({found[0]}, #{3 * f'{255 - int(found[1], 16) * 217 // 255:02x}'})"
 
 
 def digest(picture: Picture) -> str:
@@ -494,7 +496,7 @@ def _tell_points(chart: Chart, axes: Axes, label: str, points: Points, x_label: 
     """Say what each point stands for, with what else is known of it."""
     for x, y, *more in points:
         if x is not None and y is not None:
-            chart.tell(axes, [(x, y)], **{"Of": label, x_label: x, y_label: y}, **(more[0] if more else {}))
+            chart.tell(axes, [(x, y)], **{"Name": label, x_label: x, y_label: y}, **(more[0] if more else {}))
 
 
 def _extent(points: np.ndarray) -> tuple[float, float, float]:

@@ -146,10 +146,10 @@ def test_an_svg_element_is_repeatable_and_names_only_what_it_refers_to(name):
 def test_marks_lie_where_they_are_drawn_and_say_their_values():
     marks = marks_of(picture("lines"))
     assert [values for *_, values in marks] == [
-        {"Of": "Ours", "Cost (GMACs)": "1", "AP (points)": "0.300 ± 0.020"},
-        {"Of": "Ours", "Cost (GMACs)": "2", "AP (points)": "0.400 ± 0.050"},
-        {"Of": "OFA", "Cost (GMACs)": "1", "AP (points)": "0.2"},
-        {"Of": "Full net", "Cost (GMACs)": "3", "AP (points)": "0.5"},
+        {"Name": "Ours", "Cost (GMACs)": "1", "AP (points)": "0.300 ± 0.020"},
+        {"Name": "Ours", "Cost (GMACs)": "2", "AP (points)": "0.400 ± 0.050"},
+        {"Name": "OFA", "Cost (GMACs)": "1", "AP (points)": "0.2"},
+        {"Name": "Full net", "Cost (GMACs)": "3", "AP (points)": "0.5"},
     ]
     (x1, y1, _), (x2, y2, _), (x3, y3, _), (x4, y4, _) = marks  # at (1, .3), (2, .4), (1, .2), (3, .5)
     assert x1 == x3
@@ -163,17 +163,17 @@ def test_marks_lie_where_they_are_drawn_and_say_their_values():
 @pytest.mark.parametrize(
     ("name", "number", "last"),
     [
-        ("scatter", 3, {"Of": "OFA", "Cost (GMACs)": "0.5", "AP (points)": "0.1"}),
-        ("bars", 3, {"Of": "OFA", "In": "VOC", "Cost (GPU days)": "2"}),
+        ("scatter", 3, {"Name": "OFA", "Cost (GMACs)": "0.5", "AP (points)": "0.1"}),
+        ("bars", 3, {"Name": "OFA", "Group": "VOC", "Cost (GPU days)": "2"}),
         ("heat", 3, {"Layer": "2", "Operation": "E .35", "Score": "0.4"}),
-        ("correlations", 3, {"Of": "depth", "In": "All", "Correlation with AP": "0.60 [0.40, 1.20]"}),
-        ("fronts", 8, {"Of": "R50", "Cost (GMACs)": "2", "AP (points)": "0.5"}),
+        ("correlations", 3, {"Name": "depth", "Group": "All", "Correlation with AP": "0.60 [0.40, 1.20]"}),
+        ("fronts", 8, {"Name": "R50", "Cost (GMACs)": "2", "AP (points)": "0.5"}),
         (
             "bands",
             6,
-            {"Of": "Random", "Cost (GMACs)": "1", "AP (points)": "0.2", "Reached by": "25 % of the runs"},
+            {"Name": "Random", "Cost (GMACs)": "1", "AP (points)": "0.2", "Reached by": "25 % of the runs"},
         ),
-        ("progress", 19, {"Of": "One candidate", "Candidates evaluated": "3", "Hypervolume": "0.50 ± 0.10"}),
+        ("progress", 19, {"Name": "One candidate", "Candidates evaluated": "3", "Hypervolume": "0.50 ± 0.10"}),
         ("no candidate", 0, None),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_mark_says_what_else_is_known_of_a_candidate():
     points = {"Search": [(1.0, 0.3, {"Encoding": "d2 <w>", "Seed": "1"}), (2.0, None, {})]}
     (mark,) = marks_of(Picture("a", "fronts", {"points": points, "with_front": ["Search"]}))
     assert mark[2] == {
-        "Of": "Search",
+        "Name": "Search",
         "Cost (GMACs)": "1",
         "AP (points)": "0.3",
         "Encoding": "d2 <w>",
