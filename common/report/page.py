@@ -6,7 +6,7 @@ a page of its own.
 
 import json
 import re
-import sys
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ _KINDS = {"reproduced": "yes", "not reproduced": "no"}  # of verdicts; all other
 _MOST_RUNS = 12  # that are drawn one by one; a run among more has its own page
 
 
-def build_page(roots: Sequence[Path], command: str = "", title: str = "Detection NAS, reproduced") -> str:
+def build_page(roots: Sequence[Path], command: str = "", title: str = "") -> str:
     """The page as one HTML text; an `InputError` where there is nothing to show."""
     exhibits, unreadable = find_exhibits(roots)
     claims, unreadable_claims = find_claims(roots)
@@ -53,7 +53,7 @@ def build_page(roots: Sequence[Path], command: str = "", title: str = "Detection
     draw([*run_cards, *(card for tab in tabs for group in tab["groups"] for row in group["rows"] for card in row)])
     environments = [run.environment for run in runs] or [found.result.environment for found in exhibits]
     return TEMPLATES.get_template("page.html").render(
-        title=title,
+        title=title or ("Detection NAS, reproduced" if tabs else "Runs"),
         command=command,
         tabs=tabs,
         heads=HEADS,
@@ -66,13 +66,9 @@ def build_page(roots: Sequence[Path], command: str = "", title: str = "Detection
 
 
 def write_page_of_run(folder: Path) -> None:
-    """Put the page of a run into its folder, as index.html; what is wrong with it is said on stderr and costs nothing
-    else."""
-    try:
-        text = build_page([folder], f"python -m common.report {folder} --out {folder}", folder.resolve().name)
-        write_atomically(folder / "index.html", text.encode())
-    except Exception as error:  # the run is what counts
-        print(f"{folder / 'index.html'} could not be written ({error})", file=sys.stderr)
+    """Put the page of a run into its folder, as index.html."""
+    command = shlex.join(["python", "-m", "common.report", str(folder), "--out", str(folder)])
+    write_atomically(folder / "index.html", build_page([folder], command, folder.resolve().name).encode())
 
 
 # ---- exhibits and claims: a tab for each paper, in it a group for each data set and scale
