@@ -77,6 +77,8 @@ class StudyOptions:
     """The scale of --describe where none is given; None means the scale of all other commands."""
     OF_PHOTOGRAPHS: ClassVar[str | None] = None
     """The scale where none is given and --data names a folder; None means the scale of all other commands."""
+    SHOWS_RUNS: ClassVar[bool] = True
+    """Whether a finished run gets a page of its own."""
 
     scale: str
     """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), photo (your own photographs), mini (a
@@ -194,6 +196,7 @@ def next_with(detector: Path | str, data: str) -> str:
         "common.evaluate": ("--data", data, "--out", "evaluation"),
         "common.predict": ("PHOTOS", "--out", "found"),
         "common.export": ("--out", "detector.onnx", "--check"),
+        "common.compare": ("OTHER", "--data", data),
     }
     return "\n".join(
         f"next: {shlex.join([*words_for(module), str(detector), *rest])}" for module, rest in typed.items()

@@ -186,14 +186,15 @@ def test_runs_may_be_moved_together(trained, tmp_path, capsys):
 def test_table_shows_each_budget(trained, capsys, tmp_path):
     run(main, Options, ["--run", str(trained.run), "--out", str(tmp_path), "--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + len(SMOKE.budget_shares) + 3
-    for budget, line in zip(trained.report["budgets"], lines[2:-3], strict=True):
+    assert len(lines) == 2 + len(SMOKE.budget_shares) + 4
+    for budget, line in zip(trained.report["budgets"], lines[2:-4], strict=True):
         assert line.split()[0] == metric(budget)
-    best = lines[-4].split()[-1]
-    assert lines[-3].startswith(f"next: python -m common.evaluate {best} --data ")
-    assert lines[-2:] == [
+    best = lines[-5].split()[-1]
+    assert lines[-4:] == [
+        f"next: python -m common.evaluate {best} --data {trained.data} --out evaluation",
         f"next: python -m common.predict {best} PHOTOS --out found",
         f"next: python -m common.export {best} --out detector.onnx --check",
+        f"next: python -m common.compare {best} OTHER --data {trained.data}",
     ]
 
 

@@ -91,7 +91,7 @@ def test_base_and_pool_are_reported(said, answer, flags, tiny, searched):
     assert base["next"] == f"python -m joint_detnas.search --scale smoke --data {DATA} --out {searched} --device cpu"
     lines = said(train, *flags).splitlines()
     assert f"detector: {base['file']}" in lines
-    assert lines[-3:] == next_with(base["file"], DATA).splitlines()
+    assert lines[-4:] == next_with(base["file"], DATA).splitlines()
     assert answer(train, *flags, "--what", "pool")["teachers"] == tiny.teachers.count()
     assert "phases full, all" in said(train, *flags, "--what", "pool")
 
@@ -118,9 +118,9 @@ def test_a_found_detector_becomes_a_cascade_once(said, answer, flags, tiny, sear
     lines = said(train, *flags).splitlines()
     assert lines[0].startswith(f"found detector: AP {100 * report['found']['AP']:.1f} at ")
     assert lines[1].startswith(f"cascade: AP {100 * report['AP']:.1f} at 64x32, ")
-    assert lines[-4].startswith("next: python -m joint_detnas.train ")
-    assert {"--what", "cascade", "--seed", "1"} <= set(lines[-4].split())
-    assert lines[-3:] == next_with(report["file"], DATA).splitlines()
+    assert lines[-5].startswith("next: python -m joint_detnas.train ")
+    assert {"--what", "cascade", "--seed", "1"} <= set(lines[-5].split())
+    assert lines[-4:] == next_with(report["file"], DATA).splitlines()
 
 
 @pytest.mark.parametrize(("control", "pairs"), [("none", 7), ("random", 7), ("nas", 3), ("fixed-pair", 7)])
