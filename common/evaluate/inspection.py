@@ -18,7 +18,7 @@ from common.data.detection_set import DetectionSet
 from common.drawing import Outline, outlined, sheet
 from common.evaluate.average_precision import GroundTruth
 from common.evaluate.subnetworks import detections_of
-from common.models.detector import Detector
+from common.models.detector import Detector, load_detector
 from common.plain import InputError, make_folder, write_atomically, write_json
 
 OVERLAP = 0.5
@@ -223,6 +223,20 @@ def write(folder: Path, report: dict[str, Any], dataset: DetectionSet) -> list[s
         write_atomically(folder / "worst.png", buffer.getvalue())
         written.append("worst.png")
     return written
+
+
+def write_sheet(path: Path, dataset: DetectionSet, device: str = "cpu") -> None:
+    """Put a picture beside a saved detector, NAME.jpg: what it finds and misses in the first images of a set.
+
+    path: of the detector's JSON. None is written where it makes no mistake.
+    """
+    first = dataset.subset(np.arange(min(WORST, len(dataset))))
+    with torch.random.fork_rng():  # a network is made with random weights, and no training may draw others for that
+        report = inspect(load_detector(path, device), first)
+    if report["worst"]:
+        buffer = io.BytesIO()
+        _worst(report, first).save(buffer, "JPEG", quality=70)
+        write_atomically(path.with_suffix(".jpg"), buffer.getvalue())
 
 
 def _curves(precisions: dict[str, list[float]]) -> Any:
