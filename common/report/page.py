@@ -14,7 +14,7 @@ from typing import Any
 from common.plain import InputError, write_atomically
 from common.report.card import TEMPLATES, Card, card_of, draw
 from common.report.run_card import card_of_run
-from common.report.runs import FoundExhibit, find_exhibits, find_runs, shared_environment, table_of_runs
+from common.report.runs import SMOKE, FoundExhibit, find_exhibits, find_runs, shared_environment, table_of_runs
 from common.report.scoreboard import (
     HEADS,
     Record,
@@ -29,8 +29,6 @@ from common.report.scoreboard import (
     tally,
 )
 
-SMOKE = "smoke"
-"""The scale whose numbers mean nothing."""
 _KINDS = {"reproduced": "yes", "not reproduced": "no"}  # of verdicts; all others are open
 _MOST_RUNS = 12  # that are drawn one by one; a run among more has its own page
 

@@ -9,7 +9,7 @@ from common.cli import metric
 from common.plain import read_json
 from common.report.card import Card, image
 from common.report.exhibit import Picture
-from common.report.runs import RunSummary, duration, read_lines
+from common.report.runs import SMOKE, RunSummary, duration, read_lines
 
 CURVES = {"loss": (1, "Loss"), "accuracy": (100, "Accuracy (percent)"), "AP": (100, "AP (points)")}
 """What trainings log by epoch: factor and label of each quantity."""
@@ -36,6 +36,7 @@ def card_of_run(run: RunSummary) -> Card | None:
         f"{duration(run.seconds)} of training" if run.seconds else "",
     ]
     parts += [f"{run.candidates:,} candidates, {run.failed:,} failed" if run.candidates else ""]
+    parts += ["smoke scale: its numbers mean nothing" if (config.get("preset") or {}).get("name") == SMOKE else ""]
     sheets = [path.with_suffix(".jpg") for path in detectors]
     return Card(
         title=run.name,
@@ -104,7 +105,7 @@ def _numbers(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     cost, latency, spent = (card.get(name) or {} for name in ("cost", "latency", "spent"))
     for name, value in card["accuracy"].items():
         if isinstance(value, int | float):
-            yield name, f"{100 * value:.1f}"
+            yield name, f"{100 * value:.1f}" if value >= 0 else "–"  # COCO's -1: no object is so large
     yield from (("MACs", metric(cost["macs_mmdet"])), ("Parameters", metric(cost["params"])))
     if latency.get("median_ms"):
         yield "Latency", f"{latency['median_ms']:.2f} ms ({latency.get('device')}, {latency.get('precision')})"

@@ -18,6 +18,8 @@ from common.report.exhibit import ExhibitResult
 PUBLISHED = ("measured.json", "claims.json", "runs.json", "why.json")
 """What lies in a published folder beside the exhibits' records."""
 _COST_KEYS = ("seconds", "wall_s", "wall_seconds")  # wall clock, whichever a record carries
+SMOKE = "smoke"
+"""The scale whose numbers mean nothing."""
 _OF_ONE_RUN = (
     "command",
     "time",
@@ -143,7 +145,7 @@ def table_of_runs(runs: Sequence[RunSummary]) -> tuple[str, Sequence[str], list[
         for run in runs
     ]
     known = [run.seconds for run in runs if run.seconds]
-    total = f"Runs: {len(runs)}, {duration(sum(known))} in the {len(known)} that recorded their time"
+    total = f"Runs: {len(runs)}" + (f", {duration(sum(known))} in the {len(known)} that recorded it" if known else "")
     return total, ("Run", "State", "Time", "Candidates", "Time on them", "Failed"), rows
 
 

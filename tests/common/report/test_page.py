@@ -164,7 +164,7 @@ def test_a_notebook_shows_a_record_without_the_pages_script(runs, folder):
 def search(tmp_path) -> Path:
     """A finished search with three candidates, one of which failed, two trained stages and a detector."""
     run = tmp_path / "search-s3"
-    write_json(run / "config.json", {"seed": 3, "data": "scenes"})
+    write_json(run / "config.json", {"seed": 3, "data": "scenes", "preset": {"name": "smoke"}})
     write_json(
         run / "environment.json", {"command": "python -m toynas.search", "cpu": "An abacus", "config_sha256": "f0"}
     )
@@ -177,7 +177,10 @@ def search(tmp_path) -> Path:
     ]
     candidates += [{"key": "d3", "status": "failed", "seconds": 1}]
     (run / "candidates.jsonl").write_text("\n".join(map(json.dumps, candidates)))
-    card = {"accuracy": {"AP": 0.25, "per_class": {"<disc>": 0.5, "cross": None}}, "encoding": {"depth": [1, 2]}}
+    card = {
+        "accuracy": {"AP": 0.25, "APl": -1.0, "per_class": {"<disc>": 0.5, "cross": None}},
+        "encoding": {"depth": [1, 2]},
+    }
     card |= {"cost": {"macs_mmdet": 25e6, "params": 1234567}, "latency": None, "spent": {"samples": 1000}}
     write_json(run / "detectors/macs-1.json", card)
     (run / "detectors/macs-1.jpg").write_bytes(b"a sheet")
@@ -189,9 +192,13 @@ def test_a_run_is_shown_with_its_curves_candidates_detectors_and_command(search)
     page = Checker(build_page([search]))
     assert page.tags.count("svg") == 3  # loss, AP, candidates
     assert page.addresses.count("data:image/jpeg;base64,YSBzaGVldA==") == 1
-    shown = {"Finished; 5.0 min of training; 3 candidates, 1 failed.", "python -m toynas.search", "An abacus"}
+    shown = {
+        "Finished; 5.0 min of training; 3 candidates, 1 failed; smoke scale: its numbers mean nothing.",
+        "python -m toynas.search",
+        "An abacus",
+    }
     assert shown | {"25.0", "25M", "1.235M", "1,000", "<disc>", "50.0"} <= set(page.texts)
-    assert "cross" not in page.texts
+    assert {"cross", "-100.0"}.isdisjoint(page.texts)
     assert 'macs-1 is {"depth": [1, 2]}' in page.text
     marks = [json.loads(unescape(values)) for values in re.findall(r'data-values="(.*?)"', build_page([search]))]
     assert {"Name": "warm up", "Epoch": "2", "Loss": "1"} in marks
