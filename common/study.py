@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import __version__
+from common import __version__, progress
 from common.cli import StudyOptions
 from common.cost import count
 from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
@@ -30,6 +30,7 @@ from common.data.detection_set import DetectionSet, describe
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 from common.evaluate.average_precision import METRICS, GroundTruth
+from common.evaluate.inspection import write_sheet
 from common.evaluate.latency import Detection, device_name, measure_latency
 from common.evaluate.recalibrate import reestimate_batch_norm
 from common.evaluate.subnetworks import average_precision
@@ -39,7 +40,7 @@ from common.models.ofa_resnet import OFAResNet
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
 from common.plain import InputError, read_json, read_json_if_there, sync_entries, to_json
 from common.settings import CROP_AUGMENTATION, Optimisation, StudyPreset
-from common.train import distributed, progress
+from common.train import distributed
 from common.train.checkpoint import load_strictly
 from common.train.loop import FitReport, Training, fit
 from common.train.run_folder import Run, describe_environment
@@ -116,6 +117,7 @@ class Study:
                             self._making.pop()
                         run.write_json("uses", list(used))
                         run.finish(result)
+                    self._show(run)
                     found = distributed.by_first(partial(_finished, run))
                 self._results[name] = found
                 progress.found_done(name, *(used.rpartition("/")[2] for used in found["uses"]))
@@ -181,7 +183,24 @@ class Study:
                 "version": __version__,
             },
         }
-        return save_detector(path, network, card)
+        saved = save_detector(path, network, card)
+        self._show(run, saved)
+        return saved
+
+    def _show(self, run: Run, detector: Path | None = None) -> None:
+        """Draw the page of a run that is finished, after a sheet of what a detector in it finds; a fault in that costs
+        nothing else."""
+        if not self.options.SHOWS_RUNS or distributed.rank() > 0:
+            return
+        from common.report.page import write_page_of_run  # matplotlib takes half a second
+
+        try:
+            if detector is not None:
+                write_sheet(detector, self.sets["validation"], self.device)
+            if run.result is not None and (detector is None or run.path in detector.parents):
+                write_page_of_run(run.path)
+        except Exception as error:
+            print(f"the page of {run.path} could not be drawn ({error}); the run itself is whole", file=sys.stderr)
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, None]]:
@@ -413,7 +432,7 @@ class BackboneStudy(Study):
         raise NotImplementedError
 
     def pretraining_work(self, *backbones: str) -> dict[str, float]:
-        """Run -> `crop_work` of each backbone that is trained on crops, for `common.train.progress.plan`."""
+        """Run -> `crop_work` of each backbone that is trained on crops, for `common.progress.plan`."""
         own = [each for each in backbones if not self._is_of_torchvision(each)]
         return {self.run_name(f"classification-{slug(each)}", self.pretrained_once): self.crop_work for each in own}
 

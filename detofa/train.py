@@ -46,7 +46,8 @@ def main(options: Options) -> None:
     if options.describe:
         show(plan, options.json, plan_text)
         return
-    from common.train import distributed, progress
+    from common import progress
+    from common.train import distributed
     from detofa.method import supernet_result
     from detofa.study import DetOFAStudy
 

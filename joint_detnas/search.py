@@ -82,7 +82,7 @@ def main(options: Options) -> None:
     if options.base is not None and options.backbone is not None:
         raise InputError(f"--base {options.base} brings its own backbone: give --base or --backbone, not both")
 
-    from common.train import progress
+    from common import progress
     from joint_detnas.study import JointDetNASStudy
 
     study = JointDetNASStudy(options, options.seed, typed_command(), options.base, options.backbone, options.pairs)

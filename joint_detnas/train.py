@@ -51,7 +51,8 @@ def main(options: Options) -> None:
         show(describe(options), options.json, _plan_text)
         return
 
-    from common.train import distributed, progress
+    from common import progress
+    from common.train import distributed
     from joint_detnas.study import JointDetNASStudy
 
     study = JointDetNASStudy(options, options.seed, typed_command(), backbone=options.backbone)

@@ -57,7 +57,8 @@ def main(options: Options) -> None:
         show(describe(options.preset), options.json, _description_text)
         return
 
-    from common.train import distributed, progress
+    from common import progress
+    from common.train import distributed
     from sm_nas.study import SMNAS
 
     study, preset = SMNAS(options, options.seed, typed_command()), options.preset

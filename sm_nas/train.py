@@ -59,7 +59,8 @@ def main(options: Options) -> None:
         show(plan, options.json, plan_text)
         return
 
-    from common.train import distributed, progress
+    from common import progress
+    from common.train import distributed
     from sm_nas.study import SMNAS, slug
 
     options = replace(options, data=options.data or "scenes")

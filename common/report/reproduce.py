@@ -5,7 +5,6 @@ seeds into `exhibits/NAME/` there, and claims.json written from whatever has bee
 again trains nothing anew. Knows no paper, and imports nothing that trains: a paper's study does.
 """
 
-import json
 import os
 import resource
 import shlex
@@ -14,10 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from common import progress
 from common.cli import StudyOptions, Switch, command, short_name, typed_command
 from common.plain import (
     InputError,
@@ -51,6 +51,7 @@ _NOT_MEASURED = ("seed", "only", "claim", "out", "list", "publish", "go_on_from_
 class ReproduceOptions:
     """Train and draw a paper's tables and figures, and judge its claims; beside a paper's own options."""
 
+    SHOWS_RUNS: ClassVar[bool] = False
     seeds: int = 1
     """Number of seeds: 0, 1, ... Intervals need at least 2, verdicts as many as the claim says."""
     seed: int | None = None
@@ -203,6 +204,7 @@ def _measure(
             if seed not in measured[exhibit.name] and (exhibit.pilot or options.seed in (None, seed)):
                 left.setdefault(seed, []).append(exhibit)
     problems: dict[str, str] = {}
+    progress.plan({f"seed {seed}": 1.0 for seed in left})
     for number, seed in enumerate(sorted(left)):
         study = paper.study(options, seed, typed_command())  # one at a time: a study holds the decoded images
         if number == 0:
@@ -210,13 +212,13 @@ def _measure(
                 f"{paper.title} at scale {options.scale} on {options.data}: {paper.describe(study)}; "
                 f"device {study.device}"
             )
-            _say(f"config: {json.dumps(to_json(options.preset))}")
-        for exhibit in left[seed]:
-            try:
-                measured[exhibit.name][seed] = measure_exhibit(exhibit, study)
-            except InputError as error:
-                problems.setdefault(exhibit.name, str(error))
-                _say(f"{exhibit.name}, seed {seed}: {error}")
+        with progress.stage(f"seed {seed}"):
+            for exhibit in left[seed]:
+                try:
+                    measured[exhibit.name][seed] = measure_exhibit(exhibit, study)
+                except InputError as error:
+                    problems.setdefault(exhibit.name, str(error))
+                    _say(f"{exhibit.name}, seed {seed}: {error}")
     return measured, problems
 
 

@@ -29,10 +29,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from common.plain import InputError, cannot_write, to_json, write_atomically
+from common.progress import Progress, silence
 from common.settings import Parallel
 from common.train import distributed
 from common.train.loop import TrainingError
-from common.train.progress import Progress, silence
 from common.train.run_folder import Run
 
 Item = TypeVar("Item")

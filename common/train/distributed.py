@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, autograd, nn
 from torch.nn import functional
 
+from common import progress
 from common.models.mode import usable_device
 from common.plain import InputError
 
@@ -49,6 +50,8 @@ def start(device: str | None = None) -> torch.device:
         torch.cuda.set_device(where)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        if rank() > 0:
+            progress.silence()
     return where
 
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from common.models.mode import evaluation_mode
 from common.plain import InputError, from_json
+from common.progress import Progress
 from common.settings import Optimisation, Precision
 from common.train import distributed
 from common.train.checkpoint import load_strictly
-from common.train.progress import Progress
 from common.train.run_folder import Run
 from common.train.schedule import begin_with, build_optimiser, build_schedule, moments_of
 

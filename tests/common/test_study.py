@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from common import study as study_module
@@ -416,6 +417,43 @@ def test_precision_is_measured_on_the_set_asked_for(options):
     for where in sums.sets:
         found = sums.precision_at(Oracle(sums.measuring_batches(where, (32, 32))), (32, 32), where)
         assert found["AP"] == pytest.approx(1.0)
+
+
+def test_a_finished_run_shows_itself_with_what_its_detector_finds(options):
+    sums = Sums(options, 0)
+
+    def make(run):
+        network = CenterNet(sums.backbone("resnet18"), len(sums.categories), (8,), 8).eval()
+        drawn = torch.get_rng_state()
+        sums.save_with_card(run.path / "detector" / "detector", network, (32, 32), run, "resnet18", {"AP": 0.25})
+        assert torch.equal(torch.get_rng_state(), drawn)  # no training depends on whether a sheet is drawn
+        run.log(stage="detector", epoch=0, loss=1.0)
+        return {"done": True}
+
+    sums.once("detector", make)
+    folder = sums.run_path("detector")
+    page = (folder / "index.html").read_text()
+    assert page.count("<svg") == 1
+    assert "<td>25.0</td>" in page
+    with Image.open(folder / "detector" / "detector.jpg") as sheet:
+        assert sheet.format == "JPEG"
+    assert "data:image/jpeg;base64," in page
+
+
+def test_a_page_that_cannot_be_drawn_costs_nothing_else(options, monkeypatch, capsys):
+    class Reproducing(Options):
+        SHOWS_RUNS = False
+
+    Sums(Reproducing(**vars(options)), 3).one()
+    assert not (options.out / "sums/scenes-smoke/one-s3/index.html").exists()
+
+    def fails(folder):
+        raise OSError("no space")
+
+    monkeypatch.setattr("common.report.page.write_page_of_run", fails)
+    assert Sums(options, 4).one() == 1
+    assert Run.read(options.out / "sums/scenes-smoke/one-s4").result == {"sum": 1}
+    assert "one-s4 could not be drawn (no space); the run itself is whole\n" in capsys.readouterr().err
 
 
 def test_what_runs_took_is_the_sum_of_their_stages_and_candidates(tmp_path):

@@ -211,9 +211,10 @@ def test_an_exhibit_that_a_seed_lacks_costs_no_other_and_is_named_at_the_end(toy
 
 def test_it_says_what_it_runs_and_what_is_next_and_runs_keep_the_command_as_typed(toy, folder, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["reproduce.py", "--seeds", "1", "--only", "table2"])
-    first, config, exhibit, *claims, published, spent, following = said_by(toy, capsys, only=("table2",), publish=True)
+    said = said_by(toy, capsys, only=("table2",), publish=True)
+    first, stage, exhibit, *claims, published, spent, following = (line for line in said if not line.startswith("ours"))
     assert first == "ToyNAS at scale smoke on scenes: 8 toys; device cpu"
-    assert config == 'config: {"epochs": 1}'
+    assert stage == "stage 1 of 1, seed 0: done in 00:00"
     assert exhibit == f"table2: {folder / 'exhibits' / 'table2'}"
     assert [line.split(":")[0] for line in claims] == ["T-2", "T-3", "T-10"]
     assert published == f"published in {toy.root / 'results/smoke/toynas'}"

@@ -1,7 +1,7 @@
 """How far a command is: which of its stages is under way, and the time that is left of it and of the whole command.
 
 A stage is a run of a study. A finished one leaves a line; what is under way is a bar on a terminal, and elsewhere, in
-stages of more than ten minutes, a line now and then.
+stages of more than ten minutes, a line now and then. Importable without torch.
 """
 
 import sys
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
-
-from common.train import distributed
 
 SPEAK_EVERY_S = 600.0
 """Seconds between two lines of a stage under way, where there is no terminal."""
@@ -74,7 +72,7 @@ class _Command:
 
     def speak(self, text: str) -> None:
         self.spoke = time.perf_counter()
-        if not self.silent and distributed.rank() == 0:
+        if not self.silent:
             print(text, file=sys.stderr, flush=True)
 
 
@@ -132,7 +130,7 @@ class Progress:
         self.shown: dict[str, Any] = {}
         self._began = time.perf_counter()
         self._bar = None
-        if sys.stderr.isatty() and not _command.silent and distributed.rank() == 0:
+        if sys.stderr.isatty() and not _command.silent:
             outermost = _command.planned and not _command.bars
             title = f"{_command.place(len(_command.done) + 1)}, {label}" if outermost else label
             self._bar = tqdm(desc=title, total=total, initial=done, unit=unit, dynamic_ncols=True, leave=False)

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from common.train import progress
-from common.train.progress import Progress
+from common import progress
+from common.progress import Progress
 
 
 @pytest.fixture
