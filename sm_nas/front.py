@@ -1,7 +1,8 @@
 """What SM-NAS finds in a budget of CPU seconds, for the comparison; see `common.compare.methods`.
 
-Candidates of stage one and of stage two get their shares of the budget, and the final trainings all that is left.
-Random search: as many candidates in both stages, all of them random, and the same trainings.
+Candidates of stage one, those of stage two, and the pre-training of found backbones on classification get their shares
+of the budget, the final trainings all that is left. Random search: as many candidates in both stages, all of them
+random, and the same trainings. Standard backbones are pre-trained once, as for all of the paper's runs.
 """
 
 import re
@@ -16,7 +17,7 @@ import numpy as np
 
 from common.compare.methods import FOUND, RANDOM, STANDARD, OnPretraining, budgeted, scaled
 from common.settings import lasting
-from common.study import spent_by
+from common.study import slug, spent_by
 from common.train.run_folder import Run
 from sm_nas import method
 from sm_nas.encoding import Structure
@@ -26,16 +27,24 @@ from sm_nas.study import SMNAS, _plain, _restored
 
 UNCOUNTED = ("classification", "pace")
 PRINTED = {"latency": ("table2", ("Model",), "Time", 1.0, "mAP")}
-SHARES = (0.35, 0.2)
-"""Of the budget, for the candidates of stage one and of all of stage two; the final trainings have the rest."""
-GROUPS = 3
+SHARES = {"one": 0.35, "two": 0.1, "pretraining": 0.15}
+"""Of the budget: candidates of stage one and of stage two, found backbones; the final trainings have the rest."""
+GROUPS = 2
 """Structures that stage one hands on, at the least."""
 _SAMPLED = 4
 """Structures, and codes within them, that the pace is measured on."""
 
 
 class Budgeted(OnPretraining, SMNAS):
-    """Of other numbers of candidates."""
+    """Of other numbers of candidates. Backbones that it found itself it pre-trains itself."""
+
+    def pretrained(self, backbone: str) -> Mapping[str, Any]:
+        of = super() if backbone in self.preset.structural.backbones else super(OnPretraining, self)
+        return of.pretrained(backbone)
+
+    def run_path(self, what: str, shared: bool = False) -> Path:
+        standard = {f"classification-{slug(each)}" for each in self.preset.structural.backbones}
+        return (super() if what in standard else super(OnPretraining, self)).run_path(what, shared)
 
     def train_and_measure(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return timed(super().train_and_measure, *args, **kwargs)
@@ -57,19 +66,21 @@ def role(run: str) -> str:
 def front(study: SMNAS, seconds: float, random: bool) -> list[Path]:
     """The network of each structure that stage one handed on, after both stages and the final training."""
     own = budgeted(Budgeted, study, plan(study, seconds))
-    searches: list[str] = []
+    final, searches = own.preset.final_training, []
 
     def search(stage: Stage) -> History:
         searches.append(stage.name + "-random" * random)
         result = own.once(searches[-1], partial(searched, own, stage, random), start=list(map(str, stage.start)))
         return _restored(result["history"])
 
-    found = method.structural_to_modular(own.preset, search, own.flops, lambda name, structure: structure)
-    found = {name.replace("F", "R" if random else "F"): structure for name, structure in found.items()}
-    left = partial(length, study, own, seconds, searches, found)
+    with own.recording() as used:
+        found = method.structural_to_modular(own.preset, search, own.flops, lambda name, structure: structure)
+        found = {name.replace("F", "R" if random else "F"): structure for name, structure in found.items()}
+        own._pretrain_for(final, [structure.backbone for structure in found.values()])
+    taken = spent_by(own.folder.parent, [name for name in used if name.startswith(f"{own.folder.name}/")])
+    left = partial(length, study, own, seconds - taken["cpu_seconds"], searches[1:], found)
     epochs = own.once("length" + "-random" * random, left)["epochs"]
-    final = replace(own.preset.final_training, optimisation=lasting(own.preset.final_training.optimisation, epochs))
-    files = []
+    final, files = replace(final, optimisation=lasting(final.optimisation, epochs)), []
     for name, structure in found.items():
         own.trained(f"final-{name.lower()}", structure, final)
         files.append(own.write_detector(f"final-{name.lower()}", final, searches))
@@ -89,18 +100,16 @@ def searched(study: SMNAS, stage: Stage, random: bool, run: Run) -> dict[str, An
 
 
 def length(
-    study: SMNAS, own: SMNAS, seconds: float, searches: list[str], found: Mapping[str, Structure], run: Run
+    study: SMNAS, own: SMNAS, left: float, searches: list[str], found: Mapping[str, Structure], run: Run
 ) -> dict[str, Any]:
-    """Epochs of every final training that use up what both stages left of the budget.
+    """Epochs of every final training that use up the seconds that are left. searches: runs of stage two.
 
     A structure takes as long in it as it took in stage two, but for what pre-trained batch norm saves.
     """
-    names = [f"{own.folder.name}/{own.run_name(name)}" for name in searches]
-    left = seconds - spent_by(own.folder.parent, names)["cpu_seconds"]
     pace = study.once("pace", partial(measure_pace, study), shared=True)
     ratio = np.mean(pace["one"]) / np.mean(pace["two"])
     images, total = own.images_an_epoch, 0.0
-    for searching in searches[1:]:
+    for searching in searches:
         for structure in found.values():
             record = Run.read(own.run_path(searching)).candidate_named(str(structure))
             if record is not None and record["status"] == "done":
@@ -109,7 +118,7 @@ def length(
 
 
 def plan(study: SMNAS, seconds: float) -> Preset:
-    """The preset whose candidates of both stages take their shares of so many seconds."""
+    """The preset whose candidates of both stages, and whose found backbones' pre-training, take their shares."""
     pace, preset = study.once("pace", partial(measure_pace, study), shared=True), study.preset
     groups = max(GROUPS, preset.groups)
 
@@ -120,10 +129,13 @@ def plan(study: SMNAS, seconds: float) -> Preset:
         first, generation = (min(count, scaled(number, share)) for number in (search.first, search.generation))
         return replace(search, budget=count, first=first, generation=generation)
 
-    one, two = (share * seconds for share in SHARES)
+    one, two, found = (SHARES[part] * seconds for part in ("one", "two", "pretraining"))
+    whole = groups * pace["pretraining"]  # of as many standard backbones
+    share = min(1.0, found / whole) if whole else 1.0
     return replace(
         preset,
         groups=groups,
+        classification=lasting(preset.classification, scaled(preset.classification.epochs, share)),
         stage_one=allowed(preset.stage_one, preset.stage_one_training, pace["one"], one),
         stage_two=allowed(preset.stage_two, preset.stage_two_training, pace["two"], two / groups),
     )
@@ -131,7 +143,7 @@ def plan(study: SMNAS, seconds: float) -> Preset:
 
 def measure_pace(study: SMNAS, run: Run) -> dict[str, Any]:
     """CPU seconds of a training image, of sampled structures in stage one ("one") and codes within them in stage two
-    ("two"); and of measuring one of them.
+    ("two"); of measuring one of them; and of pre-training a standard backbone on crops, 0 where that is not done.
     """
     preset, generator = study.preset, np.random.default_rng(0)
     measured: dict[str, list[float]] = {"one": [], "two": [], "measuring": []}
@@ -145,4 +157,12 @@ def measure_pace(study: SMNAS, run: Run) -> dict[str, Any]:
             record = timed(study.train_and_measure, candidate, short, run.path / "training" / f"{stage}-{number}")
             measured[stage].append(record["train_cpu_seconds"] / record["samples"])
             measured["measuring"].append(record["cpu_seconds"] - record["train_cpu_seconds"])
-    return {**measured, "measuring": float(np.mean(measured["measuring"]))}
+    runs = [
+        study.run_path(f"classification-{slug(each)}", study.pretrained_once) for each in preset.structural.backbones
+    ]
+    crops = [Run.read(path).result["cpu_seconds"] for path in runs if path.is_dir()]
+    return {
+        **measured,
+        "measuring": float(np.mean(measured["measuring"])),
+        "pretraining": float(np.mean(crops)) if crops else 0.0,
+    }

@@ -1,7 +1,7 @@
 """Compare detectors on one page; or all methods at an equal budget.
 
 python -m common.compare runs DETECTOR ... --data coco:DIR
-python -m common.compare --scale nano --budget 600 --data scenes --second-data coco:DIR --seeds 5
+python -m common.compare --scale nano --budget 900 --data scenes --second-data coco:DIR --seeds 5
 """
 
 from common.cli import run, short_name

@@ -4,8 +4,8 @@ That module offers, and nothing else is asked of it:
 
     front(study, seconds, random)   detectors with cards (their JSON files), found in so many CPU seconds of search and
                                     training; or, where random, by random search in the same space
-    UNCOUNTED                       how the names of those runs begin that are not counted: pre-training on other data,
-                                    and the pace that the budget is planned by
+    UNCOUNTED                       how the names of those runs of the given study begin that are not counted:
+                                    pre-training, and the pace that the budget is planned by
     role(run)                       what a detector of a run of that name is: one of ROLES
     PRINTED                         cost ("macs_mmdet" or "latency") -> exhibit of printed.json whose rows are points of
                                     AP against it, columns that name them, column of the cost, its unit, column of AP

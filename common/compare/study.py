@@ -72,7 +72,9 @@ class Comparison:
                 files = tuple(hook.front(study, self.options.seconds, random))
             if not files:
                 raise InputError(f"{method} found no detector in {self.options.seconds:g} s: give a larger --budget")
-            apart = {name: name.partition("/")[2].startswith(hook.UNCOUNTED) for name in used}
+            apart = {
+                name: name.startswith(tuple(f"{study.folder.name}/{each}" for each in hook.UNCOUNTED)) for name in used
+            }
             parent = study.folder.parent
             spent, uncounted = (
                 spent_by(parent, [name for name in used if apart[name] is kind]) for kind in (False, True)

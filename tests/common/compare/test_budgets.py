@@ -62,15 +62,17 @@ def test_joint_detnas_scales_base_and_pool_and_fills_the_rest_with_pairs(seconds
 
 @pytest.mark.parametrize("seconds", [600.0, 2400.0])
 def test_sm_nas_gives_each_stage_its_share(seconds):
-    pace = {"one": [0.01, 0.03], "two": [0.02, 0.04], "measuring": 1.0}
+    pace = {"one": [0.01, 0.03], "two": [0.02, 0.04], "measuring": 1.0, "pretraining": 150.0}
     own = sm_nas.plan(study(SM, pace), seconds)
     one = SM.stage_one_training.optimisation.epochs * IMAGES * 0.02 + 1
     two = SM.stage_two_training.optimisation.epochs * IMAGES * 0.03 + 1
-    shares = {"one": (own.stage_one, one, sm_nas.SHARES[0]), "two": (own.stage_two, two, sm_nas.SHARES[1] / own.groups)}
-    for search, each, share in shares.values():
+    of_two = sm_nas.SHARES["two"] / own.groups
+    for search, each, share in ((own.stage_one, one, sm_nas.SHARES["one"]), (own.stage_two, two, of_two)):
         assert search.budget == max(2, int(share * seconds / each))
         assert 1 <= search.first <= search.budget
         assert 1 <= search.generation <= search.budget
+    crops = own.groups * own.classification.epochs / SM.classification.epochs * 150.0
+    assert crops == pytest.approx(min(0.15 * seconds, own.groups * 150.0), abs=0.5 * own.groups * 150.0 / 12)
     assert own.groups == sm_nas.GROUPS
 
 
