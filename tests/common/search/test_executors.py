@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from common import progress
 from common.plain import InputError
 from common.search.executors import evaluate_all
 from common.settings import Parallel
-from common.train.loop import Progress, TrainingError
+from common.train.loop import TrainingError
 from common.train.run_folder import Run
 
 
@@ -259,8 +260,9 @@ def test_what_cannot_evaluate_is_refused_in_a_sentence(tmp_path, monkeypatch):
 
 
 def test_the_best_so_far_is_shown(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Progress.__init__, "__defaults__", (0, "it", 0.0))
+    monkeypatch.setattr(progress, "_command", progress._Command())
+    monkeypatch.setattr(progress, "SPEAK_EVERY_S", 0.0)
     list(evaluate_all(measure, [(0, 1), (1, 0), (0, 3), (0, 2)], Run.open(tmp_path, {}), tuple, label="paths"))
     lines = capsys.readouterr().err.splitlines()
     assert lines[1].endswith("best 0.1, failed 1")
-    assert lines[3] == "paths: 4/4 candidates, 00:00 left, best 0.3, failed 1"
+    assert lines[3] == "paths 4/4 candidates, 00:00 left, best 0.3, failed 1"
