@@ -1,5 +1,6 @@
 """Detectors that are there, side by side on one page: AP against every cost that they have."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ COSTS = {
 }
 PUBLISHED = "paper"
 """The scale whose detectors the papers' printed points are comparable with."""
+LONGEST = 200
+"""Characters of an encoding that is told of a point."""
 HEADS = ("Detector", "Kind", "Input", "AP", "AP50", "Latency", "MAC", "Parameters", "Search and training", "Seed")
 UNITS = {
     "AP": "points",
@@ -99,13 +102,22 @@ def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, 
 def _against(cost: str, groups: Mapping[str, Sequence[Record]]) -> Picture:
     label, unit = COSTS[cost]
     points = {
-        name: [(each[cost] / unit, each["AP"]) for each in some if each[cost] is not None]
+        name: [(each[cost] / unit, each["AP"], _more(each, label)) for each in some if each[cost] is not None]
         for name, some in groups.items()
     }
     fronts = [name for name, some in groups.items() if some[0]["role"] != STANDARD]
     printed = _printed(cost, groups)
     data: dict[str, Any] = {"points": points, "with_front": fronts, "cost_label": label, "log_cost": True}
     return Picture(f"detectors-{cost}" + ("-points" if printed else ""), "fronts", data | {"highlighted": printed})
+
+
+def _more(record: Record, shown: str) -> dict[str, Any]:
+    """What the page says of a point besides. shown: the cost that the picture says."""
+    encoding = record["encoding"]
+    said = {"Detector": record["name"], "Latency (ms)": record["latency"], "MAC (M)": record["macs"] / 1e6}
+    said |= {"Input": "x".join(map(str, record["input_size"])), "Seed": record["seed"], "Command": record["command"]}
+    said |= {"Encoding": encoding if isinstance(encoding, str) else json.dumps(encoding)[:LONGEST]}
+    return {name: value for name, value in said.items() if value is not None and name != shown}
 
 
 def _printed(cost: str, groups: Mapping[str, Sequence[Record]]) -> dict[str, tuple[float, float]]:

@@ -134,6 +134,7 @@ def test_one_that_cannot_be_measured_is_named_and_costs_no_other(tmp_path, datas
 def record(paper: str = PAPER, role: str = FOUND, seed: int = 0, ap: float = 20.0, scale: str = "nano") -> dict:
     costs = {"macs": 50e6, "macs_mmdet": 51e6, "params": 2e6, "latency": 3.0, "cpu_seconds": 100.0}
     named = {"name": f"{paper}-{role}", "paper": paper, "role": role, "seed": seed, "scale": scale}
+    named |= {"encoding": {"widths": [1] * 200}, "command": "python -m search"}
     return {**named, **costs, "AP": ap, "AP50": 2 * ap, "input_size": [96, 64]}
 
 
@@ -151,6 +152,9 @@ def test_the_record_has_every_detector_and_a_front_for_each_method_and_its_rando
         f"detectors-{cost}" for cost in ("macs", "latency", "params", "cpu_seconds")
     ]
     assert all(picture.data["with_front"] == [title, f"{title}, random search"] for picture in against)
+    cost, points, said = against[0].data["points"][title][1]
+    assert (cost, points, said["Seed"], said["Latency (ms)"], said["Command"]) == (50, 21, 1, 3, "python -m search")
+    assert len(said["Encoding"]) <= 200
     assert list(bands.data["bands"]) == [title]  # of two seeds
     for picture in result.pictures:
         assert render(picture).startswith(b"\x89PNG")
