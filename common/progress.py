@@ -68,7 +68,7 @@ class _Command:
 
     def whole(self) -> str:
         left = self.seconds_left()
-        return "" if left is None else f", about {tqdm.format_interval(left)} left in all"
+        return f", about {tqdm.format_interval(left)} left in all" if left else ""
 
     def speak(self, text: str) -> None:
         self.spoke = time.perf_counter()
