@@ -1,6 +1,7 @@
 """Published results: drawn and judged again from their numbers, they come out as committed, and name no folder."""
 
 import importlib
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -11,14 +12,13 @@ import pytest
 from common.plain import from_json, read_json, to_json
 from common.report.claims import read_claims
 from common.report.exhibit import ExhibitResult, Setting
-from common.report.readme import papers as papers_of
-from common.report.readme import published_folders
+from common.report.readme import pages_of, published_folders
 from common.report.reproduce import by_number, draw, judge_measured
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = [
-    pytest.param(folder, paper.name, id=folder.relative_to(ROOT).as_posix())
-    for paper in papers_of(ROOT)
+    pytest.param(folder, ".".join(paper.relative_to(ROOT).parts), id=folder.relative_to(ROOT).as_posix())
+    for paper in pages_of(ROOT)
     for folder in published_folders(ROOT, paper.name)
     if (folder / "measured.json").is_file()  # what is superseded is shown from its records alone
 ]
@@ -52,7 +52,8 @@ def test_exhibits_are_those_that_their_numbers_give(folder, paper):
 
 @pytest.mark.parametrize(("folder", "paper"), FOLDERS)
 def test_claims_are_judged_as_committed(folder, paper):
-    options_class = importlib.import_module(f"{paper}.reproduce").Options
+    module = "reproduce" if importlib.util.find_spec(f"{paper}.reproduce") else "__main__"
+    options_class = importlib.import_module(f"{paper}.{module}").Options
     paper = importlib.import_module(f"{paper}.exhibits").PAPER
     records = read_json(folder / "measured.json")
     measured = {name: by_number(record["seeds"]) for name, record in records.items()}
