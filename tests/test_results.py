@@ -58,17 +58,19 @@ def test_claims_are_judged_as_committed(folder, paper):
     records = read_json(folder / "measured.json")
     measured = {name: by_number(record["seeds"]) for name, record in records.items()}
     setting = next(iter(records.values()))["setting"]
-    committed = read_claims(folder / "claims.json")
+    if not (committed := read_claims(folder / "claims.json")):
+        pytest.skip("pilots alone: no claim is judged by them")
     data = "scenes" if setting["data"] == "scenes" else f"coco:DIR/{setting['data']}"
     preset = options_class.PRESETS[setting["scale"]]
     seeds = len(next(iter(committed.values()))["seeds"])
     again = judge_measured(
         paper, options_class(scale=setting["scale"], preset=preset, data=data, seeds=seeds), measured
     )
-    assert list(again) == list(committed)
-    for name, record in again.items():
+    shown = {claim.id for exhibit in paper.exhibits if exhibit.name in measured for claim in exhibit.claims}
+    assert list(committed) == [name for name in again if name in shown]
+    for name, record in committed.items():
         for field in JUDGED:
-            assert rounded(record[field]) == rounded(committed[name][field]), f"{name}.{field}"
+            assert rounded(record[field]) == rounded(again[name][field]), f"{name}.{field}"
 
 
 def test_no_result_names_a_folder_of_a_machine():

@@ -391,6 +391,7 @@ def environment_of(
 def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
     """Copy exhibits, their numbers seed by seed, claims and run records of a run folder; the folder they are in.
 
+    Claims are those of the exhibits: nobody looked for the others yet.
     Nothing that is published holds a path of this machine; pictures are there as data.
     """
     target = published_folder(paper, options)
@@ -411,7 +412,8 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
             continue
         names |= dict.fromkeys(result.runs)
     write_json(target / "measured.json", numbers)
-    claims = read_json(folder / "claims.json")
+    shown = {claim.id for exhibit in paper.exhibits if exhibit.name in numbers for claim in exhibit.claims}
+    claims = {name: claim for name, claim in read_json(folder / "claims.json").items() if name in shown}
     for claim in claims.values():
         claim["command"] = command_for(paper, replace(anywhere, only=(), claim=()))
     write_json(target / "claims.json", claims)

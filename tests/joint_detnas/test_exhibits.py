@@ -16,7 +16,16 @@ from common.report.claims import Evidence, judge
 from common.report.exhibit import ExhibitResult, Setting, printed, triple
 from common.report.reproduce import draw, measure_exhibit, stacked_evidence
 from common.report.statistics import Difference, mean_interval
-from joint_detnas.exhibits import COCO_NUMBERS, EXHIBITS, PAPER, STEPS, detector, share_until, share_without_effect
+from joint_detnas.exhibits import (
+    CHOICES,
+    COCO_NUMBERS,
+    EXHIBITS,
+    PAPER,
+    STEPS,
+    detector,
+    share_until,
+    share_without_effect,
+)
 from joint_detnas.presets import BACKBONES, KINDS, PRESETS, other_choices
 
 PILOTS = ["choices", "plateau"]
@@ -274,7 +283,7 @@ def choices_rows() -> Iterator[list[Any]]:
         )
         first, second = [None, None] if name == "none" else apart
         numbers = [mean(best), first, of(run), second, of(run, "macs_mmdet", M), gain, of(run, "seconds", MIB)]
-        yield ["as chosen" if name == "none" else name, *numbers]
+        yield [CHOICES[name], *numbers]
 
 
 def expected_rows(name: str) -> list[list[Any]]:

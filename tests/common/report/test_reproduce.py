@@ -342,7 +342,9 @@ def test_what_is_published_holds_no_path_of_this_machine(toy):
     again, own = f"{SMOKE} coco:DIR/aquarium --seeds 1", "--second-data voc:DIR/reef --base base.pth"
     figure = ExhibitResult.load(target / "figure1.json")
     assert figure.command == f"{again} --only figure1 {own}"
-    assert {claim["command"] for claim in read_json(target / "claims.json").values()} == {f"{again} {own}"}
+    claims = read_json(target / "claims.json")
+    assert {claim["command"] for claim in claims.values()} == {f"{again} {own}"}
+    assert claims.keys() == {claim.id for claim in toy.paper.by_name["figure1"].claims}  # those of no other exhibit
     measured = read_json(target / "measured.json")["figure1"]
     assert measured["setting"]["options"] == {"second_data": "voc:DIR/reef", "base": "base.pth", "shares": []}
     assert measured["seeds"]["0"]["AP"] == {"ours": 42.0, "theirs": 40.0}
