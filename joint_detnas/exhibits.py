@@ -1110,7 +1110,7 @@ def draw_choices(measured: Sequence[Measured], setting: Setting) -> Drawn:
         rows,
         f"{detector(setting.preset['backbone'])}: the search, and with one choice at a time that the paper leaves open "
         "made otherwise; on seeds that nothing is judged by.",
-        ["A step's decay of a norm's weight is 2e-8 of it at nano scale, less than float32 can hold: no effect there."],
+        ["A step's decay of a norm's weight is 2e-8 of it at nano scale, less than float32 can hold: it does nothing."],
     )
 
 
