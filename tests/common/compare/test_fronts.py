@@ -63,8 +63,8 @@ def test_the_whole_command_judges_every_claim(tmp_path):
     reproduce(PAPER, options)
     published = tmp_path / "results/smoke/compare"
     claims = read_json(published / "claims.json")
-    assert [claims[name]["verdict"] for name in ("X-1", "X-2", "X-3")] == ["inconclusive"] * 3
-    assert claims["X-2"]["reason"] == "1 of the 5 seeds that a verdict needs" or "AP points" in claims["X-2"]["reason"]
+    reasons = {"X-1": "two methods and two seeds are", "X-2": "networks of", "X-3": "not measured: first"}
+    assert {name: claims[name]["reason"][: len(start)] for name, start in reasons.items()} == reasons
     assert len(claims["X-2"]["conditions"]) == len(claims["X-2"]["budget"]) / 2 == len(methods())
     areas = [row[2]["mean"] for row in read_json(published / "table1.json")["table"]["rows"]]
     assert len(areas) == 2 * len(methods())
