@@ -103,6 +103,11 @@ class Paper:
         claims = [claim for exhibit in self.exhibits for claim in exhibit.claims]
         return sorted(claims, key=lambda claim: int("".join(filter(str.isdigit, claim.id))))
 
+    @property
+    def shown_by(self) -> dict[str, tuple[str, ...]]:
+        """Names of the exhibits that each claim rests on, the one that it stands with first."""
+        return {claim.id: (each.name, *claim.exhibits) for each in self.exhibits for claim in each.claims}
+
 
 def reproduce(paper: Paper, options: ReproduceOptions) -> None:
     """What the options ask for. `InputError`, at the end, when some exhibit could not be measured."""
@@ -149,11 +154,10 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
 def _checked(paper: Paper, options: ReproduceOptions) -> list[Exhibit]:
     """The exhibits asked for; `InputError` for whatever can be known to be wrong before anything is trained."""
     names = list(options.only)
-    rests_on = {claim.id: (each.name, *claim.exhibits) for each in paper.exhibits for claim in each.claims}
     for wanted in options.claim:
-        if wanted not in rests_on:
+        if wanted not in paper.shown_by:
             raise InputError(f"unknown claim {wanted!r}: give some of {', '.join(each.id for each in paper.claims)}")
-        names += rests_on[wanted]
+        names += paper.shown_by[wanted]
     unknown = [name for name in names if name not in paper.by_name]
     if unknown:
         raise InputError(f"unknown exhibit {unknown[0]!r}: give some of {', '.join(paper.by_name)}")
@@ -350,7 +354,8 @@ def judge_measured(
         budget=budget,
         why=why or {},
     )
-    return judge_all(paper.claims, evidence, paper.name, paper.title)
+    judged = judge_all(paper.claims, evidence, paper.name, paper.title)
+    return {name: record | {"exhibits": list(paper.shown_by[name])} for name, record in judged.items()}
 
 
 def _mean_budget(by_seed: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -412,8 +417,8 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
             continue
         names |= dict.fromkeys(result.runs)
     write_json(target / "measured.json", numbers)
-    shown = {claim.id for exhibit in paper.exhibits if exhibit.name in numbers for claim in exhibit.claims}
-    claims = {name: claim for name, claim in read_json(folder / "claims.json").items() if name in shown}
+    claims = read_json(folder / "claims.json")
+    claims = {name: claim for name, claim in claims.items() if paper.shown_by[name][0] in numbers}
     for claim in claims.values():
         claim["command"] = command_for(paper, replace(anywhere, only=(), claim=()))
     write_json(target / "claims.json", claims)

@@ -139,7 +139,10 @@ def behind(record: Record) -> list[str]:
 
 
 def exhibits_of(record: Record) -> list[str]:
-    """Names of the exhibits where the paper says it: of "Tables 2 and 4", table2 and table4."""
+    """Names of the exhibits that the claim rests on; where the record has none, of those where the paper says it: of
+    "Tables 2 and 4", table2 and table4."""
+    if "exhibits" in record:
+        return record["exhibits"]
     places = re.findall(r"(Figure|Table)s? (\d+(?:(?:, | and )\d+)*)", record.get("where") or "")
     return [f"{kind.lower()}{number}" for kind, numbers in places for number in re.findall(r"\d+", numbers)]
 
