@@ -267,6 +267,7 @@ PHOTO = replace(
 )
 """Useful detectors from a few hundred photographs of one's own: nano's thin networks, 256 pixels.
 
+Time: not measured.
 Command: python -m detofa.train --scale photo --data auto:DIR
 """
 

@@ -530,6 +530,7 @@ PHOTO = replace(
 )
 """A useful detector from a few hundred photographs of one's own: nano's thin networks, 192 and 256 pixels.
 
+Time: not measured.
 Command: python -m joint_detnas.search --scale photo --data auto:DIR
 """
 
