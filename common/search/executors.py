@@ -201,17 +201,21 @@ def _here(
     """
     mark = run.path / "attempt.json"
     killed, times = _read_attempt(mark)
-    for name, item in todo.items():
-        tried = times if name == killed else 0
-        if tried and function.__module__ != "__main__" and _pickles((function, item)):
-            with contextlib.closing(_Workers(1)) as alone:
-                yield from alone.evaluate(function, {name: item}, tried=[name])
-        elif tried > 1:
-            yield name, {"status": "failed", "reason": KILLED, "seconds": 0.0}
-        else:
-            with _written_down(mark, name, tried + 1) if run.writes else contextlib.nullcontext():
-                outcome = _attempt(function, item)
-            yield name, outcome
+    try:
+        for name, item in todo.items():
+            tried = times if name == killed else 0
+            if tried and function.__module__ != "__main__" and _pickles((function, item)):
+                with contextlib.closing(_Workers(1)) as alone:
+                    yield from alone.evaluate(function, {name: item}, tried=[name])
+            elif tried > 1:
+                yield name, {"status": "failed", "reason": KILLED, "seconds": 0.0}
+            else:
+                with _written_down(mark, name, tried + 1) if run.writes else contextlib.nullcontext():
+                    outcome = _attempt(function, item)
+                yield name, outcome
+    finally:
+        if run.writes:
+            mark.unlink(missing_ok=True)  # of one that was tried again, too
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Candidates are evaluated once, recorded at once, and a failed one does not stop the others."""
 
 import errno
+import json
 import os
 import random
 import re
@@ -148,6 +149,19 @@ def test_a_candidate_that_kills_the_search_is_tried_once_more_in_a_process_of_it
         assert [record["status"] for record in records] == ["done", "failed", "done"]
         assert "its process was killed" in records[1]["reason"]
         assert records[2]["process"] == os.getpid()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_nothing_is_left_of_the_note_when_the_last_candidate_was_broken_off(tmp_path, times):
+    def local(item):  # cannot be sent, so it is given up the second time
+        return measure(item)
+
+    run = Run.open(tmp_path, {})
+    for number, function in enumerate((measure, local)):
+        (tmp_path / "attempt.json").write_text(json.dumps({"name": json.dumps([0, number]), "times": times}))
+        given_up = times > 1 and function is local
+        assert evaluate(run, [(0, number)], function)[0]["status"] == ("failed" if given_up else "done")
+        assert not (tmp_path / "attempt.json").exists()
 
 
 def test_a_damaged_note_of_an_attempt_says_nothing(tmp_path):
