@@ -59,8 +59,8 @@ def test_every_exhibit_has_its_table_pictures_and_runs(folder, name):
 
 def test_verdicts_need_seeds_and_numbers(folder, results, steps):
     claims = read_json(results / "smoke" / "joint_detnas" / "claims.json")
-    assert list(claims) == [f"JD-{number}" for number in range(1, 12)]
-    assert [name for name, claim in claims.items() if "not measured" not in claim["reason"]] == ["JD-9", "JD-10"]
+    assert list(claims) == ["JD-9", "JD-10"]
+    assert not any("not measured" in claim["reason"] for claim in claims.values())
     assert {claim["verdict"] for claim in claims.values()} <= {"inconclusive", "not testable at this scale"}
     gains = [step | {"gain": 100 * step["increment"]} for step in steps]
     share, by_number, place = pruning_evidence(gains, TINY.search.budget).values()
