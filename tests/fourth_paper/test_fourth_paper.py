@@ -72,6 +72,7 @@ def test_report_and_scoreboard_show_it(reproduced):
         assert all(text in page for text in ("WideNet", "WN-1: wider is better", '<svg class="plot"'))
 
 
+@pytest.mark.slow
 def test_it_is_compared_at_a_budget_and_its_detectors_on_one_page(reproduced):
     alone = "[methods().pop(name) for name in [*methods()] if name != 'widenet']"  # the others take their time
     code = f"from common.compare.methods import methods; {alone}; from common.cli import run; "

@@ -551,6 +551,7 @@ def _copy_of_parts(study: JointDetNASStudy, out: Path) -> None:
     shutil.copytree(study.folder, out / study.folder.relative_to(study.folder.parents[1]), ignore=ignored)
 
 
+@pytest.mark.slow
 def test_killed_in_a_pair_it_comes_to_the_same_end(study, tmp_path):
     """SIGKILL, in another process, at the second step of the third pair; then on in this one."""
     _copy_of_parts(study, tmp_path)
@@ -610,6 +611,7 @@ def test_lost_weights_of_a_parent_are_made_anew(study, tmp_path, monkeypatch, ca
     assert "is trained again, for " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_measure_what_one_process_does(study, tmp_path):
     """AP and costs depend on no latency, so that whole searches can be compared; pairs are recorded as they end."""
     _copy_of_parts(study, tmp_path)
