@@ -249,7 +249,7 @@ AP 22.1, 26.7 and 28.3 after 20, 40 and 80 thousand samples, the dearest path of
 the cheapest 10.9, 15.2 and 18.2. The filter learns from the paper's 500 paths.
 Command: python -m detofa.reproduce --scale nano --precision bfloat16 --seeds 6
 Blood cells, a second set: the same with --data coco:DIR/bccd
-Time, by estimate: 90 minutes a seed on one core (AMD EPYC, AVX512-BF16), pre-training apart.
+Time: 89 minutes of CPU a seed (AMD EPYC, AVX512-BF16), pre-training apart.
 """
 
 PHOTO = replace(
