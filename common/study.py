@@ -55,7 +55,23 @@ STANDARD_WIDTH = 64
 Make = Callable[[Run], Mapping[str, Any]]
 
 
-class Study:
+class Recording:
+    """Remembers which runs are used while something is measured."""
+
+    _recorders: list[dict[str, None]]
+
+    @contextmanager
+    def recording(self) -> Iterator[dict[str, None]]:
+        """Names of the runs (DATA-SCALE/RUN) that are used inside, in order, with those that they were made from."""
+        used: dict[str, None] = {}
+        self._recorders.append(used)
+        try:
+            yield used
+        finally:
+            self._recorders.pop()
+
+
+class Study(Recording):
     """All runs of one seed.
 
     options: the paper's flags, with the preset. seed: of weights, data order and sampling. command: as typed, kept in
@@ -201,16 +217,6 @@ class Study:
                 write_page_of_run(run.path)
         except Exception as error:
             print(f"the page of {run.path} could not be drawn ({error}); the run itself is whole", file=sys.stderr)
-
-    @contextmanager
-    def recording(self) -> Iterator[dict[str, None]]:
-        """Names (DATA-SCALE/RUN) of the runs that are used inside, in order, with those that they were made from."""
-        used: dict[str, None] = {}
-        self._recorders.append(used)
-        try:
-            yield used
-        finally:
-            self._recorders.pop()
 
     def _opened(self, name: str, what: str, settings: Mapping[str, Any]) -> Run:
         path = self.folder / name

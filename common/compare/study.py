@@ -1,7 +1,5 @@
 """One seed of the comparison: what every method finds in its budget, and what random search finds in the same."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +11,7 @@ from common.compare.methods import front_of, methods, study_of
 from common.compare.presets import Options
 from common.data.source import load
 from common.plain import InputError, read_json
-from common.study import spent_by
+from common.study import Recording, spent_by
 from common.train.run_folder import Run
 
 
@@ -27,7 +25,7 @@ class Side:
     runs: tuple[str, ...]
 
 
-class Comparison:
+class Comparison(Recording):
     """All methods on one data set, for one seed; see `common.compare.methods` for what each of them offers."""
 
     def __init__(self, options: Options, seed: int = 0, command: str = ""):
@@ -53,16 +51,6 @@ class Comparison:
         other = Comparison(replace(self.options, data=data), self.seed, self.command)
         other._recorders = self._recorders
         return other
-
-    @contextmanager
-    def recording(self) -> Iterator[dict[str, None]]:
-        """Names of the runs that are used inside, as they lie from the comparison's own folder."""
-        used: dict[str, None] = {}
-        self._recorders.append(used)
-        try:
-            yield used
-        finally:
-            self._recorders.pop()
 
     def side(self, method: str, random: bool) -> Side:
         """What a method finds in the budget, or random search in its space."""
