@@ -225,7 +225,7 @@ def joint_detnas(scale: str, images: int) -> tuple[dict[str, Kind], dict[str, li
         "fixed students": searches(2, preset.teaching.budget, own),
         "grid of teachers": searches(len(preset.pruned_backbones), len(preset.grid_teachers)),
         "pipelines": Kind(
-            2 * long * (3 * own + largest) + preset.search.budget // 2 * pair * 3 * own, 3, params, 2 * long
+            long * (3 * 3 * own + 2 * largest) + preset.search.budget // 2 * pair * 3 * own, 4, params, 3 * long
         ),
         "cascade": Kind(
             preset.cascade.optimisation.epochs * images * (3 * own + largest),

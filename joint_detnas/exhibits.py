@@ -609,13 +609,23 @@ def draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
         [
             f"The cost is {100 * setting.preset['goal']:g} % of the base detector's backbone, fixed before the runs; "
             "of the joint search, the best pair that costs no more.",
-            "A pipeline has as many pairs' trainings as that pair has behind it: a quarter with the penalty on the "
-            "gammas, pruning at once, the rest under the largest teacher. NAS is the search without teacher and "
-            "channel pruning, with half its pairs, whose trainings count.",
+            "A pipeline has as many pairs' trainings as that pair has behind it, those after the pruning under the "
+            f"largest teacher. {_penalty_in_words(setting.preset)} NAS is the search without teacher and channel "
+            "pruning, with half its pairs, whose trainings count.",
             "Intermediate AP is at the base size, final AP at the size of the joint search's pair.",
             *[f"In {len(measured) - len(whole)} of {len(measured)} seeds no pair of the search came to the cost."]
             * (len(whole) < len(measured)),
         ],
+    )
+
+
+def _penalty_in_words(preset: Mapping[str, Any]) -> str:
+    share = f"in the first {100 * preset['penalised_share']:g} % of its pairs"
+    if not preset["penalised_base"]:
+        return f"The penalty on the gammas trains what will be pruned {share}."
+    return (
+        "The penalty on the gammas trains the base detector that will be pruned from the start, and what NAS found "
+        f"{share}."
     )
 
 
@@ -1114,6 +1124,47 @@ def draw_choices(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
+PENALISED = {"none": "as chosen", "penalised-pairs": "in the first pairs", "no-penalty": "never"}
+"""When L_BN trains a pipeline of Table 5 before the pruning, by choice; what NAS found never had it from the start."""
+PENALTIES = [
+    (name, each) for name in PIPELINES for each in PENALISED if (name, each) != ("nas-prune-kd", "penalised-pairs")
+]
+
+
+def measure_penalty(study: "JointDetNASStudy") -> Measured:
+    """Table 5's pipelines, by when the penalty on the gammas trains them before the pruning."""
+    found = {f"{name} {choice}": study.pipeline(name, choice) for name, choice in PENALTIES}
+    if None in found.values():
+        return {"rows": {}}
+    return {
+        "rows": {
+            key: {"before": detector_numbers(each["before"]), "after": detector_numbers(each)}
+            for key, each in found.items()
+        }
+    }
+
+
+def draw_penalty(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    rows, whole = [], [each for each in measured if each["rows"]]
+    for name, choice in PENALTIES if whole else ():
+        row, chosen = (Shown(whole)["rows", f"{name} {each}"] for each in (choice, "none"))
+        other = None if choice == "none" else row["after"].ap_minus(chosen["after"])
+        rows.append([PIPELINES[name], PENALISED[choice], row["before"].ap, row["after"].ap, other])
+    return _drawn(
+        {"Pipeline": "", "Penalty before the pruning": "", "AP before the pruning": "points", "Final AP": "points"}
+        | {"Minus as chosen": "AP points"},
+        rows,
+        f"Table 5's pipelines of {detector(setting.preset['backbone'])} by when the penalty on the gammas trains what "
+        "will be pruned; on seeds that nothing is judged by.",
+        [
+            f"As chosen: {_penalty_in_words(setting.preset)}",
+            f'"In the first pairs": {100 * setting.preset["penalised_share"]:g} % of them, without a teacher.',
+            *[f"In {len(measured) - len(whole)} of {len(measured)} seeds no pair of the search came to the cost."]
+            * (len(whole) < len(measured)),
+        ],
+    )
+
+
 def measure_plateau(study: "JointDetNASStudy") -> Measured:
     """AP of the base detectors and of the pool's largest equivalent alone against the length of training."""
     return {"rows": {name: study.plateau(name) for name in (*study.preset.upgraded_backbones, "largest")}}
@@ -1157,6 +1208,7 @@ TITLES = {
     "table6": ("Upgraded detectors by all COCO numbers", "speed and AP by IoU and size"),
     "table7": ("The cost of the search", "pairs, time and result of the search and of random search"),
     "choices": ("What the paper leaves open, chosen otherwise", "short searches with one setting changed at a time"),
+    "penalty": ("When the penalty on the gammas trains a pipeline", "AP of pipelines, with and without the penalty"),
     "plateau": ("AP against the length of training", "base detectors trained for several lengths"),
     "figure7": ("Computation of the backbone's stages before and after the search", "costs of the four resolutions"),
 }
@@ -1174,6 +1226,7 @@ EXHIBITS = (
     Exhibit("table7", *TITLES["table7"], measure_table7, draw_table7, (JD11,)),
     Exhibit("figure7", *TITLES["figure7"], measure_figure7, draw_figure7, (JD10,)),
     Exhibit("choices", *TITLES["choices"], measure_choices, draw_choices, pilot=2),
+    Exhibit("penalty", *TITLES["penalty"], measure_penalty, draw_penalty, pilot=2),
     Exhibit("plateau", *TITLES["plateau"], measure_plateau, draw_plateau, pilot=1),
 )
 

@@ -345,6 +345,11 @@ class Preset(StudyPreset):
     """Of the base detectors that Table 4 upgrades, the smallest first; the preset's own is among them."""
     goal: float = 0.5
     """Share of the base backbone's cost that Table 5 compares at (paper: 60.8 of 122.6 G)."""
+    penalised_base: bool = True
+    """Table 5's pipeline of pruning and distillation begins with a base detector that L_BN trained from the start
+    (paper); else with the base detector as it is (33)."""
+    penalised_share: float = 0.25
+    """Share of a pipeline's pairs that L_BN trains before the pruning, where it did not from the start (33)."""
     grid_teachers: tuple[tuple[str, Teacher], ...]
     """Teachers of Figure 5, by name; its students are those of Table 2, not pruned and pruned most."""
     grid_training: Optimisation
@@ -353,6 +358,10 @@ class Preset(StudyPreset):
     """What becomes of the detector that a search found, beyond the search (paper: Table 6's X101-Cascade)."""
     cascaded_backbones: tuple[str, ...]
     """Of the upgraded detectors that Table 6 also shows so."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.penalised_share < 1:
+            raise InputError(f"penalised_share must be at least 0 and below 1, got {self.penalised_share:g}")
 
 
 def _equivalents(depths: Mapping[str, tuple[int, ...]], width: float = 1.0) -> tuple[tuple[str, Teacher], ...]:
@@ -625,6 +634,13 @@ def other_choices(preset: Preset) -> dict[str, Preset]:
         "printed-gamma-weight": of_students(gamma_weight=MorphismSettings.gamma_weight),
         "norms-decay": replace(preset, pair_training=replace(preset.pair_training, no_decay_on_norm=False)),
     }
+
+
+def other_pipelines(preset: Preset) -> dict[str, Preset]:
+    """A preset under which L_BN trains Table 5's pipelines elsewhere, or nowhere, before the pruning; see the exhibit
+    penalty."""
+    in_pairs = replace(preset, penalised_base=False)
+    return {"penalised-pairs": in_pairs, "no-penalty": replace(in_pairs, penalised_share=0.0)}
 
 
 # ---- Flags

@@ -12,7 +12,9 @@ sampled-NAME               the same network out of the pool, measured only
 grid-BACKBONE              students of this backbone under each of the teachers of Figure 5
 pruned-BACKBONE-PERCENT    the base detector pruned at once, then trained a little
 distilled-BACKBONE-METHOD  a base detector trained from the start under one teacher
-pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillation; or architecture search before both
+penalised-BACKBONE         the base detector, trained with L_BN from the start, for a pipeline
+pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillation; or architecture search before both;
+                           also with -CHOICE, see `other_pipelines`
 cascade-BACKBONE           what the search found, with deformable convolutions and a cascade of heads, trained on
 """
 
@@ -87,6 +89,7 @@ from joint_detnas.presets import (
     Teacher,
     check_backbone,
     other_choices,
+    other_pipelines,
     size_name,
 )
 
@@ -670,37 +673,53 @@ class JointDetNASStudy(BackboneStudy):
 
     # ---- pipelines and the cascade: Tables 5 and 6
 
-    def pipeline(self, name: Literal["prune-kd", "nas-prune-kd"]) -> dict[str, Any] | None:
+    def penalised(self) -> dict[str, Any]:
+        """The base detector, trained as long, but with L_BN from the start, for Table 5: as `base`."""
+        what = f"penalised-{self.name}"
+
+        def make(run: Run) -> dict[str, Any]:
+            student = as_described(self.base_detector())
+            took = self.train_student(run, student, self.preset.base_training, None)
+            result = self.report(student, self.preset.base_size)
+            self.write_detector(run, student, result)
+            return {**result, **took}
+
+        return self.once(what, make) | self._detector_of(what)
+
+    def pipeline(self, name: Literal["prune-kd", "nas-prune-kd"], choice: str = "none") -> dict[str, Any] | None:
         """One thing after the other, with as many trainings as the search's slim pair had: (architecture search,)
         pre-training with L_BN, pruning to the goal, distillation from the largest teacher; judged at the slim pair's
-        size. "before": what was pruned. None where the search has no slim pair."""
-        preset, goal = self.preset, self.search()["slim"]
+        size. "before": what was pruned. None where the search has no slim pair. choice: of `other_pipelines`."""
+        goal = self.search()["slim"]
+        preset = self.preset if choice == "none" else other_pipelines(self.preset)[choice]
         if goal is None:
             return None
+        from_the_start = name == "prune-kd" and preset.penalised_base and self.given is None
 
         def make(run: Run) -> dict[str, Any]:
             if name == "prune-kd":
-                file, left = self.base()["file"], goal["depth"]
+                file, left = (self.penalised() if from_the_start else self.base())["file"], goal["depth"]
             else:
                 nas = self.upgraded("nas")
                 file, left = nas["file"], max(2, goal["depth"] - nas["depth"])
             base, start = (read_base(Path(each), self.device) for each in (self.base()["file"], file))
             whole = count(base, preset.base_size).parts["backbone"]["macs_mmdet"]
             pupil, reports, before = self._pupil(start), [], {}
-            sparse = left // 4  # a quarter before the pruning, the rest after it
+            penalised = 0 if from_the_start else int(left * preset.penalised_share)
             teacher = self.teacher(preset.teachers.largest())
             for number in range(max(1, left)):
-                if number == sparse:
+                if number == penalised:
                     before = self.report(pupil.student, preset.base_size)
                     network = pupil.student
                     kept = kept_at_cost(network.backbone, preset.goal * whole, preset.base_size, preset.search.morphism)
                     pupil = self._pupil(keep_channels(network, kept), teacher)
                 pupil = child_of(pupil, None, 0, preset.search.morphism)
-                reports.append(self.train_on(run, f"pair-{number}", pupil, None if number < sparse else teacher))
+                reports.append(self.train_on(run, f"pair-{number}", pupil, None if number < penalised else teacher))
                 pupil.moments = run.load_weights(f"pair-{number}-moments")[0]
             return {**self.report(pupil.student, tuple(goal["size"])), **together(reports), "before": before}
 
-        return self.once(self.named("pipeline") + f"-{name}", make)
+        asked = {} if choice == "none" else {"penalised_share": preset.penalised_share}
+        return self.once(self.named("pipeline", name if choice == "none" else f"{name}-{choice}"), make, **asked)
 
     def cascade(self) -> dict[str, Any]:
         """What the search found, with deformable convolutions and a cascade of heads and trained on, at all sizes under

@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from joint_detnas.exhibits import (
 )
 from joint_detnas.presets import BACKBONES, KINDS, PRESETS, other_choices
 
-PILOTS = ["choices", "plateau"]
+PILOTS = ["choices", "penalty", "plateau"]
 NAMES = [*(f"table{number}" for number in range(1, 8)), *(f"figure{number}" for number in range(4, 8))]
 SMOKE = PRESETS["smoke"]
 SIZES, SEEDS = ("32x32", "64x64"), range(3)
@@ -110,8 +111,8 @@ class MadeUpStudy:
         found = self.search(control)
         return found["upgraded"] | {"score": found["score"]}
 
-    def pipeline(self, name: str) -> dict[str, Any]:
-        run = self.named("pipeline", self.backbone, name)
+    def pipeline(self, name: str, choice: str = "none") -> dict[str, Any]:
+        run = self.named("pipeline", self.backbone, *([name] if choice == "none" else [name, choice]))
         return result(self.seed, run) | {"before": result(self.seed, f"{run}-before")}
 
     def latencies(self) -> dict[str, Any]:
@@ -286,6 +287,16 @@ def choices_rows() -> Iterator[list[Any]]:
         yield [CHOICES[name], *numbers]
 
 
+def penalty_rows() -> Iterator[list[Any]]:
+    for name, label in (("prune-kd", "prune-KD"), ("nas-prune-kd", "NAS-prune-KD")):
+        chosen = f"pipeline-resnet18-{name}"
+        yield [label, "as chosen", of(f"{chosen}-before"), of(chosen), None]
+        others = {"penalised-pairs": "in the first pairs", "no-penalty": "never"}
+        for choice, when in list(others.items())[name != "prune-kd" :]:
+            run = f"{chosen}-{choice}"
+            yield [label, when, of(f"{run}-before"), of(run), of(run, minus=chosen)]
+
+
 def expected_rows(name: str) -> list[list[Any]]:
     """The whole table of an exhibit, from the rule."""
     if name == "table1":
@@ -382,14 +393,25 @@ def test_curves_and_bars_are_those_of_the_tables():
     ]
 
 
-def test_every_seed_in_which_no_pair_came_to_the_cost_is_counted(monkeypatch):
-    monkeypatch.setattr(MadeUpStudy, "pipeline", lambda self, name: None)
+@pytest.mark.parametrize(
+    ("base", "text"), [(True, "from the start, and what NAS found in the"), (False, "will be pruned in the")]
+)
+def test_notes_say_when_the_penalty_trains(base, text):
+    setting = Setting("scenes", "smoke", to_json(replace(SMOKE, penalised_base=base, penalised_share=0.5)))
+    for name in ("table5", "penalty"):
+        found = draw(PAPER, PAPER.by_name[name], measured(name), setting, "command")
+        assert any(f"{text} first 50 % of its pairs." in note for note in found.notes), found.notes
+
+
+@pytest.mark.parametrize("name", ["table5", "penalty"])
+def test_every_seed_in_which_no_pair_came_to_the_cost_is_counted(monkeypatch, name):
+    monkeypatch.setattr(MadeUpStudy, "pipeline", lambda self, name, choice="none": None)
     searching = MadeUpStudy.search
     monkeypatch.setattr(MadeUpStudy, "search", lambda self, *control: searching(self, *control) | {"slim": None})
-    found = drawn("table5")
+    found = drawn(name)
     assert not found.table.rows
     assert "In 3 of 3 seeds no pair of the search came to the cost." in found.notes
-    assert measured("table5")[0]["evidence"] == {}
+    assert not measured(name)[0].get("evidence")
 
 
 # ---- evidence

@@ -345,23 +345,34 @@ def test_a_network_out_of_the_pool_has_the_pools_weights(copied, tiny):
     assert result["AP"] == copied.precisions(network, "validation")[tiny.base_size]["AP"]
 
 
-@pytest.mark.parametrize("name", ["prune-kd", "nas-prune-kd"])
+PIPELINE_STARTS = {  # pipeline, choice -> (what it begins with, share of its pairs before the pruning)
+    ("prune-kd", "none"): ("penalised", 0.0),
+    ("prune-kd", "penalised-pairs"): ("base", 0.25),
+    ("prune-kd", "no-penalty"): ("base", 0.0),
+    ("nas-prune-kd", "none"): ("nas", 0.25),
+    ("nas-prune-kd", "no-penalty"): ("nas", 0.0),
+}
+
+
+@pytest.mark.parametrize(("name", "choice"), PIPELINE_STARTS)
 def test_a_pipeline_prunes_to_the_goal_and_trains_as_often_as_the_joint_search(
-    copied, tiny, trainings, monkeypatch, name
+    copied, tiny, trainings, monkeypatch, name, choice
 ):
-    before, nas = copied.base(), copied.upgraded("nas")
+    begins, share = PIPELINE_STARTS[name, choice]
+    before, nas, penalised = copied.base(), copied.upgraded("nas"), copied.penalised()
+    trainings.clear()
     goal = {"size": list(tiny.base_size), "depth": 9, "samples": 1, "cpu_seconds": 1.0}
     searched = copied.search()
     monkeypatch.setattr(JointDetNASStudy, "search", lambda self, control="none": searched | {"slim": goal})
     monkeypatch.setattr(JointDetNASStudy, "upgraded", lambda self, control: nas)
     weights = Run.load_weights
     monkeypatch.setattr(Run, "load_weights", lambda *at: ({}, {}) if "moments" in at[1] else weights(*at))
-    result = copied.pipeline(name)
+    result = copied.pipeline(name, choice)
     left = 9 if name == "prune-kd" else 9 - nas["depth"]
     assert len(trainings) == left
     taught = [teachers_seen(monkeypatch, losses)[0] is not None for *_, losses in trainings]
-    assert taught == [number >= left // 4 for number in range(left)]
-    start = read_base(Path((before if name == "prune-kd" else nas)["file"]))
+    assert taught == [number >= int(left * share) for number in range(left)]
+    start = read_base(Path({"base": before, "nas": nas, "penalised": penalised}[begins]["file"]))
     whole = count(read_base(Path(before["file"])), tiny.base_size).parts["backbone"]["macs_mmdet"]
     kept = kept_at_cost(start.backbone, tiny.goal * whole, tiny.base_size, tiny.search.morphism)
     expected, found = keep_channels(start, kept), student_weights(trainings[-1][1])
@@ -371,7 +382,26 @@ def test_a_pipeline_prunes_to_the_goal_and_trains_as_often_as_the_joint_search(
     assert seen.backbone.active_blocks == tiny.teachers.largest().depths
     assert (result["size"], result["samples"]) == (list(tiny.base_size), 0)
     monkeypatch.setattr(JointDetNASStudy, "search", lambda self, control="none": searched | {"slim": None})
-    assert copied.pipeline(name) is None
+    assert copied.pipeline(name, choice) is None
+
+
+def test_the_penalised_base_is_a_base_detector_trained_with_the_penalty(copied, tiny, trainings, monkeypatch):
+    copied.penalised()
+    ((model, weights, optimisation, losses),) = trainings
+    assert optimisation == tiny.base_training
+    fresh = as_described(copied.base_detector()).state_dict()
+    assert all(torch.equal(each, student_weights(weights)[key]) for key, each in fresh.items())
+    (found,) = losses(next(iter(copied.batches().epoch(0))), None)
+    norms = [each for each in model.student.backbone.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    penalty = sum(each.weight.detach().abs().sum().item() for each in norms)
+    assert found["gamma"].item() == pytest.approx(penalty, rel=1e-5)
+    detection = sum(found[part].item() for part in ("rpn_objectness", "rpn_box", "roi_class", "roi_box"))
+    assert found["loss"].item() == pytest.approx(detection + tiny.search.morphism.gamma_weight * penalty, rel=1e-5)
+
+
+def test_a_share_of_pairs_that_leaves_none_to_prune_is_refused(tiny):
+    with pytest.raises(InputError, match="penalised_share must be at least 0 and below 1, got 1"):
+        replace(tiny, penalised_share=1.0)
 
 
 def test_what_a_search_gains_is_counted_from_as_many_trainings_alone(copied, tiny, trainings, monkeypatch):
