@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -397,3 +398,31 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     total = kill_until_done(folder / "every-step", 0.0, seed=1) + kill_until_done(folder / "seldom", 0.05, seed=2)
     print(total)
+
+
+BLOCKS_OF_THEIR_OWN = """
+import ctypes, sys
+import torch
+from common.train.loop import keep_freed_memory
+
+class Numbers(ctypes.Structure):  # as glibc's malloc.h has them
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+numbers = ctypes.CDLL(None).mallinfo2
+numbers.restype = Numbers
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+before = numbers().hblks
+block = torch.ones(2**22)  # 16 MiB
+print(numbers().hblks - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator's options are glibc's")
+def test_large_blocks_come_from_memory_that_is_kept():
+    kept, handed_back = (
+        int(subprocess.run([sys.executable, "-c", BLOCKS_OF_THEIR_OWN, each], capture_output=True, check=True).stdout)
+        for each in ("kept", "handed back")
+    )
+    assert (kept, handed_back) == (0, 1)  # a block of its own goes back to the system when it is freed
