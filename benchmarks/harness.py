@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -19,8 +20,8 @@ class Timing:
 
     device: where networks live. repeats: largest number of rounds, in each of which everybody has a turn.
     patience_s: no further round begins once a comparison has taken so many seconds, so that a peer of half a minute is
-    timed once. clock: "cpu" counts the process's own time, for a machine that others use as well. warm_up: everybody
-    has a first turn that does not count.
+    timed once. clock: "cpu" counts the time of this process and of its commands, for a machine that others use as well.
+    warm_up: everybody has a first turn that does not count.
     """
 
     device: str = "cpu"
@@ -101,7 +102,7 @@ def seconds_in_turn(works: Mapping[str, Work], timing: Timing) -> tuple[dict[str
     """Median seconds a unit of each work, and the number of rounds; A B C A B C ..., not A A B B."""
     import torch  # not at the top: the command's help needs this module and not torch
 
-    clock = time.perf_counter if timing.clock == "wall" else time.process_time
+    clock = time.perf_counter if timing.clock == "wall" else _cpu_seconds
     wait = partial(torch.cuda.synchronize, timing.device) if timing.device != "cpu" else lambda: None
 
     for work in works.values() if timing.warm_up else ():
@@ -125,6 +126,12 @@ def seconds_in_turn(works: Mapping[str, Work], timing: Timing) -> tuple[dict[str
         if collecting:
             gc.enable()
     return {name: statistics.median(each) for name, each in seconds.items()}, len(seconds[name])
+
+
+def _cpu_seconds() -> float:
+    """Of this process, and of the commands that it ran and waited for."""
+    commands = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + commands.ru_utime + commands.ru_stime
 
 
 def compare(unit: str, ours: Work, peers: Mapping[str, Callable[[], Work]], timing: Timing, **more: Any) -> list[Row]:

@@ -1,8 +1,9 @@
 """`python -m common.report.readme`: the results in README.md and on the papers' pages, from the published records.
 
-README.md has the scoreboard, led by results/learnt.md where there is one, PAPER/README.md every published exhibit and
-claim, each between two markers; pictures become PNG files beside their records. Papers are the folders with a
-printed.json, and what is in common and has one is shown as they are. `--check` only says what is stale.
+README.md has the scoreboard, led by results/learnt.md where there is one, and the table of results/benchmarks.json
+where there is one; PAPER/README.md has every published exhibit and claim. Each stands between two markers; pictures
+become PNG files beside their records. Papers are the folders with a printed.json, and what is in common and has one is
+shown as they are. `--check` only says what is stale.
 """
 
 import os
@@ -10,9 +11,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.cli import Switch, run
-from common.plain import InputError, write_atomically
+from common.plain import InputError, read_json, write_atomically
 from common.report.claims import read_claims
 from common.report.exhibit import ExhibitResult, display_name, printed
 from common.report.runs import find_exhibits
@@ -30,8 +32,8 @@ from common.report.scoreboard import (
 )
 from common.report.tables import markdown_table, plain_markdown, side_by_side
 
-SCOREBOARD, RESULTS = "scoreboard", "results"
-"""Names of the two pairs of markers: <!-- scoreboard:begin --> to <!-- scoreboard:end -->."""
+SCOREBOARD, SPEED, RESULTS = "scoreboard", "speed", "results"
+"""Names of the pairs of markers: <!-- scoreboard:begin --> to <!-- scoreboard:end -->."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,13 @@ def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
     """Every file that is out of date, with what it should hold; None for one that should not be there."""
     from common.report.figures import digest, drawn_from, render  # matplotlib takes half a second
 
-    pages = {root / "README.md": (SCOREBOARD, scoreboards(root))}
+    pages = {root / "README.md": {SCOREBOARD: scoreboards(root)}}
+    timed = root / "results" / "benchmarks.json"
+    if timed.is_file():
+        pages[root / "README.md"][SPEED] = speeds(read_json(timed))
     for folder in pages_of(root):
         published = published_folders(root, folder.name)
-        pages[folder / "README.md"] = (RESULTS, "\n\n".join(results(each, folder) for each in published))
+        pages[folder / "README.md"] = {RESULTS: "\n\n".join(results(each, folder) for each in published)}
         for each in published:
             shown = [picture for result in _exhibits(each) for picture in result.pictures]
             pictures = {each / f"{picture.name}.png": picture for picture in shown}
@@ -75,11 +80,13 @@ def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
                     yield path, None
                 elif drawn_from(path) != digest(pictures[path]):
                     yield path, render(pictures[path])
-    for page, (name, part) in pages.items():
+    for page, parts in pages.items():
         if not page.is_file():
             raise InputError(f"{page} is not there; write it, or name the repository's folder with --root")
-        old = page.read_text()
-        if (new := renewed(old, name, part, str(page))) != old:
+        old = new = page.read_text()
+        for name, part in parts.items():
+            new = renewed(new, name, part, str(page))
+        if new != old:
             yield page, new.encode()
 
 
@@ -137,6 +144,25 @@ def scoreboards(root: Path) -> str:
         link = f"[{titles.get(folder.name, folder.name)}]({folder.name}/README.md)"
         rows.append((link, about["title"], about["authors"]))
     return "\n\n".join([*opening, markdown_table(("Page", "Paper", "Authors"), rows), *parts])
+
+
+def speeds(rows: list[dict[str, Any]]) -> str:
+    """The rows that `python -m benchmarks --json` printed, of one machine."""
+    first = rows[0]
+    about = (
+        f"Measured on {first['date']} on {first['device']} ({first['cpu']}, {first['threads']} threads), torch "
+        f"{first['torch']}, by `python -m benchmarks --json`: each pair in turn, medians of {first['clock']} time."
+    )
+    lines = []
+    for row in rows:
+        work = "\n".join(filter(None, (row["summary"], row["case"])))
+        unit = row["unit"]
+        peer = f"{row['peer']:.3g} {unit}\n{row['against']}" if row["peer"] is not None else f"–\n{row['reason']}"
+        ratio = "–" if row["ratio"] is None else f"{row['ratio']:.3g}"
+        ours = "\n".join(filter(None, (f"{row['ours']:.3g} {unit}", row["note"])))
+        lines.append((work, ours, peer, ratio, row["target"], row["bound"]))
+    heads = ("Work", "Ours", "Peer", "Times better", "Target", "Its time goes to")
+    return f"{about}\n\n{markdown_table(heads, lines)}"
 
 
 def results(folder: Path, paper: Path) -> str:

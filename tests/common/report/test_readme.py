@@ -93,6 +93,39 @@ def test_a_paper_without_results_is_named_alone(tmp_path):
     )
 
 
+def test_speeds_stand_beside_the_peers(tmp_path, capsys):
+    machine = {
+        "date": "2026-02-03",
+        "device": "cpu",
+        "cpu": "a processor",
+        "threads": 2,
+        "torch": "2.11",
+        "clock": "wall",
+    }
+    about = {"summary": "Adding", "target": "2 times as fast", "bound": "carrying", "unit": "s", "case": "1 + 1"}
+    rows = [
+        {"ours": 0.12345, "peer": 0.5, "ratio": 4.05, "against": "an abacus", "reason": None, "note": "exact"},
+        {"ours": 0.12345, "peer": None, "ratio": None, "against": "fingers", "reason": "there are ten", "note": None},
+    ]
+    write_json(tmp_path / "results/benchmarks.json", [machine | about | row for row in rows])
+    (tmp_path / "README.md").write_text(f"{BOARD}\n<!-- speed:begin --><!-- speed:end -->")
+    assert stale(tmp_path, capsys) == ["README.md"]
+    main(Options(root=tmp_path))
+    lines = (tmp_path / "README.md").read_text().split("<!-- speed:begin -->")[1].split("\n")
+    assert lines[2:] == [
+        "Measured on 2026-02-03 on cpu (a processor, 2 threads), torch 2.11, by `python -m benchmarks --json`: each "
+        "pair in turn, medians of wall time.",
+        "",
+        "| Work | Ours | Peer | Times better | Target | Its time goes to |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| Adding<br>1 + 1 | 0.123 s<br>exact | 0.5 s<br>an abacus | 4.05 | 2 times as fast | carrying |",
+        "| Adding<br>1 + 1 | 0.123 s | –<br>there are ten | – | 2 times as fast | carrying |",
+        "",
+        "<!-- speed:end -->",
+    ]
+    assert not stale(tmp_path, capsys)
+
+
 def test_what_compares_papers_has_a_page_as_they_have(toy):
     folder = toy.root / "common" / "toynas"
     folder.parent.mkdir()
