@@ -9,11 +9,11 @@ and OUT/gpu.tar.gz what is worth keeping. --dry runs every part, tiny, on the CP
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from common.cli import Switch, run, typed_command
@@ -444,11 +444,12 @@ def evaluation(machine: Machine) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from common.batch import Detections
     from common.data.scenes import scenes
     from common.evaluate.average_precision import GroundTruth
     from common.evaluate.recalibrate import reestimate_batch_norm
-    from common.evaluate.subnetworks import average_precision, folded
+    from common.evaluate.subnetworks import precision_of
+    from common.search.executors import evaluate_all
+    from common.train.run_folder import Run
 
     torch.manual_seed(0)
     supernet, _, size = detectors("nano" if machine.dry else "mini")["detofa supernet"]()
@@ -459,34 +460,21 @@ def evaluation(machine: Machine) -> dict[str, Any]:
     truth = GroundTruth(scenes("val", images, min(size)))
     sampled = supernet.backbone.space.sample(paths, np.random.default_rng(0))
 
-    def network_of(path: np.ndarray) -> "nn.Module":
+    def found_by(path: np.ndarray) -> Callable[[], dict[str, Any]]:
         network = supernet.extract(path)
         reestimate_batch_norm(network, calibration)
-        return network.eval()
-
-    @torch.inference_mode()
-    def detected(path: np.ndarray) -> Detections:
-        network = folded(network_of(path))
-        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.device == "cuda"):
-            parts = [network.detect(each.images).rescaled(each.scale) for each in unseen]
-        return Detections.cat(parts).to("cpu")
-
-    order = torch.cat([each.index.cpu() for each in unseen])
-
-    def scored(detections: Detections) -> float:
-        machine.settle()
-        return truth.evaluate(detections, order)["AP"]
+        return precision_of(network, unseen, truth)
 
     began = time.perf_counter()
-    for path in sampled:
-        average_precision(network_of(path), unseen, truth)
+    alone = [found_by(path)()["AP"] for path in sampled]
     one_by_one = time.perf_counter() - began
-    began = time.perf_counter()
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(scored, (detected(path) for path in sampled)))
-    pipelined = time.perf_counter() - began
+    with TemporaryDirectory() as folder, Run.open(folder, {}) as run:
+        began = time.perf_counter()
+        overlapped = [each["AP"] for each in evaluate_all(found_by, sampled, run, np.ndarray.tolist)]
+        pipelined = time.perf_counter() - began
+    apart = max(abs(one - other) for one, other in zip(overlapped, alone, strict=True))
     rates = {"paths_per_second": paths / pipelined, "one_by_one": paths / one_by_one, "ratio": one_by_one / pipelined}
-    return {**rates, "images": images, "size": size}
+    return {**rates, "images": images, "size": size, "ap_apart": apart}
 
 
 def benchmark(name: str, machine: Machine) -> dict[str, Any]:

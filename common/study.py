@@ -33,7 +33,7 @@ from common.evaluate.average_precision import METRICS, GroundTruth
 from common.evaluate.inspection import write_sheet
 from common.evaluate.latency import Detection, device_name, measure_latency
 from common.evaluate.recalibrate import reestimate_batch_norm
-from common.evaluate.subnetworks import average_precision
+from common.evaluate.subnetworks import precision_of
 from common.models.classifier import Classifier, classification_losses
 from common.models.detector import save_detector
 from common.models.ofa_resnet import OFAResNet
@@ -371,7 +371,13 @@ class Study(Recording):
         self, network: nn.Module, size: tuple[int, int], where: str, per_class: bool = False
     ) -> dict[str, Any]:
         """The 12 COCO numbers of a detector on one of `sets` at an input size. per_class: AP by class, too."""
-        return average_precision(network, self.measuring_batches(where, size).in_order(), self.truth(where), per_class)
+        return self.precision_of(network, size, where, per_class)()
+
+    def precision_of(
+        self, network: nn.Module, size: tuple[int, int], where: str, per_class: bool = False
+    ) -> Callable[[], dict[str, Any]]:
+        """The detector has looked at the images; the call that comes back gives `precision_at`'s numbers."""
+        return precision_of(network, self.measuring_batches(where, size).in_order(), self.truth(where), per_class)
 
     def _timer(self) -> dict[str, Any]:
         return {"device": device_name(torch.device(self.device)), "threads": torch.get_num_threads()}

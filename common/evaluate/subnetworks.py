@@ -93,4 +93,13 @@ def average_precision(
     network: nn.Module, batches: Iterable[Batch], truth: GroundTruth, per_class: bool = False
 ) -> dict[str, Any]:
     """The 12 COCO numbers (0..1) of what `detections_of` gives. per_class: see `GroundTruth.evaluate`."""
-    return truth.evaluate(*detections_of(network, batches), per_class)
+    return precision_of(network, batches, truth, per_class)()
+
+
+def precision_of(
+    network: nn.Module, batches: Iterable[Batch], truth: GroundTruth, per_class: bool = False
+) -> Callable[[], dict[str, Any]]:
+    """What the network finds is looked for at once; the call that comes back gives `average_precision`'s numbers, by
+    the CPU alone."""
+    found = detections_of(network, batches)
+    return lambda: truth.evaluate(*found, per_class)

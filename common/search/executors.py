@@ -21,6 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,12 +38,13 @@ from common.train.run_folder import Run
 
 Item = TypeVar("Item")
 Outcome = dict[str, Any]
+Measured = dict[str, Any] | Callable[[], dict[str, Any]]
 
 KILLED = "its process was killed twice, most likely by the system for want of memory"
 
 
 def evaluate_all(
-    function: Callable[[Item], dict[str, Any]],
+    function: Callable[[Item], Measured],
     items: Iterable[Item],
     run: Run,
     key: Callable[[Item], Any],
@@ -53,12 +55,13 @@ def evaluate_all(
 ) -> Iterator[dict[str, Any]]:
     """Yield one record an item, in the items' order, evaluating those that `run` holds no record of.
 
-    function(item) -> dict of what was measured. key(item) -> plain JSON that names the item in the run; items with
-    the same key are evaluated once. how: in this process, in several (function and items must pickle, so `function` is
-    defined at the top level of a module), which are kept until the run is closed, or on a Ray cluster. score: the field
-    of the best so far; a record whose score is not finite counts as failed. files(item) -> files and folders that its
-    evaluation reads, and those that it leaves, which go through Ray's object store where machines share no folder.
-    The processes of a training share the candidates out.
+    function(item) -> dict of what was measured; or a call that gives it, the part of the work that leaves the GPU
+    alone: in this process it runs in a thread, while the next item is begun. key(item) -> plain JSON that names the
+    item in the run; items with the same key are evaluated once. how: in this process, in several (function and items
+    must pickle, so `function` is defined at the top level of a module), which are kept until the run is closed, or on a
+    Ray cluster. score: the field of the best so far; a record whose score is not finite counts as failed. files(item)
+    -> files and folders that its evaluation reads, and those that it leaves, which go through Ray's object store where
+    machines share no folder. The processes of a training share the candidates out.
 
     A record is {"key", "status": "done", **measured, "seconds"} or {"key", "status": "failed", "reason", "seconds"}.
     Any other exception than want of memory or a number that is not finite is a fault and is raised; what was
@@ -129,11 +132,24 @@ def _best(records: Iterable[dict[str, Any]], score: str | None) -> float | None:
 # ---- one evaluation
 
 
-def _attempt(function: Callable[[Item], dict[str, Any]], item: Item) -> Outcome:
+def _attempt(function: Callable[[Item], Measured], item: Item) -> Outcome:
     """Evaluate one item; a failure that is the candidate's own becomes a record, any other exception is raised."""
+    return _ended(_begun(partial(function, item)))
+
+
+def _ended(outcome: Outcome) -> Outcome:
+    """An outcome after its second part, where it has one."""
+    if outcome["status"] != "begun":
+        return outcome
+    rest = _begun(outcome["rest"])
+    return rest | {"seconds": outcome["seconds"] + rest["seconds"]}
+
+
+def _begun(work: Callable[[], Measured]) -> Outcome:
+    """What a piece of work gives; with the status begun and the "rest" where it gives another piece."""
     begin = time.perf_counter()
     try:
-        measured = dict(function(item))
+        measured = work()
     except Exception as error:
         reason = _own_failure(error)
         if reason is None:
@@ -142,7 +158,10 @@ def _attempt(function: Callable[[Item], dict[str, Any]], item: Item) -> Outcome:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return {"status": "failed", "reason": reason, "seconds": time.perf_counter() - begin}
-    return {"status": "done", "seconds": time.perf_counter() - begin, **measured}
+    seconds = time.perf_counter() - begin
+    if callable(measured):
+        return {"status": "begun", "seconds": seconds, "rest": measured}
+    return {"status": "done", "seconds": seconds, **measured}
 
 
 OUT_OF_MEMORY = re.compile(
@@ -172,7 +191,7 @@ def _own_failure(error: Exception) -> str | None:
 # ---- in the processes of a training
 
 
-def _shared_out(function: Callable[[Item], dict[str, Any]], todo: Mapping[str, Item]) -> Iterator[tuple[str, Outcome]]:
+def _shared_out(function: Callable[[Item], Measured], todo: Mapping[str, Item]) -> Iterator[tuple[str, Outcome]]:
     """Each process evaluates one candidate at a time, and all learn what the others found."""
     names, size, rank = list(todo), distributed.size(), distributed.rank()
     for first in range(0, len(names), size):
@@ -191,8 +210,23 @@ def _shared_out(function: Callable[[Item], dict[str, Any]], todo: Mapping[str, I
 # ---- in this process
 
 
-def _here(
-    function: Callable[[Item], dict[str, Any]], todo: Mapping[str, Item], run: Run
+def _here(function: Callable[[Item], Measured], todo: Mapping[str, Item], run: Run) -> Iterator[tuple[str, Outcome]]:
+    """Each candidate's first part here; its second one, if any, in a thread, while the next one is begun."""
+    before: tuple[str, Future] | None = None
+    with ThreadPoolExecutor(1) as thread, contextlib.closing(_first_parts_here(function, todo, run)) as begun:
+        for name, outcome in begun:
+            now = (name, thread.submit(_ended, outcome)) if outcome["status"] == "begun" else None
+            if before is not None:
+                yield before[0], before[1].result()
+            before = now
+            if now is None:
+                yield name, outcome
+        if before is not None:
+            yield before[0], before[1].result()
+
+
+def _first_parts_here(
+    function: Callable[[Item], Measured], todo: Mapping[str, Item], run: Run
 ) -> Iterator[tuple[str, Outcome]]:
     """The candidate under way is written down, so that one that kills the process is known by it.
 
@@ -211,7 +245,7 @@ def _here(
                 yield name, {"status": "failed", "reason": KILLED, "seconds": 0.0}
             else:
                 with _written_down(mark, name, tried + 1) if run.writes else contextlib.nullcontext():
-                    outcome = _attempt(function, item)
+                    outcome = _begun(partial(function, item))
                 yield name, outcome
     finally:
         if run.writes:
@@ -305,7 +339,7 @@ class _Workers:
         self.close = multiprocessing.util.Finalize(self, _end_all, (self.idle, self.busy), exitpriority=1)
 
     def evaluate(
-        self, function: Callable[[Item], dict[str, Any]], todo: Mapping[str, Item], tried: Iterable[str] = ()
+        self, function: Callable[[Item], Measured], todo: Mapping[str, Item], tried: Iterable[str] = ()
     ) -> Iterator[tuple[str, Outcome]]:
         """(name, outcome) as they come. tried: names of those that have killed a process before.
 
@@ -385,7 +419,7 @@ def _serve(connection: Any, threads: int) -> None:
             connection.send(_answer(function, item))
 
 
-def _answer(function: Callable[[Item], dict[str, Any]], item: bytes) -> tuple[Outcome | None, Exception | None, str]:
+def _answer(function: Callable[[Item], Measured], item: bytes) -> tuple[Outcome | None, Exception | None, str]:
     try:
         return _attempt(function, pickle.loads(item)), None, ""
     except Exception as error:
@@ -405,7 +439,7 @@ def _end_with_parent() -> None:
 
 
 def _on_ray(
-    function: Callable[[Item], dict[str, Any]],
+    function: Callable[[Item], Measured],
     todo: Mapping[str, Item],
     how: Parallel,
     files: Callable[[Item], tuple[Sequence[Path], Sequence[Path]]] | None,
@@ -468,7 +502,7 @@ def _on_ray(
 
 
 def _on_node(
-    function: Callable[[Item], dict[str, Any]],
+    function: Callable[[Item], Measured],
     item: Item,
     place: tuple[str, int],
     carried: Sequence[tuple[Path, str, Any]],

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -280,3 +281,48 @@ def test_the_best_so_far_is_shown(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[1].endswith("best 0.1, failed 1")
     assert lines[3] == "paths 4/4 candidates, 00:00 left, best 0.3, failed 1"
+
+
+def in_two_parts(item: tuple[int, ...]):
+    """`measure` as the second part of an evaluation."""
+    return lambda: measure(item)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_evaluation_in_two_parts_is_recorded_as_one(tmp_path, workers):
+    items = [(0, 1), (1, 0), (0, 2), (5, 0), (0, 3)]
+    with Run.open(tmp_path / "parts", {}) as run:
+        parts = evaluate(run, items, in_two_parts, workers)
+    with Run.open(tmp_path / "whole", {}) as run:
+        whole = evaluate(run, items)
+    told = [
+        [{key: each.get(key) for key in ("key", "status", "AP", "reason")} for each in way] for way in (parts, whole)
+    ]
+    assert told[0] == told[1]
+    assert not (tmp_path / "parts" / "attempt.json").exists()
+
+
+def test_the_next_evaluation_begins_before_the_last_ones_second_part_ends(tmp_path):
+    begun, seen = [threading.Event() for _ in range(3)], []
+
+    def first(item: tuple[int, ...]):
+        begun[item[1]].set()
+
+        def second() -> dict:
+            if item[1] < 2:
+                seen.append(begun[item[1] + 1].wait(30))  # one by one it would wait for ever
+            return {"AP": 0.0}
+
+        return second
+
+    with Run.open(tmp_path, {}) as run:
+        records = evaluate(run, [(0, 0), (0, 1), (0, 2)], first)
+    assert [record["key"] for record in records] == [[0, 0], [0, 1], [0, 2]]
+    assert seen == [True, True]
+
+
+def test_a_fault_in_a_second_part_is_raised_and_what_was_known_stays(tmp_path):
+    with Run.open(tmp_path, {}) as run:
+        with pytest.raises(ValueError, match="a fault in the code"):
+            evaluate(run, [(0, 1), (6, 0), (0, 2)], in_two_parts)
+        assert [record["key"] for record in run.candidates()] == [[0, 1]]
