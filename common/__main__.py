@@ -19,6 +19,7 @@ SHARED = {
     "cost": "common.cost",
     "check": "common.data.__main__",
     "download": "common.data.download",
+    "pack": "common.data.pack",
     "report": "common.report.__main__",
 }
 """Command -> module. `check` is the one action of its module, and is typed there, too."""

@@ -1,0 +1,124 @@
+"""Write a detection set anew with small pictures, to carry it to where it is trained on.
+
+    python -m common.data.pack coco:DIR --side 640 --out DIR-640
+
+What comes out is a set in COCO's form, read by --data coco:OUT. Training at input sizes up to --side loses nothing but
+what JPEG leaves out; areas, and so what counts as a small object, are those of the small pictures.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from common.cli import Switch, data_parts, run, show
+from common.data.annotations import Faults
+from common.data.detection_set import DetectionSet
+from common.data.source import SPLITS, find, read_split
+from common.plain import InputError, cannot_write, make_folder, write_json
+
+MOST_READERS = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write a detection set anew with small pictures, in COCO's form."""
+
+    data: Annotated[str, tyro.conf.Positional]
+    """Set on disk, as --data names it."""
+    out: Path
+    """Folder that is made for it; it must be empty, or not be there."""
+    side: int = 640
+    """Longest side of a picture in pixels; smaller ones stay as large as they are."""
+    quality: int = 88
+    """Of the JPEG files, 1 to 100."""
+    json: Switch = False
+    """Print one JSON object instead of text."""
+
+
+def main(options: Options) -> None:
+    """Write the set and print its splits."""
+    written = pack(options.data, options.out, options.side, options.quality)
+    show(written, options.json, _text)
+
+
+def pack(data: str, out: Path, side: int, quality: int = 88) -> dict[str, Any]:
+    """Write every split; name -> images, boxes and bytes of its pictures.
+
+    Raises InputError for whatever is wrong with the data, for a folder that holds something, and for a full disk.
+    """
+    kind, _, repair = data_parts(data)
+    if kind == "scenes":
+        raise InputError("scenes are drawn by the program itself: there is nothing to pack; give a set on disk")
+    if side < 1 or not 1 <= quality <= 100:
+        raise InputError(f"--side must be at least 1 and --quality 1 to 100, got {side} and {quality}")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} holds something: give another folder, or delete it")
+    form, directory, layout = find(data)
+    splits = [split for split in SPLITS if split != "test" or "test" in layout.parts]
+    sets = {split: read_split(form, directory, layout, split, Faults(repair)) for split in splits}
+    return {split: _write(dataset, out, side, quality) for split, dataset in sets.items()}
+
+
+def _write(dataset: DetectionSet, out: Path, side: int, quality: int) -> dict[str, Any]:
+    folder = make_folder(out / "images" / dataset.split)
+    make_folder(out / "annotations")
+    scale = np.minimum(1.0, side / dataset.sizes.max(axis=1, keepdims=True))
+    sizes = np.maximum(1, np.rint(dataset.sizes * scale)).astype(int)  # (N, 2) height and width
+    names = [f"{dataset.split}/{identity:012d}.jpg" for identity in range(len(dataset))]
+    work = partial(_shrink, dataset, out / "images", names, sizes, quality)
+    with ThreadPoolExecutor(MOST_READERS) as threads:  # Pillow works outside Python's lock
+        bar = tqdm(threads.map(work, range(len(dataset))), desc=folder.name, total=len(dataset), disable=None)
+        size = sum(bar)
+    images = [
+        {"id": index, "file_name": name, "height": height, "width": width}
+        for index, (name, (height, width)) in enumerate(zip(names, sizes.tolist(), strict=True))
+    ]
+    owner = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
+    ratio = (sizes / dataset.sizes)[owner]  # (M, 2) of height and width
+    boxes = dataset.boxes.astype(np.float64) * ratio[:, [1, 0, 1, 0]]
+    boxes[:, 2:] -= boxes[:, :2]
+    columns = (owner, dataset.category_ids[dataset.labels], boxes, dataset.area * ratio.prod(axis=1), dataset.crowd)
+    annotations = [
+        {"id": row, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
+        for row, (image, category, box, area, crowd) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
+        )
+    ]
+    categories = [
+        {"id": identity, "name": name}
+        for identity, name in zip(dataset.category_ids.tolist(), dataset.categories, strict=True)
+    ]
+    contents = {"images": images, "annotations": annotations, "categories": categories}
+    write_json(out / "annotations" / f"instances_{dataset.split}.json", contents)
+    return {"images": len(images), "boxes": len(annotations), "bytes": size}
+
+
+def _shrink(dataset: DetectionSet, folder: Path, names: list[str], sizes: np.ndarray, quality: int, index: int) -> int:
+    """Write one picture; the bytes of its file."""
+    height, width = sizes[index].tolist()
+    picture, path = Image.fromarray(dataset.load_image(index)), folder / names[index]
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    try:
+        picture.save(path, "JPEG", quality=quality)
+        return path.stat().st_size
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _text(written: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{split}: {each['images']:,} images, {each['boxes']:,} boxes, {each['bytes'] / 2**20:.1f} MiB"
+        for split, each in written.items()
+    )
+
+
+if __name__ == "__main__":
+    run(main, Options)

@@ -1,0 +1,93 @@
+"""A set with small pictures has the same objects in the same places of the same pictures."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.cli import run
+from common.data import pack as command
+from common.data.pack import pack
+from common.data.source import load
+from common.plain import InputError
+
+CONTENTS = {
+    "images": [
+        {"id": 70, "file_name": "wide.png", "width": 64, "height": 32},
+        {"id": 11, "file_name": "deep/high.png", "width": 31, "height": 61},
+        {"id": 9, "file_name": "small.png", "width": 16, "height": 8},
+    ],
+    "annotations": [
+        {"id": 5, "image_id": 70, "category_id": 2, "bbox": [8, 4, 16, 12], "area": 100.0, "iscrowd": 0},
+        {"id": 6, "image_id": 11, "category_id": 8, "bbox": [3, 6, 20, 40], "area": 700.0, "iscrowd": 1},
+        {"id": 7, "image_id": 11, "category_id": 2, "bbox": [0, 0, 31, 61], "area": 1891.0, "iscrowd": 0},
+    ],
+    "categories": [{"id": 2, "name": "dog"}, {"id": 8, "name": "cat"}],
+}
+
+
+@pytest.fixture
+def pets(tmp_path):
+    root, generator = tmp_path / "pets", np.random.default_rng(0)
+    for split in ("train", "val"):
+        for image in CONTENTS["images"]:
+            path = root / "images" / image["file_name"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ramp = np.linspace(generator.integers(0, 100), 250, image["width"])
+            pixels = np.broadcast_to(ramp[None, :, None], (image["height"], image["width"], 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(CONTENTS))
+    return root
+
+
+def test_boxes_areas_and_pictures_shrink_alike(pets, tmp_path):
+    before = load(f"coco:{pets}", "train")
+    written = pack(f"coco:{pets}", tmp_path / "out", 32)
+    after = load(f"coco:{tmp_path / 'out'}", "train")
+    assert [*written] == ["train", "val"]
+    assert (written["train"]["images"], written["train"]["boxes"]) == (3, 3)
+    assert after.categories == before.categories
+    assert after.sizes.tolist() == [[16, 32], [32, 16], [8, 16]]  # 31x61 becomes 16.26x32; nothing becomes larger
+    assert np.diff(after.offsets).tolist() == [1, 2, 0]
+    assert (after.labels.tolist(), after.crowd.tolist()) == (before.labels.tolist(), before.crowd.tolist())
+    x, y = 16 / 31, 32 / 61
+    expected = [[4, 2, 12, 8], [3 * x, 6 * y, 23 * x, 46 * y], [0, 0, 16, 32]]
+    assert np.abs(after.boxes - expected).max() < 1e-4
+    assert after.area == pytest.approx([25.0, 700 * x * y, 512.0])
+    for index in range(3):
+        picture = after.load_image(index).astype(int)
+        whole = Image.fromarray(before.load_image(index)).resize(picture.shape[1::-1], Image.Resampling.BILINEAR)
+        assert np.abs(picture - np.asarray(whole).astype(int)).max() <= 12  # what JPEG leaves out
+    assert sum(path.stat().st_size for path in (tmp_path / "out/images/train").iterdir()) == written["train"]["bytes"]
+
+
+def test_what_is_packed_already_stays_as_it_is(pets, tmp_path):
+    pack(f"coco:{pets}", tmp_path / "once", 32)
+    pack(f"auto:{tmp_path / 'once'}", tmp_path / "twice", 40)
+    once, twice = (load(f"coco:{tmp_path / name}", "val") for name in ("once", "twice"))
+    assert np.array_equal(once.sizes, twice.sizes)
+    assert np.abs(once.boxes - twice.boxes).max() < 1e-4
+
+
+def test_a_command_says_what_it_wrote(pets, tmp_path, capsys):
+    run(command.main, command.Options, [f"coco:{pets}", "--out", str(tmp_path / "out"), "--side", "32"])
+    assert capsys.readouterr().out.splitlines()[1].startswith("val: 3 images, 3 boxes, 0.0 MiB")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data": "scenes"}, "scenes are drawn by the program itself"),
+        ({"side": 0}, "--side must be at least 1"),
+        ({"quality": 101}, "--quality 1 to 100, got 32 and 101"),
+        ({"out": "."}, "holds something: give another folder"),
+        ({"data": "coco:nowhere"}, "no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(pets, tmp_path, change, says):
+    asked = {"data": f"coco:{pets}", "out": "out", "side": 32} | change
+    with pytest.raises(InputError, match=says):
+        pack(**asked | {"out": tmp_path / asked["out"]})
+    assert not (tmp_path / "out").exists()
