@@ -620,12 +620,13 @@ def draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
 
 
 def _penalty_in_words(preset: Mapping[str, Any]) -> str:
-    share = f"in the first {100 * preset['penalised_share']:g} % of its pairs"
+    share = f"{100 * preset['penalised_share']:g} % of a pipeline's pairs, rounded down, come before the pruning"
+    every = "Every pair's loss holds the penalty on the gammas, those of the search for NAS included"
     if not preset["penalised_base"]:
-        return f"The penalty on the gammas trains what will be pruned {share}."
+        return f"{every}; {share}, without a teacher."
     return (
-        "The penalty on the gammas trains the base detector that will be pruned from the start, and what NAS found "
-        f"{share}."
+        f"{every}; the base detector that is pruned was trained with it from the start. After NAS, {share}, without a "
+        "teacher."
     )
 
 
@@ -1125,7 +1126,7 @@ def draw_choices(measured: Sequence[Measured], setting: Setting) -> Drawn:
 
 
 PENALISED = {"none": "as chosen", "penalised-pairs": "in the first pairs", "no-penalty": "never"}
-"""When L_BN trains a pipeline of Table 5 before the pruning, by choice; what NAS found never had it from the start."""
+"""When L_BN trains a pipeline of Table 5 before the pruning, by choice."""
 PENALTIES = [
     (name, each) for name in PIPELINES for each in PENALISED if (name, each) != ("nas-prune-kd", "penalised-pairs")
 ]
@@ -1157,8 +1158,8 @@ def draw_penalty(measured: Sequence[Measured], setting: Setting) -> Drawn:
         f"Table 5's pipelines of {detector(setting.preset['backbone'])} by when the penalty on the gammas trains what "
         "will be pruned; on seeds that nothing is judged by.",
         [
-            f"As chosen: {_penalty_in_words(setting.preset)}",
-            f'"In the first pairs": {100 * setting.preset["penalised_share"]:g} % of them, without a teacher.',
+            _penalty_in_words(setting.preset),
+            f'"In the first pairs": {100 * setting.preset["penalised_share"]:g} % of them, and the base as it is.',
             *[f"In {len(measured) - len(whole)} of {len(measured)} seeds no pair of the search came to the cost."]
             * (len(whole) < len(measured)),
         ],

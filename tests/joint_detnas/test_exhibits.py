@@ -394,13 +394,14 @@ def test_curves_and_bars_are_those_of_the_tables():
 
 
 @pytest.mark.parametrize(
-    ("base", "text"), [(True, "from the start, and what NAS found in the"), (False, "will be pruned in the")]
+    ("base", "text"),
+    [(True, "from the start. After NAS, 50 % of a pipeline's"), (False, "included; 50 % of a pipeline's")],
 )
 def test_notes_say_when_the_penalty_trains(base, text):
     setting = Setting("scenes", "smoke", to_json(replace(SMOKE, penalised_base=base, penalised_share=0.5)))
     for name in ("table5", "penalty"):
         found = draw(PAPER, PAPER.by_name[name], measured(name), setting, "command")
-        assert any(f"{text} first 50 % of its pairs." in note for note in found.notes), found.notes
+        assert any(f"{text} pairs, rounded down, come before" in note for note in found.notes), found.notes
 
 
 @pytest.mark.parametrize("name", ["table5", "penalty"])
