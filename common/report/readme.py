@@ -6,9 +6,10 @@ become PNG files beside their records. Papers are the folders with a printed.jso
 shown as they are. `--check` only says what is stale.
 """
 
+import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,15 +155,27 @@ def speeds(rows: list[dict[str, Any]]) -> str:
         f"{first['torch']}, by `python -m benchmarks --json`: each pair in turn, medians of {first['clock']} time."
     )
     lines = []
-    for row in rows:
-        work = "\n".join(filter(None, (row["summary"], row["case"])))
-        unit = row["unit"]
-        peer = f"{row['peer']:.3g} {unit}\n{row['against']}" if row["peer"] is not None else f"–\n{row['reason']}"
-        ratio = "–" if row["ratio"] is None else f"{row['ratio']:.3g}"
-        ours = "\n".join(filter(None, (f"{row['ours']:.3g} {unit}", row["note"])))
-        lines.append((work, ours, peer, ratio, row["target"], row["bound"]))
-    heads = ("Work", "Ours", "Peer", "Times better", "Target", "Its time goes to")
+    for _, peers in itertools.groupby(rows, lambda row: (row["name"], row["case"], row["ours"])):
+        beside = list(peers)
+        row = beside[0]
+        work, ours = (
+            "\n".join(filter(None, parts))
+            for parts in ((row["summary"], row["case"]), (_amount(row["ours"], row["unit"]), row["note"]))
+        )
+        lines.append((work, ours, "\n".join(map(_peer, beside)), row["target"], row["bound"]))
+    heads = ("Work", "Ours", "Peers (how many times better ours is)", "Target", "Its time goes to")
     return f"{about}\n\n{markdown_table(heads, lines)}"
+
+
+def _peer(row: Mapping[str, Any]) -> str:
+    if row["peer"] is None:
+        return row["reason"]
+    return f"{row['against']}: {_amount(row['peer'], row['unit'])} ({_amount(row['ratio'])})"
+
+
+def _amount(number: float, unit: str = "") -> str:
+    digits = f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+    return f"{digits} {unit}".strip()
 
 
 def results(folder: Path, paper: Path) -> str:

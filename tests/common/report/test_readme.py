@@ -102,10 +102,18 @@ def test_speeds_stand_beside_the_peers(tmp_path, capsys):
         "torch": "2.11",
         "clock": "wall",
     }
-    about = {"summary": "Adding", "target": "2 times as fast", "bound": "carrying", "unit": "s", "case": "1 + 1"}
+    about = {
+        "summary": "Adding",
+        "target": "2 times as fast",
+        "bound": "carrying",
+        "unit": "s",
+        "case": "1 + 1",
+        "name": "adding",
+    }
     rows = [
-        {"ours": 0.12345, "peer": 0.5, "ratio": 4.05, "against": "an abacus", "reason": None, "note": "exact"},
-        {"ours": 0.12345, "peer": None, "ratio": None, "against": "fingers", "reason": "there are ten", "note": None},
+        {"ours": 0.12345, "peer": 1500.0, "ratio": 12151.0, "against": "an abacus", "reason": None, "note": "exact"},
+        {"ours": 0.12345, "peer": None, "ratio": None, "against": "fingers", "reason": "no fingers", "note": None},
+        {"ours": 2.0, "peer": 5.0, "ratio": 2.5, "against": "a child", "reason": None, "note": None, "case": "2 + 2"},
     ]
     write_json(tmp_path / "results/benchmarks.json", [machine | about | row for row in rows])
     (tmp_path / "README.md").write_text(f"{BOARD}\n<!-- speed:begin --><!-- speed:end -->")
@@ -116,10 +124,10 @@ def test_speeds_stand_beside_the_peers(tmp_path, capsys):
         "Measured on 2026-02-03 on cpu (a processor, 2 threads), torch 2.11, by `python -m benchmarks --json`: each "
         "pair in turn, medians of wall time.",
         "",
-        "| Work | Ours | Peer | Times better | Target | Its time goes to |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| Adding<br>1 + 1 | 0.123 s<br>exact | 0.5 s<br>an abacus | 4.05 | 2 times as fast | carrying |",
-        "| Adding<br>1 + 1 | 0.123 s | –<br>there are ten | – | 2 times as fast | carrying |",
+        "| Work | Ours | Peers (how many times better ours is) | Target | Its time goes to |",
+        "| --- | --- | --- | --- | --- |",
+        "| Adding<br>1 + 1 | 0.123 s<br>exact | an abacus: 1,500 s (12,151)<br>no fingers | 2 times as fast | carrying |",
+        "| Adding<br>2 + 2 | 2 s | a child: 5 s (2.5) | 2 times as fast | carrying |",
         "",
         "<!-- speed:end -->",
     ]
