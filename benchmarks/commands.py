@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.harness import Disagreement, Row, Timing, Work, compare, seconds_in_turn
 
-ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[1]
 ANSWERS = (
     ("detofa.search", "--help"),
     ("sm_nas.search", "--help"),
@@ -31,7 +31,7 @@ def answers(timing: Timing, commands: Sequence[tuple[str, str]] = ANSWERS) -> li
 def redrawing(timing: Timing, results: str = "results") -> list[Row]:
     """Seconds to draw every published table, figure and claim on one page, from the records alone."""
     with tempfile.TemporaryDirectory() as folder:
-        works = {"ours": Work(lambda: _python(0, "-m", "common.report", str(ROOT / results), "--out", folder))}
+        works = {"ours": Work(lambda: _python(0, "-m", "common.report", str(_ROOT / results), "--out", folder))}
         seconds, rounds = seconds_in_turn(works, timing)
         page = Path(folder, "index.html").stat().st_size
     note, reason = f"a page of {page / 2**20:.1f} MiB", "nobody else draws them"
@@ -39,6 +39,6 @@ def redrawing(timing: Timing, results: str = "results") -> list[Row]:
 
 
 def _python(status: int, *arguments: str) -> None:
-    ended = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, *arguments], cwd=_ROOT, capture_output=True, text=True, check=False)
     if ended.returncode != status:
         raise Disagreement(f"{' '.join(arguments)} ended with {ended.returncode}: {ended.stderr[-300:]}")

@@ -34,7 +34,7 @@ SPACES = {
         stage_strides=(1, 2, 1, 1),
     ),
 }
-CATEGORIES = 90  # torchvision's count for COCO
+_CATEGORIES = 90  # torchvision's count for COCO
 SGD = Optimisation(optimiser="sgd", learning_rate=1e-3, weight_decay=1e-4, policy="constant")
 CHANNELS_LAST = torch.channels_last
 
@@ -191,7 +191,7 @@ def two_stage(timing: Timing, batch_size: int, side: int = 320) -> list[Row]:
     """
     torch.manual_seed(0)
     theirs = fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=1 + CATEGORIES, min_size=side, max_size=side
+        weights=None, weights_backbone=None, num_classes=1 + _CATEGORIES, min_size=side, max_size=side
     ).to(timing.device)
     theirs.transform.image_mean, theirs.transform.image_std = [0.0] * 3, [1.0] * 3  # images come normalised
     ours = faster_rcnn_of_torchvision(theirs.state_dict())

@@ -10,8 +10,8 @@ from pathlib import Path
 from common import __version__
 from common.cli import PROGRAM, run
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = {
+_ROOT = Path(__file__).resolve().parents[1]
+_SHARED = {
     "predict": "common.predict",
     "evaluate": "common.evaluate.__main__",
     "export": "common.export",
@@ -28,8 +28,8 @@ OF_PAPERS = ("train", "search", "reproduce")
 
 def commands() -> dict[str, str]:
     """What is typed -> module: the shared commands, and those of every package that holds a paper's printed numbers."""
-    papers = sorted(path.parent.name for path in ROOT.glob("*/printed.json"))
-    return SHARED | {f"{paper} {command}": f"{paper}.{command}" for paper in papers for command in OF_PAPERS}
+    papers = sorted(path.parent.name for path in _ROOT.glob("*/printed.json"))
+    return _SHARED | {f"{paper} {command}": f"{paper}.{command}" for paper in papers for command in OF_PAPERS}
 
 
 def main() -> None:

@@ -134,10 +134,10 @@ def _flops_of_deformable_convolution(
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-CATEGORIES = 80  # COCO's, which the papers' detectors tell apart
-BACKBONES = {f"r{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101)}
-BACKBONES |= {f"x{depth}-32x4d": f"resnext{depth}_32x4d" for depth in (50, 101)}
-MODELS = (*BACKBONES, *(f"{name}-fpn" for name in BACKBONES))
+_CATEGORIES = 80  # COCO's, which the papers' detectors tell apart
+_BACKBONES = {f"r{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101)}
+_BACKBONES |= {f"x{depth}-32x4d": f"resnext{depth}_32x4d" for depth in (50, 101)}
+MODELS = (*_BACKBONES, *(f"{name}-fpn" for name in _BACKBONES))
 
 
 def build(name: str) -> "nn.Module":
@@ -148,8 +148,8 @@ def build(name: str) -> "nn.Module":
     from common.models.resnet import ResNet
     from common.models.two_stage import TwoStage
 
-    backbone = ResNet(BACKBONES[name.removesuffix("-fpn")])
-    return TwoStage(backbone, CATEGORIES, FPN(backbone.out_channels)) if name.endswith("-fpn") else backbone
+    backbone = ResNet(_BACKBONES[name.removesuffix("-fpn")])
+    return TwoStage(backbone, _CATEGORIES, FPN(backbone.out_channels)) if name.endswith("-fpn") else backbone
 
 
 def parse_size(text: str) -> tuple[int, int]:

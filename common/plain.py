@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-Kind = TypeVar("Kind")
+_Kind = TypeVar("_Kind")
 
 PARTIAL = ".partial"  # the ending of a file still being written; a killed process may leave one behind
 _ABSENT = object()
@@ -55,7 +55,7 @@ def to_json(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has no JSON form: {value!r}")
 
 
-def from_json(kind: type[Kind], value: Any, where: str = "value") -> Kind:
+def from_json(kind: type[_Kind], value: Any, where: str = "value") -> _Kind:
     """`value`, as `to_json` wrote it, as an object of the type `kind`.
 
     kind: a dataclass (fields with a default may be missing), a tuple, list or dict of such, a union, a Literal, or

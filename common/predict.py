@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from common.batch import Found
 
-BATCH = 8
+_BATCH = 8
 """Pictures that are decoded and looked at together."""
 COLUMNS = ("file", "class", "score", "left", "top", "right", "bottom")
 
@@ -71,9 +71,9 @@ def main(options: PredictCommand) -> None:
     writer = csv.writer(table)
     writer.writerow(COLUMNS)
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc="pictures", disable=None) as bar:
-        for chunk in (paths[start : start + BATCH] for start in range(0, len(paths), BATCH)):
+        for chunk in (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)):
             read = [(path, each) for path, each in zip(chunk, pool.map(_read, chunk), strict=True) if each is not None]
-            found = detector.detect([each for _, each in read], BATCH) if read else None
+            found = detector.detect([each for _, each in read], _BATCH) if read else None
             drawn = []
             for place, (path, pixels) in enumerate(read):
                 name = path.relative_to(root).as_posix()

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 LABELS = {name: variant.title for name, variant in VARIANTS.items()} | {"random": "Random search, same budget"}
-ORDER = tuple(LABELS[name] for name in ("ours", "ofa", "ofa-shrinking", "compofa", "random"))
+_ORDER = tuple(LABELS[name] for name in ("ours", "ofa", "ofa-shrinking", "compofa", "random"))
 NAN = math.nan
 
 OVER_BUDGETS, AT_SMALLEST, AT_LARGEST = (
@@ -287,8 +287,8 @@ def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "No transfer (Section 4.2) starts from random weights. At the cost of ours, a supernet is fine-tuned for as "
         "many epochs as fit into the CPU seconds that ours took in all, by recorded times. Neither is drawn."
     )
-    drawn = {name: label for name, label in labels.items() if label in ORDER}
-    picture = curve_picture(measured, drawn, setting, "figure5", references=references, order=ORDER)
+    drawn = {name: label for name, label in labels.items() if label in _ORDER}
+    picture = curve_picture(measured, drawn, setting, "figure5", references=references, order=_ORDER)
     caption = f"{_FOUND}Random search takes the sampled path of least loss in the supernet of ours."
     table = Table(["Method", *budgets, "Mean", "Ours minus it"], rows)
     return Drawn(table, caption, notes, {"Mean": "AP points", "Ours minus it": "AP points"}, [picture])
@@ -447,7 +447,7 @@ def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
         span = f"{edges[bucket] / factor:.3g} to {edges[bucket + 1] / factor:.3g} {unit}"
         rows.append([f"{bucket + 1}: {span}", *cells, both, None if gain is None else over_seeds(gain[:, bucket])])
     columns = ["Bucket", *(LABELS[name] for name in names), "Ours minus OFA (w/o PS)", "At equal cost"]
-    scattered = {"points": dots, "edges": (edges / factor).tolist(), "cost_label": label, "order": ORDER}
+    scattered = {"points": dots, "edges": (edges / factor).tolist(), "cost_label": label, "order": _ORDER}
     caption = (
         f"AP in points of {setting.preset['figure6_paths']} uniformly sampled paths in each of {len(edges) - 1} cost "
         "buckets and for each seed, from the pruned space for ours and the whole space for OFA. Bars: a bucket's mean."

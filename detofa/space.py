@@ -22,7 +22,7 @@ import numpy as np
 from common.models.architectures import OFAResNetArchitecture, round_channels
 from common.plain import InputError
 
-STAGES = 4
+_STAGES = 4
 STEM_COLUMNS = 3
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -63,10 +63,10 @@ class OFAResNetSpace:
     """Let the skip and the widths of the stem be chosen too."""
 
     def __post_init__(self) -> None:
-        if len(self.base_depths) != STAGES or len(self.stage_widths) != STAGES:
-            raise InputError(f"base_depths and stage_widths must each give {STAGES} numbers, one for each stage")
-        if len(self.stage_strides) != STAGES or not set(self.stage_strides) <= {1, 2}:
-            raise InputError(f"stage_strides must give {STAGES} numbers, each 1 or 2, got {self.stage_strides}")
+        if len(self.base_depths) != _STAGES or len(self.stage_widths) != _STAGES:
+            raise InputError(f"base_depths and stage_widths must each give {_STAGES} numbers, one for each stage")
+        if len(self.stage_strides) != _STAGES or not set(self.stage_strides) <= {1, 2}:
+            raise InputError(f"stage_strides must give {_STAGES} numbers, each 1 or 2, got {self.stage_strides}")
         for name in ("depths", "widths", "expands"):
             values = getattr(self, name)
             if not values or len(values) > len(_DIGITS) or any(a >= b for a, b in itertools.pairwise(values)):
@@ -86,7 +86,7 @@ class OFAResNetSpace:
     @cached_property
     def layer_stage(self) -> np.ndarray:
         """(L,) int64: the stage 0..3 of each layer."""
-        return np.repeat(np.arange(STAGES), self.max_depths)
+        return np.repeat(np.arange(_STAGES), self.max_depths)
 
     @cached_property
     def layer_index_in_stage(self) -> np.ndarray:
@@ -101,22 +101,22 @@ class OFAResNetSpace:
     @property
     def depth_columns(self) -> slice:
         """Where a path holds the depth choices of the four stages."""
-        return slice(STEM_COLUMNS, STEM_COLUMNS + STAGES)
+        return slice(STEM_COLUMNS, STEM_COLUMNS + _STAGES)
 
     @property
     def width_columns(self) -> slice:
         """Where a path holds the width choices of the four stages."""
-        return slice(STEM_COLUMNS + STAGES, STEM_COLUMNS + 2 * STAGES)
+        return slice(STEM_COLUMNS + _STAGES, STEM_COLUMNS + 2 * _STAGES)
 
     @property
     def expand_columns(self) -> slice:
         """Where a path holds the expand choices of the L layers."""
-        return slice(STEM_COLUMNS + 2 * STAGES, len(self.columns))
+        return slice(STEM_COLUMNS + 2 * _STAGES, len(self.columns))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The name of each column."""
-        stages = range(1, STAGES + 1)
+        stages = range(1, _STAGES + 1)
         layers = zip(self.layer_stage, self.layer_index_in_stage, strict=True)
         return (
             *("stem_skip", "stem_mid", "stem_out"),
@@ -131,7 +131,7 @@ class OFAResNetSpace:
         width = tuple(range(len(self.widths)))
         stem = ((0, 1), width, width) if self.elastic_stem else ((0,), width[-1:], width[-1:])
         depth, expand = tuple(range(len(self.depths))), tuple(range(len(self.expands)))
-        return (*stem, *[depth] * STAGES, *[width] * STAGES, *[expand] * len(self.layer_stage))
+        return (*stem, *[depth] * _STAGES, *[width] * _STAGES, *[expand] * len(self.layer_stage))
 
     @cached_property
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +144,7 @@ class OFAResNetSpace:
     def active_layers(self, paths: np.ndarray) -> np.ndarray:
         """(P, L) bool: which layers the paths (P, C) keep. Depth drops the last layers of a stage."""
         kept = (np.array(self.base_depths)[:, None] + np.array(self.depths)).astype(np.int64)  # (stage, depth choice)
-        stage_depths = kept[np.arange(STAGES), np.asarray(paths)[..., self.depth_columns]]  # (P, stages)
+        stage_depths = kept[np.arange(_STAGES), np.asarray(paths)[..., self.depth_columns]]  # (P, stages)
         return self.layer_index_in_stage < stage_depths[..., self.layer_stage]
 
     def canonical(self, paths: np.ndarray) -> np.ndarray:
@@ -189,7 +189,7 @@ class OFAResNetSpace:
 
     def twins(self) -> str | None:
         """Two choices that build one network, in words; None where all paths are different networks."""
-        widths, stages = range(len(self.widths)), range(STAGES)
+        widths, stages = range(len(self.widths)), range(_STAGES)
         by_width = {f"of stage {s + 1}": [self.stage_width(s, w) for w in widths] for s in stages}
         if self.elastic_stem:
             by_width |= {"of the stem": [*map(self.stem_out, widths)], "in the stem": [*map(self.stem_middle, widths)]}
@@ -231,7 +231,7 @@ class OFAResNetSpace:
         path = np.asarray(path)
         skip, stem_mid, stem_out = (int(index) for index in path[self.stem_columns])
         widths = [int(index) for index in path[self.width_columns]]
-        middles: list[list[int]] = [[] for _ in range(STAGES)]
+        middles: list[list[int]] = [[] for _ in range(_STAGES)]
         active = self.active_layers(path)
         for stage, keep, expand in zip(self.layer_stage, active, path[self.expand_columns], strict=True):
             if keep:
@@ -258,7 +258,7 @@ class OFAResNetSpace:
             "width": [self.widths[index] for index in path[self.width_columns]],
             "expand": [
                 [self.expands[index] for index in expands[active & (self.layer_stage == stage)]]
-                for stage in range(STAGES)
+                for stage in range(_STAGES)
             ],
         }
 
@@ -271,7 +271,7 @@ class OFAResNetSpace:
         path = np.asarray(path)
         active, expands = self.active_layers(path), path[self.expand_columns]
         stem = f"s{digits(path[self.stem_columns])}-" if self.elastic_stem else ""
-        expand = ".".join(digits(expands[active & (self.layer_stage == stage)]) for stage in range(STAGES))
+        expand = ".".join(digits(expands[active & (self.layer_stage == stage)]) for stage in range(_STAGES))
         return f"{stem}d{digits(path[self.depth_columns])}-w{digits(path[self.width_columns])}-e{expand}"
 
     def from_key(self, key: str) -> np.ndarray:
@@ -300,10 +300,10 @@ class OFAResNetSpace:
 LARGEST_TABLE = 1 << 18
 PATHS_AT_ONCE = 1 << 14
 
-Size = tuple[int, int]  # height and width of an image or feature
+_Size = tuple[int, int]  # height and width of an image or feature
 
 
-def _halved(size: Size) -> Size:
+def _halved(size: _Size) -> _Size:
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
@@ -317,7 +317,7 @@ class StemShape:
     middle: int
     out_channels: int
     residual: bool
-    size: Size
+    size: _Size
 
     @property
     def _weights(self) -> int:
@@ -345,7 +345,7 @@ class BlockShape:
     out_channels: int
     stride: int
     first: bool
-    size: Size
+    size: _Size
 
     @property
     def macs(self) -> int:
@@ -366,7 +366,7 @@ class BlockShape:
         )
 
 
-Cost = Callable[[StemShape | BlockShape], float]
+_Cost = Callable[[StemShape | BlockShape], float]
 Rows = Callable[[np.ndarray], np.ndarray]
 
 
@@ -396,8 +396,8 @@ class CostTable:
     def __init__(
         self,
         space: OFAResNetSpace,
-        cost: Cost,
-        input_size: int | Size,
+        cost: _Cost,
+        input_size: int | _Size,
         head: Callable[[int], float] | None = None,
     ) -> None:
         self.space = space
@@ -405,11 +405,11 @@ class CostTable:
         cost = cache(cost)
         parts = [_stem_part(space, cost, size)]
         size = _halved(_halved(size))
-        for stage in range(STAGES):
+        for stage in range(_STAGES):
             parts += _stage_parts(space, stage, cost, size)
             size = _halved(size) if space.stage_strides[stage] == 2 else size
         if head is not None:
-            costs = np.array([head(space.stage_width(STAGES - 1, width)) for width in range(len(space.widths))])
+            costs = np.array([head(space.stage_width(_STAGES - 1, width)) for width in range(len(space.widths))])
             parts.append(_Part((space.width_columns.stop - 1,), costs.shape, costs))
         self._costs = np.concatenate([part.costs for part in parts])
         # Codes of the joined table are whole numbers below its length: float32 holds those under 2^24 exactly.
@@ -436,7 +436,7 @@ class CostTable:
         return float(lowest), float(highest)
 
     @staticmethod
-    def macs(space: OFAResNetSpace, input_size: int | Size, head: Callable[[int], float] | None = None) -> "CostTable":
+    def macs(space: OFAResNetSpace, input_size: int | _Size, head: Callable[[int], float] | None = None) -> "CostTable":
         """Multiply-accumulates of the backbone for one image, without biases."""
         return CostTable(space, lambda shape: shape.macs, input_size, head)
 
@@ -446,7 +446,7 @@ class CostTable:
         return CostTable(space, lambda shape: shape.params, input_size=64)
 
 
-def _stem_part(space: OFAResNetSpace, cost: Cost, size: Size) -> _Part:
+def _stem_part(space: OFAResNetSpace, cost: _Cost, size: _Size) -> _Part:
     costs = np.zeros((2, len(space.widths), len(space.widths)), dtype=object)
     for skip, middle, width in itertools.product(*space.choices[space.stem_columns]):
         shape = StemShape(space.stem_middle(middle), space.stem_out(width), not skip, size)
@@ -454,7 +454,7 @@ def _stem_part(space: OFAResNetSpace, cost: Cost, size: Size) -> _Part:
     return _Part((0, 1, 2), costs.shape, np.array(costs.ravel().tolist()))
 
 
-def _stage_parts(space: OFAResNetSpace, stage: int, cost: Cost, size: Size) -> Iterator[_Part]:
+def _stage_parts(space: OFAResNetSpace, stage: int, cost: _Cost, size: _Size) -> Iterator[_Part]:
     """The whole stage as one part where its table is small enough, else a part a layer. size: of what comes in."""
     widths, expands = range(len(space.widths)), range(len(space.expands))
     stride, depths = space.stage_strides[stage], space.base_depths[stage] + np.array(space.depths)
@@ -548,7 +548,7 @@ class Constraint:
 
 # ---- Search
 
-Sample = Callable[[int, np.random.Generator], np.ndarray]
+_Sample = Callable[[int, np.random.Generator], np.ndarray]
 Breed = Callable[[np.ndarray, int], np.ndarray]
 
 SURPLUS = 4  # candidates made for a child that is wanted: near the budget about one in three is feasible
@@ -621,7 +621,7 @@ class _Scores:
 class _Samples:
     """Rows of `sample` in the order drawn, however many are taken at a time."""
 
-    def __init__(self, sample: Sample, generator: np.random.Generator) -> None:
+    def __init__(self, sample: _Sample, generator: np.random.Generator) -> None:
         self._sample, self._generator = sample, generator
         self._left = sample(0, generator)
 
@@ -634,7 +634,7 @@ class _Samples:
 
 
 def evolve(
-    sample: Sample,
+    sample: _Sample,
     canonical: Rows,
     feasible: Rows,
     score: Rows,
@@ -724,7 +724,7 @@ def _children(
     return np.concatenate([*rows, parents[filling]]), np.concatenate([*keys, parent_keys[filling]])
 
 
-def _feasible_samples(sample: Sample, feasible: Rows, count: int, generator, draws: int = 200) -> np.ndarray:
+def _feasible_samples(sample: _Sample, feasible: Rows, count: int, generator, draws: int = 200) -> np.ndarray:
     kept: list[np.ndarray] = []
     for _ in range(draws):
         candidates = sample(max(count, 1000), generator)

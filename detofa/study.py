@@ -30,7 +30,7 @@ from common.models.classifier import Classifier, classification_losses
 from common.models.ofa_resnet import PLAIN, Bottleneck, OFAResNet, Stem, weights_of_release
 from common.models.torchvision_weights import read_state
 from common.plain import InputError, from_json
-from common.search.executors import Measured, evaluate_all
+from common.search.executors import Evaluation, evaluate_all
 from common.settings import CROP_AUGMENTATION
 from common.study import Study
 from common.train.checkpoint import load_strictly
@@ -269,7 +269,7 @@ class DetOFAStudy(Study):
         None stays None: a random search that was offered no path within the budget.
         """
 
-        def measure(path: np.ndarray) -> Measured:
+        def measure(path: np.ndarray) -> Evaluation:
             network = self.final_evaluator.recalibrate(supernet.extract(path))
             cost, bucket = self.constraint.cost(path[None]), self.constraint.bucket(path[None])
             about = {"cost": float(cost[0]), "bucket": int(bucket[0])}

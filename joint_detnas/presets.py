@@ -27,7 +27,7 @@ def size_name(size: Size) -> str:
 
 
 BACKBONES = (*ARCHITECTURES, "mobilenet_v2")
-STRIDES = (4, 8, 16, 32)
+_STRIDES = (4, 8, 16, 32)
 """Of a backbone's four stages."""
 KINDS = ("layer pruning", "channel pruning", "add-layer", "rearrange")
 """Kinds of the student's actions (Figure 3)."""
@@ -81,7 +81,7 @@ class Teacher:
     neck: float
 
     def __post_init__(self) -> None:
-        stages = len(STRIDES)
+        stages = len(_STRIDES)
         if len(self.depths) != stages or len(self.widths) != stages:
             raise InputError(f"a teacher has {stages} depths and {stages} widths, got {self.depths} and {self.widths}")
 
@@ -120,7 +120,7 @@ class TeacherSpace:
     """Widths are rounded to a multiple of this."""
 
     def __post_init__(self) -> None:
-        stages = len(STRIDES)
+        stages = len(_STRIDES)
         if len(self.depths) != stages or any(not 1 <= fewest <= most for fewest, most in self.depths):
             raise InputError(f"depths must give the fewest and most blocks of {stages} stages, got {self.depths}")
         if not self.widths or self.widths[0] <= 0 or any(a >= b for a, b in itertools.pairwise(self.widths)):
@@ -135,7 +135,7 @@ class TeacherSpace:
     @property
     def choices(self) -> tuple[Sequence[Any], ...]:
         """Of each place of an encoding: four depths, four widths, the neck."""
-        return (*(range(fewest, most + 1) for fewest, most in self.depths), *(self.widths,) * (len(STRIDES) + 1))
+        return (*(range(fewest, most + 1) for fewest, most in self.depths), *(self.widths,) * (len(_STRIDES) + 1))
 
     def count(self) -> int:
         """How many teachers there are: 64,152 in the paper's space (19)."""
@@ -144,14 +144,14 @@ class TeacherSpace:
     def at(self, places: Sequence[int]) -> Teacher:
         """The teacher of those places among `choices`."""
         parts = [choices[place] for choices, place in zip(self.choices, places, strict=True)]
-        return Teacher(tuple(parts[: len(STRIDES)]), tuple(parts[len(STRIDES) : -1]), parts[-1])
+        return Teacher(tuple(parts[: len(_STRIDES)]), tuple(parts[len(_STRIDES) : -1]), parts[-1])
 
     def places_of(self, teacher: Teacher) -> list[int]:
         """Where a teacher's parts are among `choices`; InputError for a teacher outside this space."""
         parts = (*teacher.depths, *teacher.widths, teacher.neck)
         for number, (part, choices) in enumerate(zip(parts, self.choices, strict=True), 1):
             if part not in choices:
-                what = f"{part} blocks in stage {number}" if number <= len(STRIDES) else f"a width of {part:g}"
+                what = f"{part} blocks in stage {number}" if number <= len(_STRIDES) else f"a width of {part:g}"
                 raise InputError(f"the teacher {teacher} has {what}: give one of {', '.join(map(str, choices))}")
         return [choices.index(part) for part, choices in zip(parts, self.choices, strict=True)]
 
@@ -282,8 +282,8 @@ class CascadeSettings:
     """Heads of the cascade, the found one included: 1 to 4."""
 
     def __post_init__(self) -> None:
-        if not set(self.deformable_strides) <= set(STRIDES):
-            raise InputError(f"deformable_strides must be some of {STRIDES}, got {self.deformable_strides}")
+        if not set(self.deformable_strides) <= set(_STRIDES):
+            raise InputError(f"deformable_strides must be some of {_STRIDES}, got {self.deformable_strides}")
         if not 1 <= self.heads <= 4:
             raise InputError(f"heads must be between 1 and 4, got {self.heads}")
 

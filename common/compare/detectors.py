@@ -22,18 +22,18 @@ from common.report.tables import Table
 from common.search.pareto import attainment
 from common.train.run_folder import describe_environment
 
-COSTS = {
+_COSTS = {
     "macs": ("Multiply-accumulates of the whole detector (M)", 1e6),
     "latency": ("Latency (ms)", 1.0),
     "params": ("Parameters (M)", 1e6),
     "cpu_seconds": ("Search and training (CPU seconds, of the card)", 1.0),
 }
-PUBLISHED = "paper"
+_PUBLISHED = "paper"
 """The scale whose detectors the papers' printed points are comparable with."""
 LONGEST = 200
 """Characters of an encoding that is told of a point."""
-HEADS = ("Detector", "Kind", "Input", "AP", "AP50", "Latency", "MAC", "Parameters", "Search and training", "Seed")
-UNITS = {
+_HEADS = ("Detector", "Kind", "Input", "AP", "AP50", "Latency", "MAC", "Parameters", "Search and training", "Seed")
+_UNITS = {
     "AP": "points",
     "AP50": "points",
     "Latency": "ms",
@@ -72,7 +72,7 @@ def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, 
         )
         for label, each in ordered
     ]  # fmt: skip
-    pictures = [_against(cost, groups) for cost in COSTS]
+    pictures = [_against(cost, groups) for cost in _COSTS]
     if several := {label: found for label, some in groups.items() if len(found := _by_seed(some)) > 1}:
         pictures.append(_bands(several))
     notes = [*problems]
@@ -91,8 +91,8 @@ def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, 
         scale=options.split,
         seeds=tuple(sorted({each["seed"] for each in records if each["seed"] is not None})),
         command=command,
-        table=Table(HEADS, rows),
-        units=UNITS,
+        table=Table(_HEADS, rows),
+        units=_UNITS,
         notes=tuple(notes),
         pictures=tuple(pictures),
         environment=describe_environment(command),
@@ -100,7 +100,7 @@ def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, 
 
 
 def _against(cost: str, groups: Mapping[str, Sequence[Record]]) -> Picture:
-    label, unit = COSTS[cost]
+    label, unit = _COSTS[cost]
     points = {
         name: [(each[cost] / unit, each["AP"], _more(each, label)) for each in some if each[cost] is not None]
         for name, some in groups.items()
@@ -122,8 +122,8 @@ def _more(record: Record, shown: str) -> dict[str, Any]:
 
 def _printed(cost: str, groups: Mapping[str, Sequence[Record]]) -> dict[str, tuple[float, float]]:
     """What the papers of detectors of the published scale print, in the picture's unit."""
-    key, unit = {"macs": "macs_mmdet"}.get(cost, cost), COSTS[cost][1]
-    papers = {each["paper"] for some in groups.values() for each in some if each["scale"] == PUBLISHED}
+    key, unit = {"macs": "macs_mmdet"}.get(cost, cost), _COSTS[cost][1]
+    papers = {each["paper"] for some in groups.values() for each in some if each["scale"] == _PUBLISHED}
     printed = [printed_points(name).get(key, {}) for name in methods() if name in papers]
     return {name: (number / unit, ap) for points in printed for name, (number, ap) in points.items()}
 
@@ -139,7 +139,7 @@ def _bands(several: Mapping[str, Sequence[Sequence[Record]]]) -> Picture:
     for label, found in several.items():
         runs = [([each["macs"] / 1e6 for each in some], [each["AP"] for each in some]) for some in found]
         bands[label] = {f"{share:g}": np.asarray(line) for share, line in attainment(runs, shares(len(runs))).items()}
-    return Picture("detectors-bands", "attainment_bands", {"bands": bands, "cost_label": COSTS["macs"][0]})
+    return Picture("detectors-bands", "attainment_bands", {"bands": bands, "cost_label": _COSTS["macs"][0]})
 
 
 def text(records: Sequence[Record]) -> str:

@@ -36,7 +36,7 @@ SEEDS, SECOND_SEEDS = 5, 3
 UNEQUAL = 0.1
 """Share by which one side's CPU seconds may exceed another's before it is said."""
 SIDES = {"found": False, "random": True}
-COSTS = {"macs": ("Whole detector (M MAC)", 1e6), "latency": ("Latency (ms)", 1.0)}
+_COSTS = {"macs": ("Whole detector (M MAC)", 1e6), "latency": ("Latency (ms)", 1.0)}
 TITLES = {name: paper.title for name, paper in methods().items()}
 
 
@@ -144,7 +144,7 @@ FRONTS = (
         seeds=SEEDS,
     ),
 )
-ORDER = Claim(
+_ORDER = Claim(
     "X-3",
     "Table 3",
     "the order of the methods and their random searches by area is that of another data set",
@@ -272,7 +272,7 @@ def draw_fronts(measured: Sequence[Measured], setting: Setting, of: str = "") ->
         f"to {high:g} M on a logarithmic scale. Pre-training on other data is not counted, nor is the pace that the "
         "spending is planned by."
     )
-    pictures = [_bands(f"{of}fronts-{cost}", fronts, [(name, "found") for name in fronts[0]], cost) for cost in COSTS]
+    pictures = [_bands(f"{of}fronts-{cost}", fronts, [(name, "found") for name in fronts[0]], cost) for cost in _COSTS]
     pictures += [_bands(f"{of}random-{name}", fronts, [(name, side) for side in SIDES], "macs") for name in fronts[0]]
     return Drawn(Table(FRONT_HEADS, rows), caption, unequal(fronts), FRONT_UNITS, pictures)
 
@@ -300,7 +300,7 @@ def unequal(fronts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _bands(name: str, fronts: Sequence[Mapping[str, Any]], sides: Sequence[tuple[str, str]], cost: str) -> Picture:
-    label, unit = COSTS[cost]
+    label, unit = _COSTS[cost]
     bands = {}
     for side in sides:
         found = [each[side[0]][side[1]]["detectors"] for each in fronts]
@@ -364,7 +364,7 @@ EXHIBITS = (
         "the same on --second-data",
         measure_second,
         partial(draw_fronts, of="second-"),
-        (ORDER,),
+        (_ORDER,),
         most_seeds=SECOND_SEEDS,
     ),
 )

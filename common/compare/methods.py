@@ -25,16 +25,16 @@ from common.plain import InputError
 from common.report.readme import papers
 from common.report.reproduce import Paper
 
-Study = TypeVar("Study")
+_Study = TypeVar("_Study")
 
-ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[2]
 ROLES = FOUND, RANDOM, STANDARD = "found", "random search", "standard network"
 
 
 @cache
 def methods() -> dict[str, Paper]:
     """Each method's paper by the name of its package: of this repository, and of whatever else can be imported."""
-    folders = [folder for place in dict.fromkeys([ROOT, *map(Path, sys.path)]) for folder in papers(place)]
+    folders = [folder for place in dict.fromkeys([_ROOT, *map(Path, sys.path)]) for folder in papers(place)]
     names = dict.fromkeys(folder.name for folder in folders if (folder / "front.py").is_file())
     return {name: importlib.import_module(f"{name}.exhibits").PAPER for name in names}
 
@@ -67,7 +67,7 @@ class OnPretraining:
         return (self.whole if what.startswith("classification") else super()).run_path(what, shared)
 
 
-def budgeted(kind: type[Study], whole: Study, preset: Any) -> Study:
+def budgeted(kind: type[_Study], whole: _Study, preset: Any) -> _Study:
     """A study of the same seed by another preset, in a run folder of its own; what it uses counts as used by `whole`.
 
     kind: its class, which takes what is trained once from its attribute `whole`.

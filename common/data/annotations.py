@@ -22,7 +22,7 @@ OVERHANG = 1.0
 EXAMPLES = 3  # of each kind of fault that are kept
 
 Box = tuple[float, float, float, float]
-Kind = tuple[str, str]
+_Kind = tuple[str, str]
 """What a fault is called: one, many."""
 BAD_RECORDS = ("record that cannot be read", "records that cannot be read")
 NO_IMAGE = ("image that is missing", "images that are missing")
@@ -44,10 +44,10 @@ class Faults:
 
     def __init__(self, repair: bool = False, collect: bool = False):
         self.repair = repair
-        self.collected: dict[Kind, tuple[int, list[str]]] | None = {} if collect else None
+        self.collected: dict[_Kind, tuple[int, list[str]]] | None = {} if collect else None
         self.notes: list[str] = []
 
-    def add(self, kind: Kind, *sentences: str, count: int | None = None) -> None:
+    def add(self, kind: _Kind, *sentences: str, count: int | None = None) -> None:
         """Note faults of a kind by their first sentences; raises the first of them unless faults are collected."""
         if self.collected is None:
             raise InputError(sentences[0])
@@ -56,7 +56,7 @@ class Faults:
         self.collected[kind] = before + count, [*kept, *sentences][:EXAMPLES]
 
     def add_rows(
-        self, kind: Kind, bad: NDArray[np.bool_], source: Path, where: Callable[[int], str], repair: str = ""
+        self, kind: _Kind, bad: NDArray[np.bool_], source: Path, where: Callable[[int], str], repair: str = ""
     ) -> None:
         """Note that the rows (M,) `bad` of `source` have a fault.
 
@@ -167,7 +167,7 @@ def assemble(found: Annotations, name: str, split: str, categories: Sequence[str
         height, width = sizes[owner[row]].tolist()
         return f"{where(row)} (corners {', '.join(f'{value:g}' for value in corners_of[row])}, image {width}x{height})"
 
-    def leave_out(kind: Kind, bad: NDArray[np.bool_], where: Callable[[int], str], repair: str = "") -> None:
+    def leave_out(kind: _Kind, bad: NDArray[np.bool_], where: Callable[[int], str], repair: str = "") -> None:
         nonlocal kept
         faults.add_rows(kind, kept & bad, found.source, where, repair)
         kept = kept & ~bad

@@ -15,7 +15,7 @@ from common.batch import IMAGE_MEAN, IMAGE_STD
 from common.settings import Augmentation
 
 LEAST_AREA_LEFT = 0.2  # a box that keeps less of its area inside the picture is no target any more
-LEAST_EXTENT = 1.0  # pixels
+_LEAST_EXTENT = 1.0  # pixels
 _LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
 
 
@@ -115,6 +115,6 @@ def augment_boxes(
     clipped_high = torch.minimum(high.clamp(min=0.0), side)
     extent = clipped_high - clipped_low
     enough = extent.prod(dim=2) >= LEAST_AREA_LEFT * (high - low).prod(dim=2)
-    valid = valid & enough & (extent >= LEAST_EXTENT).all(dim=2)
+    valid = valid & enough & (extent >= _LEAST_EXTENT).all(dim=2)
     moved = torch.cat([clipped_low, clipped_high], dim=2)
     return moved.masked_fill(~valid[:, :, None], 0.0), valid

@@ -29,7 +29,7 @@ from common.letterbox import Size, canvas_of, letterbox, letterbox_scale
 from common.plain import InputError
 from common.settings import Augmentation
 
-Kind = TypeVar("Kind")
+_Kind = TypeVar("_Kind")
 
 CPU_MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded images kept in main memory
 CUDA_MEMORY_SHARE = 1 / 3  # of what is free on the device
@@ -99,7 +99,7 @@ def _generator(seed: int, stage: str, *key: int) -> torch.Generator:
     return torch.Generator().manual_seed(state >> 1)  # torch takes 63 bits
 
 
-class _Batches(Generic[Kind]):
+class _Batches(Generic[_Kind]):
     """Which images make up which step, and how they are augmented: what detection and classification share.
 
     images: (N, 3, H, W) uint8 on the device; None means that `load` (index -> (H, W, 3)) gives them when needed.
@@ -132,16 +132,16 @@ class _Batches(Generic[Kind]):
             )
         return self.length // self.batch_size
 
-    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[Kind]:
+    def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[_Kind]:
         """Shuffled, augmented batches of one epoch of a stage from step `start` on; the steps before cost nothing."""
         yield from self.chosen(epoch, range(start, self.steps_per_epoch), stage)
 
-    def chosen(self, epoch: int, steps: Sequence[int], stage: str) -> Iterator[Kind]:
+    def chosen(self, epoch: int, steps: Sequence[int], stage: str) -> Iterator[_Kind]:
         """The batches of some steps of an epoch."""
         order = torch.randperm(self.length, generator=_generator(self.seed, stage, epoch)).split(self.batch_size)
         yield from self._batches([order[step] for step in steps], (self._drawn(epoch, step, stage) for step in steps))
 
-    def in_order(self) -> Iterator[Kind]:
+    def in_order(self) -> Iterator[_Kind]:
         """Every image once, in order, as it is; the last batch may be short."""
         yield from self._batches(list(torch.arange(self.length).split(self.batch_size)), repeat(None))
 
@@ -150,7 +150,7 @@ class _Batches(Generic[Kind]):
             return None
         return draw(self.augment, self.batch_size, _generator(self.seed, stage, epoch, step + 1)).to(self.device)
 
-    def _batches(self, order: list[Tensor], draws: Iterable[Drawn | None]) -> Iterator[Kind]:
+    def _batches(self, order: list[Tensor], draws: Iterable[Drawn | None]) -> Iterator[_Kind]:
         """order: of each batch the indices (B,), on the CPU."""
         for (index, images), drawn in zip(self._loaded(order), draws, strict=False):
             yield self._batch(index, images, drawn)
@@ -171,7 +171,7 @@ class _Batches(Generic[Kind]):
         """What `images` and `load` call these."""
         return index
 
-    def _batch(self, index: Tensor, images: Tensor, drawn: Drawn | None) -> Kind:
+    def _batch(self, index: Tensor, images: Tensor, drawn: Drawn | None) -> _Kind:
         """The batch of indices (B,) and images (B, 3, H, W) uint8; drawn: None means as they are."""
         raise NotImplementedError
 

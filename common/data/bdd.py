@@ -21,7 +21,7 @@ OTHER_NAMES = {"bike": "bicycle", "caravan": "car", "motor": "motorcycle", "pers
 IGNORED_NAMES = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
 """Uncertain regions -> the category in whose scoring they are ignored."""
 
-IMAGE_SIZE = (720, 1280)
+_IMAGE_SIZE = (720, 1280)
 """Height and width of every BDD100K image; a frame may give its own `size`."""
 
 LABEL_FILES = ("det_20/det_{}.json", "labels/det_20/det_{}.json", "labels/bdd100k_labels_images_{}.json")
@@ -50,7 +50,7 @@ def read_bdd(path: Path, folder: Path, faults: Faults) -> Annotations:
 
     def read_frame(frame: dict[str, Any]) -> None:
         name, labels = read_field(frame, "name", text), frame.get("labels") or []
-        size = read_field(frame, "size", _size, IMAGE_SIZE)
+        size = read_field(frame, "size", _size, _IMAGE_SIZE)
         position = found.add_image(name, size)
         read_each(labels, f"the labels of frame {shown(name)} in {path}", partial(_add_label, found, position), faults)
 

@@ -14,7 +14,7 @@ from common.data.detection_set import DetectionSet
 from common.letterbox import PADDING
 from common.plain import InputError
 
-LEAST_EXTENT = 4.0  # pixels; a thinner object shows no class
+_LEAST_EXTENT = 4.0  # pixels; a thinner object shows no class
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +115,10 @@ def object_crops(
     Crowds and boxes thinner than 4 pixels are left out. If there are fewer than `count`, all are taken.
     """
     extent = dataset.boxes[:, 2:] - dataset.boxes[:, :2]
-    usable = np.flatnonzero(~dataset.crowd & (extent.min(axis=1, initial=np.inf) >= LEAST_EXTENT))
+    usable = np.flatnonzero(~dataset.crowd & (extent.min(axis=1, initial=np.inf) >= _LEAST_EXTENT))
     if not len(usable):
         raise InputError(
-            f"{dataset.name} ({dataset.split}) has no object to crop that is at least {LEAST_EXTENT:.0f} pixels wide "
+            f"{dataset.name} ({dataset.split}) has no object to crop that is at least {_LEAST_EXTENT:.0f} pixels wide "
             "and high; give a set with larger objects"
         )
     if count is not None and count < len(usable):

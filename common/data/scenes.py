@@ -101,7 +101,7 @@ _FILL_AREAS = np.array([np.pi, 4.0, 0.75 * np.sqrt(3.0), _CROSS_AREA, np.pi * 0.
 
 
 @dataclass(frozen=True)
-class Layout:
+class SceneLayout:
     """What stands in one scene, the farthest first. Lengths are in units of the image's side, x right and y down.
 
     shape, texture: (T,) int64. centre: (T, 2). to_own: (T, 2, 2), from an offset in the image to the shape's own
@@ -128,7 +128,7 @@ def _generator(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, crc32(split.encode()), index])))
 
 
-def layout(random: np.random.Generator) -> Layout:
+def layout(random: np.random.Generator) -> SceneLayout:
     """Place the objects and the clutter of one scene."""
     objects = 1 + int(np.searchsorted(_COUNT_STEPS, random.random(), side="right"))
     clutter = int(random.random() * 3.0)
@@ -165,7 +165,7 @@ def layout(random: np.random.Generator) -> Layout:
 
     # Large things tend to stand behind small ones; otherwise few small ones would be left to see.
     order = np.argsort(-(np.log(radius) + 1.2 * draws[:, 10]), kind="stable")
-    placed = Layout(shape, texture, centre, to_own, radius, cycles, label, boxes, np.ones(T))
+    placed = SceneLayout(shape, texture, centre, to_own, radius, cycles, label, boxes, np.ones(T))
     placed = _take(placed, order)
     visible = _visible_shares(placed, to_image[order])
     extent = placed.boxes[:, 2:] - placed.boxes[:, :2]
@@ -174,14 +174,14 @@ def layout(random: np.random.Generator) -> Layout:
         kept = np.zeros(T, dtype=bool)
         kept[np.flatnonzero(placed.label >= 0)[-1]] = True
     placed = _take(placed, kept)
-    return Layout(**{**vars(placed), "visible": np.maximum(visible[kept], _LEAST_VISIBLE)})
+    return SceneLayout(**{**vars(placed), "visible": np.maximum(visible[kept], _LEAST_VISIBLE)})
 
 
-def _take(placed: Layout, which: np.ndarray) -> Layout:
-    return Layout(**{name: values[which] for name, values in vars(placed).items()})
+def _take(placed: SceneLayout, which: np.ndarray) -> SceneLayout:
+    return SceneLayout(**{name: values[which] for name, values in vars(placed).items()})
 
 
-def _visible_shares(placed: Layout, to_image: np.ndarray) -> np.ndarray:
+def _visible_shares(placed: SceneLayout, to_image: np.ndarray) -> np.ndarray:
     """(T,) share of each thing's mask inside the image and not behind a later thing, by a fixed set of its points."""
     points = placed.centre[:, None, :] + np.einsum("tij,tpj->tpi", to_image, _INNER_POINTS[placed.shape])
     seen = ((points > 0.0) & (points < 1.0)).all(axis=2)  # (T, samples)
@@ -196,7 +196,7 @@ def _visible_shares(placed: Layout, to_image: np.ndarray) -> np.ndarray:
     return seen.mean(axis=1)
 
 
-def paint(placed: Layout, size: int, random: np.random.Generator) -> np.ndarray:
+def paint(placed: SceneLayout, size: int, random: np.random.Generator) -> np.ndarray:
     """Draw a layout as (size, size, 3) uint8. Edges are smoothed over one pixel by the distance to the outline."""
     canvas, ground = _background(size, random)
     for draws in random.random((int(random.random() * 4.0), 8)):
@@ -284,7 +284,7 @@ def _colours(looks: np.ndarray, ground: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _paint_thing(
-    canvas: np.ndarray, placed: Layout, thing: int, first: np.ndarray, second: np.ndarray, slope: np.ndarray
+    canvas: np.ndarray, placed: SceneLayout, thing: int, first: np.ndarray, second: np.ndarray, slope: np.ndarray
 ) -> None:
     """Draw one thing on the patch of the canvas that it covers.
 
@@ -358,7 +358,7 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
     objects = [scene.label >= 0 for scene in placed]
     offsets = first_rows(np.array([which.sum() for which in objects]))
 
-    def joined(values: Callable[[Layout], np.ndarray]) -> np.ndarray:
+    def joined(values: Callable[[SceneLayout], np.ndarray]) -> np.ndarray:
         return np.concatenate([values(scene)[which] for scene, which in zip(placed, objects, strict=True)])
 
     return DetectionSet(
@@ -372,6 +372,6 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
         boxes=(joined(lambda scene: scene.boxes) * size).astype(np.float32),
         labels=joined(lambda scene: scene.label),
         crowd=np.zeros(int(offsets[-1]), dtype=bool),
-        area=joined(Layout.area),
+        area=joined(SceneLayout.area),
         load_image=SceneImages(split, size, seed),
     )

@@ -21,10 +21,10 @@ from common.evaluate.subnetworks import detections_of
 from common.models.detector import Detector, load_detector
 from common.plain import InputError, make_folder, write_atomically, write_json
 
-OVERLAP = 0.5
+_OVERLAP = 0.5
 """IoU from which a detection is of an object."""
 FOUND, MISTAKEN, MISSED = "#029e73", "#d55e00", "#de8f05"
-BATCH = 16
+_BATCH = 16
 WORST = 12
 """Pictures on the sheet of the worst."""
 
@@ -75,11 +75,11 @@ def match(boxes: Tensor, scores: Tensor, labels: Tensor, objects: Tensor, classe
     taken = np.full(len(boxes), -1)
     for place in range(len(boxes) if len(objects) else 0):
         best = int(overlaps[place].argmax())
-        if overlaps[place, best] >= OVERLAP:
+        if overlaps[place, best] >= _OVERLAP:
             taken[place] = best
             overlaps[:, best] = -1
     low, high = torch.max(boxes[:, None, :2], crowds[:, :2]), torch.min(boxes[:, None, 2:], crowds[:, 2:])
-    inside = (high - low).clamp(min=0).prod(dim=-1) >= OVERLAP * box_area(boxes)[:, None]  # (D, C)
+    inside = (high - low).clamp(min=0).prod(dim=-1) >= _OVERLAP * box_area(boxes)[:, None]  # (D, C)
     kept = (taken >= 0) | ~inside.any(dim=1).numpy()
     parts = (each.numpy()[kept] for each in (boxes, scores, labels))
     return Matched(*parts, taken[kept], objects.numpy(), classes.numpy())
@@ -122,7 +122,7 @@ def detected(detector: Detector, dataset: DetectionSet, images: Tensor | None = 
             f"the detector knows {', '.join(detector.categories)}, and {dataset.name} has {', '.join(names)}: no class "
             "has the same name; give the data that it was trained on, or name the classes alike"
         )
-    batches = DetectionBatches(dataset, detector.input_size, BATCH, detector.device, images=images)
+    batches = DetectionBatches(dataset, detector.input_size, _BATCH, detector.device, images=images)
     found, order = detections_of(detector.model, as_trained(detector, batches))
     labels = label_of[found.labels]
     return Detections(found.boxes, found.scores, labels.clamp(min=0), found.valid & (labels >= 0)), order
@@ -251,7 +251,7 @@ def _curves(precisions: dict[str, list[float]]) -> Any:
     if there:
         axes.plot(recalls, np.mean(list(there.values()), axis=0), label="mean", color="black", linewidth=2)
         axes.legend(fontsize=8, frameon=False)
-    axes.set(xlabel="Recall", ylabel=f"Precision (IoU {OVERLAP})", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(xlabel="Recall", ylabel=f"Precision (IoU {_OVERLAP})", xlim=(0, 1), ylim=(0, 1.02))
     return figure
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.models.mode import evaluation_mode
 
-Precision = Literal["float32", "float16", "bfloat16"]
+_Precision = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def measure_latency(
     warmup: int = 10,
     runs: int = 50,
     pause_s: float = 0.05,
-    precision: Precision = "float32",
+    precision: _Precision = "float32",
     images: Sequence[Tensor] | None = None,
 ) -> Latency:
     """Time one forward pass at batch 1.

@@ -30,7 +30,7 @@ from common.plain import InputError
 
 # A rare class: sigmoid(-2.19) = .1, so that the many empty cells do not swamp the first steps (RetinaNet's prior).
 HEATMAP_BIAS = -2.19
-OVERLAP = 0.7  # IoU that a box within its Gaussian keeps, CornerNet's
+_OVERLAP = 0.7  # IoU that a box within its Gaussian keeps, CornerNet's
 SIZE_WEIGHT = 0.1
 # Elements of Gaussians held at once while targets are made: 64 MiB of float32.
 GAUSSIAN_CHUNK = 2**24
@@ -164,8 +164,8 @@ def gaussian_radius(height: Tensor, width: Tensor) -> Tensor:
     numbers rest on that, so it is what this returns.
     """
     # The radius is cut to a whole number next: float64 makes that the same on every device.
-    area, scaled = height.double() * width.double(), OVERLAP * (height.double() + width.double())
-    return torch.sqrt(scaled**2 + 4 * OVERLAP * (1 - OVERLAP) * area) - scaled
+    area, scaled = height.double() * width.double(), _OVERLAP * (height.double() + width.double())
+    return torch.sqrt(scaled**2 + 4 * _OVERLAP * (1 - _OVERLAP) * area) - scaled
 
 
 @torch.no_grad()

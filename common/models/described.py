@@ -37,8 +37,8 @@ FREE_WIDTHS = {"basic": 1, "bottleneck": 2, "resnext": 1, "inverted_residual": 1
 MOBILENET_V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
 MOBILENET_V2 += ((6, 160, 3, 2), (6, 320, 1, 1))
 STANDARD = (*ARCHITECTURES, "mobilenet_v2")
-Detector = TypeVar("Detector", bound=nn.Module)
-Item = TypeVar("Item")
+_Detector = TypeVar("_Detector", bound=nn.Module)
+_Item = TypeVar("_Item")
 
 
 # --- the description --------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class Architecture:
 
     # --- the convolutions of a block: the one place that says what each family is ---
 
-    def chain(self, block: Block, source: Item, inner: Sequence[Item], output: Item) -> tuple[Item, ...]:
+    def chain(self, block: Block, source: _Item, inner: Sequence[_Item], output: _Item) -> tuple[_Item, ...]:
         """What stands before, between and behind a block's convolutions, given what its input, its inner widths and
         its output are to be: of n convolutions the n + 1 values.
         """
@@ -444,7 +444,7 @@ def architecture_of(backbone: nn.Module) -> Architecture:
     return Architecture.standard(description["kind"], description["width"])
 
 
-def as_described(detector: Detector) -> Detector:
+def as_described(detector: _Detector) -> _Detector:
     """A detector of the same function whose backbone is a `DescribedBackbone`, with copies of all weights.
 
     InputError where it has no pyramid, or one that does not read all four features, or its backbone is of none of the
@@ -466,7 +466,9 @@ def as_described(detector: Detector) -> Detector:
     return on_backbone(detector, architecture, norm, weights | rest)
 
 
-def on_backbone(detector: Detector, architecture: Architecture, norm: Norm, weights: Mapping[str, Tensor]) -> Detector:
+def on_backbone(
+    detector: _Detector, architecture: Architecture, norm: Norm, weights: Mapping[str, Tensor]
+) -> _Detector:
     """A detector like this one, but on a described backbone, filled with copies of `weights`, a whole state dict."""
     with outline():
         new = type(detector).from_config(detector.config(), DescribedBackbone(architecture, norm))
@@ -500,7 +502,7 @@ def slots_of(architecture: Architecture) -> list[list[Slot]]:
     ]
 
 
-def inherited(detector: Detector, change: Change, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def inherited(detector: _Detector, change: Change, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of tensors that each belong to a weight of a detector, and have its name, those of the changed detector, by the
     names there: of the channels that stay, and of all blocks but those that are new or do not fit. Numbers (no
     dimension) are those of all channels.
@@ -528,7 +530,7 @@ def inherited(detector: Detector, change: Change, tensors: Mapping[str, Tensor])
     return weights
 
 
-def keep_channels(detector: Detector, kept: Mapping[str, np.ndarray]) -> Detector:
+def keep_channels(detector: _Detector, kept: Mapping[str, np.ndarray]) -> _Detector:
     """A detector with those channels alone (see `Change`), in backbone and neck; `detector` stays as it is."""
     backbone = detector.backbone
     architecture = backbone.architecture.with_channels({name: len(channels) for name, channels in kept.items()})
@@ -544,7 +546,7 @@ def _readers_of_features(fpn: FPN) -> dict[int, list[str]]:
     return defaultdict(list, laterals)
 
 
-def with_blocks(detector: Detector, slots: Sequence[Sequence[Slot]], seed: int, gamma: float = 0.0) -> Detector:
+def with_blocks(detector: _Detector, slots: Sequence[Sequence[Slot]], seed: int, gamma: float = 0.0) -> _Detector:
     """A detector with those blocks in each stage; `detector` stays as it is.
 
     A block that is new, or does not fit, has that last gamma: at 0 it adds nothing to its input yet. Weights that

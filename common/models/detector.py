@@ -35,7 +35,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 # kind PAPER:CLASS and stands in the paper's networks.py. A file cannot have anything else imported. A backbone has
 # `from_config(description)`, a detector `from_config(description, backbone)`; both are built on the meta device,
 # without values, so every tensor they need must be in their state dict.
-BACKBONES = {
+_BACKBONES = {
     **dict.fromkeys(ARCHITECTURES, "common.models.resnet:ResNet"),
     "mobilenet_v2": "common.models.mobilenet:MobileNetV2",
     "ofa_resnet": "common.models.ofa_resnet:ResNet",
@@ -53,7 +53,7 @@ def build_backbone(description: dict[str, Any]) -> nn.Module:
 
     It maps images to a tuple of features, the last at stride 32, and has `out_channels`.
     """
-    return _build(BACKBONES, "backbone", description)
+    return _build(_BACKBONES, "backbone", description)
 
 
 def build_detector(description: dict[str, Any]) -> nn.Module:
@@ -63,7 +63,7 @@ def build_detector(description: dict[str, Any]) -> nn.Module:
 
 def _build(kinds: dict[str, str], part: str, description: dict[str, Any]) -> nn.Module:
     kind = description.get("kind") if isinstance(description, dict) else None
-    if kind not in kinds and not (kinds is BACKBONES and _is_of_a_paper(kind)):
+    if kind not in kinds and not (kinds is _BACKBONES and _is_of_a_paper(kind)):
         raise InputError(f"no {part} is of kind {kind!r}: known are {', '.join(sorted(kinds))}")
     module, name = kinds.get(kind, kind.replace(":", ".networks:")).split(":")
     try:

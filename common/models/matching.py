@@ -68,7 +68,7 @@ def match(references: Tensor, boxes: Tensor, valid: Tensor, settings: MatchSetti
 
 
 @dataclass(frozen=True)
-class Sample:
+class _Sample:
     """index: (B, S) int64 into the N references, each at most once. positive, valid: (B, S) bool.
 
     Positives come first, then negatives, then rows that are not valid: neither, where there were too few.
@@ -80,7 +80,7 @@ class Sample:
 
 
 @torch.no_grad()
-def sample(state: Tensor, count: int, positive_share: float, generator: torch.Generator | None = None) -> Sample:
+def sample(state: Tensor, count: int, positive_share: float, generator: torch.Generator | None = None) -> _Sample:
     """Draw `count` references an image at random: at most that share positive, the rest negative; state: (B, N).
 
     Fewer rows than `count` only where N is less. An image's draw depends on its place in the batch of all processes.
@@ -96,7 +96,7 @@ def sample(state: Tensor, count: int, positive_share: float, generator: torch.Ge
     # Three ranges of keys, one above the other: chosen positives, negatives, all that must not be drawn.
     keys += chosen * 2.0 + (state == NEGATIVE) * 1.0
     index = keys.topk(count, dim=1).indices
-    return Sample(index, chosen.gather(1, index), (chosen | (state == NEGATIVE)).gather(1, index))
+    return _Sample(index, chosen.gather(1, index), (chosen | (state == NEGATIVE)).gather(1, index))
 
 
 def rows_at(values: Tensor, index: Tensor) -> Tensor:

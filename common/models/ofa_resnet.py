@@ -23,7 +23,7 @@ from common.models.outline import outline
 from common.plain import InputError, from_json, to_json
 
 
-class Space(Protocol):
+class _Space(Protocol):
     """What a super-network asks of the search space whose paths it holds; a path is a row of choices."""
 
     elastic_stem: bool
@@ -144,7 +144,7 @@ class OFAResNet(_ResNetBody):
     zero_init_last: start with zero as the weight of the last norm of each block.
     """
 
-    def __init__(self, space: Space, zero_init_last: bool = False) -> None:
+    def __init__(self, space: _Space, zero_init_last: bool = False) -> None:
         super().__init__(ELASTIC, space.architecture(space.largest()), zero_init_last)
         self.space = space
         self.path = space.largest()

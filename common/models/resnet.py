@@ -14,8 +14,8 @@ from common.models.architectures import ARCHITECTURES, STRIDES, ResNetArchitectu
 from common.models.norm import Norm
 from common.plain import InputError, to_json
 
-STAGES = 4
-BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
+_STAGES = 4
+_BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 class ResNet(nn.Module):
@@ -34,8 +34,8 @@ class ResNet(nn.Module):
         architecture = architecture.at_width(architecture.width if width is None else width)
         width = architecture.width
         self.description = {"kind": name, "norm": to_json(norm), "width": width}
-        expansion = BLOCKS[architecture.block].expansion
-        self.out_channels = tuple(width * expansion * 2**stage for stage in range(STAGES))
+        expansion = _BLOCKS[architecture.block].expansion
+        self.out_channels = tuple(width * expansion * 2**stage for stage in range(_STAGES))
         self.strides = STRIDES
         self.stride = self.strides[-1]
 
@@ -97,7 +97,7 @@ def _stage(
     architecture: ResNetArchitecture, depth: int, in_channels: int, width: int, stride: int, norm: Norm
 ) -> nn.Sequential:
     """Blocks of one stage; the first has the stride, and a projection where input and output differ in shape."""
-    block = BLOCKS[architecture.block]
+    block = _BLOCKS[architecture.block]
     out_channels = width * block.expansion
     projection = None
     if stride != 1 or in_channels != out_channels:

@@ -27,7 +27,7 @@ from common.models.suppression import as_detections, best, suppress
 from common.plain import InputError, from_json, to_json
 
 DEVIATIONS = (1.0, 1.0, 1.0, 1.0)
-MATCH = MatchSettings(0.5, 0.4, 0.0)
+_MATCH = MatchSettings(0.5, 0.4, 0.0)
 PRIOR = 0.01  # the probability of each class at the start, so that the many empty anchors do not swamp the first steps
 
 
@@ -41,7 +41,7 @@ class RetinaNetSettings:
     """
 
     anchors: Anchors | None = None
-    match: MatchSettings = MATCH
+    match: MatchSettings = _MATCH
     depth: int = 4
     alpha: float = 0.25
     gamma: float = 2.0

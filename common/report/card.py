@@ -18,7 +18,7 @@ from common.report.exhibit import ExhibitResult, Picture, display_name
 from common.report.figures import render, render_svg
 from common.report.tables import side_by_side
 
-Form = Callable[[Picture, str], str]  # a picture, with the title of its card, as HTML
+_Form = Callable[[Picture, str], str]  # a picture, with the title of its card, as HTML
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
     autoescape=True,
@@ -104,7 +104,7 @@ def image(file: bytes, form: str, title: str) -> str:
     return f'<img src="data:image/{form};base64,{base64.b64encode(file).decode()}" alt="{escape(title)}">'
 
 
-def draw(cards: Sequence[Card], form: Form = render_svg) -> None:
+def draw(cards: Sequence[Card], form: _Form = render_svg) -> None:
     """Put the pictures of some cards among their images, or the sentence that says why one cannot be drawn; on all
     cores."""
     jobs = [(form, picture, card.title) for card in cards for picture in card.pictures]
@@ -117,7 +117,7 @@ def draw(cards: Sequence[Card], form: Form = render_svg) -> None:
         card.images = [*islice(found, len(card.pictures)), *card.images]
 
 
-def _drawn(job: tuple[Form, Picture, str]) -> str:
+def _drawn(job: tuple[_Form, Picture, str]) -> str:
     form, picture, title = job
     try:
         return form(picture, title)

@@ -35,7 +35,7 @@ from common.report.exhibit import Picture
 from common.report.statistics import Difference
 from common.report.tables import format_measured
 
-Form = TypeVar("Form")
+_Form = TypeVar("_Form")
 Points = Sequence[Sequence[Any]]  # (cost, accuracy), or with what else is known: (cost, accuracy, {"Encoding": ...})
 Interval = tuple[float, float, float]  # mean, low, high; NaN for an end that is not there
 COST, ACCURACY = "Cost (GMACs)", "AP (points)"
@@ -423,7 +423,7 @@ def render_svg(picture: Picture, title: str) -> str:
     return _drawn(picture, element)
 
 
-def _drawn(picture: Picture, form: Callable[[Chart], Form]) -> Form:
+def _drawn(picture: Picture, form: Callable[[Chart], _Form]) -> _Form:
     if picture.kind not in KINDS:
         raise InputError(f"picture {picture.name} is of the unknown kind {picture.kind!r}; known: {', '.join(KINDS)}")
     try:

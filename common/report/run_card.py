@@ -13,7 +13,7 @@ from common.report.runs import SMOKE, RunSummary, duration, read_lines
 
 CURVES = {"loss": (1, "Loss"), "accuracy": (100, "Accuracy (percent)"), "AP": (100, "AP (points)")}
 """What trainings log by epoch: factor and label of each quantity."""
-COSTS = {
+_COSTS = {
     "latency": (1, "Latency (ms)"),
     "macs_mmdet": (1e-9, "Cost (GMACs)"),
     "macs": (1e-9, "Cost (GMACs)"),
@@ -68,7 +68,7 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> Iterator[Picture]:
 
 def _front(candidates: Sequence[Mapping[str, Any]]) -> Iterator[Picture]:
     """AP against cost of the candidates that have both."""
-    for name, (factor, label) in COSTS.items():
+    for name, (factor, label) in _COSTS.items():
         there = [each for each in candidates if each.get("AP") is not None and each.get(name) is not None]
         if there:
             points = [(factor * each[name], 100 * each["AP"], _about(each)) for each in there]

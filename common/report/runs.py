@@ -15,7 +15,7 @@ from typing import Any
 from common.plain import InputError, read_json, read_json_if_there
 from common.report.exhibit import ExhibitResult
 
-PUBLISHED = ("measured.json", "claims.json", "runs.json", "why.json")
+_PUBLISHED = ("measured.json", "claims.json", "runs.json", "why.json")
 """What lies in a published folder beside the exhibits' records."""
 _COST_KEYS = ("seconds", "wall_s", "wall_seconds")  # wall clock, whichever a record carries
 SMOKE = "smoke"
@@ -76,7 +76,7 @@ def find_exhibits(roots: Iterable[Path]) -> tuple[list[FoundExhibit], list[str]]
             raise InputError(f"{root} is not a folder; name folders such as runs, runs/detofa/scenes-smoke or results")
         for path in sorted(Path(root).resolve().rglob("*.json")):
             measured_here = path.name == "result.json" and path.parent.parent.name == "exhibits"
-            published = path.name not in PUBLISHED and (path.parent / "runs.json").is_file()
+            published = path.name not in _PUBLISHED and (path.parent / "runs.json").is_file()
             if (measured_here or published) and path not in found:
                 try:
                     found[path] = FoundExhibit(ExhibitResult.load(path), path, Path(root))

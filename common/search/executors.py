@@ -36,22 +36,22 @@ from common.train import distributed
 from common.train.loop import TrainingError
 from common.train.run_folder import Run
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 Outcome = dict[str, Any]
-Measured = dict[str, Any] | Callable[[], dict[str, Any]]
+Evaluation = dict[str, Any] | Callable[[], dict[str, Any]]
 
 KILLED = "its process was killed twice, most likely by the system for want of memory"
 
 
 def evaluate_all(
-    function: Callable[[Item], Measured],
-    items: Iterable[Item],
+    function: Callable[[_Item], Evaluation],
+    items: Iterable[_Item],
     run: Run,
-    key: Callable[[Item], Any],
+    key: Callable[[_Item], Any],
     how: Parallel = Parallel(),  # noqa: B008 (frozen)
     score: str | None = "AP",
     label: str = "candidates",
-    files: Callable[[Item], tuple[Sequence[Path], Sequence[Path]]] | None = None,
+    files: Callable[[_Item], tuple[Sequence[Path], Sequence[Path]]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield one record an item, in the items' order, evaluating those that `run` holds no record of.
 
@@ -132,7 +132,7 @@ def _best(records: Iterable[dict[str, Any]], score: str | None) -> float | None:
 # ---- one evaluation
 
 
-def _attempt(function: Callable[[Item], Measured], item: Item) -> Outcome:
+def _attempt(function: Callable[[_Item], Evaluation], item: _Item) -> Outcome:
     """Evaluate one item; a failure that is the candidate's own becomes a record, any other exception is raised."""
     return _ended(_begun(partial(function, item)))
 
@@ -145,7 +145,7 @@ def _ended(outcome: Outcome) -> Outcome:
     return rest | {"seconds": outcome["seconds"] + rest["seconds"]}
 
 
-def _begun(work: Callable[[], Measured]) -> Outcome:
+def _begun(work: Callable[[], Evaluation]) -> Outcome:
     """What a piece of work gives; with the status begun and the "rest" where it gives another piece."""
     begin = time.perf_counter()
     try:
@@ -191,7 +191,7 @@ def _own_failure(error: Exception) -> str | None:
 # ---- in the processes of a training
 
 
-def _shared_out(function: Callable[[Item], Measured], todo: Mapping[str, Item]) -> Iterator[tuple[str, Outcome]]:
+def _shared_out(function: Callable[[_Item], Evaluation], todo: Mapping[str, _Item]) -> Iterator[tuple[str, Outcome]]:
     """Each process evaluates one candidate at a time, and all learn what the others found."""
     names, size, rank = list(todo), distributed.size(), distributed.rank()
     for first in range(0, len(names), size):
@@ -210,7 +210,9 @@ def _shared_out(function: Callable[[Item], Measured], todo: Mapping[str, Item]) 
 # ---- in this process
 
 
-def _here(function: Callable[[Item], Measured], todo: Mapping[str, Item], run: Run) -> Iterator[tuple[str, Outcome]]:
+def _here(
+    function: Callable[[_Item], Evaluation], todo: Mapping[str, _Item], run: Run
+) -> Iterator[tuple[str, Outcome]]:
     """Each candidate's first part here; its second one, if any, in a thread, while the next one is begun."""
     before: tuple[str, Future] | None = None
     with ThreadPoolExecutor(1) as thread, contextlib.closing(_first_parts_here(function, todo, run)) as begun:
@@ -226,7 +228,7 @@ def _here(function: Callable[[Item], Measured], todo: Mapping[str, Item], run: R
 
 
 def _first_parts_here(
-    function: Callable[[Item], Measured], todo: Mapping[str, Item], run: Run
+    function: Callable[[_Item], Evaluation], todo: Mapping[str, _Item], run: Run
 ) -> Iterator[tuple[str, Outcome]]:
     """The candidate under way is written down, so that one that kills the process is known by it.
 
@@ -339,7 +341,7 @@ class _Workers:
         self.close = multiprocessing.util.Finalize(self, _end_all, (self.idle, self.busy), exitpriority=1)
 
     def evaluate(
-        self, function: Callable[[Item], Measured], todo: Mapping[str, Item], tried: Iterable[str] = ()
+        self, function: Callable[[_Item], Evaluation], todo: Mapping[str, _Item], tried: Iterable[str] = ()
     ) -> Iterator[tuple[str, Outcome]]:
         """(name, outcome) as they come. tried: names of those that have killed a process before.
 
@@ -419,7 +421,7 @@ def _serve(connection: Any, threads: int) -> None:
             connection.send(_answer(function, item))
 
 
-def _answer(function: Callable[[Item], Measured], item: bytes) -> tuple[Outcome | None, Exception | None, str]:
+def _answer(function: Callable[[_Item], Evaluation], item: bytes) -> tuple[Outcome | None, Exception | None, str]:
     try:
         return _attempt(function, pickle.loads(item)), None, ""
     except Exception as error:
@@ -439,10 +441,10 @@ def _end_with_parent() -> None:
 
 
 def _on_ray(
-    function: Callable[[Item], Measured],
-    todo: Mapping[str, Item],
+    function: Callable[[_Item], Evaluation],
+    todo: Mapping[str, _Item],
     how: Parallel,
-    files: Callable[[Item], tuple[Sequence[Path], Sequence[Path]]] | None,
+    files: Callable[[_Item], tuple[Sequence[Path], Sequence[Path]]] | None,
 ) -> Iterator[tuple[str, Outcome]]:
     """Tasks on the cluster that `how.address` or RAY_ADDRESS names, else on one started on this machine.
 
@@ -502,8 +504,8 @@ def _on_ray(
 
 
 def _on_node(
-    function: Callable[[Item], Measured],
-    item: Item,
+    function: Callable[[_Item], Evaluation],
+    item: _Item,
     place: tuple[str, int],
     carried: Sequence[tuple[Path, str, Any]],
     makes: Sequence[Path],

@@ -23,7 +23,7 @@ from common import progress
 from common.models.mode import usable_device
 from common.plain import InputError
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 PATIENCE = timedelta(days=1)  # the others wait while the first evaluates or waits for a run folder
 
@@ -93,7 +93,7 @@ def average(values: Tensor) -> Tensor:
     return total / size()
 
 
-def by_first(make: Callable[[], Value]) -> Value:
+def by_first(make: Callable[[], _Value]) -> _Value:
     """What `make` returns in process 0, in every process; an InputError that it raises there is raised in all.
 
     Whatever decides on a later exchange comes through here rather than from a file: another process may find the file
@@ -113,7 +113,7 @@ def by_first(make: Callable[[], Value]) -> Value:
     return answer[0]
 
 
-def gather(value: Value) -> list[Value]:
+def gather(value: _Value) -> list[_Value]:
     """What each process gives, by rank, in every process."""
     if size() == 1:
         return [value]

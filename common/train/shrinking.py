@@ -14,17 +14,17 @@ from common.train import distributed
 from common.train.loop import Batches, FitReport, StepLosses, Training, fit
 from common.train.run_folder import Run
 
-Phase = TypeVar("Phase", bound=ShrinkingPhase)
+_Phase = TypeVar("_Phase", bound=ShrinkingPhase)
 
 
 def shrink(
     run: Run,
     model: nn.Module,
     batches: Batches,
-    phases: Sequence[Phase],
-    step_losses_of: Callable[[Phase], StepLosses],
+    phases: Sequence[_Phase],
+    step_losses_of: Callable[[_Phase], StepLosses],
     training: Training,
-    before_phase: Callable[[Phase], None] | None = None,
+    before_phase: Callable[[_Phase], None] | None = None,
 ) -> list[FitReport]:
     """Train `model` through all phases, each a stage of the run under the phase's name; a report for each.
 

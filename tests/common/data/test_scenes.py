@@ -76,14 +76,14 @@ def test_the_set_is_valid_and_its_statistics_are_those_promised(many):
     assert shares.max() < 1.15 / 12
 
 
-def _alone(shape: str, texture: str, angle: float, stretch: float) -> module.Layout:
+def _alone(shape: str, texture: str, angle: float, stretch: float) -> module.SceneLayout:
     """One white thing in the middle of the picture, half extents .25 * stretch and .25 / stretch."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     to_image = 0.25 * turn * np.array([stretch, 1 / stretch])
     which = module._ALL_SHAPES.index(shape)
     outline = module._OUTLINES[which] @ to_image.T
     box = np.concatenate([outline.min(axis=0), outline.max(axis=0)]) + 0.5
-    return module.Layout(
+    return module.SceneLayout(
         shape=np.array([which]),
         texture=np.array([module._ALL_TEXTURES.index(texture)]),
         centre=np.array([[0.5, 0.5]]),
@@ -96,7 +96,7 @@ def _alone(shape: str, texture: str, angle: float, stretch: float) -> module.Lay
     )
 
 
-def _paint_white(canvas: np.ndarray, placed: module.Layout) -> None:
+def _paint_white(canvas: np.ndarray, placed: module.SceneLayout) -> None:
     white = np.ones((3, 1, 1), np.float32)
     module._paint_thing(canvas, placed, 0, white, 0 * white, np.zeros(2, np.float32))
 
