@@ -407,7 +407,7 @@ def measure_figure6(study: "DetOFAStudy") -> Measured:
 
     def numbers(name: str) -> dict[str, list]:
         records = study.sampled(name)
-        return curve(records) | {"bucket": [record.get("bucket") for record in records]}
+        return curve(records) | {key: [record.get(key) for record in records] for key in ("bucket", "path")}
 
     def gain() -> list[float]:
         ours, ofa = numbers("ours"), numbers("ofa")
@@ -430,9 +430,11 @@ def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     factor, unit, label = cost_axis(setting, edges[-1])
     dots = {
         LABELS[name]: [
-            (cost / factor, accuracy)
-            for numbers in measured
-            for cost, accuracy in zip(*(numbers["sampled"][name][key] for key in ("cost", "AP")), strict=True)
+            (cost / factor, accuracy, {"Path": path, "Seed": seed})
+            for seed, numbers in enumerate(measured)
+            for cost, accuracy, path in zip(
+                *(numbers["sampled"][name][key] for key in ("cost", "AP", "path")), strict=True
+            )
             if accuracy is not None and math.isfinite(accuracy)
         ]
         for name in names

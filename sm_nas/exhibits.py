@@ -361,13 +361,19 @@ def mobilenet_evidence(study: "SMNAS") -> dict[str, Callable[[], float]]:
 
 def draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     preset = _preset(setting)
-    candidates = [one for numbers in measured for kind in SEARCHES for one in numbers[kind] if one["AP"] is not None]
+    candidates = [
+        one | {"seed": seed}
+        for seed, numbers in enumerate(measured)
+        for kind in SEARCHES
+        for one in numbers[kind]
+        if one["AP"] is not None
+    ]
 
     def fronts(name: str, groups: Sequence[str], of: Callable[[Structure], str], cost: str, **more: Any) -> Picture:
         """The candidates in groups, by size or by backbone."""
         points = {group: [] for group in groups}
         for one in candidates:
-            points[of(Structure.parse(one["structure"]))] += _pairs([one], cost)
+            points[of(Structure.parse(one["structure"]))] += _told([one], cost)
         points = {group: pairs for group, pairs in points.items() if pairs}
         data = {"points": points, "cost_label": COSTS[cost][0], "whole_front": True, "log_cost": True}
         return Picture(f"figure3-{name}", "fronts", data | more)
@@ -413,6 +419,12 @@ def _by_seed(structures: Sequence[Mapping[str, str]]) -> list[str]:
 def _pairs(records: Sequence[Mapping[str, Any]], cost: str) -> list[tuple[float, float]]:
     """Cost, in the unit of its axis, and AP."""
     return [(_number(one[cost]) / COSTS[cost][1], _number(one["AP"])) for one in records]
+
+
+def _told(records: Sequence[Mapping[str, Any]], cost: str) -> list[tuple[float, float, dict[str, Any]]]:
+    """`_pairs`, with what a picture tells of each candidate besides."""
+    known = [{"Structure": one["structure"], "Seed": one["seed"]} for one in records]
+    return [(*pair, about) for pair, about in zip(_pairs(records, cost), known, strict=True)]
 
 
 def _search_rows(searched: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
@@ -536,7 +548,11 @@ def draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     for place, name in enumerate(names):
         searched = [numbers["groups"][name] for numbers in measured]
         rows += [[name, *row] for row in _search_rows(searched)]
-        points[f"Searched from {name}"] = [pair for one in searched for pair in _pairs(one["found"], FLOPS)]
+        points[f"Searched from {name}"] = [
+            told
+            for seed, one in enumerate(searched)
+            for told in _told([each | {"seed": seed} for each in one["found"]], FLOPS)
+        ]
         if len(measured) == 1:  # a search begins with its structure's own backbone
             marks[name] = _pairs(searched[0]["found"][:1], FLOPS)[0]
         more.append(_attained(searched, f"figure4-attained-{name.lower()}", FLOPS))

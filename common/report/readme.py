@@ -1,9 +1,9 @@
 """`python -m common.report.readme`: the results in README.md and on the papers' pages, from the published records.
 
-README.md has the scoreboard, led by results/learnt.md where there is one, and the table of results/benchmarks.json
-where there is one; PAPER/README.md has every published exhibit and claim. Each stands between two markers; pictures
-become PNG files beside their records. Papers are the folders with a printed.json, and what is in common and has one is
-shown as they are. `--check` only says what is stale.
+README.md has the scoreboard, led by results/learnt.md where there is one, the table of results/benchmarks.json and what
+results/photographs.md tells, where they are; PAPER/README.md has every published exhibit and claim. Each stands between
+two markers; pictures become PNG files beside their records. Papers are the folders with a printed.json, and what is in
+common and has one is shown as they are. `--check` only says what is stale.
 """
 
 import itertools
@@ -33,7 +33,7 @@ from common.report.scoreboard import (
 )
 from common.report.tables import markdown_table, plain_markdown, side_by_side
 
-SCOREBOARD, SPEED, RESULTS = "scoreboard", "speed", "results"
+SCOREBOARD, SPEED, PHOTOGRAPHS, RESULTS = "scoreboard", "speed", "photographs", "results"
 """Names of the pairs of markers: <!-- scoreboard:begin --> to <!-- scoreboard:end -->."""
 
 
@@ -70,6 +70,9 @@ def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
     timed = root / "results" / "benchmarks.json"
     if timed.is_file():
         pages[root / "README.md"][SPEED] = speeds(read_json(timed))
+    told = root / "results" / "photographs.md"
+    if told.is_file():
+        pages[root / "README.md"][PHOTOGRAPHS] = told.read_text().strip()
     for folder in pages_of(root):
         published = published_folders(root, folder.name)
         pages[folder / "README.md"] = {RESULTS: "\n\n".join(results(each, folder) for each in published)}

@@ -327,7 +327,9 @@ def test_figure6_takes_away_what_cost_alone_explains():
     for bucket, row in enumerate(rows[:4]):
         means = [np.mean([100 * p["AP"] for p in paths if p["bucket"] == bucket]) for paths in (ours, ofa)]
         assert_same(row[1:], [seeds([value, value]) for value in (*means, means[0] - means[1], gain[bucket])])
-    assert len(pictures["figure6"]["points"]["DetOFA (ours)"]) == 2 * len(ours)
+    points = pictures["figure6"]["points"]["DetOFA (ours)"]
+    told = [each[2] for each in points]
+    assert told == [{"Path": each.get("path"), "Seed": seed} for seed in range(2) for each in ours]
 
 
 # ---- figure 7

@@ -341,7 +341,9 @@ def test_figure_3():
     assert [picture.name for picture in figure.pictures] == [f"figure3-{name}" for name in names]
     shown = figure.pictures[0].data["points"]["96x96"]
     assert len(shown) == 3 * 4
-    assert shown[:3] == [pytest.approx((5.0 - n, 10.0 * (1 + n))) for n in range(3)]
+    assert [each[:2] for each in shown[:3]] == [pytest.approx((5.0 - n, 10.0 * (1 + n))) for n in range(3)]
+    structures = [one["structure"] for one in numbers[0]["found"][:3]]
+    assert [each[2] for each in shown[:3]] == [{"Structure": each, "Seed": 0} for each in structures]
     assert figure.notes[0].endswith("ResNet18 6.0 at 9.0 ms and 100 MMACs; MobileNetV2 5.0 at 10.0 ms and 50 MMACs.")
     assert "named detectors: 0.33." in figure.notes[1]
     assert figure.caption.startswith("Stage one: 5,103 structures")

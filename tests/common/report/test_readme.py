@@ -93,6 +93,15 @@ def test_a_paper_without_results_is_named_alone(tmp_path):
     )
 
 
+def test_what_photographs_gave_is_told(tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/photographs.md").write_text("AP 0.5\n")
+    (tmp_path / "README.md").write_text(f"{BOARD}\n<!-- photographs:begin --><!-- photographs:end -->")
+    main(Options(root=tmp_path))
+    assert "<!-- photographs:begin -->\n\nAP 0.5\n\n<!-- photographs:end -->" in (tmp_path / "README.md").read_text()
+    assert not stale(tmp_path, capsys)
+
+
 def test_speeds_stand_beside_the_peers(tmp_path, capsys):
     machine = {
         "date": "2026-02-03",
