@@ -6,12 +6,14 @@ happen on the whole batch on the device, so the batches are equal to the bit eit
 data.
 """
 
+import fcntl
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from math import prod
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -70,17 +72,56 @@ def _decoded(load: LoadImage, order: list[list[int]], pin: bool) -> Iterator[Ten
         yield images
 
 
+class SharedImages:
+    """Where the processes of a search hold decoded images together: in files that each of them maps into its memory.
+
+    folder: of the files; None: each process holds its own.
+    """
+
+    folder: Path | None = None
+
+    @classmethod
+    def held(cls, dataset: DetectionSet, size: Size, shape: tuple[int, ...]) -> Tensor | None:
+        """Images that are decoded by the first process that asks; None where the disk has no room for them."""
+        file = cls.folder / "{}-{}x{}".format(dataset.fingerprint(), *canvas_of(size))
+        part = file.with_suffix(".part")
+
+        def mapped(path: Path) -> Tensor:
+            return torch.from_file(str(path), shared=True, size=prod(shape), dtype=torch.uint8).view(shape)
+
+        try:
+            cls.folder.mkdir(parents=True, exist_ok=True)
+            with open(file.with_suffix(".lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # given back by whoever is killed, too
+                if not file.exists():
+                    with open(part, "wb") as made:
+                        os.posix_fallocate(made.fileno(), 0, prod(shape))  # a page without room would end the process
+                    _decode_into(mapped(part), dataset, size)
+                    part.rename(file)
+            return mapped(file)
+        except OSError:
+            return None
+
+
 def resident(dataset: DetectionSet, size: Size, device: torch.device | str = "cpu") -> Tensor:
     """All images of a set decoded, (N, 3, H, W) uint8 on `device`, for several `DetectionBatches`."""
-    N = len(dataset)
     width, height = canvas_of(size)
-    held = torch.empty(N, 3, height, width, dtype=torch.uint8, device=device)
+    shape = (len(dataset), 3, height, width)
+    if SharedImages.folder is not None and torch.device(device).type == "cpu" and len(dataset):
+        shared = SharedImages.held(dataset, size, shape)
+        if shared is not None:
+            return shared
+    return _decode_into(torch.empty(shape, dtype=torch.uint8, device=device), dataset, size)
+
+
+def _decode_into(held: Tensor, dataset: DetectionSet, size: Size) -> Tensor:
+    N = len(dataset)
     order = [list(range(first, min(first + _DECODE_BATCH, N))) for first in range(0, N, _DECODE_BATCH)]
     name = f"decode {dataset.name} {dataset.split}"
     with tqdm(total=N, desc=name, unit="image", disable=N < 500 or None) as progress:
         first = 0
         for images in _decoded(partial(_letterboxed, dataset, size), order, held.is_cuda):
-            held[first : first + len(images)] = images.to(device, non_blocking=True)
+            held[first : first + len(images)] = images.to(held.device, non_blocking=True)
             first += len(images)
             progress.update(len(images))
     return held

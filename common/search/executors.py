@@ -15,6 +15,7 @@ import multiprocessing.connection
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -29,6 +30,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from common.data.batches import SharedImages
 from common.plain import InputError, cannot_write, to_json, write_atomically
 from common.progress import Progress, silence
 from common.settings import Parallel
@@ -290,10 +292,10 @@ class _Worker:
     GPU's context in an unusable state.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, images: Path | None) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads))
+        self.process = context.Process(target=_serve, args=(theirs, threads, images))
         self.process.start()
         theirs.close()  # so that reading finds an end when the process dies
         self.name = ""  # of the candidate under way
@@ -330,10 +332,13 @@ class _Worker:
 
 
 class _Workers:
-    """So many processes, started when first needed and kept from one call to the next: starting one takes seconds."""
+    """So many processes, started when first needed and kept from one call to the next: starting one takes seconds.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    images: folder in which they hold decoded images together.
+    """
+
+    def __init__(self, count: int, images: Path | None = None) -> None:
+        self.count, self.images = count, images
         self.threads = max(1, torch.get_num_threads() // count)
         self.idle: list[_Worker] = []
         self.busy: dict[Any, _Worker] = {}  # by connection
@@ -376,7 +381,7 @@ class _Workers:
             _end_all([], self.busy)  # left early: what is under way is wanted by nobody
 
     def _begin(self, name: str, function: bytes, todo: Mapping[str, Any]) -> None:
-        worker = self.idle.pop() if self.idle else _Worker(self.threads)
+        worker = self.idle.pop() if self.idle else _Worker(self.threads, self.images)
         self.busy[worker.connection] = worker
         worker.begin(name, function, todo[name])
 
@@ -400,13 +405,16 @@ def _workers_of(run: Run, count: int) -> _Workers:
     if pool is None or pool.count != count or not pool.close.still_active():
         if pool is not None:
             pool.close()
-        pool = _POOLS[run] = _Workers(count)
+        images = run.path / "images"
+        pool = _POOLS[run] = _Workers(count, images)
+        run.at_close(partial(shutil.rmtree, images, ignore_errors=True))  # after what is registered later
         run.at_close(pool.close)
     return pool
 
 
-def _serve(connection: Any, threads: int) -> None:
+def _serve(connection: Any, threads: int, images: Path | None) -> None:
     """A worker's life: one candidate after the other until its parent ends it or dies."""
+    SharedImages.folder = images
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers in order
     silence()
     torch.set_num_threads(threads)

@@ -1,5 +1,6 @@
 """Batches: the same for a seed, resumed or not, held in memory or streamed."""
 
+import errno
 from dataclasses import fields, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from common.batch import normalise
 from common.data import batches as module
-from common.data.batches import ClassificationBatches, DetectionBatches, ResolutionBatches, resident
+from common.data.batches import ClassificationBatches, DetectionBatches, ResolutionBatches, SharedImages, resident
 from common.data.crops import object_crops
 from common.data.detection_set import DetectionSet
 from common.data.scenes import scenes
@@ -260,3 +261,55 @@ def test_canvas_in_whole_multiples():
     assert padded((1333, 800)) == (1344, 800)
     assert padded((1080, 720)) == (1088, 736)
     assert padded(65, multiple=64) == (128, 128)
+
+
+@pytest.fixture
+def shared(monkeypatch, tmp_path):
+    monkeypatch.setattr(SharedImages, "folder", tmp_path / "images")
+    return tmp_path / "images"
+
+
+def test_processes_of_a_search_decode_a_set_once_and_hold_it_once(dataset, shared, monkeypatch):
+    with monkeypatch.context() as alone:
+        alone.setattr(SharedImages, "folder", None)
+        own = resident(dataset, 32)
+    first = resident(dataset, 32)
+    monkeypatch.setattr(module, "_decode_into", None)  # from here on nobody can decode
+    second = resident(dataset, 32)
+    assert torch.equal(first, own)
+    assert torch.equal(second, own)
+    first[3] = 7
+    assert (second[3] == 7).all()  # one memory
+    (file,) = [each for each in shared.iterdir() if each.suffix == ""]
+    assert file.stat().st_size == own.numel()
+
+
+def test_other_sizes_and_sets_are_other_files(dataset, shared):
+    held = [resident(each, size) for each in (dataset, dataset.subset([1, 2])) for size in (32, (32, 48))]
+    assert [tuple(each.shape) for each in held] == [(n, 3, height, 32) for n in (11, 2) for height in (32, 48)]
+    assert torch.equal(held[2], held[0][1:3])
+    assert len([each for each in shared.iterdir() if each.suffix == ""]) == 4
+
+
+def test_what_an_interrupted_process_left_is_decoded_anew(dataset, shared):
+    own = resident(dataset, 32).clone()
+    (file,) = [each for each in shared.iterdir() if each.suffix == ""]
+    file.rename(file.with_suffix(".part"))
+    file.with_suffix(".part").write_bytes(b"\0" * 10)
+    assert torch.equal(resident(dataset, 32), own)
+
+
+def test_where_the_disk_is_full_each_process_holds_its_own(dataset, shared, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    assert torch.equal(resident(dataset, 32), torch.stack(_pictures(dataset, 32)))
+    assert not [each for each in shared.iterdir() if each.suffix == ""]
+
+
+def _pictures(dataset: DetectionSet, size: int) -> list[torch.Tensor]:
+    return [
+        torch.from_numpy(letterbox(dataset.load_image(index), size).transpose(2, 0, 1).copy())
+        for index in range(len(dataset))
+    ]

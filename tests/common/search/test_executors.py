@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from common import progress
+from common.data.batches import SharedImages
 from common.plain import InputError
 from common.search.executors import evaluate_all
 from common.settings import Parallel
@@ -326,3 +327,18 @@ def test_a_fault_in_a_second_part_is_raised_and_what_was_known_stays(tmp_path):
         with pytest.raises(ValueError, match="a fault in the code"):
             evaluate(run, [(0, 1), (6, 0), (0, 2)], in_two_parts)
         assert [record["key"] for record in run.candidates()] == [[0, 1]]
+
+
+def where_images_are(_: tuple[int, ...]) -> dict:
+    SharedImages.folder.mkdir(exist_ok=True)
+    (SharedImages.folder / str(os.getpid())).touch()
+    return {"AP": 0.0, "folder": str(SharedImages.folder)}
+
+
+def test_workers_hold_images_in_the_run_folder_as_long_as_they_live(tmp_path):
+    with Run.open(tmp_path, {}) as run:
+        records = evaluate(run, [(0, number) for number in range(4)], where_images_are, workers=2)
+        assert {record["folder"] for record in records} == {str(tmp_path / "images")}
+        assert 1 <= len(list((tmp_path / "images").iterdir())) <= 2
+    assert not (tmp_path / "images").exists()
+    assert SharedImages.folder is None
