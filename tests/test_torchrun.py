@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,7 @@ def delay(draw: random.Random) -> None:
     import torch.distributed as dist
 
     from common import plain
+    from common.train import distributed
 
     def late(function, share: float, seconds: float):
         def later(*arguments, **more):
@@ -132,6 +134,7 @@ def delay(draw: random.Random) -> None:
 
         return later
 
+    distributed.MEETING = timedelta(minutes=1)  # the other one may be killed before they meet
     time.sleep(draw.uniform(0, 0.3))
     for name, share in {"all_reduce": 0.005, "all_gather": 0.005, "broadcast_object_list": 0.3, "barrier": 0.3}.items():
         setattr(dist, name, late(getattr(dist, name), share, 0.05))

@@ -26,13 +26,14 @@ from common.plain import InputError
 _Value = TypeVar("_Value")
 
 PATIENCE = timedelta(days=1)  # the others wait while the first evaluates or waits for a run folder
+MEETING = timedelta(minutes=15)  # but not so long for one that never comes
 
 
 def start(device: str | None = None) -> torch.device:
     """Join the other processes when `torchrun` started this one; returns the device that this process works on.
 
     device: "cpu", "cuda" or "cuda:N" (default: GPU if available). Under torchrun each process on a machine takes the
-    GPU of its local rank. Raises InputError for a device that cannot be used.
+    GPU of its local rank. Raises InputError for a device that cannot be used, and where the others do not come.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     where = usable_device(device, touch=alone)
@@ -49,7 +50,19 @@ def start(device: str | None = None) -> torch.device:
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+        try:
+            store, own, processes = next(dist.rendezvous("env://", timeout=MEETING))
+        except (dist.DistError, TimeoutError) as error:
+            place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+            own, processes = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
+            minutes, why = MEETING.total_seconds() / 60, str(error).splitlines()[0]
+            raise InputError(
+                f"process {own} of {processes} did not find the others at {place} within {minutes:g} minutes ({why}): "
+                "start all of them, or let torchrun do so"
+            ) from error
+        store.set_timeout(PATIENCE)
+        backend = "nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=own, world_size=processes, timeout=PATIENCE)
         if rank() > 0:
             progress.silence()
     return where

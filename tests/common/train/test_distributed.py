@@ -211,6 +211,23 @@ def test_a_missing_gpu_is_told(monkeypatch):
         distributed.start("cuda")
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_whose_others_never_come_says_so(place):
+    code = (
+        "from datetime import timedelta\n"
+        "from common.train import distributed\n"
+        "distributed.MEETING = timedelta(seconds=1)\n"
+        "distributed.start('cpu')"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"WORLD_SIZE": "2", "RANK": str(place), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ended = subprocess.run([sys.executable, "-c", code], env=os.environ | told, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert f"InputError: process {place} of 2 did not find the others at 127.0.0.1:{port} within" in ended.stderr
+
+
 def two_processes(folder: Path, port: str) -> bool:
     os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     torch.set_num_threads(1)
