@@ -35,8 +35,11 @@ ALWAYS_THERE = {
 }
 
 
+LONG = ("answers", "two-stage", "workers")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(each, marks=[pytest.mark.slow] * (each == "workers")) for each in ALWAYS_THERE]
+    "name", [pytest.param(each, marks=[pytest.mark.slow] * (each in LONG)) for each in ALWAYS_THERE]
 )
 def test_benchmark_at_tiny_size(name, device):
     rows = command.measure(name, Timing(str(device), repeats=1), quick=True)

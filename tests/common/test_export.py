@@ -66,7 +66,7 @@ def heads(network) -> dict:
     return {layer: 0.5 for part in (network.heatmap, network.size, network.offset) for layer in (part[0], part[-1])}
 
 
-@pytest.mark.parametrize("build", [two_stage, retinanet, centernet])
+@pytest.mark.parametrize("build", [two_stage, pytest.param(retinanet, marks=pytest.mark.slow), centernet])
 def test_the_graph_finds_what_the_network_finds(build, tmp_path, monkeypatch, capsys):
     images = drawn_images(SIZE)
     network = build()

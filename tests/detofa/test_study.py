@@ -352,6 +352,7 @@ def _process(out: Path) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_numbers(unbroken, tmp_path):
     """SIGKILL, twice, at moments spread over the work that is left; then once more to the end."""
     _, whole, took = unbroken

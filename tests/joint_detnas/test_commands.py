@@ -213,7 +213,10 @@ def test_plans_say_costs_and_schedule(said, answer):
     assert "full 24 epochs, one-step 12 epochs, all 24 epochs; 2 sub-networks a step" in text
 
 
-@pytest.mark.parametrize(("scale", "backbone"), [("smoke", "resnet18"), ("paper", "resnext101_32x4d")])
+@pytest.mark.parametrize(
+    ("scale", "backbone"),
+    [("smoke", "resnet18"), pytest.param("paper", "resnext101_32x4d", marks=pytest.mark.slow)],
+)
 def test_a_cascades_plan_says_the_cost_before_and_after(said, answer, scale, backbone):
     flags = ("--describe", "--what", "cascade", "--scale", scale, "--backbone", backbone)
     plan, text = answer(train, *flags), said(train, *flags)

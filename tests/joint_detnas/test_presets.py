@@ -55,6 +55,7 @@ PUBLISHED = """
  "timed_equivalents": ["R50"],
  "lessons": [["resnet18", "R50"], ["resnet50", "R101"]], "pruned_backbones": ["resnet50", "resnet101"],
  "percentages": [0, 10, 20, 30], "pruning_training": {"SGD": 3, "learning_rate": 0.01}, "goal": 0.5,
+ "penalised_base": true, "penalised_share": 0.25,
  "grid_teachers": [["8 blocks, 1 wide", {"depths": [2, 2, 2, 2], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
                    ["16 blocks, 1 wide", {"depths": [3, 4, 6, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],
                    ["33 blocks, 1 wide", {"depths": [3, 4, 23, 3], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],

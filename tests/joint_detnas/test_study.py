@@ -354,7 +354,10 @@ PIPELINE_STARTS = {  # pipeline, choice -> (what it begins with, share of its pa
 }
 
 
-@pytest.mark.parametrize(("name", "choice"), PIPELINE_STARTS)
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [pytest.param(*each, marks=[pytest.mark.slow] * ("no-penalty" in each)) for each in PIPELINE_STARTS],
+)
 def test_a_pipeline_prunes_to_the_goal_and_trains_as_often_as_the_joint_search(
     copied, tiny, trainings, monkeypatch, name, choice
 ):
@@ -618,7 +621,11 @@ if __name__ == "__main__":
     _search_until_killed(Path(sys.argv[1]))
 
 
-@pytest.mark.parametrize("damage", [shutil.rmtree, lambda folder: (folder / "pair.safetensors").write_bytes(b"")])
+def emptied(folder: Path) -> None:
+    (folder / "pair.safetensors").write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [pytest.param(shutil.rmtree, marks=pytest.mark.slow), emptied])
 def test_lost_weights_of_a_parent_are_made_anew(study, tmp_path, monkeypatch, capsys, damage):
     """All that are left at the third pair; the same command trains what is needed again, and comes to the same end."""
     _copy_of_parts(study, tmp_path)

@@ -428,6 +428,7 @@ def test_an_exhibit_names_exactly_the_runs_that_measuring_it_touched(tmp_path, n
 # ---- a kill changes nothing
 
 
+@pytest.mark.slow
 def test_broken_off_in_either_stage_it_comes_to_the_same_end(study, tmp_path, monkeypatch):
     """Interrupted in a training of stage one, killed (SIGKILL, in another process) in one of stage two; then on."""
     whole, steps = records(study), []

@@ -211,7 +211,7 @@ def test_a_missing_gpu_is_told(monkeypatch):
         distributed.start("cuda")
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_whose_others_never_come_says_so(place):
     code = (
         "from datetime import timedelta\n"
