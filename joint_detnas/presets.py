@@ -521,6 +521,9 @@ Lengths: on a seed that nothing is judged by, ResNet18 has AP 17.0, 26.4 and 28.
 (61, 123 and 246 s of CPU) from 640,000 crops (256 s, once for all seeds); from a quarter of the crops 21.4 and 25.1
 after 24 and 48 thousand. The exhibit plateau measures what doubling brings.
 
+The pool is not on its plateau yet: in one seed its R50 has AP 15.5, and 26.0 trained alone for as many epochs, so its
+phases must become longer before anything is judged.
+
 Command: python -m joint_detnas.reproduce --scale nano --data scenes --precision bfloat16 --seeds 6
 The second, real set, blood cells: --data coco:DIR, DIR the folder of BCCD
 """
