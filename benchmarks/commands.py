@@ -1,4 +1,4 @@
-"""What a user waits for: a command's help, the answer to a wrong flag, and all published results drawn anew."""
+"""What a user waits for: a command's help, the answer to a wrong flag, and all published results redrawn."""
 
 import subprocess
 import sys

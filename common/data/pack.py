@@ -1,4 +1,4 @@
-"""Write a detection set anew with small pictures, to carry it to where it is trained on.
+"""Copy a detection set with small pictures, to carry it to where it is trained on.
 
     python -m common.data.pack coco:DIR --side 640 --out DIR-640
 
@@ -28,7 +28,7 @@ MOST_READERS = 8
 
 @dataclass(frozen=True)
 class Options:
-    """Write a detection set anew with small pictures, in COCO's form."""
+    """Copy a detection set with small pictures, in COCO's form."""
 
     data: Annotated[str, tyro.conf.Positional]
     """Set on disk, as --data names it."""

@@ -291,7 +291,7 @@ def test_other_sizes_and_sets_are_other_files(dataset, shared):
     assert len([each for each in shared.iterdir() if each.suffix == ""]) == 4
 
 
-def test_what_an_interrupted_process_left_is_decoded_anew(dataset, shared):
+def test_what_an_interrupted_process_left_is_decoded_again(dataset, shared):
     own = resident(dataset, 32).clone()
     (file,) = [each for each in shared.iterdir() if each.suffix == ""]
     file.rename(file.with_suffix(".part"))
