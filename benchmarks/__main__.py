@@ -23,7 +23,7 @@ class Benchmark:
     """`module` of this package holds the function, called as the benchmark with underscores: (timing, **sizes) -> rows.
 
     It is called once with each of the sizes `full`, or `quick`, tiny ones. target: what ours should reach. bound: what
-    its time goes to.
+    takes its time by our reading of the code, not by a profile.
     """
 
     module: str

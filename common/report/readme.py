@@ -166,7 +166,7 @@ def speeds(rows: list[dict[str, Any]]) -> str:
             for parts in ((row["summary"], row["case"]), (_amount(row["ours"], row["unit"]), row["note"]))
         )
         lines.append((work, ours, "\n".join(map(_peer, beside)), row["target"], row["bound"]))
-    heads = ("Work", "Ours", "Peers (how many times better ours is)", "Target", "Its time goes to")
+    heads = ("Work", "Ours", "Peers (how many times better ours is)", "Target", "Presumably bound by")
     return f"{about}\n\n{markdown_table(heads, lines)}"
 
 

@@ -133,7 +133,7 @@ def test_speeds_stand_beside_the_peers(tmp_path, capsys):
         "Measured on 2026-02-03 on cpu (a processor, 2 threads), torch 2.11, by `python -m benchmarks --json`: each "
         "pair in turn, medians of wall time.",
         "",
-        "| Work | Ours | Peers (how many times better ours is) | Target | Its time goes to |",
+        "| Work | Ours | Peers (how many times better ours is) | Target | Presumably bound by |",
         "| --- | --- | --- | --- | --- |",
         "| Adding<br>1 + 1 | 0.123 s<br>exact | abacus: 1,500 s (12,151)<br>no fingers | 2 times as fast | carrying |",
         "| Adding<br>2 + 2 | 2 s | a child: 5 s (2.5) | 2 times as fast | carrying |",
