@@ -74,9 +74,9 @@ class StudyOptions:
 
     PRESETS: ClassVar[Mapping[str, StudyPreset]]
     DESCRIBED: ClassVar[str | None] = None
-    """The scale of --describe where none is given; None means the scale of all other commands."""
+    """The scale of --describe where none is given; None, or none of PRESETS, means that of all other commands."""
     OF_PHOTOGRAPHS: ClassVar[str | None] = None
-    """The scale where none is given and --data names a folder; None means the scale of all other commands."""
+    """The scale where none is given and --data names a folder; likewise."""
     SHOWS_RUNS: ClassVar[bool] = True
     """Whether a finished run gets a page of its own."""
 
@@ -112,6 +112,19 @@ class StudyOptions:
             return name
         digest = hashlib.sha256(json.dumps(self.changed, sort_keys=True).encode()).hexdigest()
         return f"{name}-{digest[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneSeed:
+    """Flags of a command that trains or searches once; beside a paper's own options."""
+
+    DESCRIBED: ClassVar[str | None] = "paper"
+    OF_PHOTOGRAPHS: ClassVar[str | None] = "photo"
+
+    seed: int = 0
+    """Seed of weights, data order and all that is drawn."""
+    json: Switch = False
+    """Print one JSON object instead of text."""
 
 
 def short_name(data: str) -> str:
@@ -160,9 +173,10 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
             for name in ("scale", "data")
         }
         photographs = any(not data.startswith("scenes") for data in given["data"])
-        unsaid = options_class.DESCRIBED if "--describe" in arguments else None
-        unsaid = unsaid or (options_class.OF_PHOTOGRAPHS if photographs else None)
-        scale = given["scale"][0] if given["scale"] else unsaid or options_class().scale
+        own = options_class.OF_PHOTOGRAPHS if photographs else None
+        unsaid = options_class.DESCRIBED if "--describe" in arguments else own
+        unsaid = unsaid if unsaid in options_class.PRESETS else options_class().scale
+        scale = given["scale"][0] if given["scale"] else unsaid
         if scale in options_class.PRESETS:
             default = options_class(scale=scale, preset=options_class.PRESETS[scale])
         if scale == "smoke" and photographs:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from common.cli import Switch, exact, metric, run, show, typed_command, words_for
+from common.cli import OneSeed, Switch, exact, metric, run, show, typed_command, words_for
 from common.plain import InputError, read_json, to_json
 from detofa import presets
 from detofa.presets import UNITS, VARIANTS
@@ -23,21 +23,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(presets.Options):
+class Options(OneSeed, presets.Options):
     """Train one detection supernet and search it at its scale's budgets."""
-
-    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
 
     variant: Literal[tuple(VARIANTS)] = "ours"
     """Method: the paper's (ours), what it is compared with, or one setting of an ablation."""
-    seed: int = 0
-    """Seed of weights, data order and sampling."""
     validations: int = 5
     """Times that the largest network's AP is measured during a training, for its curve in log.jsonl; 0 means never."""
     describe: Switch = False
-    """Print the plan (space, costs, budgets, settings) and train nothing."""
-    json: Switch = False
-    """Print one JSON object instead of text."""
+    """Print the plan (space, costs, budgets, settings; of the paper's scale unless --scale is given), train nothing."""
 
 
 def main(options: Options) -> None:

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from common.cli import Switch, command, next_with, run, show, typed_command
+from common.cli import OneSeed, Switch, command, next_with, run, show, typed_command
 from common.plain import InputError, to_json
 from joint_detnas import presets
 from joint_detnas.presets import KINDS, PRESETS, Control, Preset, TeacherSpace, check_backbone, size_name
@@ -47,11 +47,8 @@ COUNTED: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(presets.Options):
+class Options(OneSeed, presets.Options):
     """Upgrade a base detector, and write what was found to disk."""
-
-    DESCRIBED: ClassVar[str] = "paper"
-    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
 
     base: Path | None = None
     """Detector to upgrade: a file that this project wrote, or torchvision's fasterrcnn_resnet50_fpn of COCO, .pth or
@@ -63,12 +60,8 @@ class Options(presets.Options):
     and no channel pruning (nas); the teacher alone changes (fixed-student), or nothing does (fixed-pair)."""
     pairs: int | None = None
     """Pairs of student and teacher that are trained, half as many for the control nas (default: the scale's number)."""
-    seed: int = 0
-    """Seed of weights, data order and search."""
     describe: Switch = False
     """Print teachers, actions and sizes (of the paper's scale unless --scale is given) and search nothing."""
-    json: Switch = False
-    """Print one JSON object instead of text."""
 
 
 def main(options: Options) -> None:

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from common.cli import Switch, command, next_with, run, show, typed_command
+from common.cli import OneSeed, Switch, command, next_with, run, show, typed_command
 from common.plain import InputError, to_json
 from joint_detnas import presets, search
 from joint_detnas.presets import Preset, Teacher, check_backbone, size_name
@@ -20,26 +20,19 @@ from joint_detnas.search import COCO_CLASSES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(presets.Options):
+class Options(OneSeed, presets.Options):
     """Train the base detector, the teacher pool, or a found detector with a cascade, by its scale's schedule."""
-
-    DESCRIBED: ClassVar[str] = "paper"
-    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
 
     what: Literal["base", "pool", "cascade"] = "base"
     """The detector to be upgraded, the elastic teacher pool, or the found detector as deformable cascade."""
     backbone: str | None = None
     """Backbone of the base detector: resnet18, resnet50, ..., mobilenet_v2 (default: the scale's own)."""
-    seed: int = 0
-    """Seed of weights and data order."""
     validations: int = 5
     """Times that the base detector's AP is measured during its training, for its curve in log.jsonl; 0 means never."""
     teacher: str | None = None
     """Teacher whose cost --describe counts: d3-4-23-3_w1.5-1.25-1-1.5_n1.5 (default: the largest)."""
     describe: Switch = False
     """Print what would be trained, its cost and schedule (of the paper's scale unless --scale is given)."""
-    json: Switch = False
-    """Print one JSON object instead of text."""
 
 
 def main(options: Options) -> None:

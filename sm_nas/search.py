@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from common.cli import Switch, command, next_with, run, show, typed_command
+from common.cli import OneSeed, Switch, command, next_with, run, show, typed_command
 from common.plain import InputError
 from sm_nas.encoding import BLOCK_OF, BackboneCode, Structure
 from sm_nas.method import FLOPS, LATENCY, Evaluated, Group, ModularSpace, structural_to_modular
@@ -33,22 +33,15 @@ WHY_NOT_5E12 = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SearchOptions):
+class Options(OneSeed, SearchOptions):
     """Search detectors in both stages, train what is found, and write it to disk."""
 
-    DESCRIBED: ClassVar[str] = "paper"
-    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
-
-    seed: int = 0
-    """Seed of weights, data order and search."""
     stage: Literal["both", "one"] = "both"
     """Both stages, or the structural search alone."""
     final: bool = True
     """Train what was found by the final schedule, and write it as detectors."""
     describe: Switch = False
     """Print both search spaces (of the paper's scale unless --scale is given) and search nothing."""
-    json: Switch = False
-    """Print one JSON object instead of text."""
 
 
 def main(options: Options) -> None:

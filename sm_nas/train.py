@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from common.cli import Switch, command, data_parts, next_with, run, show, typed_command
+from common.cli import OneSeed, Switch, command, data_parts, next_with, run, show, typed_command
 from common.plain import InputError
 from common.report.exhibit import printed, printed_table
 from sm_nas import presets
@@ -27,11 +27,8 @@ ROWS = tuple(map(str, range(len(presets.PAPER.strategies))))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(presets.Options):
+class Options(OneSeed, presets.Options):
     """Train one detector by its scale's schedule, and write it to disk."""
-
-    DESCRIBED: ClassVar[str] = "paper"
-    OF_PHOTOGRAPHS: ClassVar[str] = "photo"
 
     model: str = "E0"
     """E0 to E5, a classic such as 'FPN R50', or a structure: 'resnet50 96x96 P1-P5 c32 rpn cascade3'."""
@@ -39,14 +36,10 @@ class Options(presets.Options):
     """Detection set: scenes (built in), coco:DIR, voc:DIR or bdd:DIR (default: scenes; COCO with --describe)."""
     strategy: Literal[("final", "from-scratch", *ROWS)] = "final"
     """Schedule: of what is reported (final), of stage two's candidates (from-scratch), or a row of Table 3."""
-    seed: int = 0
-    """Seed of weights and data order."""
     validations: int = 5
     """Times that AP is measured during the training, for its curve in log.jsonl; 0 means never."""
     describe: Switch = False
     """Print structure, costs and schedule (of the paper's scale unless --scale is given), and train nothing."""
-    json: Switch = False
-    """Print one JSON object instead of text."""
 
 
 def main(options: Options) -> None:

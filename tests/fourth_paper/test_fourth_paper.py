@@ -31,9 +31,10 @@ def reproduced(tmp_path_factory) -> Path:
     return folder
 
 
-def test_it_takes_170_lines_and_nobody_else_names_it():
-    lines = sum(len(file.read_text().splitlines()) for file in (HERE / "widenet").iterdir() if file.suffix == ".py")
-    assert lines <= 170
+def test_it_takes_150_lines_and_nobody_else_names_it():
+    lines = {file.name: len(file.read_text().splitlines()) for file in (HERE / "widenet").glob("*.py")}
+    assert lines.pop("front.py") <= 15  # for a comparison with the other methods, which a paper may do without
+    assert sum(lines.values()) <= 150
     naming = subprocess.run(["git", "-C", ROOT, "grep", "-l", "widenet"], capture_output=True, text=True).stdout
     assert all(name.startswith("tests/fourth_paper/") for name in naming.split())
 

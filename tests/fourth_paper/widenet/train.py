@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 
-from common.cli import Switch, run, show, typed_command
+from common.cli import OneSeed, run, show, typed_command
 from widenet.exhibits import make_study
 from widenet.presets import Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Options):
-    seed: int = 0
+class Train(OneSeed, Options):
     width: int = 8
-    json: Switch = False
 
 
 def main(options: Train) -> None:
