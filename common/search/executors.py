@@ -286,16 +286,22 @@ def _pickles(value: Any) -> bool:
 
 # ---- processes
 
+# A fork of this process would copy torch's threads and the GPU's context in an unusable state. So a fresh process that
+# has loaded the slow packages and computed nothing is forked for each worker; where there is no fork, each loads them.
+_FORKSERVER = "forkserver"
+_PROCESSES = multiprocessing.get_context(
+    _FORKSERVER if _FORKSERVER in multiprocessing.get_all_start_methods() else "spawn"
+)
+if _PROCESSES.get_start_method() == _FORKSERVER:
+    _PROCESSES.set_forkserver_preload([__name__, "torchvision"])
+
 
 class _Worker:
-    """A process that evaluates one candidate after the other. It is spawned: a fork would copy torch's threads and the
-    GPU's context in an unusable state.
-    """
+    """A process that evaluates one candidate after the other."""
 
     def __init__(self, threads: int, images: Path | None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads, images))
+        self.connection, theirs = _PROCESSES.Pipe()
+        self.process = _PROCESSES.Process(target=_serve, args=(theirs, threads, images))
         self.process.start()
         theirs.close()  # so that reading finds an end when the process dies
         self.name = ""  # of the candidate under way

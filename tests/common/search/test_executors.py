@@ -196,33 +196,48 @@ def test_several_processes_are_kept_and_go_on_when_one_is_killed(tmp_path):
         os.kill(left, 0)  # ended with the run
 
 
-def slowly(item: tuple[int, ...]) -> dict:
+MANY = """
+import sys, time
+from common.search.executors import evaluate_all
+from common.settings import Parallel
+from common.train.run_folder import Run
+from quick_candidate import measure
+if __name__ == "__main__":
+    list(evaluate_all(measure, range(60), Run.open(sys.argv[1], {}), lambda item: item, Parallel(workers=2)))
+"""
+QUICK = """
+import time
+def measure(item):
     time.sleep(0.05)
-    return {"AP": item[1] / 10}
+    return {"AP": item / 10}
+"""
 
 
 @pytest.mark.slow
 def test_twenty_kills_of_a_search_with_workers_cost_no_candidate(tmp_path):
-    items, draw, kills = [(0, number) for number in range(60)], random.Random(0), 0
-    known, file = 0, tmp_path / "candidates.jsonl"
-    while known < len(items):
-        child = os.fork()
-        if child == 0:
-            try:
-                evaluate(Run.open(tmp_path, {}), items, slowly, workers=2)
-            finally:
-                os._exit(0)
+    draw, kills, known, file = random.Random(0), 0, 0, tmp_path / "candidates.jsonl"
+    while known < 60:
+        child = started(tmp_path, MANY, "quick_candidate", QUICK)
         if kills < 20:
             wait_until(lambda known=known: file.exists() and file.read_bytes().count(b"\n") > known)
             time.sleep(draw.uniform(0, 0.1))
-            os.kill(child, signal.SIGKILL)
+            child.kill()
             kills += 1
-        os.waitpid(child, 0)
+        child.wait()
         known = len(Run.open(tmp_path, {}).candidates())
     records = Run.read(tmp_path).candidates()
     assert kills == 20
-    assert sorted((record["key"][1], record["AP"]) for record in records) == [(n, n / 10) for n in range(60)]
-    assert file.read_bytes().count(b"\n") == len(items)  # none twice
+    assert sorted((record["key"], record["AP"]) for record in records) == [(n, n / 10) for n in range(60)]
+    assert file.read_bytes().count(b"\n") == 60  # none twice
+
+
+def started(folder: Path, search: str, module: str, candidate: str) -> subprocess.Popen:
+    """A search in a process of its own, what it evaluates in a module beside it."""
+    (folder / "search.py").write_text(search)
+    (folder / f"{module}.py").write_text(candidate)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    arguments = [sys.executable, str(folder / "search.py"), str(folder)]
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
 
 
 SEARCH = """
@@ -245,11 +260,7 @@ def measure(item):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_workers_end_with_their_parent(tmp_path, number):
-    (tmp_path / "search.py").write_text(SEARCH)
-    (tmp_path / "slow_candidate.py").write_text(CANDIDATE)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    arguments = [sys.executable, str(tmp_path / "search.py"), str(tmp_path)]
-    parent = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    parent = started(tmp_path, SEARCH, "slow_candidate", CANDIDATE)
     files = [tmp_path / f"process{item}" for item in (1, 2)]
     wait_until(lambda: all(file.exists() and file.read_text() for file in files))
     parent.send_signal(number)
