@@ -19,7 +19,7 @@ def suppress(boxes: Tensor, valid: Tensor, threshold: float, groups: Tensor | No
 
     A box goes where a better one that stays, of the same image and group (B, N; None means one group), overlaps it by
     an IoU over `threshold`. On a CPU torchvision decides; elsewhere shapes are fixed and nothing waits for the device.
-    A program that `torch.export` writes down holds it as one step, `suppress_step`, and so has a network without values.
+    A program that `torch.export` writes down holds it as one step, `suppress_step`; so does one on the meta device.
     """
     if torch.compiler.is_exporting() or boxes.is_meta:
         return suppress_step(boxes, valid, threshold, groups)

@@ -18,6 +18,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -287,12 +288,9 @@ def _pickles(value: Any) -> bool:
 # ---- processes
 
 # A fork of this process would copy torch's threads and the GPU's context in an unusable state. So a fresh process that
-# has loaded the slow packages and computed nothing is forked for each worker; where there is no fork, each loads them.
-_FORKSERVER = "forkserver"
-_PROCESSES = multiprocessing.get_context(
-    _FORKSERVER if _FORKSERVER in multiprocessing.get_all_start_methods() else "spawn"
-)
-if _PROCESSES.get_start_method() == _FORKSERVER:
+# has loaded the slow packages and computed nothing is forked for each worker. On macOS its libraries forbid even that.
+_PROCESSES = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+if sys.platform == "linux":
     _PROCESSES.set_forkserver_preload([__name__, "torchvision"])
 
 
