@@ -26,6 +26,7 @@ import tyro
 
 from common.cli import Switch, run, show
 from common.plain import InputError
+from common.settings import COCO_CLASSES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -134,7 +135,6 @@ def _flops_of_deformable_convolution(
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-_CATEGORIES = 80  # COCO's, which the papers' detectors tell apart
 _BACKBONES = {f"r{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101)}
 _BACKBONES |= {f"x{depth}-32x4d": f"resnext{depth}_32x4d" for depth in (50, 101)}
 MODELS = (*_BACKBONES, *(f"{name}-fpn" for name in _BACKBONES))
@@ -149,7 +149,7 @@ def build(name: str) -> "nn.Module":
     from common.models.two_stage import TwoStage
 
     backbone = ResNet(_BACKBONES[name.removesuffix("-fpn")])
-    return TwoStage(backbone, _CATEGORIES, FPN(backbone.out_channels)) if name.endswith("-fpn") else backbone
+    return TwoStage(backbone, COCO_CLASSES, FPN(backbone.out_channels)) if name.endswith("-fpn") else backbone
 
 
 def parse_size(text: str) -> tuple[int, int]:

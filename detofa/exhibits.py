@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.plain import InputError, from_json
-from common.report.claims import Before, Claim, Condition, Evidence
+from common.report.claims import Before, Claim, Condition, Evidence, ap_rule
 from common.report.exhibit import (
     Drawn,
     Exhibit,
@@ -70,11 +70,6 @@ def paper_table(name: str) -> Table:
 def difference(one: str, other: str) -> Callable[[Evidence], np.ndarray]:
     """evidence -> `one` minus `other`."""
     return lambda evidence: evidence[one] - evidence[other]
-
-
-def ap_rule(quantity: str, value: Callable[[Evidence], np.ndarray], *bound: Any, **more: Any) -> Condition:
-    """A condition on AP, of which half a point is worth finding. bound: direction and threshold; default: above 0."""
-    return Condition(quantity, value, *bound, unit="AP points", effect=0.5, **more)
 
 
 def better(words: str, one: str, other: str, where: str = OVER_BUDGETS, *bound: Any, **more: Any) -> Condition:

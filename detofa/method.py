@@ -569,7 +569,7 @@ def train(run: Run, stage: str, supernet: nn.Module, task: Task, sampler: Sample
     return fit(run, stage, supernet, task.batches, step_losses, training)
 
 
-def spent(report: FitReport) -> dict[str, float]:
+def took(report: FitReport) -> dict[str, float]:
     """Wall clock, processor time and samples of a training."""
     return {name: getattr(report, name) for name in ("seconds", "cpu_seconds", "samples")}
 
@@ -666,10 +666,10 @@ def pretrain_supernet(study: "DetOFAStudy", run: Run) -> dict[str, Any]:
     everything, training = Operations.all(study.space), study.training(preset.classification)
     costs: Costs = {}
     if study.released is None:
-        costs["full"] = spent(train(run, "full", supernet, task, only(study.space.largest()), training))
+        costs["full"] = took(train(run, "full", supernet, task, only(study.space.largest()), training))
     else:  # trained on ImageNet already: the backbone stays, only the classifier is fitted to the crops
         supernet.backbone.requires_grad_(False)
-    costs["uniform"] = spent(train(run, "uniform", supernet, task, everything.sample, training))
+    costs["uniform"] = took(train(run, "uniform", supernet, task, everything.sample, training))
     losses, costs["sampling"] = sample_paths(
         study, run, "classification", supernet, task, everything, preset.pretraining_paths
     )
@@ -680,7 +680,7 @@ def pretrain_filter(study: "DetOFAStudy", run: Run) -> dict[str, Any]:
     """Section 3.1.2: the path filter, trained on paths of the classification supernet."""
     losses, training = study.validated("classification"), study.training(study.preset.path_filter.pretraining)
     report = train_filter(run, "filter", study.new_filter(), losses, study.space, study.constraint, training)
-    return {"costs": {"filter": spent(report)}}
+    return {"costs": {"filter": took(report)}}
 
 
 def warm_up(study: "DetOFAStudy", run: Run) -> dict[str, Any]:
@@ -688,7 +688,7 @@ def warm_up(study: "DetOFAStudy", run: Run) -> dict[str, Any]:
     supernet, task, preset = study.transferred(study.detector()), study.detection_task, study.preset
     everything = Operations.all(study.space)
     # Line 2: supernet warm-up training, on uniform paths.
-    costs = {"warm-up": spent(train(run, "warm-up", supernet, task, everything.sample, study.training(preset.warm_up)))}
+    costs = {"warm-up": took(train(run, "warm-up", supernet, task, everything.sample, study.training(preset.warm_up)))}
     # Line 3: uniformly sample m paths for each FLOPs bucket and validate.
     losses, costs["sampling"] = sample_paths(
         study, run, "warm-up", supernet, task, everything, preset.fine_tuning_paths
@@ -696,7 +696,7 @@ def warm_up(study: "DetOFAStudy", run: Run) -> dict[str, Any]:
     # Line 4: fine-tune the path filter, which starts from the pre-trained one.
     path_filter, training = study.filter_of("filter"), study.training(preset.path_filter.fine_tuning)
     report = train_filter(run, "filter", path_filter, losses, study.space, study.constraint, training)
-    return {"costs": costs | {"filter": spent(report)}, "paths": len(losses.paths)}
+    return {"costs": costs | {"filter": took(report)}, "paths": len(losses.paths)}
 
 
 SHARED = {"classification": pretrain_supernet, "filter": pretrain_filter, "warm-up": warm_up}
@@ -730,7 +730,7 @@ def algorithm_1(
     # Lines 7 to 16 (`train`): gradient descent on one path a step; `PathSampler` does lines 10 to 13.
     report = train(run, "fine-tuning", supernet, study.detection_task, sampler, study.training(fine_tuning))
     drawing = {"drawing_cpu_seconds": report.losses["drawing_cpu_seconds"] * report.steps}
-    return supernet, costs | {"fine-tuning": spent(report) | drawing}
+    return supernet, costs | {"fine-tuning": took(report) | drawing}
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -911,13 +911,13 @@ def train_variant(study: "DetOFAStudy", variant: Variant, run: Run) -> tuple[Cen
         settings, training = preset.shrinking, study.training(preset.shrinking.optimisation)
         reports = progressive_shrinking(run, supernet, full_net, task, settings, training)
         phases = zip(settings.phases, reports, strict=True)
-        return supernet, costs | {phase.name: spent(report) for phase, report in phases}
+        return supernet, costs | {phase.name: took(report) for phase, report in phases}
     if variant.transfer:
         study.transferred(supernet)
     sampler = only(largest) if variant.full_net else study.operations(variant).sample
     stages = {"warm-up": preset.warm_up, "fine-tuning": fine_tuning}
     return supernet, {
-        stage: spent(train(run, stage, supernet, task, sampler, study.training(optimisation)))
+        stage: took(train(run, stage, supernet, task, sampler, study.training(optimisation)))
         for stage, optimisation in stages.items()
     }
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from common.plain import from_json
-from common.report.claims import Before, Claim, Condition, Evidence
-from common.report.exhibit import Drawn, Exhibit, Measured, Picture, Setting, over_seeds, stacked, triple
+from common.report.claims import Before, Claim, Condition, Evidence, ap_rule
+from common.report.exhibit import COCO_NUMBERS, Drawn, Exhibit, Measured, Picture, Setting, over_seeds, stacked, triple
 from common.report.reproduce import Paper
 from common.report.statistics import Difference
 from common.report.tables import Table
@@ -27,7 +27,6 @@ from joint_detnas.presets import KINDS, Teacher, other_choices, size_name
 if TYPE_CHECKING:
     from joint_detnas.study import JointDetNASStudy
 
-COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 BACKBONE_NAMES = {
     "resnet18": "R18",
     "resnet34": "R34",
@@ -192,11 +191,6 @@ def apart(name: str, one: int, other: int) -> Judged:
     return lambda evidence: evidence[name][..., one] - evidence[name][..., other]
 
 
-def ap_rule(quantity: str, value: Judged, least: float = 0.0, effect: float = 0.5, **more: Any) -> Condition:
-    """AP points above `least`."""
-    return Condition(quantity, value, "above", least, "AP points", effect, **more)
-
-
 def claim(number: int, where: str, statement: str, conditions: Sequence[Condition], *more: Any, **rest: Any) -> Claim:
     """A claim of this paper; `level`: name of the evidence (S, ...) that holds AP of the networks it is about."""
     level = rest.pop("level", None)
@@ -335,13 +329,13 @@ JD2 = claim(
             "AP after pruning 10 % and some training without a teacher minus AP after that training alone (mean over "
             "the detectors)",
             apart("pruned", TEN, NOT_PRUNED),
-            -0.5,
+            threshold=-0.5,
             null="a margin, for no loss can be shown exactly",
         ),
         ap_rule(
             "AP after pruning 30 % and that training minus AP after that training alone (likewise)",
             apart("pruned", MOST, NOT_PRUNED),
-            -1.0,
+            threshold=-1.0,
         ),
     ],
     "R50 37.1 -> 37.3/37.0/36.4; R101 39.0 -> 39.2/38.8/38.3",

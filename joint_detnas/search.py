@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli import OneSeed, Switch, command, next_with, run, show, typed_command
 from common.plain import InputError, to_json
+from common.settings import COCO_CLASSES
 from joint_detnas import presets
 from joint_detnas.presets import KINDS, PRESETS, Control, Preset, TeacherSpace, check_backbone, size_name
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from common.models.described import Architecture
     from joint_detnas.study import JointDetNASStudy
 
-COCO_CLASSES = 80
 WHY_NOT_765_000 = (
     "264 depths times five elastic widths of three choices (four stages and the neck) make 64,152; with a sixth width "
     "and four resolutions there would be 769,824, the nearest to the printed number that was found"

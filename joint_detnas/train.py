@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from common.cli import OneSeed, Switch, command, next_with, run, show, typed_command
 from common.plain import InputError, to_json
+from common.settings import COCO_CLASSES
 from joint_detnas import presets, search
 from joint_detnas.presets import Preset, Teacher, check_backbone, size_name
-from joint_detnas.search import COCO_CLASSES
 
 
 @dataclass(frozen=True, kw_only=True)

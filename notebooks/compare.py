@@ -31,7 +31,7 @@ import detofa.presets
 import joint_detnas.presets
 import sm_nas.presets
 from common.compare.detectors import drawn
-from common.compare.exhibits import EXHIBITS, PAPER, area, lead, random_reach
+from common.compare.exhibits import EXHIBITS, PAPER, front_area, lead, random_reach
 from common.compare.measure import measured
 from common.compare.presets import NANO, SMOKE, Options
 from common.report.card import Shown
@@ -92,7 +92,7 @@ with pd.option_context("display.max_colwidth", None):
 # %%
 print("box:", *(f"{end / 1e6:g} M" for end in NANO.box), f"and {NANO.budget:g} CPU seconds a front at nano scale")
 for name, macs, points in (("one good", [80e6], [25]), ("a cheap one, too", [80e6, 30e6], [25, 20])):
-    print(f"{name}: {area(macs, points, NANO.box):.1f} AP points")
+    print(f"{name}: {front_area(macs, points, NANO.box):.1f} AP points")
 
 # %% [markdown]
 # X-1 asks whether one method leads. The leader is chosen on the other seeds, so that equal methods have a lead of 0 on

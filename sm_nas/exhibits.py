@@ -18,11 +18,23 @@ import numpy as np
 from common.cli import short_name
 from common.plain import from_json
 from common.report.claims import Before, Claim, Condition, Evidence
-from common.report.exhibit import Drawn, Exhibit, Measured, Picture, Setting, in_all, over_seeds, stacked, triple
+from common.report.exhibit import (
+    COCO_NUMBERS,
+    Drawn,
+    Exhibit,
+    Measured,
+    Picture,
+    Setting,
+    in_all,
+    over_seeds,
+    stacked,
+    triple,
+)
 from common.report.reproduce import Paper
 from common.report.statistics import Difference, bootstrap_interval, kendall_tau, partial_tau
 from common.report.tables import Table
 from common.search.pareto import attainment, hypervolume
+from common.settings import COCO_CLASSES
 from sm_nas.encoding import BackboneCode, Structure
 from sm_nas.method import FLOPS, LATENCY, Evaluated, Group, History, SearchSettings, evolve
 from sm_nas.presets import PAPER as PAPER_PRESET
@@ -31,8 +43,7 @@ from sm_nas.presets import Options, Preset
 if TYPE_CHECKING:
     from sm_nas.study import SMNAS, Searched
 
-COCO_CLASSES, VOC_CLASSES = 80, 20
-COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+VOC_CLASSES = 20
 BACKBONE_NAMES = {
     "resnet18": "ResNet18",
     "resnet34": "ResNet34",
@@ -100,7 +111,7 @@ def paper_macs(name: str, classes: int = COCO_CLASSES) -> float:
     return float(describe(structure, classes, PAPER_PRESET.detector)[FLOPS])
 
 
-def spent_by(sides: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+def mean_budget(sides: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
     """Samples and CPU seconds that a training of each side took, on average."""
     return {
         side: {key: float(np.mean([each[key] for each in results])) for key in ("samples", "cpu_seconds")}
@@ -195,7 +206,7 @@ def measure_table1(study: "SMNAS") -> Measured:
             "RetinaNet cost, 20 classes": over(_ONE_STAGE, _PLAIN, VOC_CLASSES),
             "FPN R50": lambda: _final_points(study, _PLAIN, here[_PLAIN]),
         },
-        "budget": spent_by({name: [study.final(name, each)] for name, each in here.items()}),
+        "budget": mean_budget({name: [study.final(name, each)] for name, each in here.items()}),
     }
 
 
@@ -327,7 +338,7 @@ def measure_figure3(study: "SMNAS") -> Measured:
             "ranked AP": lambda: float(np.mean([_points(one["long"]) for one in study.ranked])),
         },
         "budget": searches_of(study.stage_one)
-        | spent_by({name: [study.final(f"FPN {name}", one)] for name, one in _mobilenet_and_resnet(study).items()}),
+        | mean_budget({name: [study.final(f"FPN {name}", one)] for name, one in _mobilenet_and_resnet(study).items()}),
     }
 
 
@@ -536,7 +547,7 @@ def measure_figure4(study: "SMNAS") -> Measured:
             "picks AP": lambda: float(np.mean([_points(finals[f"C{place}"]["AP"]) for place in range(len(groups))])),
         },
         "budget": {
-            **spent_by({f"{kind}0, trained": [finals[f"{kind}0"]] for kind in "CFR"}),
+            **mean_budget({f"{kind}0, trained": [finals[f"{kind}0"]] for kind in "CFR"}),
             **searches_of(study.stage_two(0)),
         },
     }
@@ -700,7 +711,7 @@ def measure_table3(study: "SMNAS") -> Measured:
     return {
         "rows": [{"AP": each} for each in points],
         "evidence": {"strategies": points},
-        "budget": spent_by({f"row {place}": [row] for place, row in enumerate(rows)}),
+        "budget": mean_budget({f"row {place}": [row] for place, row in enumerate(rows)}),
     }
 
 
@@ -802,7 +813,7 @@ def measure_comparison(study: "SMNAS") -> Measured:
     }
     sides = {"E0 to E5": models, "classic detectors": classics}
     budget = {side: [study.final(*each) for each in group.items()] for side, group in sides.items()}
-    return {**compared(), "evidence": evidence, "budget": spent_by(budget)}
+    return {**compared(), "evidence": evidence, "budget": mean_budget(budget)}
 
 
 MASK_BRANCH = 100 * (14**2 * (4 * 9 + 4) * 256**2 + 28**2 * 256 * COCO_CLASSES)
@@ -964,7 +975,7 @@ def measure_table5(study: "SMNAS") -> Measured:
     if second is not None:
         evidence = {f"transfer:{name}": minus_plain(name) for name in ("E1", "E3")}
         evidence["transfer:FPN"] = lambda: _final_points(there, *medium[_PLAIN])
-    budget = spent_by({name: [there.final(*run)] for name, run in medium.items()})
+    budget = mean_budget({name: [there.final(*run)] for name, run in medium.items()})
     return {"data": short_name(there.data), "rows": rows, "evidence": evidence, "budget": budget}
 
 

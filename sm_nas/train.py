@@ -15,12 +15,13 @@ from typing import Any, Literal
 from common.cli import OneSeed, Switch, command, data_parts, next_with, run, show, typed_command
 from common.plain import InputError
 from common.report.exhibit import printed, printed_table
+from common.settings import COCO_CLASSES
 from sm_nas import presets
 from sm_nas.encoding import HEAD_NAMES, Structure
 from sm_nas.method import Strategy
 from sm_nas.presets import Preset
 
-COCO_CLASSES, COCO_IMAGES = 80, 118_287
+COCO_IMAGES = 118_287
 """Of train2017."""
 ROWS = tuple(map(str, range(len(presets.PAPER.strategies))))
 """Of Table 3."""

@@ -40,7 +40,7 @@ _COSTS = {"macs": ("Whole detector (M MAC)", 1e6), "latency": ("Latency (ms)", 1
 TITLES = {name: paper.title for name, paper in methods().items()}
 
 
-def area(macs: ArrayLike, points: ArrayLike, box: tuple[float, float]) -> float:
+def front_area(macs: ArrayLike, points: ArrayLike, box: tuple[float, float]) -> float:
     """Mean over budgets in the box, all octaves alike, of the highest AP within a budget; 0 where nothing is so cheap.
 
     macs, points: (N,) cost and AP points of a front's detectors. The hypervolume over log2(MAC), between the box's ends

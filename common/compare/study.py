@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.compare.exhibits import area
+from common.compare.exhibits import front_area
 from common.compare.measure import Record, key_of, measured
 from common.compare.methods import front_of, methods, study_of
 from common.compare.presets import Options
@@ -94,4 +94,4 @@ class Comparison(Recording):
         """See `common.compare.exhibits.area`."""
         self.side(method, random)
         found = self.detectors[method, random]
-        return area([each["macs"] for each in found], [each["AP"] for each in found], self.options.preset.box)
+        return front_area([each["macs"] for each in found], [each["AP"] for each in found], self.options.preset.box)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data.annotations import Annotations, Faults, Layout, read_each
-from common.data.values import BadRecord, flag, number, read_field, read_json, shown, side, text
+from common.data.values import BadRecord, flag, number, read_field, read_unicode_json, shown, side, text
 
 # fmt: off
 BDD_CATEGORIES = (
@@ -43,7 +43,7 @@ def read_bdd(path: Path, folder: Path, faults: Faults) -> Annotations:
     Frames without labels are kept. Labels without a box (lanes, drivable areas) are passed over. "other person",
     "other vehicle", "trailer" and labels with the attribute `crowd` have `crowd` set.
     """
-    frames = read_json(path)
+    frames = read_unicode_json(path)
     if isinstance(frames, dict):
         frames = frames.get("frames")
     found = Annotations(path, (folder,), "label", list(BDD_CATEGORIES))

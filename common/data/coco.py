@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from common.data.annotations import REPEATED, SPLIT_NAMES, Annotations, Faults, Layout, read_each
-from common.data.values import BadRecord, flag, identity, number, read_bytes, read_field, read_json, shown, side, text
+from common.data.values import (
+    BadRecord,
+    flag,
+    identity,
+    number,
+    read_bytes,
+    read_field,
+    read_unicode_json,
+    shown,
+    side,
+    text,
+)
 from common.plain import InputError
 
 # Two annotations of COCO's own instances_train2017.json have no height (github.com/cocodataset/cocoapi/issues/355).
@@ -127,7 +138,7 @@ def read_file(path: Path, faults: Faults, scoring: bool = False) -> CocoFile:
 
     Raises `InputError` for what is no COCO file, and for records that cannot be read unless `faults` collects them.
     """
-    contents = read_json(path)
+    contents = read_unicode_json(path)
     if not isinstance(contents, dict):
         raise InputError(f"{path} must hold an object with images, annotations and categories, as in COCO's format")
     return _records(contents, path, faults, scoring)

@@ -123,7 +123,7 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
-def read_json(path: Path) -> Any:
+def read_unicode_json(path: Path) -> Any:
     """The contents of a JSON file of annotations, in any of Unicode's encodings."""
     contents = read_bytes(path)
     collecting = gc.isenabled()

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.data.annotations import Faults, ranks, read_each
 from common.data.coco import CocoFile, box, known_identity, read_file
-from common.data.values import number, read_field, read_json
+from common.data.values import number, read_field, read_unicode_json
 from common.evaluate.average_precision import GroundTruth
 from common.plain import InputError
 
@@ -51,7 +51,7 @@ def read_detections(path: Path, truth: CocoFile) -> np.ndarray:
         category = category_of[known_identity(record, "category_id", category_of)]
         rows.append([image, *read_field(record, "bbox", sized_box), read_field(record, "score", number), category])
 
-    read_each(read_json(path), f"the detections of {path}", detection, Faults())
+    read_each(read_unicode_json(path), f"the detections of {path}", detection, Faults())
     return np.array(rows, np.float64).reshape(-1, 7)
 
 

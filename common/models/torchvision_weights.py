@@ -32,7 +32,7 @@ from common.plain import InputError
 
 COCO_NAMES: tuple[str, ...] = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 """By the rows of the head: the background, then COCO's ids; "N/A" where an id has no class."""
-COCO_CLASSES = tuple(name for name in COCO_NAMES if name not in ("__background__", "N/A"))
+COCO_CATEGORIES = tuple(name for name in COCO_NAMES if name not in ("__background__", "N/A"))
 INPUT_SIZE = (1344, 800)  # torchvision's 1333x800 in whole cells of stride 32
 COUNTER = "num_batches_tracked"
 LEAST_VARIANCE = 1e-10  # a channel that varies less is dead: its rounding noise must not be amplified
@@ -142,7 +142,7 @@ def _rows_of(categories: Sequence[str], state: Mapping[str, Tensor]) -> list[int
             f"torchvision's fasterrcnn_resnet50_fpn trained on COCO has a head of {len(COCO_NAMES)} classes, "
             f"background and unused ids included, this has {has}: which classes it tells apart is not known"
         )
-    foreign = [name for name in categories if name not in COCO_CLASSES]
+    foreign = [name for name in categories if name not in COCO_CATEGORIES]
     if foreign:
         raise InputError(
             f"it was trained on COCO, which has no class {', '.join(map(repr, foreign[:3]))}"

@@ -93,6 +93,18 @@ class Condition:
         return f"{self.quantity} {self.direction} {self.threshold:g}" + (f" ({self.null})" if self.null else "")
 
 
+def ap_rule(
+    quantity: str,
+    value: Callable[[Evidence], ArrayLike | Difference],
+    direction: Direction = "above",
+    threshold: float = 0.0,
+    effect: float = 0.5,
+    **more: Any,
+) -> Condition:
+    """A condition on AP points, of which half a one is worth finding."""
+    return Condition(quantity, value, direction, threshold, "AP points", effect, **more)
+
+
 @dataclass(frozen=True)
 class Before:
     """A rule that was written earlier, in words, and why it was changed."""

@@ -24,6 +24,9 @@ from common.report.tables import Table
 if TYPE_CHECKING:
     from common.report.claims import Claim  # to show a record again takes no claim
 
+COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+"""Of the 12 those that tables show."""
+
 Measured = dict[str, Any]
 """One seed's numbers, in a form that fits into JSON.
 

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from common.models.torchvision_weights import COCO_CLASSES
+from common.models.torchvision_weights import COCO_CATEGORIES
 from common.plain import InputError
 from joint_detnas.method import (
     AddLayer,
@@ -70,7 +70,7 @@ def small(tiny):
 
 
 def test_torchvisions_weights_are_upgraded(weights, small, tmp_path):
-    names = (*COCO_CLASSES[5:8], "person")
+    names = (*COCO_CATEGORIES[5:8], "person")
     options = tiny_options(tmp_path / "runs", coco_folder(tmp_path / "data", names), small)
     study = JointDetNASStudy(options, base=weights)
     assert study.base()["AP"] >= 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.compare import exhibits
-from common.compare.exhibits import agreement, area, draw_fronts, draw_pairs, lead, random_reach, unequal
+from common.compare.exhibits import agreement, draw_fronts, draw_pairs, front_area, lead, random_reach, unequal
 from common.compare.methods import methods
 from common.compare.presets import NANO
 from common.plain import to_json
@@ -53,10 +53,10 @@ def test_area_is_the_mean_best_ap_over_budgets_on_a_logarithmic_scale():
         macs, points = generator.uniform(5e6, 500e6, count), generator.uniform(0, 40, count)
         budgets = box[0] * (box[1] / box[0]) ** ((np.arange(20_000) + 0.5) / 20_000)
         expected = np.mean([max(points[macs <= budget], default=0.0) for budget in budgets])
-        assert area(macs, points, box) == pytest.approx(expected, abs=0.01)
-    assert area([10e6], [30.0], box) == pytest.approx(30.0)  # as good at every budget
-    assert area([math.sqrt(box[0] * box[1])], [30.0], box) == pytest.approx(15.0)  # at half of the octaves
-    assert area([320e6, 21e6], [30.0, 0.0], box) == 0
+        assert front_area(macs, points, box) == pytest.approx(expected, abs=0.01)
+    assert front_area([10e6], [30.0], box) == pytest.approx(30.0)  # as good at every budget
+    assert front_area([math.sqrt(box[0] * box[1])], [30.0], box) == pytest.approx(15.0)  # at half of the octaves
+    assert front_area([320e6, 21e6], [30.0, 0.0], box) == 0
 
 
 def test_the_leader_is_chosen_without_the_seed_that_it_is_judged_on():

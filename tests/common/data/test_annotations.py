@@ -15,8 +15,8 @@ from common.data.values import (
     names_in,
     number,
     read_field,
-    read_json,
     read_text,
+    read_unicode_json,
     refuse_escape,
     shown,
     side,
@@ -66,18 +66,18 @@ def test_texts_of_every_editor_are_read(tmp_path, encoding):
     (tmp_path / "list.txt").write_bytes((mark + "höhe 1\r\n").encode(encoding))
     assert read_text(tmp_path / "list.txt").splitlines() == ["höhe 1"]
     (tmp_path / "a.json").write_bytes((mark + '["höhe"]').encode(encoding))
-    assert read_json(tmp_path / "a.json") == ["höhe"]
+    assert read_unicode_json(tmp_path / "a.json") == ["höhe"]
 
 
 def test_files_that_cannot_be_read_are_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no annotations at"):
-        read_json(tmp_path / "gone.json")
+        read_unicode_json(tmp_path / "gone.json")
     with pytest.raises(InputError, match="cannot be read"):
-        read_json(tmp_path)
+        read_unicode_json(tmp_path)
     for contents in (b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"[" + b"9" * 5000 + b"]"):
         (tmp_path / "bad.json").write_bytes(contents)
         with pytest.raises(InputError, match="not valid JSON") as caught:
-            read_json(tmp_path / "bad.json")
+            read_unicode_json(tmp_path / "bad.json")
         assert "\n" not in str(caught.value)
     (tmp_path / "latin.txt").write_bytes("höhe".encode("latin-1"))
     with pytest.raises(InputError, match=r"not UTF-8 text .* save it as UTF-8"):

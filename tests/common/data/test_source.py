@@ -194,8 +194,8 @@ def test_labels_follow_the_names_of_classes_over_all_splits(tmp_path, monkeypatc
     for split, names in named.items():
         with edited(root, split) as contents:
             contents["categories"] = [{"id": key, "name": name} for key, name in names.items()]
-    parsed, parse = [], coco.read_json
-    monkeypatch.setattr(coco, "read_json", lambda path: (parsed.append(path.stem), parse(path))[1])
+    parsed, parse = [], coco.read_unicode_json
+    monkeypatch.setattr(coco, "read_unicode_json", lambda path: (parsed.append(path.stem), parse(path))[1])
     for split, names in named.items():
         found = load(f"coco:{root}", split)
         assert found.categories == ("cat", "dog", "bird", "fox")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.models.detector import build_backbone, load_detector
 from common.models.torchvision_weights import (
-    COCO_CLASSES,
+    COCO_CATEGORIES,
     COCO_NAMES,
     IMAGENET_BACKBONES,
     faster_rcnn_of_torchvision,
@@ -84,7 +84,7 @@ def test_the_file_finds_what_torchvision_finds(norms, tmp_path):
 
 
 def test_the_classes_are_cocos():
-    assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 80
+    assert len(COCO_CATEGORIES) == len(set(COCO_CATEGORIES)) == 80
     assert (COCO_NAMES.index("person"), COCO_NAMES.index("toothbrush")) == (1, 90), "COCO's ids"
 
 
