@@ -1,15 +1,15 @@
 """`python -m common.report.readme`: the results in README.md and on the papers' pages, from the published records.
 
-README.md has the scoreboard, led by results/learnt.md where there is one, the table of results/benchmarks.json and what
-results/photographs.md tells, where they are; PAPER/README.md has every published exhibit and claim. Each stands between
-two markers; pictures become PNG files beside their records. Papers are the folders with a printed.json, and what is in
-common and has one is shown as they are. `--check` only says what is stale.
+README.md has the scoreboard, led by results/learnt.md where there is one, the table of results/benchmarks.json, what
+results/photographs.md tells, and the table of results/photo, where they are; PAPER/README.md has every published
+exhibit and claim. Each stands between two markers; pictures become PNG files beside their records. Papers are the
+folders with a printed.json, and what is in common and has one is shown as they are. `--check` only says what is stale.
 """
 
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,9 @@ def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
         pages[root / "README.md"][SPEED] = speeds(read_json(timed))
     told = root / "results" / "photographs.md"
     if told.is_file():
-        pages[root / "README.md"][PHOTOGRAPHS] = told.read_text().strip()
+        measured = [read_json(path) for path in sorted((root / "results" / "photo").glob("*.json"))]
+        parts = [told.read_text().strip(), *([photographs(measured)] if measured else [])]
+        pages[root / "README.md"][PHOTOGRAPHS] = "\n\n".join(parts)
     for folder in pages_of(root):
         published = published_folders(root, folder.name)
         pages[folder / "README.md"] = {RESULTS: "\n\n".join(results(each, folder) for each in published)}
@@ -168,6 +170,26 @@ def speeds(rows: list[dict[str, Any]]) -> str:
         lines.append((work, ours, "\n".join(map(_peer, beside)), row["target"], row["bound"]))
     heads = ("Work", "Ours", "Peers (how many times better ours is)", "Target", "Presumably bound by")
     return f"{about}\n\n{markdown_table(heads, lines)}"
+
+
+def photographs(records: Sequence[Mapping[str, Any]]) -> str:
+    """What `python -m benchmarks.photographs` wrote of several detectors."""
+    machines = dict.fromkeys(f"{each['environment']['cpu']}, {each['precision']}" for each in records)
+    about = (
+        "AP on validation photographs, beside torchvision's Faster R-CNN on a ResNet18 as thin, trained for as long "
+        f"from the same start (by `python -m benchmarks.photographs`; {'; '.join(machines)}):"
+    )
+    rows = []
+    for each in records:
+        pair, pixels = (each["ours"], each["torchvision"]), "x".join(map(str, each["input_size"]))
+        ap, minutes, params = (
+            [f"{scale * one[key]:.{places}f}" for one in pair]
+            for key, scale, places in (("AP", 100, 1), ("cpu_seconds", 1 / 60, 0), ("params", 1e-6, 2))
+        )
+        about_data = f"{each['photographs']}, {each['images']} for training, {pixels}"
+        rows.append((about_data, f"`{each['ours']['command']}`", *ap, *minutes, *params))
+    heads = ("Photographs", "Ours", "AP, ours", "torchvision", "CPU minutes, ours", "torchvision", "M parameters, ours")
+    return f"{about}\n\n{markdown_table((*heads, 'torchvision'), rows)}"
 
 
 def _peer(row: Mapping[str, Any]) -> str:

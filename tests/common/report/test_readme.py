@@ -102,6 +102,30 @@ def test_what_photographs_gave_is_told(tmp_path, capsys):
     assert not stale(tmp_path, capsys)
 
 
+def test_detectors_of_photographs_stand_beside_torchvisions(tmp_path):
+    def side(ap: float, seconds: float, params: int, **more) -> dict:
+        return {"AP": ap, "cpu_seconds": seconds, "params": params, **more}
+
+    record = {
+        "photographs": "reef",
+        "images": 234,
+        "input_size": [256, 192],
+        "precision": "float32",
+        "ours": side(0.5514, 164.0, 1_234_567, command="detnas toynas train"),
+        "torchvision": side(0.5, 171.0, 2_000_000),
+        "environment": {"cpu": "a processor"},
+    }
+    write_json(tmp_path / "results/photo/reef-toynas.json", record)
+    (tmp_path / "results/photographs.md").write_text("AP 0.5\n")
+    (tmp_path / "README.md").write_text(f"{BOARD}\n<!-- photographs:begin --><!-- photographs:end -->")
+    main(Options(root=tmp_path))
+    text = (tmp_path / "README.md").read_text()
+    row = "reef, 234 for training, 256x192 | `detnas toynas train` | 55.1 | 50.0 | 3 | 3 | 1.23 | 2.00"
+    assert row in re.sub(" +", " ", text)
+    assert "trained for as long" in text
+    assert "a processor, float32" in text
+
+
 def test_speeds_stand_beside_the_peers(tmp_path, capsys):
     machine = {
         "date": "2026-02-03",

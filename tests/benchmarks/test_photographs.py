@@ -1,0 +1,72 @@
+"""A detector beside torchvision's, trained for as long."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import photographs
+from benchmarks.torchvision_detector import TorchvisionDetector
+from common.cli import run
+from common.models.resnet import ResNet
+from joint_detnas import train
+from joint_detnas.presets import SMOKE
+from tests.common.models.families import make_batch
+
+DATA = "scenes:train=40,val=8,size=64"
+
+
+def test_torchvisions_detector_learns_and_detects_as_torchvision_does():
+    torch.manual_seed(0)
+    batch = make_batch()
+    size = tuple(batch.images.shape[:1:-1])
+    network = TorchvisionDetector(ResNet("resnet18", width=8), 3, size, SMOKE.detector)
+    optimiser, losses = torch.optim.Adam(network.parameters(), 3e-3), []
+    for _ in range(60):
+        found = network.losses(batch)
+        optimiser.zero_grad()
+        found["loss"].backward()
+        optimiser.step()
+        losses.append(float(found["loss"].detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    parts = [float(value.detach()) for name, value in found.items() if name != "loss"]
+    assert len(parts) == 4
+    assert losses[-1] == pytest.approx(sum(parts))
+    network.eval()
+    with torch.no_grad():
+        ours, theirs = network.detect(batch.images), network.network(list(batch.images))
+    for place, one in enumerate(theirs):
+        found = ours.image(place)
+        assert [(each.label + 1, each.score) for each in found] == list(
+            zip(one["labels"].tolist(), one["scores"].tolist(), strict=True)
+        )
+        assert [list(each.box) for each in found] == one["boxes"].tolist()
+        best = max(found, key=lambda each: each.score)
+        truth = batch.boxes[place][batch.valid[place]]
+        shared = (torch.minimum(torch.tensor(best.box[2:]), truth[:, 2:]) > truth[:, :2]).all(dim=1)
+        assert shared.any(), "the best box lies on an object"
+
+
+def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys):
+    made = ["--scale", "smoke", "--data", DATA, "--device", "cpu", "--out", str(tmp_path / "runs"), "--json"]
+    run(train.main, train.Options, made)
+    file = json.loads(capsys.readouterr().out)["file"]
+
+    def compared(data: str) -> dict:
+        typed = [file, "--data", data, "--out", str(tmp_path / "beside.json"), "--runs", str(tmp_path / "theirs")]
+        run(photographs.main, photographs.Options, typed)
+        return json.loads((tmp_path / "beside.json").read_text())
+
+    record = compared(DATA)
+    run_folder = tmp_path / "runs/joint_detnas/scenes-smoke/base-resnet18-s0"
+    took = json.loads((run_folder / "stages/detector.json").read_text())["cpu_seconds"]
+    assert record["ours"]["cpu_seconds"] == pytest.approx(took), "training on crops counts on neither side"
+    (pace,) = Path(tmp_path / "theirs").rglob("pace.json")
+    paced = json.loads(pace.read_text())
+    assert record["torchvision"]["samples"] == paced["samples"] * max(1, round(took / paced["cpu_seconds"]))
+    assert record["photographs"] == "scenes"
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        compared("scenes:train=40,val=8,size=32")
+    assert "was measured on other images than --data" in capsys.readouterr().err
