@@ -56,7 +56,9 @@ def build_page(roots: Sequence[Path], command: str = "", title: str = "") -> str
         tabs=tabs,
         heads=HEADS,
         unreadable=unreadable,
-        headline=headline([each for each in claims if not each["note"] and each["scale"] != SMOKE]) if claims else "",
+        headline=headline([each for each in claims if not each["superseded"] and each["scale"] != SMOKE])
+        if claims
+        else "",
         run_cards=run_cards,
         runs=table_of_runs(runs) if runs else None,
         environments=_machines(environments),
@@ -77,18 +79,18 @@ def _tabs(exhibits: Sequence[FoundExhibit], claims: Sequence[Record], several: b
     groups: dict[tuple[str, ...], tuple[list[FoundExhibit], list[Record]]] = {}
     for found in exhibits:
         result = found.result
-        key = result.paper_title or result.paper, result.paper, found.note, result.data, result.scale
+        key = result.paper_title or result.paper, result.paper, found.superseded, result.data, result.scale
         groups.setdefault(key, ([], []))[0].append(found)
     for record in claims:
         paper = record.get("paper_name") or "claims"
-        key = record.get("paper_title") or paper, paper, record["note"], record["data"], record["scale"]
+        key = record.get("paper_title") or paper, paper, record["superseded"], record["data"], record["scale"]
         groups.setdefault(key, ([], []))[1].append(record)
     tabs: dict[str, dict[str, Any]] = {}
-    for (title, paper, note, data, scale), (found, records) in sorted(groups.items(), key=lambda item: item[0]):
-        name = "superseded" if note else _anchor(paper)
-        tab = tabs.setdefault(name, {"anchor": name, "title": "Superseded" if note else title, "groups": []})
-        about = {"title": title, "setting": f"{data}, {scale} scale", "note": note, "smoke": scale == SMOKE}
-        anchor = _anchor(*(["superseded"] if note else []), paper, data, scale)
+    for (title, paper, why, data, scale), (found, records) in sorted(groups.items(), key=lambda item: item[0]):
+        name = "superseded" if why else _anchor(paper)
+        tab = tabs.setdefault(name, {"anchor": name, "title": "Superseded" if why else title, "groups": []})
+        about = {"title": title, "setting": f"{data}, {scale} scale", "superseded": why, "smoke": scale == SMOKE}
+        anchor = _anchor(*(["superseded"] if why else []), paper, data, scale)
         tab["groups"].append(about | {"anchor": anchor} | _group(anchor, found, records, several))
     return sorted(tabs.values(), key=lambda tab: tab["anchor"] == "superseded")
 

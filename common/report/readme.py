@@ -18,13 +18,14 @@ from common.cli import Switch, run
 from common.plain import InputError, read_json, write_atomically
 from common.report.claims import read_claims
 from common.report.exhibit import ExhibitResult, display_name, printed
-from common.report.runs import find_exhibits
+from common.report.runs import find_exhibits, find_runs, notes, superseded
 from common.report.scoreboard import (
     Record,
     by_paper,
     counts,
     details,
     find_claims,
+    level,
     measured_text,
     natural,
     scoreboard,
@@ -132,24 +133,42 @@ def renewed(text: str, name: str, part: str, page: str) -> str:
 
 
 def scoreboards(root: Path) -> str:
-    """The papers with a link to their pages, then the claims of each that were judged over more than one seed."""
+    """The papers with a link to their pages, then the claims of each that were judged over more than one seed, without
+    those that are superseded."""
     records, unreadable = find_claims([root / "results"])
     if unreadable:
         raise InputError(unreadable[0])
-    judged = [record for record in records if len(record["seeds"]) > 1]
+    records = [record for record in records if len(record["seeds"]) > 1]
+    judged, former = ([each for each in records if bool(each["superseded"]) is old] for old in (False, True))
+    opening = [" ".join(filter(None, (_sum(judged), _machine_hours(root), standing(judged))))] if judged else []
+    if former:
+        opening.append(
+            f"{len(former)} verdicts by former rules ({counts(former)}) are superseded, and stand on the papers' pages "
+            "until runs by the present ones take their place."
+        )
     learnt = root / "results" / "learnt.md"
-    opening = [f"{len(judged)} claims: **{counts(judged)}**. {standing(judged)}".strip()] if judged else []
     opening += [learnt.read_text().strip()] if learnt.is_file() else []
-    titles, parts = {}, []
-    for title, claims in by_paper(judged).items():
-        titles[claims[0]["paper_name"]] = title
-        parts.append(f"### {title}\n\n{counts(claims)}\n\n{scoreboard(claims)}")
+    titles = {claims[0]["paper_name"]: title for title, claims in by_paper(records).items()}
+    parts = [f"### {title}\n\n{counts(claims)}\n\n{scoreboard(claims)}" for title, claims in by_paper(judged).items()]
     rows = []
     for folder in papers(root):
         about = printed(folder)
         link = f"[{titles.get(folder.name, folder.name)}]({folder.name}/README.md)"
         rows.append((link, about["title"], about["authors"]))
     return "\n\n".join([*opening, markdown_table(("Page", "Paper", "Authors"), rows), *parts])
+
+
+def _sum(judged: Sequence[Record]) -> str:
+    by = f", by {level(judged)}" if level(judged) else ""
+    return f"{len(judged)} claims: **{counts(judged)}**{by}."
+
+
+def _machine_hours(root: Path) -> str:
+    """What the published runs took, those of superseded results apart; nothing where that is not recorded."""
+    folders = [path for path in root.glob("results/*/*/**/runs.json") if not superseded(path)]
+    runs, _ = find_runs([path.parent for path in folders])
+    hours = sum((run.seconds or 0.0) + (run.candidate_seconds or 0.0) for run in runs) / 3600
+    return f"The {len(runs)} runs that are published took {hours:.1f} machine-hours." if hours else ""
 
 
 def speeds(rows: list[dict[str, Any]]) -> str:
@@ -204,11 +223,10 @@ def _amount(number: float, unit: str = "") -> str:
 
 
 def results(folder: Path, paper: Path) -> str:
-    """What one published folder holds, in markdown for the page of its paper, after its note.md where there is one."""
+    """What one published folder holds, in markdown for the page of its paper, after its notes."""
     exhibits = _exhibits(folder)
     parts = [f"### {result.data}, {result.scale} scale" for result in exhibits[:1]]
-    note = folder / "note.md"
-    parts += [note.read_text().strip()] if note.is_file() else []
+    parts += notes(folder)
     path = folder / "claims.json"
     if claims := read_claims(path) if path.is_file() else {}:
         parts.append(_claims(list(claims.values())))

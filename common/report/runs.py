@@ -1,8 +1,8 @@
 """What lies in run folders and in published results: exhibits, runs, and the machines they were made on.
 
 A run folder holds exhibits as exhibits/NAME/result.json and its runs as folders with a config.json. A published folder
-holds exhibits as NAME.json beside measured.json, claims.json and runs.json; where its results are superseded, a note.md
-says by what.
+holds exhibits as NAME.json beside measured.json, claims.json and runs.json; a note.md says what a reader should know of
+them, and where they are superseded, a superseded.md says by what.
 """
 
 import contextlib
@@ -38,9 +38,9 @@ class FoundExhibit:
     root: Path
 
     @property
-    def note(self) -> str:
+    def superseded(self) -> str:
         """Why the exhibit is superseded; "" for one that is not."""
-        return note_beside(self.path)
+        return superseded(self.path)
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,18 @@ class RunSummary:
     folder: Path | None = None
 
 
-def note_beside(path: Path) -> str:
-    """The note.md in the folder of a published file; "" where there is none."""
-    note = path.with_name("note.md")
-    return note.read_text().strip() if note.is_file() else ""
+def superseded(path: Path) -> str:
+    """The superseded.md in the folder of a published file; "" where there is none."""
+    return _text(path.with_name("superseded.md"))
+
+
+def notes(folder: Path) -> list[str]:
+    """What a published folder says of itself: its superseded.md and note.md, as far as they are there."""
+    return list(filter(None, (_text(folder / name) for name in ("superseded.md", "note.md"))))
+
+
+def _text(path: Path) -> str:
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def find_exhibits(roots: Iterable[Path]) -> tuple[list[FoundExhibit], list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from common.plain import InputError
 from common.report.claims import VERDICTS, read_claims
-from common.report.runs import note_beside
+from common.report.runs import superseded
 from common.report.statistics import Difference, holm
 from common.report.tables import format_measured, markdown_table
 
@@ -20,14 +20,14 @@ Record = Mapping[str, Any]
 def find_claims(roots: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
     """Every claim's record in the claims.json below the given folders, in a fixed order; and what cannot be read.
 
-    A record has its "id", and under "note" why it is superseded, "" where it is not.
+    A record has its "id", and under "superseded" why it is that, "" where it is not.
     """
     files = {path.resolve() for root in roots for path in Path(root).rglob("claims.json")}
     records, unreadable = [], []
     for path in sorted(files):
         try:
-            note = note_beside(path)
-            records += [{**record, "id": claim, "note": note} for claim, record in read_claims(path).items()]
+            why = superseded(path)
+            records += [{**record, "id": claim, "superseded": why} for claim, record in read_claims(path).items()]
         except InputError as error:
             unreadable.append(str(error))
     return sorted(

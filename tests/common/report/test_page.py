@@ -93,7 +93,7 @@ def test_the_first_screen_says_what_counts_and_what_does_not(toy, folder):
     records["T-2"]["level"] = 36.7
     write_json(claims, records)
     assert "1 of 2 claims are reproduced at nano scale, by networks of 21 to 37 AP points." in build_page([results])
-    (claims.parent / "note.md").write_text("Of former rules.")
+    (claims.parent / "superseded.md").write_text("Of former rules.")
     page = Checker(build_page([results]))
     assert "No claim is judged: " in page.text
     assert page.texts.count("Superseded") == 2  # among the contents, and over the tab

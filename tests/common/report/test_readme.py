@@ -1,6 +1,7 @@
 """README.md and the papers' pages: generated from published records, and stale when these change."""
 
 import re
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,22 @@ def test_pages_show_every_published_exhibit_and_claim_and_are_then_up_to_date(pu
     for link in re.findall(r"\]\((.*?)\)", pages(published)[1]):
         assert (published / "toynas" / link).is_file()
     assert not stale(published, capsys)
+
+
+def test_superseded_verdicts_are_on_the_papers_page_alone(published):
+    main(Options(root=published))
+    before = pages(published)
+    former = published / "results/former/toynas"
+    shutil.copytree(published / "results/smoke/toynas", former, ignore=shutil.ignore_patterns("*.png", "reef"))
+    (former / "superseded.md").write_text("Of former rules.")
+    (published / "results/smoke/toynas/note.md").write_text("Of an abacus.")
+    main(Options(root=published))
+    scoreboard, page = pages(published)
+    said = re.search(r"\d verdicts by former rules \((.*?)\) are superseded", scoreboard)
+    assert scoreboard.replace(scoreboard[said.start() : scoreboard.index("They learn.")], "") == before[0]
+    assert said[1] in before[0]
+    assert page.count("#### Claims") == before[1].count("#### Claims") + 1
+    assert page.index("Of former rules.") < page.index("Of an abacus.")
 
 
 def redraw(root):
