@@ -14,7 +14,7 @@ from typing import Any
 from common.plain import InputError, write_atomically
 from common.report.card import TEMPLATES, Card, card_of, draw
 from common.report.run_card import card_of_run
-from common.report.runs import SMOKE, FoundExhibit, find_exhibits, find_runs, shared_environment, table_of_runs
+from common.report.runs import SMOKE, FoundExhibit, find_exhibits, find_runs, notes, shared_environment, table_of_runs
 from common.report.scoreboard import (
     HEADS,
     Record,
@@ -89,7 +89,14 @@ def _tabs(exhibits: Sequence[FoundExhibit], claims: Sequence[Record], several: b
     for (title, paper, why, data, scale), (found, records) in sorted(groups.items(), key=lambda item: item[0]):
         name = "superseded" if why else _anchor(paper)
         tab = tabs.setdefault(name, {"anchor": name, "title": "Superseded" if why else title, "groups": []})
-        about = {"title": title, "setting": f"{data}, {scale} scale", "superseded": why, "smoke": scale == SMOKE}
+        said = notes(found[0].path.parent) if found else list(filter(None, [why]))
+        about = {
+            "notes": said,
+            "title": title,
+            "setting": f"{data}, {scale} scale",
+            "superseded": why,
+            "smoke": scale == SMOKE,
+        }
         anchor = _anchor(*(["superseded"] if why else []), paper, data, scale)
         tab["groups"].append(about | {"anchor": anchor} | _group(anchor, found, records, several))
     return sorted(tabs.values(), key=lambda tab: tab["anchor"] == "superseded")

@@ -98,6 +98,11 @@ def test_the_first_screen_says_what_counts_and_what_does_not(toy, folder):
     assert "No claim is judged: " in page.text
     assert page.texts.count("Superseded") == 2  # among the contents, and over the tab
     assert "Of former rules." in page.text
+    (claims.parent / "superseded.md").rename(claims.parent / "note.md")
+    page = Checker(build_page([results]))
+    assert "1 of 2 claims are reproduced" in page.text
+    assert "Of former rules." in page.text
+    assert "Superseded" not in page.texts
 
 
 def test_results_are_shown_alike_and_several_folders_side_by_side(runs, toy):
