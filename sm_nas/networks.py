@@ -1,7 +1,7 @@
 """The networks of SM-NAS: a backbone from its code, a whole detector from a `Structure`, and what both cost."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from math import inf, nextafter
 from typing import Any
@@ -220,7 +220,11 @@ def describe(structure: Structure, categories: int, settings: DetectorSettings) 
         network = build_detector(structure, categories, settings)
     whole = count(network, structure.input_size)
     numbers = {"macs": whole.macs, "macs_mmdet": whole.macs_mmdet, "params": whole.params}
-    return {"input_size": list(structure.input_size), **numbers, **describe_backbone(structure, settings)}
+    if structure.levels is None:  # the last stage is a part of the heads, and yet of what the paper calls backbone
+        backbone = describe_backbone(structure, settings)
+    else:
+        backbone = _of_backbone(whole.parts["backbone"], network.backbone)
+    return {"input_size": list(structure.input_size), **numbers, **backbone}
 
 
 @lru_cache(maxsize=512)
@@ -229,10 +233,9 @@ def describe_backbone(structure: Structure, settings: DetectorSettings) -> dict[
     with outline():
         backbone = build_backbone(structure.backbone, settings)
         keep_stages(backbone, structure.stages_read)
-    cost = count(backbone, structure.input_size)
-    return {
-        "backbone_macs_mmdet": cost.macs_mmdet,
-        "backbone_macs": cost.macs,
-        "backbone_params": cost.params,
-        "backbone_channels": list(backbone.out_channels),
-    }
+    return _of_backbone(asdict(count(backbone, structure.input_size)), backbone)
+
+
+def _of_backbone(cost: Mapping[str, int], backbone: nn.Module) -> dict[str, Any]:
+    numbers = {f"backbone_{unit}": cost[unit] for unit in ("macs_mmdet", "macs", "params")}
+    return {**numbers, "backbone_channels": list(backbone.out_channels)}

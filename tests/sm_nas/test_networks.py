@@ -18,7 +18,7 @@ from common.models.resnet import ARCHITECTURES, ResNet
 from common.models.retinanet import RetinaNet
 from sm_nas.encoding import BLOCKS, OUTPUT_OF, BackboneCode, Structure
 from sm_nas.method import Group
-from sm_nas.networks import EncodedBackbone, build_backbone, build_detector, describe, losses_of
+from sm_nas.networks import EncodedBackbone, build_backbone, build_detector, describe, describe_backbone, losses_of
 from sm_nas.presets import PAPER, PRESETS, SMOKE, DetectorSettings
 from tests.common.models.families import assert_equal
 
@@ -69,6 +69,14 @@ def test_a_description_counts_the_whole_detector_and_its_backbone():
     assert said["backbone_channels"] == list(network.backbone.out_channels)
     assert 0 < said["backbone_macs"] < said["backbone_macs_mmdet"] < said["macs_mmdet"]
     assert describe(structure, CLASSES + 1, SMOKE.detector)["params"] > said["params"]
+
+
+@pytest.mark.parametrize("text", ["resnet18 64x64 P1-P5 c32 rpn 2fc", "resnet50 96x64 no-fpn rpn cascade2"])
+def test_the_backbone_of_a_detector_is_counted_as_by_itself(text):
+    structure = Structure.parse(text)
+    alone = describe_backbone(structure, PAPER.detector)
+    whole = describe(structure, 20, PAPER.detector)
+    assert alone == {name: whole[name] for name in alone}
 
 
 # ---- backbones
