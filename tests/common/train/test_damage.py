@@ -79,7 +79,6 @@ def without_times(record: dict) -> dict:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(run_folder, "_git", dict)
-    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 @pytest.fixture(scope="module")
