@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,11 +11,15 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from common import cost
 from common.cost import OUTSIDE, CostCommand, build, count, main, parse_size
 from common.models.deformable import DeformableConv2d
 from common.models.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d
+from common.models.fpn import FPN
 from common.models.norm import FrozenBatchNorm2d
 from common.models.outline import outline
+from common.models.resnet import ResNet
+from common.models.two_stage import TwoStage
 from common.plain import InputError
 
 
@@ -188,10 +193,11 @@ class Reuse(nn.Module):
 
 
 @pytest.mark.parametrize("looks", [False, True])
-def test_each_call_of_a_relu_counts_also_where_values_are_looked_at_which_meta_tensors_lack(looks):
-    cost = count(Reuse(looks), (5, 2))
-    assert cost.parts["relu"]["macs_mmdet"] == (3 + 4) * 10
-    assert cost.macs == 120
+def test_each_call_of_a_relu_counts_also_where_values_are_looked_at_which_meta_tensors_lack(monkeypatch, looks):
+    monkeypatch.setattr(cost, "QUICK_PIXELS", 0)
+    found = count(Reuse(looks), (5, 2))
+    assert found.parts["relu"]["macs_mmdet"] == (3 + 4) * 10
+    assert found.macs == 120
 
 
 def test_parts_add_up_and_the_module_is_left_alone():
@@ -214,6 +220,18 @@ def test_parts_add_up_and_the_module_is_left_alone():
     assert cost.params == sum(parameter.numel() for parameter in module.parameters())
     for unit in ("params", "macs", "macs_mmdet", "flops"):
         assert sum(part[unit] for part in cost.parts.values()) == getattr(cost, unit)
+
+
+@pytest.mark.parametrize("named", [outline, nullcontext], ids=["outline", "weights"])
+@pytest.mark.parametrize("kind", ["resnet18", "resnext50_32x4d"])
+def test_a_real_forward_counts_what_one_without_values_does(monkeypatch, named, kind):
+    with named():
+        backbone = ResNet(kind, width=16)
+        network = TwoStage(backbone, 3, FPN(backbone.out_channels, width=32))
+    real = count(network, (96, 64))
+    monkeypatch.setattr(cost, "QUICK_PIXELS", 0)
+    assert count(network, (96, 64)) == real
+    assert all(parameter.is_meta == (named is outline) for parameter in network.parameters())
 
 
 def test_elastic_layers_cost_what_is_in_use():
