@@ -43,7 +43,7 @@ def page_file(tmp_path_factory) -> Path:
         claim |= {"paper_name": paper, "where": "Figure 1", "level": 31.0, "difference": -1.0, "interval": [-2.0, 0.0]}
         write_json(folder / "claims.json", {"T-1": claim | about | {"reason": "a reason " * 9}})
         write_json(folder / "runs.json", {})
-    (root / "old" / "note.md").write_text("Of former rules.")
+    (root / "old" / "superseded.md").write_text("Of former rules.")
     path = root / "index.html"
     path.write_text(build_page([root], "python -m common.report results"))
     return path
