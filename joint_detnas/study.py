@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from common.batch import Batch
 from common.cost import count
 from common.data.batches import ResolutionBatches
+from common.evaluate.recalibrate import reestimate_batch_norm
 from common.letterbox import padded
 from common.models.architectures import ARCHITECTURES
 from common.models.described import (
@@ -168,14 +169,26 @@ class JointDetNASStudy(BackboneStudy):
 
     # ---- measuring
 
-    def precisions(self, network: nn.Module, where: str, per_class: bool = False) -> dict[Size, dict[str, Any]]:
-        """The 12 COCO numbers at every size."""
+    def precisions(
+        self, network: TwoStage, where: str, per_class: bool = False, as_it_is: bool = False
+    ) -> dict[Size, dict[str, Any]]:
+        """The 12 COCO numbers of a detector at every size; it is settled before, unless it counts as it is."""
+        if not as_it_is:
+            self.settle(network)
         return {size: self.precision_at(network, padded(size), where, per_class) for size in self.preset.sizes}
 
-    def report(self, network: TwoStage, size: Size) -> dict[str, Any]:
+    def settle(self, network: TwoStage) -> None:
+        """Re-estimate a detector's batch-norm statistics, in place, by training images of all sizes (41): the running
+        ones are those of the last ten steps or so, whatever sizes were drawn for them."""
+        number = self.preset.settling_images
+        if number and any(isinstance(module, nn.BatchNorm2d) for module in network.backbone.modules()):
+            batches = self._in_order(number)  # of the backbone alone: neck and heads have no batch norm
+            reestimate_batch_norm(network.backbone, (batch.images for batch in batches))
+
+    def report(self, network: TwoStage, size: Size, as_it_is: bool = False) -> dict[str, Any]:
         """What is printed of a detector at its input size: AP on the validation images, latency, costs; and AP at every
-        size."""
-        numbers, cost = self.precisions(network, "validation", per_class=True), count(network, size)
+        size. as_it_is: see `precisions`."""
+        numbers, cost = self.precisions(network, "validation", True, as_it_is), count(network, size)
         return {
             "size": size,
             **numbers[size],
@@ -229,7 +242,8 @@ class JointDetNASStudy(BackboneStudy):
 
         def make(run: Run) -> dict[str, Any]:
             if self.given is not None:
-                return {**self.report(read_base(self.given, self.device), self.preset.base_size), "seconds": None}
+                given = self.report(read_base(self.given, self.device), self.preset.base_size, as_it_is=True)
+                return {**given, "seconds": None}
             network = self.base_detector()
             took = spent(self.train_detector(run, network, self.preset.base_training))
             result = self.report(network, self.preset.base_size)
@@ -261,6 +275,7 @@ class JointDetNASStudy(BackboneStudy):
                 network = self.equivalent(preset.teachers.largest()) if name == "largest" else of.base_detector()
                 optimisation = lasting(preset.base_training, round(share * preset.base_training.epochs))
                 found["samples"].append(self.train_detector(run, network, optimisation, f"{share:g}").samples)
+                self.settle(network)
                 found["AP"].append(100 * self.precision_at(network, padded(preset.base_size), "validation")["AP"])
             return found
 
@@ -296,8 +311,11 @@ class JointDetNASStudy(BackboneStudy):
         return pool.ready(teacher, (batch.images for batch in self._calibration()))
 
     def _calibration(self) -> Iterator[Batch]:
+        return self._in_order(self.preset.calibration_images)
+
+    def _in_order(self, number: int) -> Iterator[Batch]:
         for size in self.preset.sizes:
-            yield from self.training_images(padded(size), self.preset.calibration_images).in_order()
+            yield from self.training_images(padded(size), number).in_order()
 
     def preparation(self) -> dict[str, float]:
         """Seconds of training that a search builds on: "base" and "pool", each with its backbone's on crops."""

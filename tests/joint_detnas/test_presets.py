@@ -36,7 +36,7 @@ PUBLISHED = """
  "teachers": {"depths": [[2, 3], [2, 4], [2, 23], [2, 3]], "widths": [1.0, 1.25, 1.5], "width": 64, "neck_width": 256,
               "channel_multiple": 8},
  "train_images": null, "search_images": 2000, "validation_images": null, "evaluation_batch_size": 8,
- "calibration_images": 16, "batch_size": 16,
+ "calibration_images": 16, "settling_images": 0, "batch_size": 16,
  "augmentation": {"flip": 0.5, "scale_min": 0.8, "scale_max": 1.25, "jitter": 0.0, "shift": 0.1},
  "latency_images": 200, "latency_warmup": 20, "latency_pause": 0.01,
  "imagenet": true, "crop_size": 128, "crop_batch_size": 256, "crops": null, "pretraining_data": null,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from common.cost import count
 from common.data.source import SCENES_DEFAULTS
@@ -117,6 +118,23 @@ def test_a_second_study_trains_nothing_and_finds_the_same(study, searched, monke
     longer = JointDetNASStudy(tiny_options(searched), pairs=6)
     assert tuple(longer.searching(each).search.budget for each in ("none", "nas")) == (6, 3)
     assert longer.named("search", "random") == "search-resnet18-random-6-pairs"
+
+
+def test_a_detector_is_measured_and_written_with_the_statistics_of_many_images(study, tiny):
+    """Those that its first norm sees, of all sizes together, and so for the base as for what the search found."""
+    for file in (study.base()["file"], study.upgraded()["file"]):
+        layers = [*load_detector(file).model.backbone.modules()]
+        first, norm = (next(each for each in layers if isinstance(each, kind)) for kind in (nn.Conv2d, nn.BatchNorm2d))
+        seen = torch.cat(
+            [
+                first(batch.images).transpose(0, 1).flatten(1)
+                for size in tiny.sizes
+                for batch in study.training_images(padded(size), tiny.settling_images).in_order()
+            ],
+            dim=1,
+        )
+        torch.testing.assert_close(norm.running_mean, seen.mean(dim=1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.running_var, seen.var(dim=1, unbiased=False), rtol=1e-2, atol=1e-4)
 
 
 # ---- what an exhibit rests on
@@ -332,10 +350,10 @@ def test_an_equivalent_is_the_teachers_network_on_a_backbone_of_its_own(copied, 
     pool = copied.pool()["cpu_seconds"]  # a made-up training takes a second
     lasting = [replace(tiny.base_training, epochs=number) for number in (epochs, max(1, round(epochs * pool)))]
     assert [optimisation for _, _, optimisation, _ in trainings[-2:]] == lasting
-    network, *_ = trainings[-1]
+    network, weights, *_ = trainings[-1]
     assert network.backbone.active_blocks == teacher.depths
     own = copied.pretrained(str(teacher))
-    assert all(torch.equal(each, own[key]) for key, each in network.backbone.state_dict().items())
+    assert all(torch.equal(weights[f"backbone.{key}"], own[key]) for key in network.backbone.state_dict())
 
 
 def test_a_network_out_of_the_pool_has_the_pools_weights(copied, tiny):
