@@ -99,6 +99,7 @@ def trained_as_long(study: "JointDetNASStudy", size: tuple[int, int], seconds: f
     import torch
 
     from benchmarks.torchvision_detector import TorchvisionDetector
+    from common.evaluate.recalibrate import reestimate_batch_norm
     from common.study import spent
     from common.train.loop import fit
 
@@ -114,6 +115,8 @@ def trained_as_long(study: "JointDetNASStudy", size: tuple[int, int], seconds: f
 
         _, paced = trained("pace", 1)
         network, took = trained("detector", max(1, round(seconds / paced["cpu_seconds"])))
+        settling = study.training_images(size, study.preset.settling_images).in_order()
+        reestimate_batch_norm(network.network.backbone, (batch.images for batch in settling))  # as the study's own
         params = sum(each.numel() for each in network.parameters())
         return {**study.precision_at(network, size, "validation"), **took, "params": params}
 
