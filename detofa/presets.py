@@ -245,8 +245,8 @@ NANO = Preset(
 
 As in the papers, networks start from training on other data (640,000 crops of another draw of Scenes) and learn a small
 set. `--only plateau` shows AP at half, once and twice the length. On a seed that nothing is judged by, the full net has
-AP 22.1, 26.7 and 28.3 after 20, 40 and 80 thousand samples, the dearest path of a uniform supernet 15.4, 21.8 and 26.0,
-the cheapest 10.9, 15.2 and 18.2. The filter learns from the paper's 500 paths.
+AP 22.1, 26.7, 28.3 and 28.6 after 20, 40, 80 and 160 thousand samples, the dearest path of a uniform supernet 15.4,
+21.8, 26.0 and 28.0, the cheapest 10.9, 15.2, 18.2 and 20.5. The filter learns from the paper's 500 paths.
 Command: python -m detofa.reproduce --scale nano --precision bfloat16 --seeds 6
 Blood cells, a second set: the same with --data coco:DIR/bccd
 Time: 89 minutes of CPU a seed (AMD EPYC, AVX512-BF16), pre-training apart.
