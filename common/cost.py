@@ -61,7 +61,7 @@ def count(module: "nn.Module", input_size: tuple[int, int]) -> Cost:
     quick = width * height <= QUICK_PIXELS and sum(each.numel() for each in module.parameters()) <= QUICK_PARAMETERS
     with torch.no_grad():
         if on_cpu and quick:
-            return _count(_with_values(module), torch.zeros(1, 3, height, width))
+            return _count(_with_values(module), torch.zeros(1, 3, height, width, device="cpu"))
         try:
             return _count(copy.deepcopy(module).to("meta"), torch.empty(1, 3, height, width, device="meta"))
         except (NotImplementedError, RuntimeError):
