@@ -62,7 +62,7 @@ class RunSummary:
 
 
 def superseded(path: Path) -> str:
-    """The superseded.md in the folder of a published file; "" where there is none."""
+    """Why the results in a published file's folder are superseded, from its superseded.md; "" where they are not."""
     return _text(path.with_name("superseded.md"))
 
 
