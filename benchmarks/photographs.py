@@ -19,7 +19,7 @@ import tyro
 from common.cli import run, short_name
 from common.letterbox import canvas_of
 from common.plain import InputError, write_json
-from common.settings import Precision, lasting
+from common.settings import lasting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,14 +39,12 @@ class Options:
     """The JSON file to write."""
     runs: Path = Path("runs")
     """Folder of this command's runs."""
-    precision: Precision = "float32"
-    """Number format of training."""
 
 
 def main(options: Options) -> None:
     """Refuses a detector of other photographs, trains, writes, prints."""
     from common.models.detector import load_detector
-    from common.train.run_folder import describe_environment
+    from common.train.run_folder import Run, describe_environment
     from joint_detnas.presets import PRESETS
     from joint_detnas.presets import Options as StudyOptions
     from joint_detnas.study import JointDetNASStudy
@@ -57,7 +55,8 @@ def main(options: Options) -> None:
         raise InputError(
             f"{options.detector} was trained at the scale {made['scale']!r}: give one of a scale with a name"
         )
-    how = {"scale": made["scale"], "preset": PRESETS[made["scale"]], "precision": options.precision, "device": "cpu"}
+    precision = Run.read(Path(made["run"])).config["precision"]  # what a second of training is worth depends on it
+    how = {"scale": made["scale"], "preset": PRESETS[made["scale"]], "precision": precision, "device": "cpu"}
     study = JointDetNASStudy(StudyOptions(data=options.data, out=options.runs, **how))
     if study.sets["validation"].fingerprint() != made["validation_set"]:
         raise InputError(
@@ -72,7 +71,7 @@ def main(options: Options) -> None:
         "paper": made["paper"],
         "scale": made["scale"],
         "input_size": size,
-        "precision": options.precision,
+        "precision": precision,
         "ours": ours | {"macs": card["cost"]["macs"], "command": made["command"]},
         "torchvision": theirs,
         "environment": describe_environment(shlex.join(["python", "-m", "benchmarks.photographs", *sys.argv[1:]])),

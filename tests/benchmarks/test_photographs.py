@@ -49,7 +49,7 @@ def test_torchvisions_detector_learns_and_detects_as_torchvision_does():
 
 
 def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys):
-    made = ["--scale", "smoke", "--data", DATA, "--device", "cpu", "--out", str(tmp_path / "runs"), "--json"]
+    made = ["--scale", "smoke", "--data", DATA, "--precision", "bfloat16", "--out", str(tmp_path / "runs"), "--json"]
     run(train.main, train.Options, made)
     file = json.loads(capsys.readouterr().out)["file"]
 
@@ -66,6 +66,7 @@ def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys):
     paced = json.loads(pace.read_text())
     assert record["torchvision"]["samples"] == paced["samples"] * max(1, round(took / paced["cpu_seconds"]))
     assert record["photographs"] == "scenes"
+    assert record["precision"] == "bfloat16"
     capsys.readouterr()
     with pytest.raises(SystemExit):
         compared("scenes:train=40,val=8,size=32")
