@@ -78,7 +78,7 @@ def better(words: str, one: str, other: str, where: str = OVER_BUDGETS, *bound: 
     return ap_rule(f"AP of {words}{where}", lambda e: e[one][:, chosen] - e[other][:, chosen], *bound, **more)
 
 
-def main_effects(curves: Mapping[str, np.ndarray] | Evidence) -> dict[str, np.ndarray]:
+def _main_effects(curves: Mapping[str, np.ndarray] | Evidence) -> dict[str, np.ndarray]:
     """What pruning operations and pruning paths each bring on average over the other, and what they bring together."""
     both, operations, paths, none = (curves[name] for name in ("ours", "operations-all", "paths-score", "ofa"))
     return {
@@ -108,7 +108,7 @@ def claim(
 # ---- Table 1: the search spaces
 
 
-def space_sizes(space: OFAResNetSpace) -> dict[str, dict[str, int]]:
+def _space_sizes(space: OFAResNetSpace) -> dict[str, dict[str, int]]:
     """Exact number of different networks in OFA's space and in CompOFA*'s, without and with an elastic stem."""
     spaces = {"backbone": space, "with stem": replace(space, elastic_stem=True)}
     return {
@@ -123,12 +123,12 @@ def printed_sizes() -> dict[str, int]:
     return {"OFA": ofa, "CompOFA*": sum(3**layers for layers in (2, 3, 4)) ** 4}
 
 
-def measure_table1(study: "DetOFAStudy") -> Measured:
+def _measure_table1(study: "DetOFAStudy") -> Measured:
     """Sizes of the paper's spaces and of the scale's own; nothing is trained."""
-    return {"paper": space_sizes(PAPER_SCALE.space), "scale": space_sizes(study.space), "formula": printed_sizes()}
+    return {"paper": _space_sizes(PAPER_SCALE.space), "scale": _space_sizes(study.space), "formula": printed_sizes()}
 
 
-def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     sizes, own = measured[0], setting.preset["space"]
     rows = []
     for method, space, *_ in paper_table("table1").rows:
@@ -147,13 +147,13 @@ def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return Drawn(Table(columns, rows), "Number of paths of the two search spaces.", notes)
 
 
-TABLE1 = Exhibit("table1", "The search spaces", "exact sizes, and the printed formulas", measure_table1, draw_table1)
+_TABLE1 = Exhibit("table1", "The search spaces", "exact sizes, and the printed formulas", _measure_table1, _draw_table1)
 
 
 # ---- AP against cost: what figures 5, 8 and 9 share
 
 
-def results_of(study: "DetOFAStudy", names: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def _results_of(study: "DetOFAStudy", names: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The finished variants by name, trained where need be; and by title why the others have no result.
 
     A space without a path for a budget is a result of its method, and must not cost the other methods theirs.
@@ -180,16 +180,16 @@ def curve(records: Sequence[Mapping[str, Any] | None]) -> dict[str, list[float]]
     return {"AP": values("AP", 100.0), "cost": values("cost", 1.0)}
 
 
-def trained_with(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _trained_with(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """By title, the samples and CPU seconds that each variant was trained with."""
     from detofa.method import training_budget
 
     return {LABELS[name]: training_budget(result["costs"]) for name, result in results.items()}
 
 
-def measure_curves(names: Sequence[str], study: "DetOFAStudy") -> Measured:
+def _measure_curves(names: Sequence[str], study: "DetOFAStudy") -> Measured:
     """AP and cost of the nets found for each budget in the supernets of some variants."""
-    results, missing = results_of(study, names)
+    results, missing = _results_of(study, names)
     curves = {name: curve(result["found"]) for name, result in results.items() if "found" in result}
     evidence = {name: lambda name=name: curve(study.result(name)["found"])["AP"] for name in curves}
     if "ours" in results:
@@ -199,7 +199,7 @@ def measure_curves(names: Sequence[str], study: "DetOFAStudy") -> Measured:
         "curves": curves,
         "missing": missing,
         "evidence": evidence,
-        "budget": trained_with(results),
+        "budget": _trained_with(results),
     }
     if "fullnet" in results:
         measured["full"] = {name: values[0] for name, values in curve([results["fullnet"]["full"]]).items()}
@@ -220,7 +220,7 @@ def cost_axis(setting: Setting, highest: float) -> tuple[float, str, str]:
     return factor, units[billions], f"{name} ({units[billions]})"
 
 
-def curve_rows(measured: Sequence[Measured], labels: Mapping[str, str], reference: str) -> list[list]:
+def _curve_rows(measured: Sequence[Measured], labels: Mapping[str, str], reference: str) -> list[list]:
     """Label, AP at each budget, the mean over budgets, and how much the reference is better."""
     rows = []
     for name in in_all(measured, "curves", list(labels)):
@@ -232,7 +232,7 @@ def curve_rows(measured: Sequence[Measured], labels: Mapping[str, str], referenc
     return rows
 
 
-def curve_picture(
+def _curve_picture(
     measured: Sequence[Measured], labels: Mapping[str, str], setting: Setting, name: str, **more: Any
 ) -> Picture:
     """AP with its interval over the mean cost of the nets found, a line for each variant."""
@@ -246,7 +246,7 @@ def curve_picture(
     return Picture(name, "accuracy_against_cost", {"series": series, "cost_label": label, **more})
 
 
-def budget_columns(measured: Sequence[Measured], setting: Setting) -> list[str]:
+def _budget_columns(measured: Sequence[Measured], setting: Setting) -> list[str]:
     """Heads of the columns of AP by budget."""
     factor, unit, _ = cost_axis(setting, max(measured[0]["budgets"]))
     return [f"≤ {budget / factor:.3g} {unit}" for budget in stacked(measured, "budgets").mean(axis=0)]
@@ -258,13 +258,13 @@ _FOUND = "AP in points of the net found for each budget, batch norm re-estimated
 # ---- Figure 5: the best architecture at each budget
 
 EQUAL_COST = ("ofa-equal-cost", "compofa-equal-cost")
-CURVES5 = ("ours", "ofa", "ofa-shrinking", "compofa", "random", *EQUAL_COST, "ofa-scratch")
+_CURVES5 = ("ours", "ofa", "ofa-shrinking", "compofa", "random", *EQUAL_COST, "ofa-scratch")
 
 
-def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    labels = {name: LABELS[name] for name in CURVES5}
-    rows = curve_rows(measured, labels, "ours")
-    budgets = budget_columns(measured, setting)
+def _draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    labels = {name: LABELS[name] for name in _CURVES5}
+    rows = _curve_rows(measured, labels, "ours")
+    budgets = _budget_columns(measured, setting)
     factor, unit, _ = cost_axis(setting, max(measured[0]["budgets"]))
     references, notes = {}, []
     if all("full" in numbers for numbers in measured):
@@ -283,18 +283,18 @@ def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "many epochs as fit into the CPU seconds that ours took in all, by recorded times. Neither is drawn."
     )
     drawn = {name: label for name, label in labels.items() if label in _ORDER}
-    picture = curve_picture(measured, drawn, setting, "figure5", references=references, order=_ORDER)
+    picture = _curve_picture(measured, drawn, setting, "figure5", references=references, order=_ORDER)
     caption = f"{_FOUND}Random search takes the sampled path of least loss in the supernet of ours."
     table = Table(["Method", *budgets, "Mean", "Ours minus it"], rows)
     return Drawn(table, caption, notes, {"Mean": "AP points", "Ours minus it": "AP points"}, [picture])
 
 
-FIGURE5 = Exhibit(
+_FIGURE5 = Exhibit(
     "figure5",
     "The best architecture at each budget",
     "AP of the nets found, by method and budget",
-    partial(measure_curves, ("ours", "ofa", "ofa-shrinking", "compofa", *EQUAL_COST, "ofa-scratch", "fullnet")),
-    draw_figure5,
+    partial(_measure_curves, ("ours", "ofa", "ofa-shrinking", "compofa", *EQUAL_COST, "ofa-scratch", "fullnet")),
+    _draw_figure5,
     (
         claim(
             1,
@@ -369,7 +369,7 @@ FIGURE5 = Exhibit(
 # ---- Figure 6: uniformly sampled paths
 
 
-def bucket_means(sampled: Mapping[str, Sequence], buckets: int) -> list[float]:
+def _bucket_means(sampled: Mapping[str, Sequence], buckets: int) -> list[float]:
     """Mean AP of the paths of each bucket; NaN for a bucket without any."""
     accuracy = np.array(sampled["AP"], dtype=float)
     bucket = np.array([-1 if value is None else value for value in sampled["bucket"]])
@@ -377,7 +377,7 @@ def bucket_means(sampled: Mapping[str, Sequence], buckets: int) -> list[float]:
     return [float(values.mean()) if len(values) else NAN for values in inside]
 
 
-def beyond_cost(sampled: Mapping[str, Sequence], reference: Mapping[str, Sequence]) -> list[float]:
+def _beyond_cost(sampled: Mapping[str, Sequence], reference: Mapping[str, Sequence]) -> list[float]:
     """AP of paths minus what a parabola in the logarithm of cost, fitted to the reference's paths, says of theirs.
 
     A pruned space has dearer paths in the same bucket: those would be better without any better training.
@@ -395,9 +395,9 @@ def beyond_cost(sampled: Mapping[str, Sequence], reference: Mapping[str, Sequenc
     return (accuracy - curve(cost)).tolist()
 
 
-def measure_figure6(study: "DetOFAStudy") -> Measured:
+def _measure_figure6(study: "DetOFAStudy") -> Measured:
     """AP and cost of uniformly sampled paths, and their mean AP in each bucket."""
-    results, missing = results_of(study, ("ours", "ofa"))
+    results, missing = _results_of(study, ("ours", "ofa"))
     constraint = study.constraint
 
     def numbers(name: str) -> dict[str, list]:
@@ -406,20 +406,20 @@ def measure_figure6(study: "DetOFAStudy") -> Measured:
 
     def gain() -> list[float]:
         ours, ofa = numbers("ours"), numbers("ofa")
-        left = {name: each | {"AP": beyond_cost(each, ofa)} for name, each in {"ours": ours, "ofa": ofa}.items()}
-        means = {name: np.array(bucket_means(each, constraint.buckets)) for name, each in left.items()}
+        left = {name: each | {"AP": _beyond_cost(each, ofa)} for name, each in {"ours": ours, "ofa": ofa}.items()}
+        means = {name: np.array(_bucket_means(each, constraint.buckets)) for name, each in left.items()}
         return (means["ours"] - means["ofa"]).tolist()
 
     return {
         "sampled": {name: numbers(name) for name in results},
         "edges": constraint.edges,
         "missing": missing,
-        "budget": trained_with(results),
+        "budget": _trained_with(results),
         "evidence": {"gain": gain} if len(results) == 2 else {},
     }
 
 
-def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     names = in_all(measured, "sampled", ["ours", "ofa"])
     edges = stacked(measured, "edges").mean(axis=0)
     factor, unit, label = cost_axis(setting, edges[-1])
@@ -435,7 +435,7 @@ def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
         for name in names
     }
     buckets = len(edges) - 1
-    means = {name: np.array([bucket_means(each["sampled"][name], buckets) for each in measured]) for name in names}
+    means = {name: np.array([_bucket_means(each["sampled"][name], buckets) for each in measured]) for name in names}
     gain = stacked(measured, "evidence", "gain") if in_all(measured, "evidence", ["gain"]) else None  # (S, buckets)
     rows = []
     for bucket in range(buckets):
@@ -456,12 +456,12 @@ def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return Drawn(Table(columns, rows), caption, notes, pictures=[Picture("figure6", "scatter_by_bucket", scattered)])
 
 
-FIGURE6 = Exhibit(
+_FIGURE6 = Exhibit(
     "figure6",
     "Uniformly sampled paths in cost buckets",
     "AP of sampled paths, ours and OFA",
-    measure_figure6,
-    draw_figure6,
+    _measure_figure6,
+    _draw_figure6,
     (
         claim(
             3,
@@ -491,8 +491,8 @@ FIGURE6 = Exhibit(
 
 # ---- Figure 7: operation scores
 
-SUPERNETS = {"classification": "filter", "detection": "warm-up"}  # the run whose path filter scores
-SUPERNET_TITLES = {"classification": "Classification (pre-training)", "detection": "Detection (warm-up)"}
+_SUPERNETS = {"classification": "filter", "detection": "warm-up"}  # the run whose path filter scores
+_SUPERNET_TITLES = {"classification": "Classification (pre-training)", "detection": "Detection (warm-up)"}
 
 
 def tau_within_blocks(index: np.ndarray, score: np.ndarray, cost: np.ndarray, layer_block: np.ndarray) -> list[float]:
@@ -507,40 +507,40 @@ def tau_within_blocks(index: np.ndarray, score: np.ndarray, cost: np.ndarray, la
     return [0.0 if math.isnan(tau) else float(tau) for tau in taus]
 
 
-def shuffled_tau(scores: "OperationScores", study: "DetOFAStudy") -> list[float]:
+def _shuffled_tau(scores: "OperationScores", study: "DetOFAStudy") -> list[float]:
     """The null of Figure 7: (blocks,) tau after scores changed places at random."""
     mixed = np.random.default_rng([study.seed, 77]).permutation(scores.score)
     return tau_within_blocks(scores.index, mixed, scores.cost, study.space.layer_stage)
 
 
-def measure_figure7(study: "DetOFAStudy") -> Measured:
+def _measure_figure7(study: "DetOFAStudy") -> Measured:
     """Operation scores after pre-training on classification, and after the warm-up on detection."""
-    scores = {name: study.operation_scores(what) for name, what in SUPERNETS.items()}
+    scores = {name: study.operation_scores(what) for name, what in _SUPERNETS.items()}
     taus = {
         name: tau_within_blocks(each.index, each.score, each.cost, study.space.layer_stage)
         for name, each in scores.items()
     }
 
     def mean_tau(name: str) -> float:
-        study.shared(SUPERNETS[name])  # what it rests on
+        study.shared(_SUPERNETS[name])  # what it rests on
         return float(np.mean(taus[name]))
 
     return {
-        "supernets": {name: {"score": scores[name].score.tolist(), "tau": taus[name]} for name in SUPERNETS},
+        "supernets": {name: {"score": scores[name].score.tolist(), "tau": taus[name]} for name in _SUPERNETS},
         "index": scores["detection"].index.tolist(),
-        "shuffled": shuffled_tau(scores["detection"], study),
-        "evidence": {f"tau:{name}": partial(mean_tau, name) for name in SUPERNETS},
+        "shuffled": _shuffled_tau(scores["detection"], study),
+        "evidence": {f"tau:{name}": partial(mean_tau, name) for name in _SUPERNETS},
     }
 
 
-def draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    taus = {name: stacked(measured, "supernets", name, "tau") for name in SUPERNETS}  # (S, blocks)
-    both = {SUPERNET_TITLES[name]: tau for name, tau in taus.items()}
+def _draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    taus = {name: stacked(measured, "supernets", name, "tau") for name in _SUPERNETS}  # (S, blocks)
+    both = {_SUPERNET_TITLES[name]: tau for name, tau in taus.items()}
     both["Detection minus classification"] = taus["detection"] - taus["classification"]
     both["Detection, scores shuffled"] = stacked(measured, "shuffled")
     rows = [[name, over_seeds(tau), *map(over_seeds, tau.T)] for name, tau in both.items()]
     blocks = [f"Block {block + 1}" for block in range(taus["detection"].shape[1])]
-    pictures = [score_map(measured, name, setting) for name in SUPERNETS]
+    pictures = [_score_map(measured, name, setting) for name in _SUPERNETS]
     caption = (
         f"Operation scores, the mean score of {setting.preset['operation_samples']} paths with the operation inserted, "
         "mean over seeds. The table: Kendall's tau of score with cost of the operations of a block."
@@ -552,7 +552,7 @@ def draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return Drawn(Table(["Supernet", "Mean over blocks", *blocks], rows), caption, notes, pictures=pictures)
 
 
-def score_map(measured: Sequence[Measured], supernet: str, setting: Setting) -> Picture:
+def _score_map(measured: Sequence[Measured], supernet: str, setting: Setting) -> Picture:
     """Scores of operations (rows) by layer (columns)."""
     space = from_json(OFAResNetSpace, setting.preset["space"])
     values = np.full((len(space.layer_stage), len(space.depths), len(space.widths), len(space.expands)), NAN)
@@ -572,12 +572,12 @@ def score_map(measured: Sequence[Measured], supernet: str, setting: Setting) -> 
     )
 
 
-FIGURE7 = Exhibit(
+_FIGURE7 = Exhibit(
     "figure7",
     "Operation scores for classification and detection",
     "how far scores follow operation size",
-    measure_figure7,
-    draw_figure7,
+    _measure_figure7,
+    _draw_figure7,
     (
         claim(
             5,
@@ -658,7 +658,7 @@ def best_precision(scores: np.ndarray, losses: np.ndarray, buckets: np.ndarray) 
     return {"best precision": found[share], "best share": share}
 
 
-def measure_table2(study: "DetOFAStudy") -> Measured:
+def _measure_table2(study: "DetOFAStudy") -> Measured:
     """How well each filter of the ablation, and a regression, find the weakest quarter of the warm-up's paths."""
 
     def numbers(name: str) -> dict[str, float]:
@@ -674,7 +674,7 @@ def measure_table2(study: "DetOFAStudy") -> Measured:
 TABLE2_NUMBERS = ("accuracy", "precision", "recall", "found", "tau", "best precision", "best share")
 
 
-def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     theirs = paper_table("table2")
     rows, bars = [], {}
     for name, switches, precision in zip(
@@ -703,12 +703,12 @@ def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return Drawn(Table(columns, rows), caption, notes, pictures=[picture])
 
 
-TABLE2 = Exhibit(
+_TABLE2 = Exhibit(
     "table2",
     "Ablation of the path filter",
     "precision for the weakest quarter of paths",
-    measure_table2,
-    draw_table2,
+    _measure_table2,
+    _draw_table2,
     (
         claim(
             4,
@@ -740,9 +740,9 @@ TABLE2 = Exhibit(
 METHODS = {"ofa-shrinking": "OFA (w/ PS)", "ofa": "OFA (w/o PS)", "compofa": "CompOFA*", "ours": "Ours"}
 
 
-def measure_table3(study: "DetOFAStudy") -> Measured:
+def _measure_table3(study: "DetOFAStudy") -> Measured:
     """Seconds to the finished supernet."""
-    results, missing = results_of(study, list(METHODS))
+    results, missing = _results_of(study, list(METHODS))
 
     def seconds(costs: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
         # What the search samples afterwards is not part of the paper's Table 3.
@@ -761,12 +761,12 @@ def measure_table3(study: "DetOFAStudy") -> Measured:
     return {
         "spent": {name: seconds(result["costs"]) for name, result in results.items()},
         "missing": missing,
-        "budget": trained_with(results),
+        "budget": _trained_with(results),
         "evidence": evidence | ({"pruning:ours": pruning} if "ours" in results else {}),
     }
 
 
-def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     theirs = {row[0]: row[1:] for row in paper_table("table3").rows}  # VOC, of which sampling, COCO, of which sampling
     base = "ofa-shrinking"
     names = in_all(measured, "spent", list(METHODS))
@@ -800,12 +800,12 @@ def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return Drawn(Table(columns, rows), caption, notes, units, [picture] if bars else [])
 
 
-TABLE3 = Exhibit(
+_TABLE3 = Exhibit(
     "table3",
     "Computation cost of training the supernet",
     "seconds to the finished supernet",
-    measure_table3,
-    draw_table3,
+    _measure_table3,
+    _draw_table3,
     (
         claim(
             2,
@@ -852,23 +852,23 @@ TABLE3 = Exhibit(
 
 # ---- Figures 8 and 9: strategies and ratios of pruning
 
-DESIGN = ("ours", "operations-all", "paths-score", "ofa")
-EFFECTS = ("pruning operations", "pruning paths", "together")
-Panels = Mapping[str, tuple[Mapping[str, str], str]]
+_DESIGN = ("ours", "operations-all", "paths-score", "ofa")
+_EFFECTS = ("pruning operations", "pruning paths", "together")
+_Panels = Mapping[str, tuple[Mapping[str, str], str]]
 """Panel -> (variant -> label, the variant that the others are compared with)."""
 
 
-def draw_panels(name: str, caption: str, panels: Panels, measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_panels(name: str, caption: str, panels: _Panels, measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, pictures = [], []
     for panel, (labels, reference) in panels.items():
-        rows += [[panel, *row] for row in curve_rows(measured, labels, reference)]
-        pictures.append(curve_picture(measured, labels, setting, f"{name}-{panel.lower()}"))
+        rows += [[panel, *row] for row in _curve_rows(measured, labels, reference)]
+        pictures.append(_curve_picture(measured, labels, setting, f"{name}-{panel.lower()}"))
     compared = ", ".join(f"{labels[reference]} ({panel.lower()})" for panel, (labels, reference) in panels.items())
-    if in_all(measured, "curves", list(DESIGN)) == list(DESIGN):
-        curves = {name: stacked(measured, "curves", name, "AP") for name in DESIGN}
-        for label, gain in zip(EFFECTS, main_effects(curves).values(), strict=True):
+    if in_all(measured, "curves", list(_DESIGN)) == list(_DESIGN):
+        curves = {name: stacked(measured, "curves", name, "AP") for name in _DESIGN}
+        for label, gain in zip(_EFFECTS, _main_effects(curves).values(), strict=True):
             rows.append(["Main effects", label, *map(over_seeds, gain.T), over_seeds(gain), None])
-    columns = ["Panel", "Method", *budget_columns(measured, setting), "Mean", "Reference minus it"]
+    columns = ["Panel", "Method", *_budget_columns(measured, setting), "Mean", "Reference minus it"]
     units = {"Mean": "AP points", "Reference minus it": "AP points"}
     notes = [
         f"Reference: {compared}.",
@@ -878,19 +878,19 @@ def draw_panels(name: str, caption: str, panels: Panels, measured: Sequence[Meas
     return Drawn(Table(columns, rows), _FOUND + caption, notes, units, pictures)
 
 
-PANELS8: Panels = {
+_PANELS8: _Panels = {
     "Operations": (
         {name: LABELS[name] for name in ("operations-all", "operations-bucket", "operations-flops")} | {"ofa": "none"},
         "operations-all",
     ),
     "Paths": ({"paths-score": "score-based", "ofa": "uniform"}, "paths-score"),
 }
-FIGURE8 = Exhibit(
+_FIGURE8 = Exhibit(
     "figure8",
     "Methods of operation pruning and path pruning",
     "AP of the nets found, by pruning strategy",
-    partial(measure_curves, ("ours", "operations-all", "operations-bucket", "operations-flops", "paths-score", "ofa")),
-    partial(draw_panels, "figure8", "Only operations or only paths are pruned.", PANELS8),
+    partial(_measure_curves, ("ours", "operations-all", "operations-bucket", "operations-flops", "paths-score", "ofa")),
+    partial(_draw_panels, "figure8", "Only operations or only paths are pruned.", _PANELS8),
     (
         claim(
             6,
@@ -899,7 +899,7 @@ FIGURE8 = Exhibit(
             [
                 better("FLOPs & score (all) minus FLOPs", "operations-all", "operations-flops"),
                 better("FLOPs & score (all) minus FLOPs & score (per bucket)", "operations-all", "operations-bucket"),
-                ap_rule(f"AP by the main effect of pruning paths{OVER_BUDGETS}", lambda e: main_effects(e)["paths"]),
+                ap_rule(f"AP by the main effect of pruning paths{OVER_BUDGETS}", lambda e: _main_effects(e)["paths"]),
             ],
             (
                 "the same, but path pruning judged without operation pruning alone",
@@ -910,21 +910,21 @@ FIGURE8 = Exhibit(
     ),
 )
 
-PANELS9: Panels = {
+_PANELS9: _Panels = {
     "Operations": ({"paths-score": "r_op 0", "ours": "r_op 0.3", "operations-ratio-40": "r_op 0.4"}, "ours"),
     "Paths": ({"operations-all": "r_path 0", "ours": "r_path 0.25", "paths-ratio-40": "r_path 0.4"}, "ours"),
 }
-FIGURE9 = Exhibit(
+_FIGURE9 = Exhibit(
     "figure9",
     "Pruning ratios for operations and paths",
     "AP of the nets found, by pruning ratio",
-    partial(measure_curves, ("ours", "operations-ratio-40", "paths-ratio-40", "paths-score", "operations-all", "ofa")),
+    partial(_measure_curves, ("ours", "operations-ratio-40", "paths-ratio-40", "paths-score", "operations-all", "ofa")),
     partial(
-        draw_panels,
+        _draw_panels,
         "figure9",
         "r_op is the share of each cost bucket's operations that is removed (after 10 % of all, but for r_op = 0), "
         "r_path that of its paths.",
-        PANELS9,
+        _PANELS9,
     ),
     (
         claim(
@@ -932,10 +932,10 @@ FIGURE9 = Exhibit(
             "Figure 9",
             "some path pruning beats none; operation pruning matters for small paths; 40 % is too much",
             [
-                ap_rule(f"AP by the main effect of pruning paths{OVER_BUDGETS}", lambda e: main_effects(e)["paths"]),
+                ap_rule(f"AP by the main effect of pruning paths{OVER_BUDGETS}", lambda e: _main_effects(e)["paths"]),
                 ap_rule(
                     "AP by the main effect of pruning operations at the smallest budget, minus that at the others,",
-                    lambda e: main_effects(e)["operations"][:, 0] - main_effects(e)["operations"][:, 1:].mean(axis=1),
+                    lambda e: _main_effects(e)["operations"][:, 0] - _main_effects(e)["operations"][:, 1:].mean(axis=1),
                     null="an effect that is the same everywhere",
                 ),
                 ap_rule(
@@ -956,16 +956,16 @@ FIGURE9 = Exhibit(
 # ---- The regime: AP against the length of training
 
 
-def measure_plateau(study: "DetOFAStudy") -> Measured:
+def _measure_plateau(study: "DetOFAStudy") -> Measured:
     """AP of the full net, and of the uniform supernet's cheapest, middle and dearest path, by samples."""
-    curves = [{kind: study.plateau(kind, length) for kind in ("uniform", "full")} for length in LENGTHS]
+    curves = [{kind: study.plateau(kind, length) for kind in ("uniform", "full")} for length in _LENGTHS]
     return {"lengths": {kind: [each[kind] for each in curves] for kind in ("full", "uniform")}}
 
 
-LENGTHS = (0.5, 1.0, 2.0)
+_LENGTHS = (0.5, 1.0, 2.0)
 
 
-def draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
     titles = {"full": ("Full net",), "uniform": ("Cheapest path", "Middle path", "Dearest path")}
     rows, series = [], {}
     for kind, names in titles.items():
@@ -974,7 +974,7 @@ def draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
             accuracy = stacked(measured, "lengths", kind)[:, :, place]  # (S, lengths)
             rows.append([title, *map(over_seeds, accuracy.T), over_seeds(accuracy[:, -1] - accuracy[:, -2])])
             series[title] = [(x / 1e3, *triple(over_seeds(at))) for x, at in zip(samples, accuracy.T, strict=True)]
-    columns = ["Network", *(f"{length:g} x" for length in LENGTHS), "Last doubling"]
+    columns = ["Network", *(f"{length:g} x" for length in _LENGTHS), "Last doubling"]
     picture = Picture("plateau", "accuracy_against_cost", {"series": series, "cost_label": "Thousand samples"})
     caption = (
         "AP in points on the validation images by the length of training, 1 being the scale's: the full net alone, and "
@@ -984,19 +984,19 @@ def draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return Drawn(Table(columns, rows), caption, pictures=[picture])
 
 
-PLATEAU = Exhibit(
+_PLATEAU = Exhibit(
     "plateau",
     "AP against the length of training",
     "whether doubling the training still brings AP",
-    measure_plateau,
-    draw_plateau,
+    _measure_plateau,
+    _draw_plateau,
     pilot=1,
 )
 
-EXHIBITS = (TABLE1, FIGURE5, FIGURE6, FIGURE7, TABLE2, TABLE3, FIGURE8, FIGURE9, PLATEAU)
+EXHIBITS = (_TABLE1, _FIGURE5, _FIGURE6, _FIGURE7, _TABLE2, _TABLE3, _FIGURE8, _FIGURE9, _PLATEAU)
 
 
-def make_study(options: Options, seed: int, command: str) -> "DetOFAStudy":
+def _make_study(options: Options, seed: int, command: str) -> "DetOFAStudy":
     """The runs of one seed."""
     from detofa.study import DetOFAStudy
 
@@ -1013,7 +1013,7 @@ def describe(study: "DetOFAStudy") -> str:
     )
 
 
-def same_buckets(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _same_buckets(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Of sampled paths, buckets that a space leaves empty in some seed are dropped.
 
     values: of all seeds; "gain" (seeds, buckets) with NaN for an empty bucket.
@@ -1023,4 +1023,4 @@ def same_buckets(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**values, "gain": values["gain"][:, np.isfinite(values["gain"]).all(axis=0)]}
 
 
-PAPER = Paper("detofa", "DetOFA", FOLDER, EXHIBITS, make_study, describe, same_buckets)
+PAPER = Paper("detofa", "DetOFA", FOLDER, EXHIBITS, _make_study, describe, _same_buckets)

@@ -27,7 +27,7 @@ from joint_detnas.presets import KINDS, Teacher, other_choices, size_name
 if TYPE_CHECKING:
     from joint_detnas.study import JointDetNASStudy
 
-BACKBONE_NAMES = {
+_BACKBONE_NAMES = {
     "resnet18": "R18",
     "resnet34": "R34",
     "resnet50": "R50",
@@ -40,7 +40,7 @@ BACKBONE_NAMES = {
 # ---- What several exhibits measure
 
 
-def detector_numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+def _detector_numbers(result: Mapping[str, Any]) -> dict[str, Any]:
     """What tables show of a detector. result: as the study's `report` gives it, AP from 0 to 1."""
     kept = ("macs", "macs_mmdet", "params", "backbone_macs_mmdet", "backbone_macs_at_base_size", "latency", "seconds")
     return {
@@ -56,35 +56,35 @@ def _points(share: float | None) -> float:
     return math.nan if share is None else 100 * share
 
 
-def upgrades(study: "JointDetNASStudy") -> dict[str, dict[str, Any]]:
+def _upgrades(study: "JointDetNASStudy") -> dict[str, dict[str, Any]]:
     """The base detector ("baseline") and the upgraded one ("ours") of every backbone, their latencies timed in turn."""
     rows = {}
     for backbone in study.preset.upgraded_backbones:
         of = study.upgrading(backbone)
         timed = of.latencies()
-        before = detector_numbers(of.base() | {"latency": timed["base"]["latency"]})
-        after = detector_numbers(of.upgraded() | {"latency": timed["upgraded"]["latency"]})
-        rows[backbone] = {"baseline": before, "ours": after | {"latency of the baseline's": latency_ratio(timed)}}
+        before = _detector_numbers(of.base() | {"latency": timed["base"]["latency"]})
+        after = _detector_numbers(of.upgraded() | {"latency": timed["upgraded"]["latency"]})
+        rows[backbone] = {"baseline": before, "ours": after | {"latency of the baseline's": _latency_ratio(timed)}}
     return rows
 
 
-def base_level(study: "JointDetNASStudy") -> list[float]:
+def _base_level(study: "JointDetNASStudy") -> list[float]:
     """AP of the base detectors that are upgraded."""
     return [_points(study.upgrading(backbone).base()["AP"]) for backbone in study.preset.upgraded_backbones]
 
 
-def latency_ratio(timed: Mapping[str, Any]) -> float:
+def _latency_ratio(timed: Mapping[str, Any]) -> float:
     """Latency of the upgraded detector over that of the base: the median over the rounds, each of which timed both."""
     return float(np.median(np.divide(timed["upgraded"]["rounds"], timed["base"]["rounds"])))
 
 
-def best_scores(searched: Mapping[str, Any]) -> list[float]:
+def _best_scores(searched: Mapping[str, Any]) -> list[float]:
     """The best score after each pair of a search, the base detector's first."""
     scores = [-math.inf if step["score"] is None else 100 * step["score"] for step in searched["steps"]]
     return np.maximum.accumulate(scores).tolist()
 
 
-def trained_steps(searched: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _trained_steps(searched: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The steps of a search without the base detector and without pairs that failed."""
     return [step for step in searched["steps"][1:] if step["score"] is not None]
 
@@ -95,7 +95,7 @@ def budget(**results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {side: {name: each[name] for name in ("samples", "cpu_seconds")} for side, each in trained.items()}
 
 
-def added_up(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _added_up(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Budgets of several trainings as one."""
     return {name: sum(each[name] or 0 for each in results) for name in ("samples", "cpu_seconds")}
 
@@ -152,7 +152,7 @@ class Shown:
 
 def detector(backbone: str) -> str:
     """A base detector in the paper's words: R18-FPN."""
-    return f"{BACKBONE_NAMES[backbone]}-FPN"
+    return f"{_BACKBONE_NAMES[backbone]}-FPN"
 
 
 def _drawn(
@@ -183,10 +183,10 @@ def _bars(name: str, groups: Mapping[str, Any], value_label: str) -> Picture:
 
 # ---- What claims are judged by
 
-Judged = Callable[[Evidence], np.ndarray]
+_Judged = Callable[[Evidence], np.ndarray]
 
 
-def apart(name: str, one: int, other: int) -> Judged:
+def apart(name: str, one: int, other: int) -> _Judged:
     """evidence -> the column `one` of evidence (S, ..., columns) minus the column `other`."""
     return lambda evidence: evidence[name][..., one] - evidence[name][..., other]
 
@@ -198,45 +198,45 @@ def claim(number: int, where: str, statement: str, conditions: Sequence[Conditio
     return Claim(f"JD-{number}", where, statement, tuple(conditions), *more, level=of, **rest)
 
 
-EQUAL = "What was trained on for longer was better, whatever the method: sides had unequal budgets."
+_EQUAL = "What was trained on for longer was better, whatever the method: sides had unequal budgets."
 
 
 # ---- Table 1: networks out of the teacher pool
 
-ALONE = {"epochs": "as many epochs", "seconds": "as many CPU seconds"}
+_ALONE = {"epochs": "as many epochs", "seconds": "as many CPU seconds"}
 
 
-def measure_table1(study: "JointDetNASStudy") -> Measured:
+def _measure_table1(study: "JointDetNASStudy") -> Measured:
     """Networks out of the pool beside the same ones trained alone, at the two largest sizes."""
     sizes = [size_name(size) for size in study.preset.sizes[-2:]]
-    rows, gains, spent = {}, {as_long: [] for as_long in ALONE}, {}
+    rows, gains, spent = {}, {as_long: [] for as_long in _ALONE}, {}
     for name, _ in study.preset.equivalents:
-        rows[name] = {"pool": detector_numbers(study.sampled(name))}
-        for as_long in ALONE if name in study.preset.timed_equivalents else ("epochs",):
+        rows[name] = {"pool": _detector_numbers(study.sampled(name))}
+        for as_long in _ALONE if name in study.preset.timed_equivalents else ("epochs",):
             spent[f"{name}_alone,_as_many_{as_long}"] = alone = study.alone(name, as_long)
-            rows[name][as_long] = detector_numbers(alone)
+            rows[name][as_long] = _detector_numbers(alone)
             ap = [[rows[name][kind]["AP_at"][size] for size in sizes] for kind in ("pool", as_long)]
             gains[as_long].append(float(np.subtract(*ap).mean()))
     level = [each["epochs"]["AP"] for each in rows.values()]
-    evidence = {f"pool minus alone, {as_long}": gains[as_long] for as_long in ALONE} | {"level of table1": level}
+    evidence = {f"pool minus alone, {as_long}": gains[as_long] for as_long in _ALONE} | {"level of table1": level}
     return {"sizes": sizes, "rows": rows, "evidence": evidence, "budget": budget(pool=study.pool(), **spent)}
 
 
-def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, preset = [], setting.preset
     for name in measured[0]["rows"]:
         for size in measured[0]["sizes"]:
             of = Shown(measured)["rows", name]
-            ap = {kind: of[kind, "AP_at", size] for kind in ("pool", *ALONE) if kind in measured[0]["rows"][name]}
-            gains = {kind: over_seeds(ap["pool"].values - ap[kind].values) for kind in ALONE if kind in ap}
-            numbers = [ap[kind].mean() if kind in ap else None for kind in ("pool", *ALONE)]
-            rows.append([f"{name}-FPN", size, *numbers, *map(gains.get, ALONE)])
+            ap = {kind: of[kind, "AP_at", size] for kind in ("pool", *_ALONE) if kind in measured[0]["rows"][name]}
+            gains = {kind: over_seeds(ap["pool"].values - ap[kind].values) for kind in _ALONE if kind in ap}
+            numbers = [ap[kind].mean() if kind in ap else None for kind in ("pool", *_ALONE)]
+            rows.append([f"{name}-FPN", size, *numbers, *map(gains.get, _ALONE)])
     epochs = ", ".join(f"{phase['epochs']} ({phase['name']})" for phase in preset["shrinking"]["phases"])
     networks = [f"{name} is {from_json(Teacher, teacher)}" for name, teacher in preset["equivalents"]]
     return _drawn(
         {"Base model": "", "Input": "", "AP, our ETP": "points"}
-        | {f"AP alone, {text}": "points" for text in ALONE.values()}
-        | {f"Gain over {text}": "AP points" for text in ALONE.values()},
+        | {f"AP alone, {text}": "points" for text in _ALONE.values()}
+        | {f"Gain over {text}": "AP points" for text in _ALONE.values()},
         rows,
         "Networks out of the elastic teacher pool beside the same ones trained alone for as many epochs or CPU seconds "
         "as the whole pool; AP on validation images.",
@@ -248,7 +248,7 @@ def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-JD1 = claim(
+_JD1 = claim(
     1,
     "Table 1",
     "sub-networks of the elastic teacher pool beat the same nets trained alone",
@@ -277,21 +277,21 @@ JD1 = claim(
 # ---- Table 2: channel pruning
 
 
-def measure_table2(study: "JointDetNASStudy") -> Measured:
+def _measure_table2(study: "JointDetNASStudy") -> Measured:
     """Base detectors as they were, and with so many per cent pruned."""
     rows, ap, spent = {}, [], []
     for backbone in study.preset.pruned_backbones:
         of = study.upgrading(backbone)
         pruned = {str(percentage): of.pruned(percentage) for percentage in study.preset.percentages}
-        rows[backbone] = {"baseline": detector_numbers(of.base())}
-        rows[backbone] |= {percentage: detector_numbers(each) for percentage, each in pruned.items()}
+        rows[backbone] = {"baseline": _detector_numbers(of.base())}
+        rows[backbone] |= {percentage: _detector_numbers(each) for percentage, each in pruned.items()}
         ap.append([row["AP"] for row in rows[backbone].values()])
         spent.append(pruned)
     sides = {("not_pruned" if not int(name) else f"pruned_by_{name}_%"): spent[0][name] for name in spent[0]}
     return {"rows": rows, "evidence": {"pruned": ap}, "budget": budget(**sides)}
 
 
-def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, bars, preset = [], {}, setting.preset
     for backbone in measured[0]["rows"]:
         of, name = Shown(measured)["rows", backbone], detector(backbone)
@@ -320,7 +320,7 @@ def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
 BASELINE, NOT_PRUNED, TEN, MOST = 0, 1, 2, -1
 """Columns of the evidence "pruned" (S, detectors, 1 + percentages)."""
 
-JD2 = claim(
+_JD2 = claim(
     2,
     "Table 2",
     "pruning 10 % of channels costs no AP, 30 % under 1 AP",
@@ -350,26 +350,26 @@ JD2 = claim(
 # ---- Table 3: distillation
 
 
-def measure_table3(study: "JointDetNASStudy") -> Measured:
+def _measure_table3(study: "JointDetNASStudy") -> Measured:
     """Students trained alone, by fine-grained feature imitation and by the paper's distillation."""
     rows, ap, spent = {}, [], {}
     for backbone, teacher in study.preset.lessons:
         of = study.upgrading(backbone)
         sides = {"baseline": of.base()} | {kind: of.distilled(teacher, kind) for kind in ("imitation", "ours")}
-        rows[backbone] = {"teacher": {"name": teacher, **detector_numbers(study.sampled(teacher))}}
-        rows[backbone] |= {kind: detector_numbers(each) for kind, each in sides.items()}
+        rows[backbone] = {"teacher": {"name": teacher, **_detector_numbers(study.sampled(teacher))}}
+        rows[backbone] |= {kind: _detector_numbers(each) for kind, each in sides.items()}
         ap.append([rows[backbone][kind]["AP"] for kind in sides])
         spent = spent or sides
     return {"rows": rows, "evidence": {"distilled": ap}, "budget": budget(**spent)}
 
 
-def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows = []
     for backbone, row in measured[0]["rows"].items():
         shown = Shown(measured)["rows", backbone]
         alone, teacher = shown["baseline"], shown["teacher"]
         for kind, method in (("imitation", "FGFI"), ("ours", "our KD")):
-            names, taught = [method, BACKBONE_NAMES[backbone], row["teacher"]["name"]], shown[kind]
+            names, taught = [method, _BACKBONE_NAMES[backbone], row["teacher"]["name"]], shown[kind]
             rows.append([*names, alone.ap, teacher.ap, taught.ap, taught.ap_minus(alone)])
     return _drawn(
         dict.fromkeys(("KD method", "Student", "Teacher"), "")
@@ -385,7 +385,7 @@ def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
 UNTAUGHT, IMITATION, OURS = range(3)
 """Columns of the evidence "distilled" (S, students, 3)."""
 
-JD3 = claim(
+_JD3 = claim(
     3,
     "Table 3",
     "the proposed distillation lifts a student by about 2 AP, more than fine-grained feature imitation",
@@ -412,7 +412,7 @@ JD3 = claim(
 
 # ---- Figure 4: dynamic and conventional distillation
 
-KD_CURVES = {
+_KD_CURVES = {
     "dynamic": ("fixed-student", "Dynamic KD"),
     "conventional": ("fixed-pair", "Conventional KD"),
     "untaught": ("untaught", "No teacher"),
@@ -420,10 +420,10 @@ KD_CURVES = {
 """Curve -> the search that it is of, and its label."""
 
 
-def measure_figure4(study: "JointDetNASStudy") -> Measured:
+def _measure_figure4(study: "JointDetNASStudy") -> Measured:
     """The best score so far of one student: under changing teachers, under the largest, and under none."""
-    searches = {name: study.search(control) for name, (control, _) in KD_CURVES.items()}
-    curves = {name: best_scores(search) for name, search in searches.items()}
+    searches = {name: study.search(control) for name, (control, _) in _KD_CURVES.items()}
+    curves = {name: _best_scores(search) for name, search in searches.items()}
     ahead = {name: np.subtract(curves["dynamic"], curves[name])[1:] for name in ("conventional", "untaught")}
     found = {
         "dynamic on the way": float(ahead["conventional"].mean()),
@@ -435,9 +435,9 @@ def measure_figure4(study: "JointDetNASStudy") -> Measured:
     return {"curves": curves, "evidence": found, "budget": budget(**spent)}
 
 
-def draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, curves = [], {}
-    for name, (_, label) in KD_CURVES.items():
+    for name, (_, label) in _KD_CURVES.items():
         scores = stacked(measured, "curves", name)  # (S, pairs + 1)
         curves[label] = _curve(scores)
         rows += [[label, place, over_seeds(at)] for place, at in enumerate(scores.T)]
@@ -453,26 +453,26 @@ def draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-def h_rule(quantity: str, value: Judged) -> Condition:
+def _h_rule(quantity: str, value: _Judged) -> Condition:
     """Points of H above 0."""
     return Condition(quantity, value, unit="points of H", effect=0.5)
 
 
-JD6 = claim(
+_JD6 = claim(
     6,
     "Figure 4",
     "a dynamic teacher lifts the student faster and ends higher than the fixed largest teacher",
     [
-        h_rule(
+        _h_rule(
             "best score of one student under changing teachers minus that under the largest after as many pairs "
             "(mean over the pairs)",
             itemgetter("dynamic on the way"),  # (S,)
         ),
-        h_rule(
+        _h_rule(
             "best score under changing teachers minus that under the largest after the last pair",
             itemgetter("dynamic ends"),
         ),
-        h_rule(
+        _h_rule(
             "best score under changing teachers minus that of the student trained on alone, after the last pair",
             itemgetter("dynamic ends above untaught"),
         ),
@@ -486,16 +486,16 @@ JD6 = claim(
 
 # ---- Table 4: upgraded detectors
 
-GROUPS = {"baseline": "baseline", "control": "trained on alone", "ours": "ours"}
+_GROUPS = {"baseline": "baseline", "control": "trained on alone", "ours": "ours"}
 
 
-def measure_table4(study: "JointDetNASStudy") -> Measured:
+def _measure_table4(study: "JointDetNASStudy") -> Measured:
     """Base detectors, what they are upgraded to, and the base detectors trained on for as many pairs as that has behind
     it, without teacher and actions."""
-    rows, every = upgrades(study), {each: study.upgrading(each) for each in study.preset.upgraded_backbones}
+    rows, every = _upgrades(study), {each: study.upgrading(each) for each in study.preset.upgraded_backbones}
     controls = {backbone: of.trained_on(of.upgraded()["depth"]) for backbone, of in every.items()}
     for backbone, result in controls.items():
-        rows[backbone]["control"] = detector_numbers(result | {"latency": rows[backbone]["baseline"]["latency"]})
+        rows[backbone]["control"] = _detector_numbers(result | {"latency": rows[backbone]["baseline"]["latency"]})
 
     def ratios(key: str) -> list[float]:
         return [of.upgraded()[key] / of.base()[key] for of in every.values()]
@@ -505,18 +505,18 @@ def measure_table4(study: "JointDetNASStudy") -> Measured:
             _points(of.upgraded()["AP"]) - _points(of.trained_on(of.upgraded()["depth"])["AP"]) for of in every.values()
         ],
         "cost": lambda: ratios("macs_mmdet"),
-        "time": lambda: [latency_ratio(of.latencies()) for of in every.values()],
-        "level of table4": lambda: base_level(study),
+        "time": lambda: [_latency_ratio(of.latencies()) for of in every.values()],
+        "level of table4": lambda: _base_level(study),
     }
     spent = {"upgraded": [of.upgraded() for of in every.values()], "trained_on_alone": [*controls.values()]}
-    return {"rows": rows, "evidence": found, "budget": budget(**{key: added_up(each) for key, each in spent.items()})}
+    return {"rows": rows, "evidence": found, "budget": budget(**{key: _added_up(each) for key, each in spent.items()})}
 
 
-def draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, preset = [], setting.preset
     for backbone in measured[0]["rows"]:
         before, control = (Shown(measured)["rows", backbone, kind] for kind in ("baseline", "control"))
-        for kind, name in GROUPS.items():
+        for kind, name in _GROUPS.items():
             row, changes = Shown(measured)["rows", backbone, kind], [None] * 4
             if kind != "baseline":  # 1 / latency is what FPS is, so the other way
                 costs = [row.change("macs_mmdet", before), before.change("latency", row)]
@@ -544,7 +544,7 @@ def _greatest_ratio(of: str, name: str, **more: Any) -> Condition:
     return Condition(quantity, lambda evidence: evidence[name].max(axis=1), "below", 1.0, "times", 0.1, **more)
 
 
-JD4 = claim(
+_JD4 = claim(
     4,
     "Table 4",
     "the search raises AP and cuts cost at once, on every backbone family",
@@ -561,34 +561,34 @@ JD4 = claim(
     level="level of table4",
     before=Before(
         "least gain in AP over the base detector above 0; greatest ratio of FLOPs, and of latency, below 1",
-        f"{EQUAL} A search of 16 pairs gained less than as many epochs of plain training.",
+        f"{_EQUAL} A search of 16 pairs gained less than as many epochs of plain training.",
     ),
 )
 
 # ---- Table 5: joint optimisation against pipelines
 
-PIPELINES = {"prune-kd": "prune-KD", "nas-prune-kd": "NAS-prune-KD"}
+_PIPELINES = {"prune-kd": "prune-KD", "nas-prune-kd": "NAS-prune-KD"}
 
 
-def measure_table5(study: "JointDetNASStudy") -> Measured:
+def _measure_table5(study: "JointDetNASStudy") -> Measured:
     """Pipelines beside the best of the joint search within one backbone cost, fixed beforehand."""
-    slim, pipelines = study.search()["slim"], {name: study.pipeline(name) for name in PIPELINES}
+    slim, pipelines = study.search()["slim"], {name: study.pipeline(name) for name in _PIPELINES}
     if slim is None:
         return {"missing": {"joint": "no pair of the search came to the cost"}, "rows": {}, "evidence": {}}
-    rows: dict[str, Any] = {"joint": {"after": detector_numbers(slim)}}
+    rows: dict[str, Any] = {"joint": {"after": _detector_numbers(slim)}}
     for name, result in pipelines.items():
-        rows[name] = {"before": detector_numbers(result["before"]), "after": detector_numbers(result)}
-    ahead = {f"joint minus {name}": rows["joint"]["after"]["AP"] - rows[name]["after"]["AP"] for name in PIPELINES}
+        rows[name] = {"before": _detector_numbers(result["before"]), "after": _detector_numbers(result)}
+    ahead = {f"joint minus {name}": rows["joint"]["after"]["AP"] - rows[name]["after"]["AP"] for name in _PIPELINES}
     sides = {"joint": slim, **{name.replace("-", "_"): each for name, each in pipelines.items()}}
     evidence = ahead | {"level of table5": _points(study.base()["AP"])}
     return {"rows": rows, "evidence": evidence, "budget": budget(**sides)}
 
 
-def draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
-    rows, flops, base = [], "backbone_macs_at_base_size", BACKBONE_NAMES[setting.preset["backbone"]]
+def _draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    rows, flops, base = [], "backbone_macs_at_base_size", _BACKBONE_NAMES[setting.preset["backbone"]]
     whole = [each for each in measured if each["rows"]]
     joint = Shown(whole)["rows", "joint", "after"]
-    for name, method in zip(PIPELINES, (f"{base}-prune-KD", "NAS-prune-KD"), strict=True) if whole else ():
+    for name, method in zip(_PIPELINES, (f"{base}-prune-KD", "NAS-prune-KD"), strict=True) if whole else ():
         before, after = (Shown(whole)["rows", name, when] for when in ("before", "after"))
         pruned = [before[flops].mean(1e-6), before.ap, after[flops].mean(1e-6), after.change(flops, before)]
         rows.append([method, *pruned, after.ap, after.ap_minus(before), joint.ap_minus(after)])
@@ -624,7 +624,7 @@ def _penalty_in_words(preset: Mapping[str, Any]) -> str:
     )
 
 
-JD5 = claim(
+_JD5 = claim(
     5,
     "Table 5",
     "joint beats NAS -> prune -> KD and prune -> KD at equal backbone cost",
@@ -635,20 +635,20 @@ JD5 = claim(
             itemgetter(f"joint minus {name}"),  # (S,)
             printed=printed,
         )
-        for (name, label), printed in zip(PIPELINES.items(), (1.8, 2.1), strict=True)
+        for (name, label), printed in zip(_PIPELINES.items(), (1.8, 2.1), strict=True)
     ],
     "+1.8, +2.1 AP",
     level="level of table5",
     before=Before(
         "AP of what the joint search found minus AP of each pipeline at its backbone's cost and input size above 0",
-        f"{EQUAL} A pipeline had 16 more epochs in one schedule; and the cost was what the search happened to find.",
+        f"{_EQUAL} A pipeline had 16 more epochs in one schedule; and the cost was what the search happened to find.",
     ),
 )
 
 # ---- Figure 5: the size of the matching teacher
 
 
-def measure_figure5(study: "JointDetNASStudy") -> Measured:
+def _measure_figure5(study: "JointDetNASStudy") -> Measured:
     """Every student, not pruned and pruned most, after the same training under each of some teachers."""
     students, teachers = {}, {}
     for backbone in study.preset.pruned_backbones:
@@ -665,14 +665,14 @@ def measure_figure5(study: "JointDetNASStudy") -> Measured:
         "teacher AP": [_points(each["AP"]) for each in teachers.values()],
         "students": students,
         "evidence": {
-            "slope": matching_slope([each["parameters"] for each in students.values()], sizes, gains),
+            "slope": _matching_slope([each["parameters"] for each in students.values()], sizes, gains),
             "gains": gains,
             "level of figure5": [_points(study.upgrading(each).base()["AP"]) for each in study.preset.pruned_backbones],
         },
     }
 
 
-def matching_slope(students: Sequence[float], teachers: Sequence[float], gains: ArrayLike) -> float:
+def _matching_slope(students: Sequence[float], teachers: Sequence[float], gains: ArrayLike) -> float:
     """Slope of the size of the two best teachers of each student (the mean) on the student's size, both by their
     logarithm. gains: (students, teachers).
     """
@@ -680,7 +680,7 @@ def matching_slope(students: Sequence[float], teachers: Sequence[float], gains: 
     return float(np.polyfit(np.log(students), np.log(teachers)[best].mean(axis=1), 1)[0])
 
 
-def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
     first, clouds, rows = measured[0], {}, []
     for student in first["students"]:
         backbone, percentage = student.split()
@@ -717,7 +717,7 @@ def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-def under_a_weaker_teacher(evidence: Evidence) -> np.ndarray:
+def _under_a_weaker_teacher(evidence: Evidence) -> np.ndarray:
     """(S,) AP points: the gain under the weaker teacher that the other seeds call the best minus that under the
     largest, the last of the teachers; mean over the students."""
     gains = evidence["gains"].mean(axis=1)  # (S, teachers)
@@ -726,7 +726,7 @@ def under_a_weaker_teacher(evidence: Evidence) -> np.ndarray:
     return gains[np.arange(len(gains)), chosen] - gains[:, -1]
 
 
-JD7 = claim(
+_JD7 = claim(
     7,
     "Figure 5",
     "the best teacher's size grows with the student's",
@@ -745,7 +745,7 @@ JD7 = claim(
         "Those were by-catch of a search whose score followed the number of epochs, over teachers of nearly one size.",
     ),
 )
-JD8 = claim(
+_JD8 = claim(
     8,
     "Section 4.3.1",
     "a stronger detector is not always the better teacher",
@@ -753,7 +753,7 @@ JD8 = claim(
         ap_rule(
             "gain in AP under the weaker teacher that the other seeds call the best minus the gain under the largest "
             "(mean over the students)",
-            under_a_weaker_teacher,
+            _under_a_weaker_teacher,
             effect=0.3,
             null="teachers alike: 0",
         )
@@ -769,20 +769,20 @@ JD8 = claim(
 
 STEPS = (*KINDS, "teacher")
 """What a step of the search may be: four actions of the student, or another teacher."""
-PRUNING = "channel pruning"
+_PRUNING = "channel pruning"
 
 
-def measure_figure6(study: "JointDetNASStudy") -> Measured:
+def _measure_figure6(study: "JointDetNASStudy") -> Measured:
     """Every step of the searches: what it did, when, and by how much the score rose."""
     searches = {
         backbone: [
             {name: step[name] for name in ("pair", "kind", "generation")} | {"gain": 100 * step["increment"]}
-            for step in trained_steps(study.upgrading(backbone).search())
+            for step in _trained_steps(study.upgrading(backbone).search())
         ]
         for backbone in study.preset.upgraded_backbones
     }
     every = [step for steps in searches.values() for step in steps]
-    evidence = pruning_evidence(every, study.preset.search.budget) | {"level of figure6": base_level(study)}
+    evidence = pruning_evidence(every, study.preset.search.budget) | {"level of figure6": _base_level(study)}
     return {"searches": searches, "evidence": evidence}
 
 
@@ -793,10 +793,10 @@ def pruning_evidence(steps: Sequence[Mapping[str, Any]], budget: int) -> dict[st
     are none. "pruning's place": on average how much later pruning came than the others, as a share of the search; 0
     where there is nothing to compare.
     """
-    every = [step["kind"] == PRUNING for step in steps if step["kind"] in KINDS]
+    every = [step["kind"] == _PRUNING for step in steps if step["kind"] in KINDS]
     good = [step for step in steps if step["kind"] in KINDS and step["gain"] > 0]
-    pruning = [step for step in good if step["kind"] == PRUNING]
-    others = [step for step in good if step["kind"] != PRUNING]
+    pruning = [step for step in good if step["kind"] == _PRUNING]
+    others = [step for step in good if step["kind"] != _PRUNING]
     share = sum(step["gain"] for step in pruning) / sum(step["gain"] for step in good) if good else 0.0
     later = 0.0
     if pruning and others:
@@ -808,7 +808,7 @@ def pruning_evidence(steps: Sequence[Mapping[str, Any]], budget: int) -> dict[st
     }
 
 
-def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     """The increments of the score, and the shares of both halves of the search, are also bars."""
     by_seed = [[step for steps in each["searches"].values() for step in steps] for each in measured]
     good = [step for steps in by_seed for step in steps if step["gain"] > 0]
@@ -841,7 +841,7 @@ def draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-JD9 = claim(
+_JD9 = claim(
     9,
     "Figure 6",
     "channel pruning brings most of the score, and early; the other actions come late",
@@ -880,18 +880,18 @@ JD9 = claim(
 # ---- Table 6: all COCO numbers
 
 
-def measure_table6(study: "JointDetNASStudy") -> Measured:
+def _measure_table6(study: "JointDetNASStudy") -> Measured:
     """Base and upgraded detectors by all COCO numbers, and upgraded ones as a deformable cascade."""
-    rows = upgrades(study)
+    rows = _upgrades(study)
     for backbone in study.preset.cascaded_backbones:
-        rows[backbone]["cascade"] = detector_numbers(study.upgrading(backbone).cascade())
+        rows[backbone]["cascade"] = _detector_numbers(study.upgrading(backbone).cascade())
     return {"rows": rows}
 
 
-def draw_table6(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, epochs = [], setting.preset["cascade"]["optimisation"]["epochs"]
     for backbone, groups in measured[0]["rows"].items():
-        name = BACKBONE_NAMES[backbone]
+        name = _BACKBONE_NAMES[backbone]
         named = {
             "baseline": ("FPN", name, None),
             "ours": (f"Joint-DetNAS ({name})", f"{name}-searched", 0),
@@ -915,23 +915,23 @@ def draw_table6(measured: Sequence[Measured], setting: Setting) -> Drawn:
 
 # ---- Table 7: the cost of the search
 
-SEARCHES = {"random": "random search", "none": "Joint-DetNAS"}
+_SEARCHES = {"random": "random search", "none": "Joint-DetNAS"}
 
 
-def measure_table7(study: "JointDetNASStudy") -> Measured:
+def _measure_table7(study: "JointDetNASStudy") -> Measured:
     """The search and random search with the same number of pairs: what each took and found."""
     found: dict[str, Any] = {}
-    for control in SEARCHES:
+    for control in _SEARCHES:
         result, searched = study.upgraded(control), study.search(control)
         found[control] = {
-            **detector_numbers(result),
+            **_detector_numbers(result),
             "pairs": len(searched["steps"]) - 1,
             "search seconds": result["seconds"],
-            "scores": best_scores(searched),
+            "scores": _best_scores(searched),
             "depth": result["depth"],
         }
     ours, theirs = (found[control]["scores"] for control in ("none", "random"))
-    searches = {control: study.search(control) for control in SEARCHES}
+    searches = {control: study.search(control) for control in _SEARCHES}
     share, null = share_until(ours, theirs[-1]), share_without_effect(searches["none"], searches["random"], study.seed)
     reached = {"share of the budget": share, "share without effect": null, "search minus random": ours[-1] - theirs[-1]}
     reached["level of table7"] = _points(study.base()["AP"])
@@ -962,10 +962,10 @@ def share_without_effect(ours: Mapping[str, Any], random: Mapping[str, Any], see
     return float(np.mean(shares))
 
 
-def draw_table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, curves, minutes = [], {}, 1 / 60
     before = {part: Shown(measured)["preparation", part].values for part in ("base", "pool")}
-    for name, method in SEARCHES.items():
+    for name, method in _SEARCHES.items():
         row = Shown(measured)["searches", name]
         scores = row["scores"].values  # (S, pairs + 1)
         curves[method] = _curve(scores)
@@ -990,12 +990,12 @@ def draw_table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-JD11 = claim(
+_JD11 = claim(
     11,
     "Table 7",
     "fewer architectures than other searches for a better result",
     [
-        h_rule(
+        _h_rule(
             "best score of the search minus that of random search after as many pairs",
             itemgetter("search minus random"),  # (S,)
         ),
@@ -1022,7 +1022,7 @@ JD11 = claim(
 # ---- Figure 7: where the backbone computes
 
 
-def measure_figure7(study: "JointDetNASStudy") -> Measured:
+def _measure_figure7(study: "JointDetNASStudy") -> Measured:
     """Multiply-accumulates of the backbone's four resolutions at the base size, before and after the search."""
     stages = {backbone: study.upgrading(backbone).search()["stages"] for backbone in study.preset.upgraded_backbones}
     lost = np.array([np.subtract(each["before"], each["after"]) / sum(each["before"]) for each in stages.values()])
@@ -1030,10 +1030,10 @@ def measure_figure7(study: "JointDetNASStudy") -> Measured:
     uniform = before * lost.sum(axis=1, keepdims=True)
     found = {"stages": lost, "stages above a uniform cut": lost - uniform}
     evidence = {name: each.mean(axis=0).tolist() for name, each in found.items()}
-    return {"stages": stages, "evidence": evidence | {"level of figure7": base_level(study)}}
+    return {"stages": stages, "evidence": evidence | {"level of figure7": _base_level(study)}}
 
 
-def draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, bars = [], {}
     for backbone in measured[0]["stages"]:
         for when in ("before", "after"):
@@ -1051,7 +1051,7 @@ def draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-JD10 = claim(
+_JD10 = claim(
     10,
     "Figure 7",
     "stage 3 is cut most, then 2, then 1",
@@ -1090,17 +1090,17 @@ CHOICES = {
 }
 
 
-def measure_choices(study: "JointDetNASStudy") -> Measured:
+def _measure_choices(study: "JointDetNASStudy") -> Measured:
     """The search, and the same with one choice at a time made otherwise."""
     rows = {}
     for name in ("none", *other_choices(study.preset)):
         searched, found = study.search(name), study.upgraded(name)
-        gains = [100 * step["increment"] for step in trained_steps(searched)]
-        rows[name] = detector_numbers(found) | {"score": 100 * found["score"], "gain": _mean(gains)}
+        gains = [100 * step["increment"] for step in _trained_steps(searched)]
+        rows[name] = _detector_numbers(found) | {"score": 100 * found["score"], "gain": _mean(gains)}
     return {"rows": rows}
 
 
-def draw_choices(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_choices(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, chosen = [], Shown(measured)["rows", "none"]
     for name in measured[0]["rows"]:
         row = Shown(measured)["rows", name]
@@ -1119,32 +1119,32 @@ def draw_choices(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-PENALISED = {"none": "as chosen", "penalised-pairs": "in the first pairs", "no-penalty": "never"}
+_PENALISED = {"none": "as chosen", "penalised-pairs": "in the first pairs", "no-penalty": "never"}
 """When L_BN trains a pipeline of Table 5 before the pruning, by choice."""
-PENALTIES = [
-    (name, each) for name in PIPELINES for each in PENALISED if (name, each) != ("nas-prune-kd", "penalised-pairs")
+_PENALTIES = [
+    (name, each) for name in _PIPELINES for each in _PENALISED if (name, each) != ("nas-prune-kd", "penalised-pairs")
 ]
 
 
-def measure_penalty(study: "JointDetNASStudy") -> Measured:
+def _measure_penalty(study: "JointDetNASStudy") -> Measured:
     """Table 5's pipelines, by when the penalty on the gammas trains them before the pruning."""
-    found = {f"{name} {choice}": study.pipeline(name, choice) for name, choice in PENALTIES}
+    found = {f"{name} {choice}": study.pipeline(name, choice) for name, choice in _PENALTIES}
     if None in found.values():
         return {"rows": {}}
     return {
         "rows": {
-            key: {"before": detector_numbers(each["before"]), "after": detector_numbers(each)}
+            key: {"before": _detector_numbers(each["before"]), "after": _detector_numbers(each)}
             for key, each in found.items()
         }
     }
 
 
-def draw_penalty(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_penalty(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, whole = [], [each for each in measured if each["rows"]]
-    for name, choice in PENALTIES if whole else ():
+    for name, choice in _PENALTIES if whole else ():
         row, chosen = (Shown(whole)["rows", f"{name} {each}"] for each in (choice, "none"))
         other = None if choice == "none" else row["after"].ap_minus(chosen["after"])
-        rows.append([PIPELINES[name], PENALISED[choice], row["before"].ap, row["after"].ap, other])
+        rows.append([_PIPELINES[name], _PENALISED[choice], row["before"].ap, row["after"].ap, other])
     return _drawn(
         {"Pipeline": "", "Penalty before the pruning": "", "AP before the pruning": "points", "Final AP": "points"}
         | {"Minus as chosen": "AP points"},
@@ -1160,15 +1160,15 @@ def draw_penalty(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-def measure_plateau(study: "JointDetNASStudy") -> Measured:
+def _measure_plateau(study: "JointDetNASStudy") -> Measured:
     """AP of the base detectors and of the pool's largest equivalent alone against the length of training."""
     return {"rows": {name: study.plateau(name) for name in (*study.preset.upgraded_backbones, "largest")}}
 
 
-def draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, curves = [], {}
     for name, points in measured[0]["rows"].items():
-        label = BACKBONE_NAMES.get(name, "largest teacher")
+        label = _BACKBONE_NAMES.get(name, "largest teacher")
         values = stacked(measured, "rows", name, "AP")  # (S, lengths)
         ap, rises = ([over_seeds(each) for each in at.T] for at in (values, np.diff(values)))
         rows += [[label, *row] for row in zip(points["samples"], ap, [None, *rises], strict=True)]
@@ -1209,31 +1209,31 @@ TITLES = {
 }
 """Exhibit -> its title, and what is measured."""
 EXHIBITS = (
-    Exhibit("table1", *TITLES["table1"], measure_table1, draw_table1, (JD1,)),
-    Exhibit("table2", *TITLES["table2"], measure_table2, draw_table2, (JD2,)),
-    Exhibit("table3", *TITLES["table3"], measure_table3, draw_table3, (JD3,)),
-    Exhibit("figure4", *TITLES["figure4"], measure_figure4, draw_figure4, (JD6,)),
-    Exhibit("table4", *TITLES["table4"], measure_table4, draw_table4, (JD4,)),
-    Exhibit("table5", *TITLES["table5"], measure_table5, draw_table5, (JD5,)),
-    Exhibit("figure5", *TITLES["figure5"], measure_figure5, draw_figure5, (JD7, JD8)),
-    Exhibit("figure6", *TITLES["figure6"], measure_figure6, draw_figure6, (JD9,)),
-    Exhibit("table6", *TITLES["table6"], measure_table6, draw_table6),
-    Exhibit("table7", *TITLES["table7"], measure_table7, draw_table7, (JD11,)),
-    Exhibit("figure7", *TITLES["figure7"], measure_figure7, draw_figure7, (JD10,)),
-    Exhibit("choices", *TITLES["choices"], measure_choices, draw_choices, pilot=2),
-    Exhibit("penalty", *TITLES["penalty"], measure_penalty, draw_penalty, pilot=2),
-    Exhibit("plateau", *TITLES["plateau"], measure_plateau, draw_plateau, pilot=1),
+    Exhibit("table1", *TITLES["table1"], _measure_table1, _draw_table1, (_JD1,)),
+    Exhibit("table2", *TITLES["table2"], _measure_table2, _draw_table2, (_JD2,)),
+    Exhibit("table3", *TITLES["table3"], _measure_table3, _draw_table3, (_JD3,)),
+    Exhibit("figure4", *TITLES["figure4"], _measure_figure4, _draw_figure4, (_JD6,)),
+    Exhibit("table4", *TITLES["table4"], _measure_table4, _draw_table4, (_JD4,)),
+    Exhibit("table5", *TITLES["table5"], _measure_table5, _draw_table5, (_JD5,)),
+    Exhibit("figure5", *TITLES["figure5"], _measure_figure5, _draw_figure5, (_JD7, _JD8)),
+    Exhibit("figure6", *TITLES["figure6"], _measure_figure6, _draw_figure6, (_JD9,)),
+    Exhibit("table6", *TITLES["table6"], _measure_table6, _draw_table6),
+    Exhibit("table7", *TITLES["table7"], _measure_table7, _draw_table7, (_JD11,)),
+    Exhibit("figure7", *TITLES["figure7"], _measure_figure7, _draw_figure7, (_JD10,)),
+    Exhibit("choices", *TITLES["choices"], _measure_choices, _draw_choices, pilot=2),
+    Exhibit("penalty", *TITLES["penalty"], _measure_penalty, _draw_penalty, pilot=2),
+    Exhibit("plateau", *TITLES["plateau"], _measure_plateau, _draw_plateau, pilot=1),
 )
 
 
-def make_study(options: Any, seed: int, command: str) -> "JointDetNASStudy":
+def _make_study(options: Any, seed: int, command: str) -> "JointDetNASStudy":
     """The runs of one seed."""
     from joint_detnas.study import JointDetNASStudy
 
     return JointDetNASStudy(options, seed, command)
 
 
-def describe(study: "JointDetNASStudy") -> str:
+def _describe(study: "JointDetNASStudy") -> str:
     """Its data, teachers and searches, in a phrase."""
     return (
         f"{len(study.training_set)} training, {len(study.sets['search'])} held-out and "
@@ -1242,4 +1242,4 @@ def describe(study: "JointDetNASStudy") -> str:
     )
 
 
-PAPER = Paper("joint_detnas", "Joint-DetNAS", Path(__file__).parent, EXHIBITS, make_study, describe)
+PAPER = Paper("joint_detnas", "Joint-DetNAS", Path(__file__).parent, EXHIBITS, _make_study, _describe)

@@ -43,8 +43,8 @@ from sm_nas.presets import Options, Preset
 if TYPE_CHECKING:
     from sm_nas.study import SMNAS, Searched
 
-VOC_CLASSES = 20
-BACKBONE_NAMES = {
+_VOC_CLASSES = 20
+_BACKBONE_NAMES = {
     "resnet18": "ResNet18",
     "resnet34": "ResNet34",
     "resnet50": "ResNet50",
@@ -55,14 +55,14 @@ BACKBONE_NAMES = {
 }
 COSTS = {LATENCY: ("Time of detection, batch 1 (ms)", 1.0), FLOPS: ("FLOPs of the detector (MMACs)", 1e6)}
 """Cost of a candidate -> label of its axis, and its unit there."""
-TIME_AND_AP = {"Time": "ms", "mAP": "points"}
+_TIME_AND_AP = {"Time": "ms", "mAP": "points"}
 """Columns and their units."""
-MORE_AP = ("above", 0.0, "AP points", 1.0)
+_MORE_AP = ("above", 0.0, "AP points", 1.0)
 LESS, MORE = ("below", 1.0, "times", 0.5), ("above", 1.0, "times", 0.5)
 CORRELATED, OPPOSED = (("above", 0.0, "tau", 0.2), ("below", 0.0, "tau", 0.2))
 """What claims ask for: direction, threshold, unit, and the effect that is worth finding."""
 THERE = "at the paper's size"
-UNRELATED = "a random order: 0"
+_UNRELATED = "a random order: 0"
 
 # ------------------------------------------------------------------------------------------------------------------
 # What several exhibits measure and show
@@ -74,7 +74,7 @@ def trained(study: "SMNAS", exhibit: str, structures: Mapping[str, Structure]) -
     return {name: _numbers(result) for name, result in study.finals(exhibit, structures).items()}
 
 
-def searched_models(study: "SMNAS") -> dict[str, Structure]:
+def _searched_models(study: "SMNAS") -> dict[str, Structure]:
     """The structures C0, C1, ... that stage one found, and the networks F0, F1, ... that both stages did."""
     return {f"C{place}": each.structure for place, each in enumerate(study.picks)} | study.found()
 
@@ -111,7 +111,7 @@ def paper_macs(name: str, classes: int = COCO_CLASSES) -> float:
     return float(describe(structure, classes, PAPER_PRESET.detector)[FLOPS])
 
 
-def mean_budget(sides: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+def _mean_budget(sides: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
     """Samples and CPU seconds that a training of each side took, on average."""
     return {
         side: {key: float(np.mean([each[key] for each in results])) for key in ("samples", "cpu_seconds")}
@@ -133,7 +133,7 @@ def _size(structure: Structure) -> str:
 
 
 def _backbone(structure: Structure) -> str:
-    return BACKBONE_NAMES.get(structure.backbone, structure.backbone)
+    return _BACKBONE_NAMES.get(structure.backbone, structure.backbone)
 
 
 def parts_of(structure: Structure) -> tuple[str, str, str, str, str]:
@@ -184,7 +184,7 @@ def _preset(setting: Setting) -> Preset:
 _PLAIN, _ONE_STAGE, _LIGHT_CASCADE, _HEAVY_PLAIN = "FPN R50", "RetinaNet R50", "Cascade R50", "FPN R101"
 
 
-def measure_table1(study: "SMNAS") -> Measured:
+def _measure_table1(study: "SMNAS") -> Measured:
     """Experiments 1 to 6: two detectors on each of two data sets; a light cascade against a heavy plain detector."""
     classics, second = dict(study.preset.classics), study.options.second_data
     here = {name: classics[name] for name in (_PLAIN, _ONE_STAGE, _HEAVY_PLAIN, _LIGHT_CASCADE)}
@@ -203,14 +203,14 @@ def measure_table1(study: "SMNAS") -> Measured:
             "cascade cost": over(_LIGHT_CASCADE, _HEAVY_PLAIN),
             "FPN AP": lambda: _ahead(study, here, _PLAIN, _ONE_STAGE),
             "RetinaNet cost": over(_ONE_STAGE, _PLAIN),
-            "RetinaNet cost, 20 classes": over(_ONE_STAGE, _PLAIN, VOC_CLASSES),
+            "RetinaNet cost, 20 classes": over(_ONE_STAGE, _PLAIN, _VOC_CLASSES),
             "FPN R50": lambda: _final_points(study, _PLAIN, here[_PLAIN]),
         },
-        "budget": mean_budget({name: [study.final(name, each)] for name, each in here.items()}),
+        "budget": _mean_budget({name: [study.final(name, each)] for name, each in here.items()}),
     }
 
 
-def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     sets = {"own": setting.data, "second": measured[0]["second_data"]}
     order = [(where, name) for where in sets for name in (_PLAIN, _ONE_STAGE)]
     order += [("own", _HEAVY_PLAIN), ("own", _LIGHT_CASCADE)]
@@ -228,7 +228,7 @@ def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     if sets["second"] is None:
         notes.append("No second data set was given (--second-data): experiments 3 and 4 are left out.")
     return _drawn(
-        dict.fromkeys(("Exp", "Data", "Model", "Backbone", "Input"), "") | TIME_AND_AP | _COSTS_THERE,
+        dict.fromkeys(("Exp", "Data", "Model", "Backbone", "Input"), "") | _TIME_AND_AP | _COSTS_THERE,
         rows,
         "Detectors trained by the final schedule, on validation images. Which one is better depends on the data set?",
         notes,
@@ -236,7 +236,7 @@ def draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
 
 
 _COSTS_THERE = {f"MACs at the paper's size, {classes} classes": "G" for classes in (80, 20)}
-SM_1 = Claim(
+_SM_1 = Claim(
     "SM-1",
     "Table 1",
     "which detector wins depends on the data set; a light cascade beats a heavy plain one",
@@ -248,7 +248,7 @@ SM_1 = Claim(
             printed=0.2,
         ),
         _rule("cascade cost", f"multiply-accumulates of that Cascade R50 over that FPN R101's {THERE}", *LESS),
-        _rule("FPN AP", "AP of FPN R50 minus RetinaNet R50's", *MORE_AP, printed=1.5),
+        _rule("FPN AP", "AP of FPN R50 minus RetinaNet R50's", *_MORE_AP, printed=1.5),
         _rule("RetinaNet cost", f"multiply-accumulates of RetinaNet R50 over FPN R50's {THERE}", *MORE, printed=1.07),
         _rule("RetinaNet cost, 20 classes", "that ratio with VOC's 20 classes", *LESS, printed=0.906),
     ),
@@ -261,36 +261,38 @@ SM_1 = Claim(
         "numbers of classes, whose cost thin networks on small images cannot show and exact counts can",
     ),
 )
-TABLE1 = Exhibit(
+_TABLE1 = Exhibit(
     "table1",
     "Preliminary experiments: the best detector depends on the data",
     "time and AP of four detectors on one or two data sets",
-    measure_table1,
-    draw_table1,
-    (SM_1,),
+    _measure_table1,
+    _draw_table1,
+    (_SM_1,),
 )
 
 # ------------------------------------------------------------------------------------------------------------------
 # Figure 3: stage one
 # ------------------------------------------------------------------------------------------------------------------
 
-SEARCHES = {"found": "SM-NAS", "random": "Random search, same budget"}
+_SEARCHES = {"found": "SM-NAS", "random": "Random search, same budget"}
 _SEARCH_COLUMNS = {"Method": "", "Candidates": ""} | dict.fromkeys(
     ("Area under the front", "Best AP", "Area, minus random search"), "AP points"
 )
 
 
-def searches_of(searched: "Searched") -> dict[str, dict[str, float]]:
+def _searches_of(searched: "Searched") -> dict[str, dict[str, float]]:
     """Samples and CPU seconds that all candidates of a search and of its control took."""
-    records = {kind: [searched.pool[each.structure] for each in getattr(searched, kind).evaluated] for kind in SEARCHES}
+    records = {
+        kind: [searched.pool[each.structure] for each in getattr(searched, kind).evaluated] for kind in _SEARCHES
+    }
     names = {"samples": "samples", "cpu_seconds": "train_cpu_seconds"}
     return {
         label: {side: float(sum(record.get(name, 0) for record in records[kind])) for side, name in names.items()}
-        for kind, label in SEARCHES.items()
+        for kind, label in _SEARCHES.items()
     }
 
 
-def search_numbers(searched: "Searched") -> dict[str, Any]:
+def _search_numbers(searched: "Searched") -> dict[str, Any]:
     """Candidates of a search and of random search in their order, and how their fronts grew; NaN for what failed."""
     both = {
         kind: [
@@ -302,7 +304,7 @@ def search_numbers(searched: "Searched") -> dict[str, Any]:
             }
             for each in getattr(searched, kind).evaluated
         ]
-        for kind in SEARCHES
+        for kind in _SEARCHES
     }
     dearest = 1.0001 * np.nanmax([one["cost"] for records in both.values() for one in records])
     grown = {kind: hypervolumes(records, dearest) for kind, records in both.items()}
@@ -316,7 +318,7 @@ def hypervolumes(records: Sequence[Mapping[str, Any]], dearest: float) -> list[f
     return [hypervolume(costs[:count], points[:count], (1.0, 0.0)) for count in range(1, len(records) + 1)]
 
 
-def measure_figure3(study: "SMNAS") -> Measured:
+def _measure_figure3(study: "SMNAS") -> Measured:
     """Stage one: all candidates, the picks, every backbone within one structure, and how the short training ranks."""
 
     def backbones() -> dict[str, dict[str, float]]:
@@ -326,19 +328,19 @@ def measure_figure3(study: "SMNAS") -> Measured:
         }
 
     return {
-        **search_numbers(study.stage_one),
+        **_search_numbers(study.stage_one),
         "picks": {f"C{place}": str(each.structure) for place, each in enumerate(study.picks)},
         "backbones": backbones(),
         "ranked": study.ranked,
         "evidence": {
-            **mobilenet_evidence(study),
+            **_mobilenet_evidence(study),
             "ranked": lambda: [
                 [_points(one["short"]), _points(one["long"]), math.log(one[FLOPS])] for one in study.ranked
             ],
             "ranked AP": lambda: float(np.mean([_points(one["long"]) for one in study.ranked])),
         },
-        "budget": searches_of(study.stage_one)
-        | mean_budget({name: [study.final(f"FPN {name}", one)] for name, one in _mobilenet_and_resnet(study).items()}),
+        "budget": _searches_of(study.stage_one)
+        | _mean_budget({name: [study.final(f"FPN {name}", one)] for name, one in _mobilenet_and_resnet(study).items()}),
     }
 
 
@@ -350,7 +352,7 @@ def _mobilenet_and_resnet(study: "SMNAS") -> dict[str, Structure]:
     return {name: replace(study.preset.strategy_model, backbone=name) for name in (_MOBILE, _RESNET)}
 
 
-def mobilenet_evidence(study: "SMNAS") -> dict[str, Callable[[], float]]:
+def _mobilenet_evidence(study: "SMNAS") -> dict[str, Callable[[], float]]:
     """MobileNetV2 against ResNet18 within one structure: costs as shares of ResNet18's, the times taken in turn, and
     how far it is behind when both are trained to the end."""
     pair = _mobilenet_and_resnet(study)
@@ -370,12 +372,12 @@ def mobilenet_evidence(study: "SMNAS") -> dict[str, Callable[[], float]]:
     }
 
 
-def draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     preset = _preset(setting)
     candidates = [
         one | {"seed": seed}
         for seed, numbers in enumerate(measured)
-        for kind in SEARCHES
+        for kind in _SEARCHES
         for one in numbers[kind]
         if one["AP"] is not None
     ]
@@ -393,7 +395,10 @@ def draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     if len(measured) == 1:
         known = {one["structure"]: one for one in candidates}
         picks = {name: _pairs([known[text]], LATENCY)[0] for name, text in measured[0]["picks"].items()}
-    sizes, backbones = [f"{width}x{height}" for width, height in preset.structural.sizes], list(BACKBONE_NAMES.values())
+    sizes, backbones = (
+        [f"{width}x{height}" for width, height in preset.structural.sizes],
+        list(_BACKBONE_NAMES.values()),
+    )
     pictures = [
         fronts("sizes", sizes, _size, LATENCY, highlighted=picks),
         fronts("backbones-time", backbones, _backbone, LATENCY, order=backbones),
@@ -402,10 +407,10 @@ def draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
         _progress(measured, "figure3-progress"),
     ]
     every = []
-    for name in in_all(measured, "backbones", list(BACKBONE_NAMES)):
+    for name in in_all(measured, "backbones", list(_BACKBONE_NAMES)):
         points, latency, flops = (_over(measured, "backbones", name, key).mean for key in ("AP", LATENCY, FLOPS))
         if math.isfinite(points):
-            every.append(f"{BACKBONE_NAMES[name]} {points:.1f} at {latency:.1f} ms and {flops / 1e6:.0f} MMACs")
+            every.append(f"{_BACKBONE_NAMES[name]} {points:.1f} at {latency:.1f} ms and {flops / 1e6:.0f} MMACs")
     notes = [f"Every backbone within one structure, AP in points: {'; '.join(every)}."]
     taus = [
         kendall_tau(*([_number(one[kind]) for one in numbers["ranked"]] for kind in ("short", "long")))
@@ -440,9 +445,9 @@ def _told(records: Sequence[Mapping[str, Any]], cost: str) -> list[tuple[float, 
 
 def _search_rows(searched: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """The search and random search, over seeds: candidates, the area under the front, the best AP, their difference."""
-    areas = {kind: np.array([_number(numbers["hypervolume"][kind][-1]) for numbers in searched]) for kind in SEARCHES}
+    areas = {kind: np.array([_number(numbers["hypervolume"][kind][-1]) for numbers in searched]) for kind in _SEARCHES}
     rows = []
-    for kind, label in SEARCHES.items():
+    for kind, label in _SEARCHES.items():
         candidates = over_seeds([len(numbers[kind]) for numbers in searched]).mean
         best = over_seeds([np.nanmax([_number(one["AP"]) for one in numbers[kind]]) for numbers in searched])
         difference = over_seeds(areas["found"] - areas["random"]) if kind == "found" else None
@@ -453,7 +458,7 @@ def _search_rows(searched: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
 def _progress(searched: Sequence[Mapping[str, Any]], name: str) -> Picture:
     """The area under the front against candidates evaluated."""
     curves = {}
-    for kind, label in SEARCHES.items():
+    for kind, label in _SEARCHES.items():
         grown = [numbers["hypervolume"][kind] for numbers in searched]
         shortest = min(map(len, grown))
         bands = [over_seeds([_number(one[place]) for one in grown]) for place in range(shortest)]
@@ -464,21 +469,21 @@ def _progress(searched: Sequence[Mapping[str, Any]], name: str) -> Picture:
 def _attained(searched: Sequence[Mapping[str, Any]], name: str, cost: str) -> Picture:
     """What at least one, half and all of the seeds reached."""
     bands = {}
-    for kind, label in SEARCHES.items():
+    for kind, label in _SEARCHES.items():
         runs = [tuple(zip(*_pairs(numbers[kind], cost), strict=True)) for numbers in searched]
         reached = attainment(runs, (100 / len(runs), 50, 100))
         bands[label] = {str(percentile): corners.tolist() for percentile, corners in reached.items()}
     return Picture(name, "attainment_bands", {"bands": bands, "cost_label": COSTS[cost][0]})
 
 
-SM_4 = Claim(
+_SM_4 = Claim(
     "SM-4",
     "Figure 3",
     "MobileNetV2 has fewer FLOPs but is dominated in latency: latency must be measured",
     (
         _rule("mobilenet FLOPs", "within one structure, MobileNetV2's FLOPs over ResNet18's", *LESS),
         _rule("mobilenet time", "its time of detection over ResNet18's, taken in turn,", *MORE),
-        _rule("mobilenet behind", "AP of ResNet18 minus MobileNetV2's, trained to the end,", *MORE_AP),
+        _rule("mobilenet behind", "AP of ResNet18 minus MobileNetV2's, trained to the end,", *_MORE_AP),
     ),
     **_judged("ResNet18 AP"),
     before=Before(
@@ -497,14 +502,14 @@ def _tau_beyond_cost(short: np.ndarray, long: np.ndarray, cost: np.ndarray, seed
 
 
 _TAU = "Kendall's tau, inside a seed, of AP after stage one's training with AP after the final one, named detectors,"
-SM_8 = Claim(
+_SM_8 = Claim(
     "SM-8",
     "Stage-one",
     "5 epochs separate good models from bad",
     (
         _pooled("ranked", _tau, _TAU, "above", 0.4, "tau", 0.2),
         _pooled(
-            "ranked", _tau_beyond_cost, "that tau with the logarithm of FLOPs taken out", *CORRELATED, null=UNRELATED
+            "ranked", _tau_beyond_cost, "that tau with the logarithm of FLOPs taken out", *CORRELATED, null=_UNRELATED
         ),
     ),
     **_judged("ranked AP"),
@@ -513,13 +518,13 @@ SM_8 = Claim(
         "five are too few to rank, and a ranking by cost alone would have passed",
     ),
 )
-FIGURE3 = Exhibit(
+_FIGURE3 = Exhibit(
     "figure3",
     "Stage one: AP and time of combinations of modules",
     "the structural search beside random search",
-    measure_figure3,
-    draw_figure3,
-    (SM_4, SM_8),
+    _measure_figure3,
+    _draw_figure3,
+    (_SM_4, _SM_8),
 )
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -527,10 +532,10 @@ FIGURE3 = Exhibit(
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def measure_figure4(study: "SMNAS") -> Measured:
+def _measure_figure4(study: "SMNAS") -> Measured:
     """Stage two: the candidates of every group, and what it adds once all is trained to the end."""
-    groups = {f"C{place}": search_numbers(study.stage_two(place)) for place in range(len(study.picks))}
-    models = searched_models(study) | study.found("random")
+    groups = {f"C{place}": _search_numbers(study.stage_two(place)) for place in range(len(study.picks))}
+    models = _searched_models(study) | study.found("random")
 
     def ahead(one: str, other: str) -> Callable[[], float]:
         return lambda: float(
@@ -547,13 +552,13 @@ def measure_figure4(study: "SMNAS") -> Measured:
             "picks AP": lambda: float(np.mean([_points(finals[f"C{place}"]["AP"]) for place in range(len(groups))])),
         },
         "budget": {
-            **mean_budget({f"{kind}0, trained": [finals[f"{kind}0"]] for kind in "CFR"}),
-            **searches_of(study.stage_two(0)),
+            **_mean_budget({f"{kind}0, trained": [finals[f"{kind}0"]] for kind in "CFR"}),
+            **_searches_of(study.stage_two(0)),
         },
     }
 
 
-def draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     names = in_all(measured, "groups", list(measured[0]["groups"]))
     rows, points, marks, more, notes = [], {}, {}, [], []
     for place, name in enumerate(names):
@@ -592,13 +597,13 @@ def draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
 _PUSHED = (
     "AP of what stage two found at no more FLOPs than its structure of stage one, minus {}, all trained to the end,"
 )
-SM_5 = Claim(
+_SM_5 = Claim(
     "SM-5",
     "Figure 4",
     "stage two pushes the front of stage one",
     (
-        _rule("pushed", _PUSHED.format("that structure's"), *MORE_AP),
-        _rule("pushed further", _PUSHED.format("what random search found so"), *MORE_AP),
+        _rule("pushed", _PUSHED.format("that structure's"), *_MORE_AP),
+        _rule("pushed further", _PUSHED.format("what random search found so"), *_MORE_AP),
     ),
     **_judged("picks AP"),
     before=Before(
@@ -606,13 +611,13 @@ SM_5 = Claim(
         "random codes might do as well: the same choice among as many random candidates is the control",
     ),
 )
-FIGURE4 = Exhibit(
+_FIGURE4 = Exhibit(
     "figure4",
     "Stage two: the searched models against C0, C1, ...",
     "the modular searches beside random search",
-    measure_figure4,
-    draw_figure4,
-    (SM_5,),
+    _measure_figure4,
+    _draw_figure4,
+    (_SM_5,),
 )
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -630,7 +635,7 @@ STANDARD_OF = {
 """The standard backbone that Table 2 compares each searched one with."""
 
 
-def measure_table2(study: "SMNAS") -> Measured:
+def _measure_table2(study: "SMNAS") -> Measured:
     """E0 to E5 as this scale has them, and what was found here, each beside a standard backbone's cost."""
     from sm_nas.networks import describe, describe_backbone
 
@@ -638,7 +643,7 @@ def measure_table2(study: "SMNAS") -> Measured:
         plain = describe_backbone(replace(structure, backbone=standard), preset.detector)
         return macs / plain["backbone_macs_mmdet"]
 
-    searched, own = searched_models(study), dict(study.preset.models)
+    searched, own = _searched_models(study), dict(study.preset.models)
     every = trained(study, "comparison", own | dict(study.preset.classics) | searched)
     standard = STANDARD_OF | {f"F{place}": each.structure.backbone for place, each in enumerate(study.picks)}
     for name, structure in (own | searched).items():
@@ -655,7 +660,7 @@ def measure_table2(study: "SMNAS") -> Measured:
     return {"models": models, "found": found, "counted": counted, "evidence": {}}
 
 
-def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     def architecture(some: Sequence[Measured], *keys: str) -> list[Any]:
         """The columns of one network, from its records of several seeds."""
         costs = [_over(some, *keys, "backbone_macs_mmdet", scale=1e-6).mean, _over(some, *keys, "of_standard").mean]
@@ -672,7 +677,7 @@ def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
                 found = architecture([numbers], "found", f"F{place}")
                 rows.append([f"F{place}, seed {seed}", *found, None, None, None])
     columns = dict.fromkeys(("Model", "Input", "Backbone", "Neck", "RPN", "Head"), "")
-    columns |= {"Backbone FLOPs": "M", "Of the standard backbone": "ratio"} | TIME_AND_AP
+    columns |= {"Backbone FLOPs": "M", "Of the standard backbone": "ratio"} | _TIME_AND_AP
     columns |= {"Backbone FLOPs at the paper's size": "G", "Of the standard backbone there": "ratio"}
     columns |= {"Parameters there": "M"}
     caption = (
@@ -687,40 +692,40 @@ def draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return _drawn(columns, rows, caption, notes)
 
 
-TABLE2 = Exhibit(
+_TABLE2 = Exhibit(
     "table2",
     "Architectures of the final models",
     "costs, time and AP of E0 to E5 and of what was found",
-    measure_table2,
-    draw_table2,
+    _measure_table2,
+    _draw_table2,
 )
 
 # ------------------------------------------------------------------------------------------------------------------
 # Table 3
 # ------------------------------------------------------------------------------------------------------------------
 
-NORM_NAMES = {"batch": "BN", "group": "GN", "group-ws": "GN+WS"}
+_NORM_NAMES = {"batch": "BN", "group": "GN", "group-ws": "GN+WS"}
 BN_PRETRAINED, BN, GN, GN_WS, GN_WS_FAST, GN_WS_BEST = 0, 2, 4, 5, 6, 7
 """Rows of Table 3."""
 
 
-def measure_table3(study: "SMNAS") -> Measured:
+def _measure_table3(study: "SMNAS") -> Measured:
     """The eight ways to train a detector."""
     rows = [study.strategy(row) for row in range(len(study.preset.strategies))]
     points = [_points(row["AP"]) for row in rows]
     return {
         "rows": [{"AP": each} for each in points],
         "evidence": {"strategies": points},
-        "budget": mean_budget({f"row {place}": [row] for place, row in enumerate(rows)}),
+        "budget": _mean_budget({f"row {place}": [row] for place, row in enumerate(rows)}),
     }
 
 
-def draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     preset = _preset(setting)
     points = np.array([[_number(row["AP"]) for row in numbers["rows"]] for numbers in measured])  # (S, 8)
     rows, bars = [], {}
     for place, strategy in enumerate(preset.strategies):
-        optimisation, norm, own = strategy.optimisation, NORM_NAMES[strategy.norm], over_seeds(points[:, place])
+        optimisation, norm, own = strategy.optimisation, _NORM_NAMES[strategy.norm], over_seeds(points[:, place])
         batch = f"{strategy.images_a_device}x{strategy.devices}"
         training = [norm, strategy.pretrained, optimisation.epochs, batch, optimisation.learning_rate]
         rows.append([str(place), *training, own, over_seeds(points[:, place] - points[:, 0]) if place else None])
@@ -752,7 +757,7 @@ def _row_ahead(one: int, other: int, words: str, printed: float, threshold: floa
     )
 
 
-SM_2 = Claim(
+_SM_2 = Claim(
     "SM-2",
     "Table 3",
     "GN+WS with a large learning rate trains from scratch in few epochs to pre-trained quality; BN from scratch does "
@@ -772,13 +777,13 @@ SM_2 = Claim(
         "budget (rows 2, 4, 5, 6) was not asked for",
     ),
 )
-TABLE3 = Exhibit(
+_TABLE3 = Exhibit(
     "table3",
     "Training from scratch: normalisation, learning rate and batch size",
     "AP of one detector trained in eight ways",
-    measure_table3,
-    draw_table3,
-    (SM_2,),
+    _measure_table3,
+    _draw_table3,
+    (_SM_2,),
 )
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -786,9 +791,9 @@ TABLE3 = Exhibit(
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def measure_comparison(study: "SMNAS") -> Measured:
+def _measure_comparison(study: "SMNAS") -> Measured:
     """E0 to E5, what was found here, and the classic detectors; of the named ones, costs at the paper's size, too."""
-    models, classics, found = dict(study.preset.models), dict(study.preset.classics), searched_models(study)
+    models, classics, found = dict(study.preset.models), dict(study.preset.classics), _searched_models(study)
     named = models | classics
 
     def compared() -> dict[str, dict[str, dict[str, Any]]]:
@@ -801,7 +806,7 @@ def measure_comparison(study: "SMNAS") -> Measured:
     def of_both(measure: Callable[..., float]) -> Callable[[], float]:
         return lambda: measure(*(list(compared()[kind].values()) for kind in ("models", "classics")))
 
-    mask = paper_macs(_HEAVY_PLAIN) + MASK_BRANCH
+    mask = paper_macs(_HEAVY_PLAIN) + _MASK_BRANCH
     evidence = {
         "dominated": of_both(dominated_share),
         "hypervolume ratio": of_both(hypervolume_ratio),
@@ -813,10 +818,10 @@ def measure_comparison(study: "SMNAS") -> Measured:
     }
     sides = {"E0 to E5": models, "classic detectors": classics}
     budget = {side: [study.final(*each) for each in group.items()] for side, group in sides.items()}
-    return {**compared(), "evidence": evidence, "budget": mean_budget(budget)}
+    return {**compared(), "evidence": evidence, "budget": _mean_budget(budget)}
 
 
-MASK_BRANCH = 100 * (14**2 * (4 * 9 + 4) * 256**2 + 28**2 * 256 * COCO_CLASSES)
+_MASK_BRANCH = 100 * (14**2 * (4 * 9 + 4) * 256**2 + 28**2 * 256 * COCO_CLASSES)
 """Multiply-accumulates of Mask R-CNN's further branch: of 100 regions of 14x14, four 3x3 convolutions, one that doubles
 the side, and a mask for each class."""
 
@@ -841,7 +846,7 @@ def hypervolume_ratio(us: Sequence[Mapping[str, Any]], them: Sequence[Mapping[st
     return ours / theirs if theirs else math.nan
 
 
-def draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows = []
     for kind in ("classics", "models", "found"):
         for name in in_all(measured, kind, list(measured[0][kind])):
@@ -871,7 +876,7 @@ def draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-def draw_figure1(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_figure1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     points, rows, names = {}, [], {}
     for kind, label in {"models": "E0 to E5", "found": "Found here", "classics": "Classic detectors"}.items():
         points[label] = []
@@ -891,7 +896,7 @@ def draw_figure1(measured: Sequence[Measured], setting: Setting) -> Drawn:
 
 
 _AREAS = f"area under the front of E0 to E5 in AP over multiply-accumulates {THERE}, divided by the classic detectors',"
-SM_3 = Claim(
+_SM_3 = Claim(
     "SM-3",
     "Tables 2 and 4",
     "E0..E5 form a front that dominates the classic detectors",
@@ -907,7 +912,7 @@ SM_3 = Claim(
         "thin networks on a CPU turn the order of costs round; the paper's own networks can be counted exactly",
     ),
 )
-SM_10 = Claim(
+_SM_10 = Claim(
     "SM-10",
     "Abstract",
     "half of FPN's inference time at one point more (E2); Mask R-CNN's time at 46 points (E5)",
@@ -915,34 +920,34 @@ SM_10 = Claim(
         _rule(
             "E2 cost", f"multiply-accumulates of E2 over FPN R101's {THERE}", "below", 0.55, "times", 0.1, printed=0.47
         ),
-        _rule("E2 AP", "AP of E2 minus FPN R101's", *MORE_AP, printed=0.6),
+        _rule("E2 AP", "AP of E2 minus FPN R101's", *_MORE_AP, printed=0.6),
         _rule("E5 cost", f"multiply-accumulates of E5 over Mask R-CNN R101's {THERE}", "below", 1.1, "times", 0.1),
-        _rule("E5 AP", "AP of E5 minus FPN R101's", *MORE_AP, printed=6.5),
+        _rule("E5 AP", "AP of E5 minus FPN R101's", *_MORE_AP, printed=6.5),
     ),
     "E2 40.0 at 39.5 ms, FPN R101 39.4 at 84.0 ms; E5 45.9 at 108.1 ms, Mask R-CNN 40.2 at 105.0 ms",
     **_judged("classics AP"),
 )
-TABLE4 = Exhibit(
+_TABLE4 = Exhibit(
     "table4",
     "The searched models against other detectors",
     "time and AP by IoU and size",
-    measure_comparison,
-    draw_table4,
-    (SM_3, SM_10),
+    _measure_comparison,
+    _draw_table4,
+    (_SM_3, _SM_10),
 )
-FIGURE1 = Exhibit(
+_FIGURE1 = Exhibit(
     "figure1",
     "Time and AP against other detectors",
     "the fronts of searched and classic detectors",
-    measure_comparison,
-    draw_figure1,
+    _measure_comparison,
+    _draw_figure1,
 )
 
 # ------------------------------------------------------------------------------------------------------------------
 # Table 5
 # ------------------------------------------------------------------------------------------------------------------
 
-TRANSFERRED = ("E0", "E1", "E3")
+_TRANSFERRED = ("E0", "E1", "E3")
 
 
 def transferred(preset: Preset) -> dict[str, dict[str, tuple[str, Structure]]]:
@@ -954,12 +959,12 @@ def transferred(preset: Preset) -> dict[str, dict[str, tuple[str, Structure]]]:
         return (name if structure == known[name] else f"{name} {_size(structure)}"), structure
 
     return {
-        baseline: {name: at(name, known[baseline].size) for name in (baseline, *TRANSFERRED)}
+        baseline: {name: at(name, known[baseline].size) for name in (baseline, *_TRANSFERRED)}
         for baseline in preset.transfer_baselines
     }
 
 
-def measure_table5(study: "SMNAS") -> Measured:
+def _measure_table5(study: "SMNAS") -> Measured:
     """E0, E1 and E3 on another data set than they were found on, at its own input sizes, beside plain detectors."""
     second = study.options.second_data
     there, compared = study if second is None else study.on(second), transferred(study.preset)
@@ -975,11 +980,11 @@ def measure_table5(study: "SMNAS") -> Measured:
     if second is not None:
         evidence = {f"transfer:{name}": minus_plain(name) for name in ("E1", "E3")}
         evidence["transfer:FPN"] = lambda: _final_points(there, *medium[_PLAIN])
-    budget = mean_budget({name: [there.final(*run)] for name, run in medium.items()})
+    budget = _mean_budget({name: [there.final(*run)] for name, run in medium.items()})
     return {"data": short_name(there.data), "rows": rows, "evidence": evidence, "budget": budget}
 
 
-def draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, data = [], measured[0]["data"]
     for baseline, models in measured[0]["rows"].items():
         plain = stacked(measured, "rows", baseline, baseline, "AP")
@@ -988,18 +993,18 @@ def draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
             ahead = None if name == baseline else over_seeds(stacked(measured, "rows", baseline, name, "AP") - plain)
             size = _size(_structure_of(measured, "rows", baseline, name))
             rows.append([data, size, name.replace("FPN ", "FPN w "), latency, accuracy, ahead])
-    notes = [f"Transferred: {', '.join(TRANSFERRED)}, as the paper lists them."]
+    notes = [f"Transferred: {', '.join(_TRANSFERRED)}, as the paper lists them."]
     if data == setting.data:
         notes.append("No second data set was given (--second-data): this is the data that everything else is on.")
     return _drawn(
-        {"Data": "", "Input": "", "Model": ""} | TIME_AND_AP | {"Minus the plain detector": "AP points"},
+        {"Data": "", "Input": "", "Model": ""} | _TIME_AND_AP | {"Minus the plain detector": "AP points"},
         rows,
         "Searched models trained on another data set, beside a plain detector at the same input size.",
         notes,
     )
 
 
-SM_7 = Claim(
+_SM_7 = Claim(
     "SM-7",
     "Table 5",
     "searched nets transfer to other data",
@@ -1007,7 +1012,7 @@ SM_7 = Claim(
         _rule(
             f"transfer:{name}",
             f"on the second data set at its medium size, AP of {name} minus FPN R50's",
-            *MORE_AP,
+            *_MORE_AP,
             printed=printed,
         )
         for name, printed in (("E1", 3.3), ("E3", 4.0))  # on VOC; E0 loses to the plain detector on BDD
@@ -1015,13 +1020,13 @@ SM_7 = Claim(
     "VOC +1.0..+4.0, BDD +1.0..+2.7",
     **_judged("transfer:FPN"),
 )
-TABLE5 = Exhibit(
+_TABLE5 = Exhibit(
     "table5",
     "Transfer of the searched models to other data",
     "E0, E1 and E3 beside plain detectors on a second data set",
-    measure_table5,
-    draw_table5,
-    (SM_7,),
+    _measure_table5,
+    _draw_table5,
+    (_SM_7,),
 )
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -1031,7 +1036,7 @@ TABLE5 = Exhibit(
 FACTORS = ("depth", "width", "DC_1", "DC_2", "DC_3", "len_1", "len_2", "len_3", "len_4")
 
 
-def measure_figure5(study: "SMNAS") -> Measured:
+def _measure_figure5(study: "SMNAS") -> Measured:
     """Kendall's tau of factors of the architecture with AP, among the candidates of stage two."""
     groups = []
     for place in range(len(study.picks)):
@@ -1047,7 +1052,7 @@ def measure_figure5(study: "SMNAS") -> Measured:
             "architectures": architectures,
             "architectures AP": float(np.nanmean([row[2] for row in architectures])),
         },
-        "budget": searches_of(study.stage_two(0)),
+        "budget": _searches_of(study.stage_two(0)),
     }
 
 
@@ -1085,7 +1090,7 @@ def factors_of(code: BackboneCode) -> dict[str, float]:
     return factors | {f"len_{place}": len(stage) / code.blocks for place, stage in enumerate(code.stages, start=1)}
 
 
-def draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, values = [], {}
     for kind, title in {"largest": "Group with the largest structure", "every": "All groups, mean"}.items():
         found = {name: _over(measured, kind, name) for name in FACTORS}
@@ -1116,12 +1121,12 @@ def _of_factor(column: int, beyond_cost: bool = True) -> Callable[..., float]:
 
 
 _AT_ONE_COST = "tau with AP among the candidates of stage two of a group, the logarithm of FLOPs taken out, of"
-SM_6 = Claim(
+_SM_6 = Claim(
     "SM-6",
     "Figure 5",
     "depth correlates with mAP; early channel raising helps; long late stages, short early ones",
     tuple(
-        _pooled("architectures", statistic, quantity, *rule, null=UNRELATED)
+        _pooled("architectures", statistic, quantity, *rule, null=_UNRELATED)
         for statistic, quantity, rule in (
             (
                 _of_factor(0, False),
@@ -1139,33 +1144,33 @@ SM_6 = Claim(
         "cost, which by itself moves AP",
     ),
 )
-FIGURE5 = Exhibit(
+_FIGURE5 = Exhibit(
     "figure5",
     "Correlation of architecture factors with AP",
     "rank correlations among the candidates of stage two",
-    measure_figure5,
-    draw_figure5,
-    (SM_6,),
+    _measure_figure5,
+    _draw_figure5,
+    (_SM_6,),
 )
 
 # ------------------------------------------------------------------------------------------------------------------
 # Partial order pruning
 # ------------------------------------------------------------------------------------------------------------------
 
-TABLES = 10
+_TABLES = 10
 """Tables of made-up accuracies of a seed."""
-ORDERS = {"stage": "Stage by stage", "position": "Place by place from the input", None: "None"}
-_PRUNED = {str(order): f"{label}, on tables" for order, label in ORDERS.items()} | {"searches": "In the searches"}
+_ORDERS = {"stage": "Stage by stage", "position": "Place by place from the input", None: "None"}
+_PRUNED = {str(order): f"{label}, on tables" for order, label in _ORDERS.items()} | {"searches": "In the searches"}
 
 
-def measure_pruning(study: "SMNAS") -> Measured:
+def _measure_pruning(study: "SMNAS") -> Measured:
     """What partial order pruning saves and loses, on tables of accuracies and in the searches of Figure 4."""
     preset, structure = study.preset, study.preset.strategy_model
     group, budget = Group(preset.modular, structure), SearchSettings(budget=100, first=20, generation=10)
-    rows: dict[str, list[dict[str, float]]] = {str(order): [] for order in ORDERS}
-    for table in range(TABLES):
+    rows: dict[str, list[dict[str, float]]] = {str(order): [] for order in _ORDERS}
+    for table in range(_TABLES):
         accuracy = tabulated(1000 * study.seed + table)
-        for order in ORDERS:
+        for order in _ORDERS:
             settings = replace(budget, pruning=order is not None, order=order or "stage")
             history = evolve(group, settings, accuracy, (study.seed, table), _table_cost, (group.start(),))
             skipped = list(accuracy([each.structure for each in history.skipped]))
@@ -1228,7 +1233,7 @@ def pruned_numbers(history: History, skipped: Sequence[Mapping[str, float]]) -> 
     }
 
 
-def draw_pruning(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_pruning(measured: Sequence[Measured], setting: Setting) -> Drawn:
     keys = ("trained", "skipped", "share", "area", "all", "lost", "lost at random")
     rows = [[label, *(_over(measured, "tables", name, key) for key in keys)] for name, label in _PRUNED.items()]
     columns = {"Order": "", "Trained": "", "Skipped": "", "Share": "of the proposals"}
@@ -1236,13 +1241,13 @@ def draw_pruning(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return _drawn(
         columns | dict.fromkeys(areas, "AP points"),
         rows,
-        f"Stage two on {TABLES} tables of made-up accuracies a seed, which grow with depth and width but for noise, "
+        f"Stage two on {_TABLES} tables of made-up accuracies a seed, which grow with depth and width but for noise, "
         "100 candidates each; and the searches of Figure 4, whose skipped candidates were trained afterwards. Lost at "
         "random: what the area loses when as many others are left out.",
     )
 
 
-SM_9 = Claim(
+_SM_9 = Claim(
     "SM-9",
     "Multi-objective Search Algorithm",
     "partial order pruning saves candidates without losing the front",
@@ -1257,13 +1262,13 @@ SM_9 = Claim(
         ),
     ),
 )
-PRUNING = Exhibit(
+_PRUNING = Exhibit(
     "pruning",
     "Partial order pruning: what it saves and what it loses",
     "skipped candidates and the front with and without them",
-    measure_pruning,
-    draw_pruning,
-    (SM_9,),
+    _measure_pruning,
+    _draw_pruning,
+    (_SM_9,),
 )
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -1271,10 +1276,10 @@ PRUNING = Exhibit(
 # ------------------------------------------------------------------------------------------------------------------
 
 
-def measure_plateau(study: "SMNAS") -> Measured:
+def _measure_plateau(study: "SMNAS") -> Measured:
     """AP of the base and of a large detector after parts and multiples of the final schedule."""
     preset, runs = study.preset, {}
-    for name in PLATEAU_MODELS:
+    for name in _PLATEAU_MODELS:
         structure = dict((*preset.classics, *preset.models))[name]
         for factor in preset.plateau:
             optimisation = preset.final_training.optimisation
@@ -1286,7 +1291,7 @@ def measure_plateau(study: "SMNAS") -> Measured:
     return {"lengths": runs, "evidence": {}}
 
 
-def draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, curves = [], {}
     for name, by_factor in measured[0]["lengths"].items():
         before, bands = None, []
@@ -1310,19 +1315,19 @@ def draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-PLATEAU_MODELS = (_PLAIN, "E3")
-PLATEAU = Exhibit(
+_PLATEAU_MODELS = (_PLAIN, "E3")
+_PLATEAU = Exhibit(
     "plateau",
     "Length of training",
     "AP against samples of the base and a large detector",
-    measure_plateau,
-    draw_plateau,
+    _measure_plateau,
+    _draw_plateau,
     pilot=1,
 )
 
 # ------------------------------------------------------------------------------------------------------------------
 
-EXHIBITS = (FIGURE1, TABLE1, FIGURE3, FIGURE4, TABLE2, TABLE3, TABLE4, FIGURE5, TABLE5, PRUNING, PLATEAU)
+EXHIBITS = (_FIGURE1, _TABLE1, _FIGURE3, _FIGURE4, _TABLE2, _TABLE3, _TABLE4, _FIGURE5, _TABLE5, _PRUNING, _PLATEAU)
 
 
 def _study(options: Options, seed: int, command: str) -> "SMNAS":

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 SEEDS, SECOND_SEEDS = 5, 3
 """Seeds that a verdict needs on the first and on the second data set."""
-UNEQUAL = 0.1
+_UNEQUAL = 0.1
 """Share by which one side's CPU seconds may exceed another's before it is said."""
-SIDES = {"found": False, "random": True}
+_SIDES = {"found": False, "random": True}
 _COSTS = {"macs": ("Whole detector (M MAC)", 1e6), "latency": ("Latency (ms)", 1.0)}
 TITLES = {name: paper.title for name, paper in methods().items()}
 
@@ -109,7 +109,7 @@ def _level_of_both(evidence: Evidence) -> np.ndarray:
     return np.minimum(_least_best(evidence).mean(), evidence["second best"].min(axis=1))
 
 
-FRONTS = (
+_FRONTS = (
     Claim(
         "X-1",
         "Table 1",
@@ -164,28 +164,28 @@ _ORDER = Claim(
 # ---- what is measured
 
 
-def measure_fronts(study: "Comparison") -> Measured:
+def _measure_fronts(study: "Comparison") -> Measured:
     """Every front of a seed: detectors, area, what it took; and what the claims are judged by."""
     areas = {
         f"area:{name}" + ":random" * random: partial(study.area, name, random)
         for name in TITLES
-        for random in SIDES.values()
+        for random in _SIDES.values()
     }
     best = {f"best:{name}": partial(_best, study, name) for name in TITLES}
     return {"fronts": _fronts(study), "evidence": areas | best, "budget": _budget(study)}
 
 
-def measure_areas(study: "Comparison") -> Measured:
+def _measure_areas(study: "Comparison") -> Measured:
     """The areas alone."""
     return {"areas": {name: study.area(name, False) for name in TITLES}}
 
 
-def measure_second(study: "Comparison") -> Measured:
+def _measure_second(study: "Comparison") -> Measured:
     """The fronts of a seed on the second data set, and all areas on both; nothing where there is no such set."""
     if study.options.second_data is None:
         return {"fronts": {}, "evidence": {}}
     there = study.on(study.options.second_data)
-    every = [(name, random) for name in TITLES for random in SIDES.values()]
+    every = [(name, random) for name in TITLES for random in _SIDES.values()]
     evidence = {
         "first": lambda: [study.area(*each) for each in every],
         "second": lambda: [there.area(*each) for each in every],
@@ -203,7 +203,7 @@ def _fronts(study: "Comparison") -> dict[str, Any]:
     kept = ("AP", "macs", "latency", "params", "encoding", "input_size")
     fronts: dict[str, dict[str, Any]] = {}
     for name in TITLES:
-        for side, random in SIDES.items():
+        for side, random in _SIDES.items():
             taken = study.side(name, random)
             fronts.setdefault(name, {})[side] = {
                 "detectors": [{key: each[key] for key in kept} for each in study.detectors[name, random]],
@@ -216,7 +216,7 @@ def _fronts(study: "Comparison") -> dict[str, Any]:
 
 
 def _budget(study: "Comparison") -> dict[str, dict[str, float]]:
-    sides = ((name, side, random) for name in TITLES for side, random in SIDES.items())
+    sides = ((name, side, random) for name in TITLES for side, random in _SIDES.items())
     return {
         _label(name, side): {key: study.side(name, random).spent[key] for key in ("samples", "cpu_seconds")}
         for name, side, random in sides
@@ -229,7 +229,7 @@ def _label(name: str, side: str) -> str:
 
 # ---- what is drawn
 
-FRONT_HEADS = (
+_FRONT_HEADS = (
     "Method",
     "Search",
     "Area",
@@ -241,7 +241,7 @@ FRONT_HEADS = (
     "Images",
     "Not counted",
 )
-FRONT_UNITS = {
+_FRONT_UNITS = {
     "Area": "AP points", "Best AP": "points", "MAC of the best": "M", "Latency of the best": "ms",
     "Taken": "CPU s", "Images": "trained on", "Not counted": "CPU s",
 }  # fmt: skip
@@ -251,10 +251,10 @@ def draw_fronts(measured: Sequence[Measured], setting: Setting, of: str = "") ->
     """A row for each front, bands of what the seeds reached, each method against its random search."""
     fronts = [numbers["fronts"] for numbers in measured]
     if not all(fronts):
-        return Drawn(Table(FRONT_HEADS, []), "Not measured: give --second-data.")
+        return Drawn(Table(_FRONT_HEADS, []), "Not measured: give --second-data.")
     rows = []
     for name in fronts[0]:
-        for side in SIDES:
+        for side in _SIDES:
             sides = [each[name][side] for each in fronts]
             best = [max(each["detectors"], key=lambda one: one["AP"]) for each in sides]
             means = [over_seeds([each["area"] for each in sides])]
@@ -273,8 +273,8 @@ def draw_fronts(measured: Sequence[Measured], setting: Setting, of: str = "") ->
         "spending is planned by."
     )
     pictures = [_bands(f"{of}fronts-{cost}", fronts, [(name, "found") for name in fronts[0]], cost) for cost in _COSTS]
-    pictures += [_bands(f"{of}random-{name}", fronts, [(name, side) for side in SIDES], "macs") for name in fronts[0]]
-    return Drawn(Table(FRONT_HEADS, rows), caption, unequal(fronts), FRONT_UNITS, pictures)
+    pictures += [_bands(f"{of}random-{name}", fronts, [(name, side) for side in _SIDES], "macs") for name in fronts[0]]
+    return Drawn(Table(_FRONT_HEADS, rows), caption, unequal(fronts), _FRONT_UNITS, pictures)
 
 
 def _budget_of(setting: Setting) -> float:
@@ -282,18 +282,18 @@ def _budget_of(setting: Setting) -> float:
 
 
 def unequal(fronts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each pair of sides of which one took more CPU seconds than `UNEQUAL` allows, over all seeds."""
+    """A sentence for each pair of sides of which one took more CPU seconds than `_UNEQUAL` allows, over all seeds."""
     taken = {
         (name, side): np.mean([each[name][side]["cpu_seconds"] for each in fronts])
         for name in fronts[0]
-        for side in SIDES
+        for side in _SIDES
     }
     pairs = [((name, "found"), (name, "random")) for name in fronts[0]]
     pairs += [((one, "found"), (other, "found")) for one, other in combinations(fronts[0], 2)]
     notes = []
     for pair in pairs:
         less, more = sorted(pair, key=taken.__getitem__)
-        if taken[more] > (1 + UNEQUAL) * taken[less]:
+        if taken[more] > (1 + _UNEQUAL) * taken[less]:
             share = f"{taken[more] / taken[less] - 1:.0%} more CPU time" if taken[less] else "CPU time"
             notes.append(f"Unequal budget: {_label(*more)} took {share} than {_label(*less)}.")
     return notes
@@ -334,14 +334,14 @@ def draw_pairs(measured: Sequence[Measured], setting: Setting) -> Drawn:
 # ---- as a paper is
 
 
-def make_study(options: Options, seed: int, command: str) -> "Comparison":
+def _make_study(options: Options, seed: int, command: str) -> "Comparison":
     """The comparison of one seed."""
     from common.compare.study import Comparison
 
     return Comparison(options, seed, command)
 
 
-def describe(study: "Comparison") -> str:
+def _describe(study: "Comparison") -> str:
     """Its methods and budget, in a phrase; reads the data."""
     images = {len(each.training_set) for each in study.studies.values()}
     names = ", ".join(TITLES.values())
@@ -353,19 +353,19 @@ EXHIBITS = (
         "table1",
         "Fronts at an equal budget",
         "AP, cost and CPU time of every front",
-        measure_fronts,
+        _measure_fronts,
         draw_fronts,
-        FRONTS,
+        _FRONTS,
     ),
-    Exhibit("table2", "Methods in pairs", "differences of their areas", measure_areas, draw_pairs),
+    Exhibit("table2", "Methods in pairs", "differences of their areas", _measure_areas, draw_pairs),
     Exhibit(
         "table3",
         "Fronts on the second data set",
         "the same on --second-data",
-        measure_second,
+        _measure_second,
         partial(draw_fronts, of="second-"),
         (_ORDER,),
         most_seeds=SECOND_SEEDS,
     ),
 )
-PAPER = Paper("compare", "Comparison", Path(__file__).parent, EXHIBITS, make_study, describe, module="common.compare")
+PAPER = Paper("compare", "Comparison", Path(__file__).parent, EXHIBITS, _make_study, _describe, module="common.compare")
