@@ -173,6 +173,11 @@ def _report_text(report: Mapping[str, Any]) -> str:
         [
             f"{'':<16}{'base':>12}{'upgraded':>12}",
             *(f"{name:<16}{one:>12}{other:>12}" for name, one, other in rows),
+            *(
+                [f"the base's AP with batch-norm statistics re-estimated, as in the search: {100 * settled:.1f}"]
+                if (settled := base.get("settled_AP")) is not None
+                else []
+            ),
             f"score {report['base_score']:.4f} to {result['score']:.4f}: pair {result['pair']} of {report['pairs']}"
             f" ({report['failed']} failed), taught by {result['teacher']}",
             "steps: " + ", ".join(f"{count} {kind}" for kind, count in sorted(actions.items())),

@@ -520,11 +520,22 @@ def test_a_given_detector_is_upgraded_as_if_it_had_been_trained_here(study, tmp_
     _copy_of_parts(study, tmp_path)
     monkeypatch.setattr(loop._Stage, "train", lambda *_: pytest.fail("something was trained"))
     given = JointDetNASStudy(tiny_options(tmp_path), base=file, pairs=0)
-    assert given.base()["AP"] == study.base()["AP"]
+    assert given.base()["AP"] == given.base()["settled_AP"] == study.base()["AP"]
     assert given.base()["file"] == str(file)
     assert given.search()["steps"] == study.search()["steps"][:1]
     assert given.upgraded()["pair"] == 0
     assert (given.folder / f"search-{given.name}-0-pairs-s0").is_dir()
+
+
+def test_a_given_detector_is_measured_as_it_is_and_as_a_search_measures(study, tmp_path):
+    trained = load_detector(study.base()["file"])
+    for norm in (module for module in trained.model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean.zero_()
+    card = {"categories": list(study.categories), "input_size": trained.input_size}
+    file = save_detector(tmp_path / "unsettled", trained.model, card)
+    given = JointDetNASStudy(tiny_options(tmp_path), base=file).base()
+    as_it_is = study.precision_at(read_base(file), padded(study.preset.base_size), "validation")["AP"]
+    assert given["AP"] == as_it_is != study.base()["AP"] == given["settled_AP"]
 
 
 def test_detectors_that_cannot_be_upgraded_are_said(study, tmp_path):
