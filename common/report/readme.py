@@ -1,9 +1,10 @@
 """`python -m common.report.readme`: the results in README.md and on the papers' pages, from the published records.
 
-README.md has the scoreboard, led by results/learnt.md where there is one, the table of results/benchmarks.json, what
-results/photographs.md tells, and the table of results/photo, where they are; PAPER/README.md has every published
-exhibit and claim. Each stands between two markers; pictures become PNG files beside their records. Papers are the
-folders with a printed.json, and what is in common and has one is shown as they are. `--check` only says what is stale.
+README.md has the papers and what was found, with results/learnt.md; the scoreboard of all claims; and where they are,
+the table of results/benchmarks.json, what results/photographs.md tells, and the table of results/photo. PAPER/README.md
+has every published exhibit and claim. Each stands between two markers; pictures become PNG files beside their records.
+Papers are the folders with a printed.json, and what is in common and has one is shown as they are. `--check` only says
+what is stale.
 """
 
 import itertools
@@ -34,8 +35,8 @@ from common.report.scoreboard import (
 )
 from common.report.tables import markdown_table, plain_markdown, side_by_side
 
-SCOREBOARD, SPEED, PHOTOGRAPHS, RESULTS = "scoreboard", "speed", "photographs", "results"
-"""Names of the pairs of markers: <!-- scoreboard:begin --> to <!-- scoreboard:end -->."""
+FINDINGS, SCOREBOARD, SPEED, PHOTOGRAPHS, RESULTS = "findings", "scoreboard", "speed", "photographs", "results"
+"""Names of the pairs of markers: <!-- findings:begin --> to <!-- findings:end -->."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
     """Every file that is out of date, with what it should hold; None for one that should not be there."""
     from common.report.figures import digest, drawn_from, render  # matplotlib takes half a second
 
-    pages = {root / "README.md": {SCOREBOARD: scoreboards(root)}}
+    pages = {root / "README.md": dict(zip((FINDINGS, SCOREBOARD), findings_and_scoreboard(root), strict=True))}
     timed = root / "results" / "benchmarks.json"
     if timed.is_file():
         pages[root / "README.md"][SPEED] = speeds(read_json(timed))
@@ -132,30 +133,42 @@ def renewed(text: str, name: str, part: str, page: str) -> str:
 # ---- what stands between the markers
 
 
-def scoreboards(root: Path) -> str:
-    """The papers with a link to their pages, then the claims of each that were judged over more than one seed, without
-    those that are superseded."""
+def findings_and_scoreboard(root: Path) -> tuple[str, str]:
+    """The papers with a link to their pages, and the sum of what was found; then the claims of each that were judged
+    over more than one seed, without those that are superseded.
+    """
     records, unreadable = find_claims([root / "results"])
     if unreadable:
         raise InputError(unreadable[0])
     records = [record for record in records if len(record["seeds"]) > 1]
     judged, former = ([each for each in records if bool(each["superseded"]) is old] for old in (False, True))
-    opening = [" ".join(filter(None, (_sum(judged), _machine_hours(root), standing(judged))))] if judged else []
-    if former:
-        opening.append(
-            f"{len(former)} verdicts by former rules ({counts(former)}) are superseded, and stand on the papers' pages "
-            "until runs by the present ones take their place."
-        )
-    learnt = root / "results" / "learnt.md"
-    opening += [learnt.read_text().strip()] if learnt.is_file() else []
     titles = {claims[0]["paper_name"]: title for title, claims in by_paper(records).items()}
-    parts = [f"### {title}\n\n{counts(claims)}\n\n{scoreboard(claims)}" for title, claims in by_paper(judged).items()]
     rows = []
     for folder in papers(root):
         about = printed(folder)
         link = f"[{titles.get(folder.name, folder.name)}]({folder.name}/README.md)"
         rows.append((link, about["title"], about["authors"]))
-    return "\n\n".join([*opening, markdown_table(("Page", "Paper", "Authors"), rows), *parts])
+    found = [markdown_table(("Page", "Paper", "Authors"), rows)]
+    found += [" ".join(filter(None, (_sum(judged), _machine_hours(root), standing(judged))))] if judged else []
+    if former:
+        found.append(
+            f"{len(former)} verdicts by former rules ({counts(former)}) are superseded, and stand on the papers' pages "
+            "until runs by the present ones take their place."
+        )
+    learnt = root / "results" / "learnt.md"
+    found += [learnt.read_text().strip()] if learnt.is_file() else []
+    parts = [f"### {title}\n\n{counts(claims)}\n\n{scoreboard(claims)}" for title, claims in by_paper(judged).items()]
+    return "\n\n".join([*found, *_comparison(root)]), "\n\n".join(parts)
+
+
+def _comparison(root: Path) -> Iterator[str]:
+    """The first picture of what compares the papers, of its last published folder by name."""
+    for page in sorted(set(pages_of(root)) - set(papers(root))):
+        for folder in published_folders(root, page.name)[-1:]:
+            first = _exhibits(folder)[0]
+            at = Path(os.path.relpath(folder, root)).as_posix()
+            for picture in first.pictures[:1]:
+                yield f"![{first.title}]({at}/{picture.name}.png)"
 
 
 def _sum(judged: Sequence[Record]) -> str:

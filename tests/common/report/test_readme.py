@@ -13,7 +13,8 @@ from common.report.readme import Options, main
 from common.report.reproduce import reproduce
 from common.report.scoreboard import by_paper, claim_cells, details, find_claims, measured_text, standing
 
-BOARD, PART = "<!-- scoreboard:begin -->old<!-- scoreboard:end -->", "<!-- results:begin -->old<!-- results:end -->"
+BOARD = "<!-- findings:begin -->old<!-- findings:end -->\n<!-- scoreboard:begin -->old<!-- scoreboard:end -->"
+PART = "<!-- results:begin -->old<!-- results:end -->"
 
 
 @pytest.fixture
@@ -105,8 +106,9 @@ def test_a_paper_without_results_is_named_alone(tmp_path):
     (tmp_path / "xnas/README.md").write_text(PART)
     main(Options(root=tmp_path))
     assert (tmp_path / "README.md").read_text() == (
-        "<!-- scoreboard:begin -->\n\n| Page | Paper | Authors |\n| --- | --- | --- |\n"
-        "| [xnas](xnas/README.md) | X | A |\n\n<!-- scoreboard:end -->"
+        "<!-- findings:begin -->\n\n| Page | Paper | Authors |\n| --- | --- | --- |\n"
+        "| [xnas](xnas/README.md) | X | A |\n\n<!-- findings:end -->\n"
+        "<!-- scoreboard:begin -->\n\n\n\n<!-- scoreboard:end -->"
     )
 
 
@@ -193,13 +195,15 @@ def test_what_compares_papers_has_a_page_as_they_have(toy):
     (folder / "README.md").write_text(PART)
     main(Options(root=toy.root))
     assert "![Figure 1: Two nets](../../results/smoke/toynas/figure1.png)" in (folder / "README.md").read_text()
-    assert "toynas/README.md" not in (toy.root / "README.md").read_text()  # it is no paper
+    shown = (toy.root / "README.md").read_text()
+    assert "toynas/README.md" not in shown  # it is no paper
+    assert shown.index("![Two nets](results/smoke/toynas/figure1.png)") < shown.index("findings:end")
 
 
 @pytest.mark.parametrize("text", ["nothing", BOARD[::-1], BOARD + BOARD, BOARD.replace("begin", "end", 1)])
 def test_missing_markers_are_one_sentence(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
-    with pytest.raises(InputError, match=r"README.md must hold <!-- scoreboard:begin --> and then <!-- scoreboard:end"):
+    with pytest.raises(InputError, match=r"README.md must hold <!-- findings:begin --> and then <!-- findings:end -->"):
         main(Options(root=tmp_path))
     (tmp_path / "README.md").unlink()
     with pytest.raises(InputError, match=r"README.md is not there; write it, or name the repository's folder with --r"):
