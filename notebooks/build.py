@@ -7,16 +7,15 @@ and no time is recorded, so that building again gives no difference where the re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jupytext
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbformat import NotebookNode
 from tyro.conf import Positional
 
 from common.cli import run
 from common.plain import InputError, write_atomically
+
+if TYPE_CHECKING:  # Jupyter's packages take seconds
+    from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -42,20 +41,27 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("build", "__init__")))
 
 
-def unexecuted(name: str) -> NotebookNode:
+def unexecuted(name: str) -> "NotebookNode":
     """The notebook that NAME.py describes, without outputs."""
+    import jupytext
+    from nbformat import NotebookNode, from_dict
+
     script = FOLDER / f"{name}.py"
     if not script.is_file():
         raise InputError(f"unknown notebook {name!r}: give some of {', '.join(names())}")
     notebook = jupytext.read(script, fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"{name}-{number:02d}", NotebookNode()
-    notebook.metadata = nbformat.from_dict(KERNEL)
+    notebook.metadata = from_dict(KERNEL)
     return notebook
 
 
-def executed(notebook: NotebookNode) -> NotebookNode:
+def executed(notebook: "NotebookNode") -> "NotebookNode":
     """The notebook with its outputs; `InputError` where a cell fails."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from nbformat import from_dict
+
     client = NotebookClient(
         notebook,
         timeout=TIMEOUT,
@@ -67,12 +73,14 @@ def executed(notebook: NotebookNode) -> NotebookNode:
         client.execute()
     except CellExecutionError as error:
         raise InputError(f"a cell of the notebook fails: {error.ename}: {error.evalue}") from error
-    notebook.metadata = nbformat.from_dict(KERNEL)  # the kernel adds its own version
+    notebook.metadata = from_dict(KERNEL)  # the kernel adds its own version
     return notebook
 
 
-def text(notebook: NotebookNode) -> str:
+def text(notebook: "NotebookNode") -> str:
     """The .ipynb file."""
+    import nbformat
+
     return nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
 
 

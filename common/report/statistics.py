@@ -86,14 +86,20 @@ def kendall_tau(predicted: ArrayLike, actual: ArrayLike, groups: ArrayLike | Non
         raise InputError(
             f"kendall_tau needs two scores for each item, got arrays of the shapes {predicted.shape} and {actual.shape}"
         )
-    signs = np.sign(predicted[:, None] - predicted[None, :])
-    other_signs = np.sign(actual[:, None] - actual[None, :])
-    if groups is not None:
-        groups = np.asarray(groups)
-        together = groups[:, None] == groups[None, :]
-        signs, other_signs = signs * together, other_signs * together
-    untied = np.abs(signs).sum() * np.abs(other_signs).sum()
-    return float((signs * other_signs).sum() / math.sqrt(untied)) if untied else math.nan
+    sums = np.zeros(3)  # of sign products, of untied pairs of the one, of the other
+    for inside in _members(groups, len(predicted)):
+        signs, other_signs = (np.sign(each[inside, None] - each[inside]) for each in (predicted, actual))
+        sums += (signs * other_signs).sum(), np.abs(signs).sum(), np.abs(other_signs).sum()
+    untied = sums[1] * sums[2]
+    return float(sums[0] / math.sqrt(untied)) if untied else math.nan
+
+
+def _members(groups: ArrayLike | None, items: int) -> list[np.ndarray]:
+    """Places of the items of each group; all of them where there are no groups."""
+    if groups is None:
+        return [np.arange(items)]
+    _, numbers = np.unique(groups, return_inverse=True)
+    return np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
 
 
 def partial_tau(first: ArrayLike, second: ArrayLike, covariate: ArrayLike, groups: ArrayLike | None = None) -> float:
@@ -105,11 +111,11 @@ def partial_tau(first: ArrayLike, second: ArrayLike, covariate: ArrayLike, group
     scores = np.stack([np.asarray(first, dtype=float), np.asarray(second, dtype=float)], axis=1)
     covariate = np.asarray(covariate, dtype=float)
     left = np.empty_like(scores)
-    groups = np.zeros(len(covariate)) if groups is None else np.asarray(groups)
-    for group in np.unique(groups):
-        inside = groups == group
-        line = np.stack([np.ones(inside.sum()), covariate[inside]], axis=1)
-        left[inside] = scores[inside] - line @ np.linalg.lstsq(line, scores[inside], rcond=None)[0]
+    for inside in _members(groups, len(covariate)):
+        along = covariate[inside] - covariate[inside].mean()
+        centred = scores[inside] - scores[inside].mean(axis=0)
+        spread = along @ along
+        left[inside] = centred - np.outer(along, along @ centred / spread) if spread else centred
     return kendall_tau(left[:, 0], left[:, 1], groups)
 
 

@@ -596,10 +596,10 @@ def test_searches_of_two_backbones_draw_independently(study):
 # ---- data
 
 
-@pytest.mark.parametrize("name", ["smoke", "nano", "mini"])
-def test_the_scenes_are_many_enough_for_all_held_out_images_of_a_scale(name, tmp_path):
-    settings = PRESETS[name]
-    study = JointDetNASStudy(Options(scale=name, preset=settings, out=tmp_path, device="cpu"))
+def test_the_scenes_are_many_enough_for_all_held_out_images_of_every_scale(tmp_path):
+    most = max(("smoke", "nano", "mini"), key=lambda name: PRESETS[name].search_images)
+    settings = PRESETS[most]
+    study = JointDetNASStudy(Options(scale=most, preset=settings, out=tmp_path, device="cpu"))
     assert len(study.sets["search"]) == settings.search_images
     assert len(study.training_set) == (settings.train_images or SCENES_DEFAULTS["train"] - settings.search_images)
 

@@ -3,7 +3,6 @@
 import json
 import statistics
 
-import nbformat
 import pytest
 
 from common.plain import InputError
@@ -19,6 +18,8 @@ def test_every_paper_has_a_notebook():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_is_made_of_its_script(name):
+    import nbformat  # here, and not in each process that collects tests: it takes seconds
+
     made, kept = build.unexecuted(name), nbformat.read(build.FOLDER / f"{name}.ipynb", 4)
     assert [(cell.id, cell.cell_type, cell.source) for cell in kept.cells] == [
         (cell.id, cell.cell_type, cell.source) for cell in made.cells
@@ -48,6 +49,8 @@ def test_notebook_runs(name):
 
 
 def test_a_failing_cell_is_said():
+    import nbformat
+
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")], metadata=build.KERNEL)
     with pytest.raises(InputError, match="ZeroDivisionError"):
         build.executed(notebook)
