@@ -261,13 +261,14 @@ class Study(Recording):
 
     # ---- training
 
-    def training(self, optimisation: Optimisation, seed: int | None = None) -> Training:
-        """How a stage of this study is trained. seed: of its draws; None means the study's."""
+    def training(self, optimisation: Optimisation, seed: int | None = None, drawn_as: str | None = None) -> Training:
+        """How a stage of this study is trained. seed: of its draws; None: the study's. drawn_as: see `Training`."""
         return Training(
             optimisation,
             self.seed if seed is None else seed,
-            self.device,
-            self.precision,
+            device=self.device,
+            precision=self.precision,
+            drawn_as=drawn_as,
             validations=self.options.validations,
             validate=self._validated,
         )

@@ -7,6 +7,7 @@ search-BACKBONE            the search; `pairs/` in it holds the weights of pairs
 search-BACKBONE-CONTROL    the search with one thing changed, see `searching`
 latencies-BACKBONE         base detector and what the search made of it, timed in turn
 trained-on-BACKBONE-N      the base detector trained on for N pairs, with neither teacher nor actions
+pair-trials-BACKBONE       the base detector after one pair's training by each of several schedules, in several orders
 alone-NAME-AS              the network of a teacher, trained without the pool, for as many epochs or CPU seconds
 sampled-NAME               the same network out of the pool, measured only
 grid-BACKBONE              students of this backbone under each of the teachers of Figure 5
@@ -176,6 +177,10 @@ class JointDetNASStudy(BackboneStudy):
         if not as_it_is:
             self.settle(network)
         return {size: self.precision_at(network, padded(size), where, per_class) for size in self.preset.sizes}
+
+    def mean_precision(self, network: TwoStage) -> float:
+        """AP on held-out images, the mean over the sizes."""
+        return float(np.mean([each["AP"] for each in self.precisions(network, "search").values()]))
 
     def settle(self, network: TwoStage) -> None:
         """Re-estimate a detector's batch-norm statistics, in place, by training images of all sizes (41): the running
@@ -596,23 +601,23 @@ class JointDetNASStudy(BackboneStudy):
         """
         preset = self.preset
 
-        def ap(network: TwoStage) -> float:
-            return float(np.mean([each["AP"] for each in self.precisions(network, "search").values()]))
-
         def parameters(network: TwoStage) -> int:
             return sum(each.numel() for each in network.backbone.parameters())
 
         def make(run: Run) -> dict[str, Any]:
             teachers = {name: self.teacher(teacher) for name, teacher in preset.grid_teachers}
-            measured = {name: {"AP": ap(each), "params": parameters(each)} for name, each in teachers.items()}
+            measured = {
+                name: {"AP": self.mean_precision(each), "params": parameters(each)} for name, each in teachers.items()
+            }
             students = {}
             for percentage in (preset.percentages[0], preset.percentages[-1]):
                 before, gains = self.pruned_student(percentage), {}
+                level = self.mean_precision(before)
                 for number, (name, teacher) in enumerate(teachers.items()):
                     pupil = self._pupil(self.pruned_student(percentage), teacher)
-                    training = self.training(preset.grid_training)  # in the same order under each
+                    training = self.training(preset.grid_training, drawn_as=str(percentage))  # the same under each
                     train_pupil(run, f"{percentage}-{number}", pupil, teacher, self.batches(), preset, training)
-                    gains[name] = ap(pupil.student) - ap(before)
+                    gains[name] = self.mean_precision(pupil.student) - level
                 students[str(percentage)] = {"params": parameters(before), "gains": gains}
             return {"teachers": measured, "students": students}
 
@@ -643,6 +648,36 @@ class JointDetNASStudy(BackboneStudy):
             return {**self.report(pupil.student, preset.base_size), **together(reports)}
 
         return self.once(f"trained-on-{self.name}-{pairs}", make, base=self.base()["weights_sha256"])
+
+    def pair_trials(self) -> dict[str, Any]:
+        """One pair's training of the base detector, by each of the preset's `pair_trainings`, without a teacher and
+        under the largest, with several orders of the batches, the same for all.
+
+        "before": AP of the base detector, "after": of each training its "alone" and "taught", a list each, as
+        `mean_precision` has it, and "cpu_seconds" of a taught one. "cost": what one channel pruning leaves of the base
+        detector's.
+        """
+        preset, morphism = self.preset, self.preset.search.morphism
+
+        def make(run: Run) -> dict[str, Any]:
+            base = partial(read_base, Path(self.base()["file"]), self.device)
+            teachers = {"alone": None, "taught": self.teacher(preset.teachers.largest())}
+            after = []
+            for number, optimisation in enumerate(preset.pair_trainings):
+                row: dict[str, Any] = {how: [] for how in teachers}
+                for how, teacher in teachers.items():
+                    reports = []
+                    for order in range(preset.pair_orders):
+                        stage, training = f"{number}-{how}-{order}", self.training(optimisation, drawn_as=str(order))
+                        pupil = self._pupil(base(), teacher)
+                        reports.append(train_pupil(run, stage, pupil, teacher, self.batches(), preset, training))
+                        row[how].append(self.mean_precision(pupil.student))
+                after.append(row | {"cpu_seconds": together(reports)["cpu_seconds"] / len(reports)})
+            whole, pruned = base(), evolve(base(), ChannelPruning(morphism.percentage), settings=morphism)
+            cost, left = (count(each, preset.base_size).macs_mmdet for each in (whole, pruned))
+            return {"before": self.mean_precision(whole), "after": after, "cost": left / cost}
+
+        return self.once(f"pair-trials-{self.name}", make, base=self.base()["weights_sha256"])
 
     def train_on(self, run: Run, stage: str, pupil: Pupil, teacher: TwoStage | None) -> FitReport:
         """A pair's training, of a student in place."""

@@ -107,6 +107,8 @@ class Training:
     """Optimiser, schedule and number of epochs."""
     seed: int = 0
     """Seed of every draw in the stage."""
+    drawn_as: str | None = None
+    """Name of the stage whose draws these are: stages with one name see the same batches. None means its own."""
     device: torch.device | str = "cpu"
     """Where the network is trained."""
     precision: Precision = "float32"
@@ -222,7 +224,7 @@ class _Stage:
 
     def __post_init__(self) -> None:
         self.device, self.seed = torch.device(self.training.device), self.training.seed
-        self.optimisation = self.training.optimisation
+        self.optimisation, self.drawn_as = self.training.optimisation, self.training.drawn_as or self.stage
         autocast = self.training.precision == "bfloat16"
         self.autocast = {"device_type": self.device.type, "dtype": torch.bfloat16, "enabled": autocast}
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -241,7 +243,7 @@ class _Stage:
     def step(self) -> Step:
         """The step about to be done."""
         done = self.epoch * self.steps_per_epoch + self.index
-        return Step(self.epoch, self.index, done, self.total_steps, self.seed, self.stage)
+        return Step(self.epoch, self.index, done, self.total_steps, self.seed, self.drawn_as)
 
     def train(self, after_epoch: Callable[[int], None] | None) -> FitReport:
         checkpoint_every_s = self.training.checkpoint_every_s
@@ -286,7 +288,7 @@ class _Stage:
 
     def _rest_of_epoch(self) -> Iterator[Any]:
         if self.index < self.steps_per_epoch:
-            yield from self.batches.epoch(self.epoch, self.index, self.stage)
+            yield from self.batches.epoch(self.epoch, self.index, self.drawn_as)
         if self.index != self.steps_per_epoch:
             raise RuntimeError(
                 f"epoch {self.epoch} gave {self.index} batches where {self.steps_per_epoch} were promised"

@@ -3,6 +3,7 @@ evidence against plain formulas over the same rule. Nothing is trained.
 """
 
 import math
+import statistics
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,14 +30,14 @@ from joint_detnas.exhibits import (
 )
 from joint_detnas.presets import BACKBONES, KINDS, PRESETS, other_choices
 
-PILOTS = ["choices", "penalty", "plateau"]
+PILOTS = ["choices", "penalty", "pairs", "plateau"]
 NAMES = [*(f"table{number}" for number in range(1, 8)), *(f"figure{number}" for number in range(4, 8))]
 SMOKE = PRESETS["smoke"]
 SIZES, SEEDS = ("32x32", "64x64"), range(3)
 TEACHERS = [name for name, _ in SMOKE.grid_teachers]
 
 
-def test_exhibits_are_the_papers_and_two_pilots():
+def test_exhibits_are_the_papers_and_the_pilots():
     drawings = {"figure1", "figure2", "figure3"}  # of the method: nothing is measured
     assert sorted(PAPER.by_name) == sorted([*NAMES, *PILOTS])
     assert [exhibit.name for exhibit in EXHIBITS if exhibit.pilot] == PILOTS
@@ -134,6 +135,15 @@ class MadeUpStudy:
 
     def preparation(self) -> dict[str, float]:
         return {part: number(self.seed, self.named("preparation", self.backbone), part) for part in ("base", "pool")}
+
+    def pair_trials(self) -> dict[str, Any]:
+        run, orders = self.named("pair-trials", self.backbone), range(SMOKE.pair_orders)
+        after = [
+            {how: [number(self.seed, run, at, how, order) for order in orders] for how in ("alone", "taught")}
+            | {"cpu_seconds": number(self.seed, run, at)}
+            for at in range(len(SMOKE.pair_trainings))
+        ]
+        return {"before": number(self.seed, run), "after": after, "cost": 0.9}
 
     def plateau(self, name: str) -> dict[str, Any]:
         run = self.named("plateau", name)
@@ -295,6 +305,23 @@ def penalty_rows() -> Iterator[list[Any]]:
         for choice, when in list(others.items())[name != "prune-kd" :]:
             run = f"{chosen}-{choice}"
             yield [label, when, of(f"{run}-before"), of(run), of(run, minus=chosen)]
+
+
+def pairs_rows() -> Iterator[list[Any]]:
+    run, orders = "pair-trials-resnet18", range(SMOKE.pair_orders)
+    level = np.mean([100 * number(seed, run) for seed in SEEDS])
+    for at, (epochs, rate) in enumerate([(1, "cosine, 0.001"), (1, "constant, 0.0003")]):
+        tried = {
+            how: [[100 * number(seed, run, at, how, order) for order in orders] for seed in SEEDS]
+            for how in ("alone", "taught")
+        }
+        changes = [
+            mean(lambda seed, of=values: np.mean(of[seed]) - 100 * number(seed, run)) for values in tried.values()
+        ]
+        spread = math.sqrt(np.mean([statistics.variance(each) for values in tried.values() for each in values]))
+        alpha = math.log(1 + 2 * spread / level) / math.log(1 / 0.9)
+        assert level * 0.9**-alpha == pytest.approx(level + 2 * spread), "what H makes of one pruning"
+        yield [epochs, rate, mean(lambda seed, at=at: number(seed, run, at)), *changes, spread, alpha]
 
 
 def expected_rows(name: str) -> list[list[Any]]:

@@ -46,7 +46,7 @@ PUBLISHED = """
                           {"name": "one-step", "epochs": 12, "steps_down": 1, "learning_rate_share": 1.0},
                           {"name": "all", "epochs": 24, "steps_down": null, "learning_rate_share": 1.0}],
                "optimisation": {"SGD": 24, "learning_rate": 0.02}, "networks_a_step": 2, "distillation": "WEIGHTS"},
- "pair_training": {"SGD": 3, "learning_rate": 0.01}, "distillation": "WEIGHTS",
+ "pair_training": {"SGD": 3, "learning_rate": 0.01}, "pair_trainings": [], "pair_orders": 3, "distillation": "WEIGHTS",
  "search": {"SEARCH": 100, "student_probability": null, "generation": 8},
  "teaching": {"SEARCH": 30, "student_probability": 0.0, "generation": 1},
  "equivalents": [["R26", {"depths": [2, 2, 2, 2], "widths": [1.0, 1.0, 1.0, 1.0], "neck": 1.0}],

@@ -40,6 +40,8 @@ from joint_detnas.method import (
     build_teacher,
     evolve,
     kept_at_cost,
+    kept_channels,
+    train_pupil,
 )
 from joint_detnas.presets import PRESETS, Options, other_choices
 from joint_detnas.study import JointDetNASStudy, pair_folder, read_base, resolution_costs
@@ -135,6 +137,21 @@ def test_a_detector_is_measured_and_written_with_the_statistics_of_many_images(s
         )
         torch.testing.assert_close(norm.running_mean, seen.mean(dim=1), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(norm.running_var, seen.var(dim=1, unbiased=False), rtol=1e-2, atol=1e-4)
+
+
+def test_pairs_are_tried_from_the_base_in_several_orders(study, tmp_path, tiny):
+    tried = study.pair_trials()
+    network = read_base(Path(study.base()["file"]))
+    assert tried["before"] == study.mean_precision(network)
+    pruned = keep_channels(network, kept_channels(network.backbone, 10.0, tiny.search.morphism))
+    assert tried["cost"] == count(pruned, tiny.base_size).macs_mmdet / count(network, tiny.base_size).macs_mmdet
+    assert [[len(each[how]) for how in ("alone", "taught")] for each in tried["after"]] == [[2, 2], [2, 2]]
+    teacher = study.teacher(tiny.teachers.largest())
+    for how, by in (("alone", None), ("taught", teacher)):
+        pupil = study._pupil(read_base(Path(study.base()["file"])), by)
+        with Run.open(tmp_path / how, {}) as run:
+            train_pupil(run, "1", pupil, by, study.batches(), tiny, study.training(tiny.pair_trainings[1]))
+        assert tried["after"][1][how][1] == study.mean_precision(pupil.student)
 
 
 # ---- what an exhibit rests on
@@ -438,7 +455,7 @@ def test_what_a_search_gains_is_counted_from_as_many_trainings_alone(copied, tin
 
 
 @pytest.mark.slow
-def test_every_student_of_the_grid_is_trained_under_every_teacher(study, tiny):
+def test_every_student_of_the_grid_is_trained_under_every_teacher(study, tmp_path, tiny):
     found = study.grid()
     assert list(found["students"]) == ["0", "30"]
     pool = {name: study.teacher(teacher) for name, teacher in tiny.grid_teachers}
@@ -451,6 +468,12 @@ def test_every_student_of_the_grid_is_trained_under_every_teacher(study, tiny):
         assert student["params"] == sum(each.numel() for each in network.backbone.parameters())
         assert list(student["gains"]) == list(sizes)
     assert found["students"]["30"]["params"] < found["students"]["0"]["params"]
+    teacher = pool[tiny.grid_teachers[1][0]]
+    pupil = study._pupil(study.pruned_student(30), teacher)
+    with Run.open(tmp_path / "again", {}) as run:  # on the batches of the stage that is called after the student
+        train_pupil(run, "30", pupil, teacher, study.batches(), tiny, study.training(tiny.grid_training))
+    kept = study.weights(f"grid-{study.name}", "30-1")
+    assert all(torch.equal(each, kept[name]) for name, each in pupil.state_dict().items())
 
 
 def test_the_slim_pair_is_the_best_within_the_goal(study, tiny):

@@ -347,6 +347,30 @@ def test_the_forward_pass_runs_in_the_precision_asked_for(tmp_path, device):
     assert model.weight.dtype == model.weight.grad.dtype == torch.float32
 
 
+def test_stages_drawn_as_one_see_the_same_batches(tmp_path):
+    seen = []
+
+    class Noting(Batches):
+        def epoch(self, epoch, start=0, stage=""):
+            for batch in super().epoch(epoch, start, stage):
+                seen.append((stage, epoch))
+                yield batch
+
+    def losses(batch, step):
+        seen.append(step.generator("noise").random())
+        yield from losses_of(model)(batch, step)
+
+    with Run.open(tmp_path, {}) as run:
+        for stage in ("first", "second"):
+            torch.manual_seed(5)
+            model = network()
+            fit(run, stage, model, Noting(), losses, Training(Optimisation(epochs=2), drawn_as="both"))
+        weights = [run.load_weights(stage)[0] for stage in ("first", "second")]
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+    assert seen[0] == ("both", 0)
+    assert all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
+
+
 def test_generators_differ_by_seed_stage_step_and_purpose_only():
     def draw(seed=0, stage="a", step=0, purpose="width") -> float:
         return Step(0, 0, step, 9, seed, stage).generator(purpose).random()
