@@ -2,14 +2,16 @@
 
 A bin is the mean of samples, a sample the mean of four cells: so each bin is a weighted sum of rows of one table that
 holds every cell of every level, a row a cell. That is an embedding bag, which reads whole rows of channels where
-torchvision's CPU kernel hops from channel to channel: on one core 11 times as fast forward. Its gradient is another
-embedding bag, over the same pairs sorted by cell, with no race between bins that share a cell: 23 times as fast.
+torchvision's CPU kernel hops from channel to channel: on one core 11 times as fast forward. Its gradient is the product
+with the transposed weights, with no race between bins that share a cell: on a CPU as a sparse matrix, elsewhere as
+another embedding bag, over the same pairs sorted by cell.
 
 The values are torchvision's `roi_align` with `aligned=False`, up to rounding.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -126,12 +128,24 @@ class _WeightedSums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        cells, weights = ctx.saved_tensors
-        cell, order = cells.flatten().sort()
-        rows = torch.arange(ctx.rows, device=cell.device, dtype=torch.int32)
-        offsets = torch.searchsorted(cell, rows, out_int32=True)
-        bag = order.div(cells.shape[1], rounding_mode="floor").to(torch.int32)
-        gradient = gradient.contiguous()
-        weights = weights.flatten().index_select(0, order)
-        sums = F.embedding_bag(bag, gradient, offsets, mode="sum", per_sample_weights=weights)
-        return sums, None, None
+        transposed = _transposed_on_cpu if gradient.device.type == "cpu" else _transposed
+        return transposed(*ctx.saved_tensors, gradient.contiguous(), ctx.rows), None, None
+
+
+def _transposed_on_cpu(cells: Tensor, weights: Tensor, gradient: Tensor, rows: int) -> Tensor:
+    """`_transposed` without sorting: a third of the time on one core."""
+    from scipy import sparse  # takes a third of a second
+
+    begins = np.arange(0, cells.numel() + 1, cells.shape[1], dtype=np.int32)
+    entries = weights.flatten().numpy(), cells.flatten().numpy(), begins
+    matrix = sparse.csr_array(entries, shape=(len(cells), rows))
+    return torch.from_numpy(matrix.T @ gradient.numpy())
+
+
+def _transposed(cells: Tensor, weights: Tensor, gradient: Tensor, rows: int) -> Tensor:
+    """Rows of a gradient (M, C) summed up with weights, each into the cells (M, T) that it was made of: (rows, C)."""
+    cell, order = cells.flatten().sort()
+    offsets = torch.searchsorted(cell, torch.arange(rows, device=cell.device, dtype=torch.int32), out_int32=True)
+    bag = order.div(cells.shape[1], rounding_mode="floor").to(torch.int32)
+    weights = weights.flatten().index_select(0, order)
+    return F.embedding_bag(bag, gradient, offsets, mode="sum", per_sample_weights=weights)

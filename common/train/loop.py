@@ -30,7 +30,7 @@ from common.settings import Optimisation, Precision
 from common.train import distributed
 from common.train.checkpoint import load_strictly
 from common.train.run_folder import Run
-from common.train.schedule import begin_with, build_optimiser, build_schedule, moments_of
+from common.train.schedule import align_gradients, begin_with, build_optimiser, build_schedule, moments_of
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h numbers them
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device once
@@ -315,6 +315,7 @@ class _Stage:
         distributed.average_gradients(self.parameters)
         if self.optimisation.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.optimisation.clip_norm, foreach=True)
+        align_gradients(self.parameters)
         self.optimiser.step()
         self.schedule.step()
         self.losses.add(step, values)

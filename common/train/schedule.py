@@ -4,7 +4,7 @@ The learning rate is a pure function of the step, so a resumed training needs on
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn, optim
@@ -27,13 +27,24 @@ def build_optimiser(model: nn.Module, optimisation: Optimisation) -> optim.Optim
         decayed = [parameter for parameter in parameters if parameter.ndim > 1]
         plain = [parameter for parameter in parameters if parameter.ndim <= 1]
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    # foreach rather than fused: fused kernels assume that a gradient has the memory layout of its weight, and a layer
-    # that writes its own .grad need not keep to that
-    shared = {"lr": optimisation.learning_rate, "weight_decay": optimisation.weight_decay, "foreach": True}
+    shared = {"lr": optimisation.learning_rate, "weight_decay": optimisation.weight_decay}
     if optimisation.optimiser == "sgd":
-        return optim.SGD(groups, momentum=optimisation.momentum, nesterov=optimisation.nesterov, **shared)
+        momentum = {"momentum": optimisation.momentum, "nesterov": optimisation.nesterov}
+        return optim.SGD(groups, foreach=True, **momentum, **shared)
     kind = {"adam": optim.Adam, "adamw": optim.AdamW}[optimisation.optimiser]
-    return kind(groups, betas=(optimisation.momentum, 0.999), **shared)
+    # on a CPU foreach takes several passes over each weight, a fused kernel one
+    fused = all(parameter.device.type == "cpu" for parameter in parameters)
+    how = {"fused": True} if fused else {"foreach": True}
+    return kind(groups, betas=(optimisation.momentum, 0.999), **how, **shared)
+
+
+def align_gradients(parameters: Iterable[Tensor]) -> None:
+    """Lay out gradients as their weights lie in memory, which fused kernels take for granted and do not check: a layer
+    that writes its own .grad need not keep to that."""
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.stride() != parameter.stride():
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
 def moments_of(optimiser: optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
+from common.models import roi_align as roi_align_module
 from common.models import suppression
 from common.models.anchors import Anchors, unreached
 from common.models.boxes import clip, decode, encode, pairwise_iou
@@ -224,3 +225,12 @@ def test_roi_align_equals_torchvision_with_its_gradient(bins, samples, strides, 
     weight = weight.flatten(2).transpose(1, 2).view_as(found)
     for ours, theirs in zip(torch.autograd.grad((found * weight).sum(), maps), gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("transposed", [roi_align_module._transposed, roi_align_module._transposed_on_cpu])
+def test_transposed_sums_are_the_matrix_product(transposed):
+    torch.manual_seed(0)
+    cells, weights = torch.randint(0, 20, (50, 4), dtype=torch.int32), torch.rand(50, 4)
+    matrix = torch.zeros(50, 24).scatter_add_(1, cells.long(), weights)  # a cell may stand in a row twice, or nowhere
+    gradient = torch.randn(50, 3)
+    torch.testing.assert_close(transposed(cells, weights, gradient, 24), matrix.T @ gradient)

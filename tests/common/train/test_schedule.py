@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 
 from common.plain import InputError
 from common.settings import Optimisation
-from common.train.schedule import begin_with, build_optimiser, build_schedule, moments_of
+from common.train.schedule import align_gradients, begin_with, build_optimiser, build_schedule, moments_of
 
 STEPS = 7  # an epoch
 
@@ -96,6 +96,29 @@ def test_an_optimiser_goes_on_with_the_moments_of_another(name, device):
         weight, bias = stepped(other, again, range(4, 7))
         assert torch.equal(weight, whole[0])
         assert torch.equal(bias, whole[1]) == (known is moments)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_steps_are_those_of_torchs_plain_loop_however_gradients_lie(name, device):
+    """Weights channels last, gradients once so, once as a layer may write them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(device, memory_format=torch.channels_last)
+    settings = Optimisation(optimiser=name, weight_decay=0.1, learning_rate=0.01)
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    plain = copy.deepcopy(model)
+    rest = {"momentum": settings.momentum} if name == "sgd" else {"betas": (settings.momentum, 0.999)}
+    expected = kind(plain.parameters(), lr=0.01, weight_decay=0.1, foreach=False, **rest)
+    optimiser = build_optimiser(model, settings)
+    for step in range(6):
+        for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+            gradient = torch.randn(ours.shape, device=device)
+            theirs.grad = torch.empty_like(theirs).copy_(gradient)
+            ours.grad = gradient if step % 2 else theirs.grad.clone()
+        align_gradients(model.parameters())
+        optimiser.step()
+        expected.step()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_settings_without_sense_are_refused():
