@@ -304,11 +304,18 @@ def save(result: ExhibitResult, folder: Path) -> None:
 
 
 def judge_folder(paper: Paper, options: ReproduceOptions, folder: Path) -> dict[str, dict[str, Any]]:
-    """Every claim judged by the numbers of all exhibits measured so far for all the seeds asked for."""
-    records = {name: read_json_if_there(folder / "exhibits" / name / "measured.json") for name in paper.by_name}
-    measured = {name: by_number(record["seeds"]) for name, record in records.items() if record is not None}
+    """Every claim judged by the numbers of all exhibits measured so far, and of those that were published by the same
+    settings, where results are published or gone on from."""
+    published, records = published_folder(paper, options), {}
+    if options.publish or options.go_on_from_published:
+        setting = to_json(setting_of(options))
+        there = read_json_if_there(published / "measured.json") or {}
+        records = {name: each for name, each in there.items() if not first_difference(each["setting"], setting)}
+    here = {name: read_json_if_there(folder / "exhibits" / name / "measured.json") for name in paper.by_name}
+    records |= {name: record for name, record in here.items() if record is not None}
+    measured = {name: by_number(record["seeds"]) for name, record in records.items()}
     known = _known(paper, options)
-    why = read_json_if_there(published_folder(paper, options) / "why.json") or {}
+    why = read_json_if_there(published / "why.json") or {}
     return judge_measured(paper, options, measured, lambda runs: environment_of(folder.parent, runs, known), why)
 
 
@@ -324,10 +331,34 @@ def judge_measured(
     environment: Callable[[Sequence[str]], Mapping[str, Any]] = lambda runs: {},
     why: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Every claim judged. measured: exhibit -> seed -> numbers; one that lacks a seed is passed over.
+    """Every claim judged, by the first seeds that all of its exhibits have, two at the least.
 
-    why: claim -> a sentence written after looking at the results.
+    measured: exhibit -> seed -> numbers. why: claim -> a sentence written after looking at the results.
     """
+    there = {name: _first_seeds(paper.by_name[name], numbers, options) for name, numbers in measured.items()}
+    counts = {name: min(there.get(each, 0) for each in exhibits) for name, exhibits in paper.shown_by.items()}
+    counts = {name: count if count > 1 else options.seeds for name, count in counts.items()}
+    by_count = {
+        count: _judged_by(paper, replace(options, seeds=count), measured, environment, why or {})
+        for count in set(counts.values())
+    }
+    return {claim.id: by_count[counts[claim.id]][claim.id] for claim in paper.claims}
+
+
+def _first_seeds(exhibit: Exhibit, numbers: Mapping[int, Measured], options: ReproduceOptions) -> int:
+    """How many seeds an exhibit has, from the first on: as many as are asked for where it has all that it needs."""
+    needed = range(options.seeds)[: exhibit.most_seeds]
+    return next((seed for seed in needed if seed not in numbers), options.seeds)
+
+
+def _judged_by(
+    paper: Paper,
+    options: ReproduceOptions,
+    measured: Mapping[str, Mapping[int, Measured]],
+    environment: Callable[[Sequence[str]], Mapping[str, Any]],
+    why: Mapping[str, str],
+) -> dict[str, dict[str, Any]]:
+    """Every claim judged by `options.seeds` seeds; an exhibit that lacks one of them is passed over."""
     seeds = list(range(options.seeds))
     values: dict[str, np.ndarray] = {}
     budget: dict[str, dict[str, Any]] = {}
@@ -352,7 +383,7 @@ def judge_measured(
         rests_on=rests_on,
         environment=environment,
         budget=budget,
-        why=why or {},
+        why=why,
     )
     judged = judge_all(paper.claims, evidence, paper.name, paper.title)
     return {name: record | {"exhibits": list(paper.shown_by[name])} for name, record in judged.items()}
@@ -420,7 +451,7 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
     claims = read_json(folder / "claims.json")
     claims = {name: claim for name, claim in claims.items() if paper.shown_by[name][0] in numbers}
     for claim in claims.values():
-        claim["command"] = command_for(paper, replace(anywhere, only=(), claim=()))
+        claim["command"] = command_for(paper, replace(anywhere, seeds=len(claim["seeds"]), only=(), claim=()))
     write_json(target / "claims.json", claims)
     known = _known(paper, options)
     write_json(target / "runs.json", {name: _run_record(folder.parent, name, known) for name in names})

@@ -353,6 +353,26 @@ def test_what_is_published_holds_no_path_of_this_machine(toy):
     assert str(aquarium) in here.command  # in one's own runs it can be typed as it stands
 
 
+def test_a_claim_is_judged_by_the_seeds_that_all_its_exhibits_have_here_or_as_published(toy):
+    def measure_table(study):
+        return {"AP": study.net("ours"), "evidence": {"table": 5.0 + study.seed}}
+
+    paper = replace(toy.paper, exhibits=(toy.paper.exhibits[0], replace(toy.paper.exhibits[1], measure=measure_table)))
+    reproduce(paper, toy.options(seeds=2, publish=True))
+    toy.trained.clear()
+    more = toy.options(out=toy.root / "elsewhere", seeds=3, only=("figure1",), publish=True, go_on_from_published=True)
+    reproduce(paper, more)
+    assert toy.trained == ["ours-s2", "theirs-s2", "extra-s2"]
+    claims = read_json(toy.root / "results/smoke/toynas/claims.json")
+    assert {name: len(claim["seeds"]) for name, claim in claims.items()} == {"T-2": 3, "T-3": 2, "T-10": 3}
+    assert {name: claim["command"][-1] for name, claim in claims.items()} == {"T-2": "3", "T-3": "2", "T-10": "3"}
+    assert claims["T-3"]["difference"] == 5.5
+    assert set(claims["T-3"]["runs"]) == {"scenes-smoke/ours-s0", "scenes-smoke/ours-s1"}
+    reproduce(paper, toy.options(out=toy.root / "third", seeds=3, only=("figure1",), shares=(0.5,), publish=True))
+    other = read_json(toy.root / "results/smoke/toynas/claims.json")["T-3"]
+    assert other["reason"] == "not measured: table", "what was measured by other settings judges nothing"
+
+
 def test_published_runs_say_what_they_took_and_where(toy, folder):
     reproduce(toy.paper, toy.options(only=("table2",)))
     machine = read_json(folder / "ours-s0/environment.json")
