@@ -182,7 +182,7 @@ def curve(records: Sequence[Mapping[str, Any] | None]) -> dict[str, list[float]]
 
 def _trained_with(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """By title, the samples and CPU seconds that each variant was trained with."""
-    from detofa.method import training_budget
+    from detofa.study import training_budget
 
     return {LABELS[name]: training_budget(result["costs"]) for name, result in results.items()}
 

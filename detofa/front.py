@@ -53,7 +53,7 @@ def front(study: DetOFAStudy, seconds: float, random: bool) -> list[Path]:
     """A detector for each of the scale's budgets that a path was found for."""
     own = budgeted(Budgeted, study, plan(study, seconds, random))
     if random:
-        make = partial(method.train_and_search, own, _UNIFORM)
+        make = partial(own.train_and_search, _UNIFORM)
         result, name = own.once(UNIFORM, make, variant=asdict(_UNIFORM))["random"], UNIFORM
     else:
         result, name = own.result("ours")["found"], "ours"

@@ -22,7 +22,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +40,12 @@ from common.train.loop import FitReport, Step, StepLosses, Training, fit
 from common.train.run_folder import Run
 from common.train.shrinking import shrink
 from detofa.presets import (
-    VARIANTS,
     Elastic,
     FilterSettings,
     OperationPruning,
     Phase,
     PruningSettings,
     ShrinkingSettings,
-    Variant,
 )
 from detofa.space import Constraint, EvolutionResult, EvolutionSettings, NoPath, OFAResNetSpace, evolve
 
@@ -861,79 +859,3 @@ def progressive_shrinking(
         supernet.sort_channels(all_widths(space, trained[phase]))
 
     return shrink(run, supernet, task.batches, settings.phases, step_losses_of, training, sort)
-
-
-def supernet_result(study: "DetOFAStudy", name: str) -> dict[str, Any]:
-    """The supernet of `VARIANTS[name]`, trained where it is not there yet: what it cost, and for every budget the net
-    found, a random search's, and their AP.
-    """
-    variant = VARIANTS[name]
-    return study.once(name, partial(train_and_search, study, variant), variant=asdict(variant))
-
-
-def train_and_search(study: "DetOFAStudy", variant: Variant, run: Run) -> dict[str, Any]:
-    """Sections 3.2 and 3.3 for one way to train the supernet."""
-    supernet, costs = train_variant(study, variant, run)
-    if variant.full_net:
-        return {"costs": costs, "full": study.measured(run, supernet, [study.space.largest()])[0]}
-    operations, preset, constraint = study.operations(variant), study.preset, study.constraint
-    # Section 3.3: before the search the filter is trained again, on m paths a bucket of the finished supernet.
-    losses, costs["search sampling"] = sample_paths(
-        study, run, "search", supernet, study.detection_task, operations, preset.fine_tuning_paths
-    )
-    path_filter, training = study.filter_of("filter"), study.training(preset.path_filter.fine_tuning)
-    train_filter(run, "search-filter", path_filter, losses, study.space, constraint, training)
-    scorer, began = study.scorer(path_filter), time.perf_counter()
-    found = [search(operations, scorer, budget, preset.evolution, study.seed).best for budget in study.budgets]
-    seconds = time.perf_counter() - began
-    chance = [best_affordable(losses, constraint, budget) for budget in study.budgets]
-    return {
-        "costs": costs,
-        "search_seconds": seconds,
-        "space": str(operations.size()),
-        "budgets": study.budgets,
-        "found": study.measured(run, supernet, found),
-        "random": study.measured(run, supernet, chance),
-    }
-
-
-def train_variant(study: "DetOFAStudy", variant: Variant, run: Run) -> tuple[CenterNet, Costs]:
-    """The variant's supernet, and what each part of its training took."""
-    preset, task, largest = study.preset, study.detection_task, study.space.largest()
-    fine_tuning = equal_cost(study, variant.equal_cost_of) if variant.equal_cost_of else preset.fine_tuning
-    if variant.shared_warm_up:
-        return algorithm_1(study, run, variant.pruning, fine_tuning)
-    supernet = study.detector()
-    if variant.shrinking:
-        costs = dict(study.result("fullnet")["costs"])
-        study.restore(supernet, "fullnet", "fine-tuning")
-        full_net = study.final_evaluator.recalibrate(supernet.extract(largest))
-        settings, training = preset.shrinking, study.training(preset.shrinking.optimisation)
-        reports = progressive_shrinking(run, supernet, full_net, task, settings, training)
-        phases = zip(settings.phases, reports, strict=True)
-        return supernet, costs | {phase.name: took(report) for phase, report in phases}
-    if variant.transfer:
-        study.transferred(supernet)
-    sampler = only(largest) if variant.full_net else study.operations(variant).sample
-    stages = {"warm-up": preset.warm_up, "fine-tuning": fine_tuning}
-    return supernet, {
-        stage: took(train(run, stage, supernet, task, sampler, study.training(optimisation)))
-        for stage, optimisation in stages.items()
-    }
-
-
-def training_budget(costs: Costs) -> dict[str, float]:
-    """Samples and processor seconds to the finished supernet; what is sampled for the search is no part (Table 3)."""
-    parts = {name: part for name, part in costs.items() if name != "search sampling"}
-    samples = sum(part["samples"] for name, part in parts.items() if name not in ("sampling", "filter"))
-    return {"samples": samples, "cpu_seconds": sum(part["cpu_seconds"] for part in parts.values())}
-
-
-def equal_cost(study: "DetOFAStudy", name: str) -> Optimisation:
-    """The fine-tuning with which `VARIANTS[name]` takes as many processor seconds as ours, by their recorded times."""
-    ours, own, shortest = study.result("ours")["costs"], study.result(name)["costs"], study.preset.fine_tuning
-    missing = training_budget(ours)["cpu_seconds"] - training_budget(own)["cpu_seconds"]
-    longer = max(1.0, 1 + missing / own["fine-tuning"]["cpu_seconds"])
-    epochs = round(longer * shortest.epochs)
-    milestones = tuple(milestone * epochs / shortest.epochs for milestone in shortest.milestones)
-    return replace(shortest, epochs=epochs, milestones=milestones)

@@ -11,6 +11,7 @@ the full net, the warm-up. What a run is made of stands in detofa/method.py.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -31,12 +32,12 @@ from common.models.ofa_resnet import PLAIN, Bottleneck, OFAResNet, Stem, weights
 from common.models.torchvision_weights import read_state
 from common.plain import InputError, from_json
 from common.search.executors import Evaluation, evaluate_all
-from common.settings import CROP_AUGMENTATION
+from common.settings import CROP_AUGMENTATION, Optimisation
 from common.study import Study
 from common.train.checkpoint import load_strictly
 from common.train.run_folder import Run
 from detofa import method
-from detofa.method import Operations, OperationScores, PathFilter, PathLosses, PathScorer, Task
+from detofa.method import Costs, Operations, OperationScores, PathFilter, PathLosses, PathScorer, Task
 from detofa.presets import ABLATIONS, UNITS, VARIANTS, FilterSettings, Options, Preset, PruningSettings, Variant
 from detofa.space import BlockShape, Constraint, CostTable, OFAResNetSpace, StemShape
 
@@ -258,8 +259,69 @@ class DetOFAStudy(Study):
             self.shared("warm-up" if variant.shared_warm_up else "classification")
 
     def result(self, name: str) -> dict[str, Any]:
-        """See `method.supernet_result`."""
-        return method.supernet_result(self, name)
+        """The supernet of `VARIANTS[name]`, trained where it is not there yet: what it cost, and for every budget the
+        net found, a random search's, and their AP.
+        """
+        variant = VARIANTS[name]
+        return self.once(name, partial(self.train_and_search, variant), variant=asdict(variant))
+
+    def train_and_search(self, variant: Variant, run: Run) -> dict[str, Any]:
+        """Sections 3.2 and 3.3 for one way to train the supernet."""
+        supernet, costs = self._train(variant, run)
+        if variant.full_net:
+            return {"costs": costs, "full": self.measured(run, supernet, [self.space.largest()])[0]}
+        operations, preset, constraint = self.operations(variant), self.preset, self.constraint
+        # Section 3.3: before the search the filter is trained again, on m paths a bucket of the finished supernet.
+        losses, costs["search sampling"] = method.sample_paths(
+            self, run, "search", supernet, self.detection_task, operations, preset.fine_tuning_paths
+        )
+        path_filter, training = self.filter_of("filter"), self.training(preset.path_filter.fine_tuning)
+        method.train_filter(run, "search-filter", path_filter, losses, self.space, constraint, training)
+        scorer, began = self.scorer(path_filter), time.perf_counter()
+        found = [method.search(operations, scorer, budget, preset.evolution, self.seed).best for budget in self.budgets]
+        seconds = time.perf_counter() - began
+        chance = [method.best_affordable(losses, constraint, budget) for budget in self.budgets]
+        return {
+            "costs": costs,
+            "search_seconds": seconds,
+            "space": str(operations.size()),
+            "budgets": self.budgets,
+            "found": self.measured(run, supernet, found),
+            "random": self.measured(run, supernet, chance),
+        }
+
+    def _train(self, variant: Variant, run: Run) -> tuple[CenterNet, Costs]:
+        """The variant's supernet, and what each part of its training took."""
+        preset, task, largest = self.preset, self.detection_task, self.space.largest()
+        fine_tuning = self.equal_cost(variant.equal_cost_of) if variant.equal_cost_of else preset.fine_tuning
+        if variant.shared_warm_up:
+            return method.algorithm_1(self, run, variant.pruning, fine_tuning)
+        supernet = self.detector()
+        if variant.shrinking:
+            costs = dict(self.result("fullnet")["costs"])
+            self.restore(supernet, "fullnet", "fine-tuning")
+            full_net = self.final_evaluator.recalibrate(supernet.extract(largest))
+            settings, training = preset.shrinking, self.training(preset.shrinking.optimisation)
+            reports = method.progressive_shrinking(run, supernet, full_net, task, settings, training)
+            phases = zip(settings.phases, reports, strict=True)
+            return supernet, costs | {phase.name: method.took(report) for phase, report in phases}
+        if variant.transfer:
+            self.transferred(supernet)
+        sampler = method.only(largest) if variant.full_net else self.operations(variant).sample
+        stages = {"warm-up": preset.warm_up, "fine-tuning": fine_tuning}
+        return supernet, {
+            stage: method.took(method.train(run, stage, supernet, task, sampler, self.training(optimisation)))
+            for stage, optimisation in stages.items()
+        }
+
+    def equal_cost(self, name: str) -> Optimisation:
+        """The fine-tuning with which `VARIANTS[name]` takes as many processor seconds as ours, by recorded times."""
+        ours, own, shortest = self.result("ours")["costs"], self.result(name)["costs"], self.preset.fine_tuning
+        missing = training_budget(ours)["cpu_seconds"] - training_budget(own)["cpu_seconds"]
+        longer = max(1.0, 1 + missing / own["fine-tuning"]["cpu_seconds"])
+        epochs = round(longer * shortest.epochs)
+        milestones = tuple(milestone * epochs / shortest.epochs for milestone in shortest.milestones)
+        return replace(shortest, epochs=epochs, milestones=milestones)
 
     def measured(
         self, run: Run, supernet: CenterNet, paths: Sequence[np.ndarray | None]
@@ -355,6 +417,13 @@ class DetOFAStudy(Study):
         """Figure 7: scores of all operations by the filter of a shared run; every filter scores the same paths."""
         generator, scorer = np.random.default_rng([self.seed, 7]), self.scorer(self.filter_of(what))
         return method.score_operations(Operations.all(self.space), scorer, self.preset.operation_samples, generator)
+
+
+def training_budget(costs: Costs) -> dict[str, float]:
+    """Samples and processor seconds to the finished supernet; what is sampled for the search is no part (Table 3)."""
+    parts = {name: part for name, part in costs.items() if name != "search sampling"}
+    samples = sum(part["samples"] for name, part in parts.items() if name not in ("sampling", "filter"))
+    return {"samples": samples, "cpu_seconds": sum(part["cpu_seconds"] for part in parts.values())}
 
 
 def folds_of(buckets: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:

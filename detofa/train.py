@@ -42,7 +42,6 @@ def main(options: Options) -> None:
         return
     from common import progress
     from common.train import distributed
-    from detofa.method import supernet_result
     from detofa.study import DetOFAStudy
 
     began = time.perf_counter()
@@ -51,7 +50,7 @@ def main(options: Options) -> None:
     if distributed.rank() == 0:
         print(f"{plan_text(plan)}\n{images} training images, {study.device}", file=sys.stderr)
     progress.plan(stages(study, options.variant))
-    result = supernet_result(study, options.variant)  # the shared runs, Algorithm 1, the search
+    result = study.result(options.variant)  # the shared runs, Algorithm 1, the search
     report = {
         "run": plan["run"],
         "unit": UNITS[options.constraint],

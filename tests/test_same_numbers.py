@@ -33,12 +33,11 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 
 def detofa(out: Path, first: Path | None, **how: Any) -> Path:
-    from detofa.method import supernet_result
     from detofa.presets import Options
     from detofa.study import DetOFAStudy
 
     study = DetOFAStudy(Options(out=out, device="cpu", **how), 0)
-    supernet_result(study, "ours")
+    study.result("ours")
     return study.folder
 
 

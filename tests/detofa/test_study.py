@@ -230,11 +230,11 @@ def test_equal_cost_lengthens_the_fine_tuning_by_the_recorded_seconds():
         for name, parts in {"ours": ours, "ofa": own}.items()
     }
     preset = replace(TINY_PRESET, fine_tuning=replace(PAPER_SCALE.fine_tuning, epochs=50, milestones=(30.0, 40.0)))
-    longer = method.equal_cost(SimpleNamespace(result=costs.get, preset=preset), "ofa")
+    longer = DetOFAStudy.equal_cost(SimpleNamespace(result=costs.get, preset=preset), "ofa")
     epochs = 50 * (41 - 3) / 20  # what is left for the fine-tuning after the warm-up
     assert longer == replace(preset.fine_tuning, epochs=round(epochs), milestones=(95 * 0.6, 95 * 0.8))
     costs["ofa"]["costs"]["fine-tuning"]["cpu_seconds"] = 90.0
-    assert method.equal_cost(SimpleNamespace(result=costs.get, preset=preset), "ofa").epochs == 50, "never shorter"
+    assert DetOFAStudy.equal_cost(SimpleNamespace(result=costs.get, preset=preset), "ofa").epochs == 50, "never shorter"
 
 
 def test_a_released_supernet_keeps_its_weights_and_is_part_of_a_run(tmp_path):

@@ -100,7 +100,7 @@ def test_full_net_has_no_budgets_but_a_number(monkeypatch, capsys, tmp_path):
     def result(self, name):
         return {"costs": {"fine-tuning": {"seconds": 5.0}}, "full": {"cost": 12.0, "AP": 0.25}}
 
-    monkeypatch.setattr("detofa.method.supernet_result", result)
+    monkeypatch.setattr("detofa.study.DetOFAStudy.result", result)
     main(Options(variant="fullnet", data="scenes:train=80", out=tmp_path, device="cpu"))
     shown = capsys.readouterr().out
     assert "full net: 12 MAC, AP 25.0" in shown
