@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from common.models.boxes import constant
 
@@ -127,6 +128,7 @@ class _WeightedSums(torch.autograd.Function):
         return F.embedding_bag(cells, table, mode="sum", per_sample_weights=weights)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         transposed = _transposed_on_cpu if gradient.device.type == "cpu" else _transposed
         return transposed(*ctx.saved_tensors, gradient.contiguous(), ctx.rows), None, None
