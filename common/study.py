@@ -9,7 +9,7 @@ import contextlib
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache, cached_property, lru_cache, partial
@@ -37,6 +37,7 @@ from common.evaluate.subnetworks import precision_of
 from common.models.classifier import Classifier, classification_losses
 from common.models.detector import save_detector
 from common.models.ofa_resnet import OFAResNet
+from common.models.outline import outline
 from common.models.torchvision_weights import IMAGENET_BACKBONES, imagenet_backbone
 from common.plain import InputError, read_json, read_json_if_there, sync_entries, to_json
 from common.settings import CROP_AUGMENTATION, Optimisation, StudyPreset
@@ -51,6 +52,9 @@ LATENCY_ROUNDS = 9
 """Rounds in which detectors that are compared are timed in turn."""
 STANDARD_WIDTH = 64
 """Channels of the first stage of a standard ResNet, which ImageNet weights are for."""
+
+_PRETRAINING = ("pretraining_data", "crop_size", "crop_batch_size", "crops", "classification")
+"""Fields of a preset that training on crops depends on."""
 
 Make = Callable[[Run], Mapping[str, Any]]
 
@@ -109,19 +113,27 @@ class Study(Recording):
         return {}
 
     def once(
-        self, what: str, make: Make, *, shared: bool = False, timed: bool = False, **settings: Any
+        self,
+        what: str,
+        make: Make,
+        *,
+        shared: bool = False,
+        timed: bool = False,
+        reads: Sequence[str] | None = None,
+        **settings: Any,
     ) -> dict[str, Any]:
         """The result of the run `what`: read where it is finished, else what make(run) returns.
 
-        shared: the run is one for all seeds. timed: its result are times, of one device and number of threads.
-        settings: what it depends on besides preset, data and seed, kept in its config: a run with other settings is
-        refused. An interrupted run goes on where it stopped, with as many processes as it was begun with.
+        shared: the run is one for all seeds. timed: its result are times, of one device and number of threads. reads:
+        the fields of the preset that it depends on; None means all. settings: what it depends on besides preset, data
+        and seed, kept in its config: a run with other settings is refused. An interrupted run goes on where it stopped,
+        with as many processes as it was begun with.
         """
         name = self.run_name(what, shared)
         if timed:
             settings["timed_on"] = self._timer()
         if name not in self._results:
-            with self._opened(name, what, settings | ({} if shared else {"seed": self.seed})) as run:
+            with self._opened(name, what, settings | ({} if shared else {"seed": self.seed}), reads) as run:
                 found = distributed.by_first(partial(_finished, run))
                 if found is None:
                     self._source.announce()
@@ -218,8 +230,10 @@ class Study(Recording):
         except Exception as error:
             print(f"the page of {run.path} could not be drawn ({error}); the run itself is whole", file=sys.stderr)
 
-    def _opened(self, name: str, what: str, settings: Mapping[str, Any]) -> Run:
-        path = self.folder / name
+    def _opened(self, name: str, what: str, settings: Mapping[str, Any], reads: Sequence[str] | None) -> Run:
+        path, preset = self.folder / name, asdict(self.preset)
+        if reads is not None:
+            preset = {field: preset[field] for field in ("name", *reads)}
         made = self._config_of(path)
         processes = distributed.size()
         if (path / "result.json").exists():  # whoever reads it may be alone
@@ -238,7 +252,7 @@ class Study(Recording):
                 "processes": processes,
                 **self.identity(),
                 **settings,
-                "preset": asdict(self.preset),
+                "preset": preset,
             }
         )
         again = self.options.retry_failed
@@ -453,11 +467,17 @@ class BackboneStudy(Study):
         return self.preset.imagenet and self.backbone_width == STANDARD_WIDTH and backbone in IMAGENET_BACKBONES
 
     def pretrained(self, backbone: str) -> dict[str, Tensor]:
-        """Weights of a backbone trained on classification: torchvision's where there are such, else on object crops."""
+        """Weights of a backbone trained on classification: torchvision's where there are such, else on object crops.
+
+        That training depends on nothing that is set for detectors, and stays when something else is set there.
+        """
         if self._is_of_torchvision(backbone):
             return imagenet_backbone(backbone)
         what, shared = f"classification-{slug(backbone)}", self.pretrained_once
-        self.once(what, lambda run: self._pretrain(run, backbone, 0 if shared else self.seed), shared=shared)
+        with outline():
+            network = self.backbone(backbone).description
+        make = partial(self._pretrain, backbone=backbone, seed=0 if shared else self.seed)
+        self.once(what, make, shared=shared, reads=_PRETRAINING, network=network)
         weights = self.weights(what, "classification", shared)
         return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
 

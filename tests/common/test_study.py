@@ -292,6 +292,25 @@ def test_a_backbone_is_pretrained_once_and_counts_as_used(options):
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+def test_pretraining_stays_when_detectors_are_set_otherwise(options, monkeypatch):
+    expected = Sums(options, 0).pretrained("resnet18")
+
+    def with_preset(**changes) -> Sums:
+        preset = replace(PRESET, **changes)
+        monkeypatch.setitem(Options.PRESETS, "smoke", preset)  # of one folder: the scale itself has become another
+        return Sums(replace(options, preset=preset), 0)
+
+    monkeypatch.setattr(study_module, "fit", lambda *_: pytest.fail("a backbone was trained again"))
+    found = with_preset(evaluation_batch_size=2, augmentation=Augmentation(flip=0.0)).pretrained("resnet18")
+    assert all(torch.equal(each, expected[name]) for name, each in found.items())
+    with pytest.raises(InputError, match=r"crop_size"):
+        with_preset(crop_size=8).pretrained("resnet18")
+    wider = with_preset()
+    monkeypatch.setattr(wider, "backbone", lambda name: ResNet(name, width=16))
+    with pytest.raises(InputError, match=r"network"):
+        wider.pretrained("resnet18")
+
+
 def test_pretraining_on_other_images_is_done_once_for_all_seeds(options):
     elsewhere = replace(PRESET, pretraining_data="scenes:train=9,size=32,seed=7")
     first, other = (Sums(replace(options, preset=elsewhere), seed) for seed in (0, 1))
