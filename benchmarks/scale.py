@@ -49,7 +49,7 @@ def detofa(scale: str, images: int, objects: int) -> tuple[dict[str, Kind], dict
     from common.models.centernet import CenterNet
     from common.models.ofa_resnet import OFAResNet
     from common.models.outline import outline
-    from detofa import exhibits
+    from detofa.exhibits import PAPER
     from detofa.presets import PRESETS, VARIANTS
     from detofa.space import CostTable
 
@@ -89,9 +89,7 @@ def detofa(scale: str, images: int, objects: int) -> tuple[dict[str, Kind], dict
         **{name: variant(name) for name in VARIANTS},
     }
     shared = ["classification", "warm-up"]
-    asked = {
-        name: [*shared, *getattr(exhibits, name.upper()).measure.args[0]] for name in ("figure5", "figure8", "figure9")
-    }
+    asked = {name: [*shared, *PAPER.by_name[name].measure.args[0]] for name in ("figure5", "figure8", "figure9")}
     return kinds, {
         "table1": [],
         "table2": shared,
