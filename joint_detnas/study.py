@@ -242,16 +242,17 @@ class JointDetNASStudy(BackboneStudy):
 
     def base(self) -> dict[str, Any]:
         """The base detector as `report` has it, at the base size; "file" is where it lies, "seconds" what training it
-        took. One that was given is measured as it is; "settled_AP" is what a search, which settles all, begins at."""
+        took. One that was given is measured as it is; "settled_AP" is what a search that settles begins at."""
         what = f"base-{self.name}"
 
         def make(run: Run) -> dict[str, Any]:
             if self.given is not None:
                 network, size = read_base(self.given, self.device), self.preset.base_size
-                given = self.report(network, size, as_it_is=True)
+                given = {**self.report(network, size, as_it_is=True), "settled_AP": None, "seconds": None}
+                if not self.preset.settling_images:
+                    return given
                 self.settle(network)
-                settled = self.precision_at(network, padded(size), "validation")["AP"]
-                return {**given, "settled_AP": settled, "seconds": None}
+                return given | {"settled_AP": self.precision_at(network, padded(size), "validation")["AP"]}
             network = self.base_detector()
             took = spent(self.train_detector(run, network, self.preset.base_training))
             result = self.report(network, self.preset.base_size)
