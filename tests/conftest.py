@@ -31,6 +31,12 @@ def pytest_generate_tests(metafunc) -> None:
 
 
 @pytest.fixture
+def bfloat16_anywhere(monkeypatch) -> None:
+    """Trainings in bfloat16 start on any device: what is as short as a test may take tens of times as long."""
+    monkeypatch.setattr("common.train.loop.computes_bfloat16", lambda device: True)
+
+
+@pytest.fixture
 def logged() -> Callable[[Path], list[dict[str, Any]]]:
     """A run folder -> the records of its log."""
     return lambda folder: [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -26,6 +26,13 @@ def usable_device(name: str | None = None, touch: bool = True) -> torch.device:
     return device
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has convolutions in bfloat16; one without takes tens of times as long as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Puts `model` in evaluation mode; the train/eval flag of each of its parts is restored at the end."""

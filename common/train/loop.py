@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.models.mode import evaluation_mode
+from common.models.mode import computes_bfloat16, evaluation_mode
 from common.plain import InputError, from_json
 from common.progress import Progress
 from common.settings import Optimisation, Precision
@@ -153,7 +153,8 @@ def fit(
     the whole batch, and the losses are those of one process with the whole batch up to rounding.
 
     Raises TrainingError, leaving everything on disk as it was, when a loss or weight is not finite; InputError when
-    the folder holds the stage of another architecture or schedule, when a file in it is damaged, or the disk is full.
+    the folder holds the stage of another architecture or schedule, when a file in it is damaged, when the disk is full,
+    or for bfloat16 on a device that does not compute with it.
     """
     keep_freed_memory()
     device = torch.device(training.device)
@@ -163,6 +164,11 @@ def fit(
         report, weights = finished
         load_strictly(model, weights, str(run.path / f"{stage}.safetensors"))
         return report
+    if training.precision == "bfloat16" and not computes_bfloat16(device):
+        raise InputError(
+            f"this {'GPU' if device.type == 'cuda' else 'CPU'} does not compute with bfloat16, and training would take "
+            "tens of times as long as in float32: leave --precision bfloat16 out"
+        )
     if not run.writes and distributed.rank() == 0:
         raise RuntimeError(f"{run.path} was opened for reading (or closed): nothing can be trained in it")
     gpus = [device] if device.type == "cuda" else []

@@ -48,7 +48,7 @@ def test_torchvisions_detector_learns_and_detects_as_torchvision_does():
         assert shared.any(), "the best box lies on an object"
 
 
-def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys):
+def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys, bfloat16_anywhere):
     made = ["--scale", "smoke", "--data", DATA, "--precision", "bfloat16", "--out", str(tmp_path / "runs"), "--json"]
     run(train.main, train.Options, made)
     file = json.loads(capsys.readouterr().out)["file"]
