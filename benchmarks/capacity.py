@@ -52,7 +52,7 @@ class Options:
     device: str = "cpu"
     """Where to train: cpu or cuda."""
     precision: Precision = "float32"
-    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it."""
+    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it, and refused on others."""
 
 
 def main(options: Options) -> None:

@@ -533,8 +533,8 @@ Pairs, by the exhibit `pairs`: the base detector of a seed that nothing is judge
 Four epochs at a rate that falls from 3e-4 leave it at 24.1 alone and 24.35 under the largest teacher, the one schedule
 of the five under which a taught student gains; one epoch at a constant 2e-4 takes .3 to .4 away. Four take four times
 as long, so a search has 24 pairs.
-alpha: of a ResNet18, 10 % of the backbone's cost is 5 % of the detector's; at .3 that is worth 1.6 % of AP, two standard
-deviations of such a pair's noise (.19 AP). The goal is the cost of one and a half prunings.
+alpha: of a ResNet18, 10 % of the backbone's cost is 5 % of the detector's; at .3 that is worth 1.6 % of AP, two
+standard deviations of such a pair's noise (.19 AP). The goal is the cost of one and a half prunings.
 
 Lengths: on a seed that nothing is judged by, ResNet18 has AP 24.0, 29.3 and 30.2 after 24, 48 and 96 thousand samples
 (123, 246 and 444 s of CPU): the last doubling of the base detector's training brings under 1. Its backbone saw 640,000

@@ -334,7 +334,7 @@ def test_bfloat16_is_refused_where_it_would_take_for_ever(tmp_path, device, monk
     training = Training(Optimisation(epochs=1), device=device, precision="bfloat16")
     for able in (False, True):
         monkeypatch.setattr("common.train.loop.computes_bfloat16", lambda where, able=able: able and where == device)
-        refused = nullcontext() if able else pytest.raises(InputError, match="does not compute with bfloat16.*leave --p")
+        refused = nullcontext() if able else pytest.raises(InputError, match="does not compute with bfloat16")
         with refused, Run.open(tmp_path, {}) as run:
             model = nn.Linear(4, 1)
             fit(run, "a", model, Batches(3, device=device), losses_of(model), training)
