@@ -23,7 +23,8 @@ def reproduced(tmp_path_factory) -> Path:
     """A folder in which the paper was searched, reproduced over two seeds and published."""
     folder = tmp_path_factory.mktemp("fourth")
     found = typed(folder, "widenet.search", "--json")
-    assert json.loads(found.stdout)["width"] in (4, 8)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["width"] in (8, 16)
     done = typed(folder, "widenet.reproduce", "--seeds", "2", "--publish")
     assert done.returncode == 0, done.stderr
     return folder
@@ -40,7 +41,7 @@ def test_it_takes_150_lines_and_nobody_else_names_it():
 def test_its_claim_rests_on_just_the_runs_that_it_compares(reproduced):
     result = json.loads((reproduced / "results/smoke/widenet/table1.json").read_text())
     claim = json.loads((reproduced / "results/smoke/widenet/claims.json").read_text())["WN-1"]
-    expected = {f"scenes-smoke/width-{width}-s{seed}" for width in (4, 8) for seed in (0, 1)}
+    expected = {f"scenes-smoke/width-{width}-s{seed}" for width in (8, 16) for seed in (0, 1)}
     assert set(result["runs"]) == set(claim["runs"]) == expected
     assert {path.name for path in (reproduced / "runs/widenet/scenes-smoke").glob("width-*")} == {
         name.partition("/")[2] for name in expected
@@ -86,7 +87,7 @@ def test_it_is_compared_at_a_budget_and_its_detectors_on_one_page(reproduced):
     ]
     assert claims["X-2"]["rule"] == "area of WideNet minus that of its random search above 0"
     assert set(claims["X-2"]["budget"]) == {"WideNet", "WideNet, random search"}
-    runs = {f"../widenet/scenes-smoke/width-{width}-s{seed}" for width in (4, 8) for seed in (0, 1)}
+    runs = {f"../widenet/scenes-smoke/width-{width}-s{seed}" for width in (8, 16) for seed in (0, 1)}
     assert set(claims["X-2"]["runs"]) == set(json.loads((published / "runs.json").read_text())) == runs
     fronts = json.loads((published / "measured.json").read_text())["table1"]["seeds"]["0"]["fronts"]["widenet"]
     assert [len(fronts[side]["detectors"]) for side in ("found", "random")] == [2, 1]
@@ -96,8 +97,8 @@ def test_it_is_compared_at_a_budget_and_its_detectors_on_one_page(reproduced):
     assert done.returncode == 0, done.stderr
     record = json.loads((reproduced / "runs/compare/scenes-val/exhibits/detectors/result.json").read_text())
     assert sorted(row[:2] for row in record["table"]["rows"]) == [
-        [f"width-{width}-s{seed}/detector", "WideNet" + ", random search" * (width == 4)]
-        for width in (4, 8)
+        [f"width-{width}-s{seed}/detector", "WideNet" + ", random search" * (width == 8)]
+        for width in (8, 16)
         for seed in (0, 1)
     ]
     assert "detectors-bands" in [picture["name"] for picture in record["pictures"]]

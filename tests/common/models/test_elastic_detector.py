@@ -97,7 +97,7 @@ def test_sorted_channels_leave_the_largest_network_as_it_was(device):
 
     largest, smallest = said("largest"), said("smallest")
     whole.sort_channels()
-    torch.testing.assert_close(said("largest"), largest, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(said("largest"), largest, rtol=1e-3, atol=1e-3)  # sums in another order
     assert not torch.allclose(said("smallest")[2], smallest[2], rtol=0.1, atol=0.1)
     block = whole.backbone.stage3[1].body
     inner = block[6].weight.abs().sum((0, 2, 3))

@@ -6,7 +6,7 @@ UNCOUNTED, PRINTED = ("classification",), {}
 
 
 def role(run):
-    return RANDOM if "4" in run else FOUND
+    return RANDOM if "width-8" in run else FOUND
 
 
 def front(study, seconds, random):
