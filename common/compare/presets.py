@@ -31,9 +31,9 @@ class Preset:
 SMOKE = Preset(budget=10, box=(1e6, 256e6), validation_images=16, latency_images=4, latency_rounds=2)
 """Every code path in seconds; its numbers mean nothing."""
 NANO = Preset(budget=900, box=(20e6, 320e6), validation_images=1000, latency_images=20)
-"""Verdicts on two CPU cores. 900 s are .6 (Joint-DetNAS, with its base and pool) to 2 times what the methods' searches
-take at their own nano scales. Of the detectors that can be found there, the cheapest have 23 to 40 M MAC, the most
-accurate 70 to 300 M: hence the box.
+"""Verdicts on two CPU cores. 900 s are .6 (Joint-DetNAS, with its base and pool, when a pair had one epoch) to 2 times
+what the methods' searches take at their own nano scales. Of the detectors that can be found there, the cheapest have 23
+to 40 M MAC, the most accurate 70 to 300 M: hence the box.
 
 Command: python -m common.compare --scale nano --budget 900 --data scenes --second-data coco:DIR/bccd --seeds 5
     --precision bfloat16
