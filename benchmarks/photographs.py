@@ -1,9 +1,9 @@
 """A detector of one's own photographs beside torchvision's Faster R-CNN, trained for as long from the same start.
 
 The start is a ResNet18 as thin as Joint-DetNAS has it at the detector's scale, with the weights that it has from crops.
-Images, input size, augmentation, optimiser and schedule are those of Joint-DetNAS's base detector; pyramid, RPN, head,
-losses and suppression are torchvision's. It trains for as many CPU seconds as all that the detector rests on took, but
-for pre-training on crops.
+Images, input size, augmentation, optimiser, schedule and the numbers of samples and proposals are those of
+Joint-DetNAS's base detector; pyramid, RPN, head, losses and suppression are torchvision's. It trains for as many CPU
+seconds as all that the detector rests on took, but for pre-training on crops.
 
 Command: python -m benchmarks.photographs DETECTOR --data auto:DIR --out results/photo/NAME.json
 """

@@ -27,7 +27,8 @@ class _Pyramid(nn.Module):
 
 
 class TorchvisionDetector(nn.Module):
-    """Pyramid, RPN, head, losses and suppression are torchvision's; widths and anchors are those of `settings`.
+    """Pyramid, RPN, head, losses and suppression are torchvision's; widths, anchors and the numbers of samples and
+    proposals are those of `settings`.
 
     size: width and height of the images.
     """
@@ -35,6 +36,7 @@ class TorchvisionDetector(nn.Module):
     def __init__(self, backbone: nn.Module, categories: int, size: tuple[int, int], settings: DetectorSettings) -> None:
         super().__init__()
         width, hidden = settings.neck_width, settings.hidden
+        (most_before, before), (most_after, after) = settings.candidates, settings.proposals
         sides = tuple((settings.anchor_scale * stride,) for stride in _STRIDES)
         self.network = FasterRCNN(
             _Pyramid(backbone, width),
@@ -42,6 +44,12 @@ class TorchvisionDetector(nn.Module):
             max_size=max(size),
             image_mean=[0.0] * 3,  # images come normalised
             image_std=[1.0] * 3,
+            rpn_batch_size_per_image=settings.rpn_samples,
+            rpn_pre_nms_top_n_train=most_before,
+            rpn_pre_nms_top_n_test=before,
+            rpn_post_nms_top_n_train=most_after,
+            rpn_post_nms_top_n_test=after,
+            box_batch_size_per_image=settings.region_samples,  # torchvision's 512 triple the time of a thin net's step
             rpn_anchor_generator=AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides)),
             box_head=TwoMLPHead(width * _BINS, hidden),
             box_predictor=FastRCNNPredictor(hidden, categories + 1),

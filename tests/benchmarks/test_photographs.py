@@ -1,6 +1,7 @@
 """A detector beside torchvision's, trained for as long."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,20 @@ def test_torchvisions_detector_learns_and_detects_as_torchvision_does():
         truth = batch.boxes[place][batch.valid[place]]
         shared = (torch.minimum(torch.tensor(best.box[2:]), truth[:, 2:]) > truth[:, :2]).all(dim=1)
         assert shared.any(), "the best box lies on an object"
+
+
+def test_it_samples_as_many_regions_as_our_detectors():
+    batch = make_batch()
+    settings = replace(SMOKE.detector, rpn_samples=6, region_samples=5, proposals=(9, 7))
+    network = TorchvisionDetector(ResNet("resnet18", width=8), 3, tuple(batch.images.shape[:1:-1]), settings)
+    seen = []
+    network.network.roi_heads.box_predictor.register_forward_hook(lambda _, __, found: seen.append(len(found[0])))
+    network.losses(batch)
+    with torch.no_grad():
+        network.eval().detect(batch.images)
+    images = len(batch.images)
+    assert seen == [5 * images, 7 * images]
+    assert network.network.rpn.fg_bg_sampler.batch_size_per_image == 6
 
 
 def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys, bfloat16_anywhere):
