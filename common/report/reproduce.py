@@ -336,13 +336,20 @@ def judge_measured(
     measured: exhibit -> seed -> numbers. why: claim -> a sentence written after looking at the results.
     """
     there = {name: _first_seeds(paper.by_name[name], numbers, options) for name, numbers in measured.items()}
-    counts = {name: min(there.get(each, 0) for each in exhibits) for name, exhibits in paper.shown_by.items()}
-    counts = {name: count if count > 1 else options.seeds for name, count in counts.items()}
-    by_count = {
-        count: _judged_by(paper, replace(options, seeds=count), measured, environment, why or {})
-        for count in set(counts.values())
-    }
-    return {claim.id: by_count[counts[claim.id]][claim.id] for claim in paper.claims}
+    alike: dict[tuple[int, tuple[str, ...]], list[Claim]] = {}
+    for claim in paper.claims:
+        exhibits = paper.shown_by[claim.id]
+        count = min(there.get(each, 0) for each in exhibits)
+        alike.setdefault((count if count > 1 else options.seeds, exhibits), []).append(claim)
+    judged: dict[str, dict[str, Any]] = {}
+    for (count, exhibits), claims in alike.items():
+        # Two exhibits may have measured one run, on different machines: a claim takes the numbers of its own, and
+        # where it has several, of the first.
+        others = [name for name in measured if name not in exhibits]
+        own = [name for name in reversed(exhibits) if name in measured]
+        ordered = {name: measured[name] for name in (*others, *own)}
+        judged |= _judged_by(paper, claims, replace(options, seeds=count), ordered, environment, why or {})
+    return {claim.id: judged[claim.id] for claim in paper.claims}
 
 
 def _first_seeds(exhibit: Exhibit, numbers: Mapping[int, Measured], options: ReproduceOptions) -> int:
@@ -353,12 +360,14 @@ def _first_seeds(exhibit: Exhibit, numbers: Mapping[int, Measured], options: Rep
 
 def _judged_by(
     paper: Paper,
+    claims: Sequence[Claim],
     options: ReproduceOptions,
     measured: Mapping[str, Mapping[int, Measured]],
     environment: Callable[[Sequence[str]], Mapping[str, Any]],
     why: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
-    """Every claim judged by `options.seeds` seeds; an exhibit that lacks one of them is passed over."""
+    """Claims judged by `options.seeds` seeds; an exhibit that lacks one of them is passed over, and of what several
+    have measured the last one's numbers count."""
     seeds = list(range(options.seeds))
     values: dict[str, np.ndarray] = {}
     budget: dict[str, dict[str, Any]] = {}
@@ -385,7 +394,7 @@ def _judged_by(
         budget=budget,
         why=why,
     )
-    judged = judge_all(paper.claims, evidence, paper.name, paper.title)
+    judged = judge_all(claims, evidence, paper.name, paper.title)
     return {name: record | {"exhibits": list(paper.shown_by[name])} for name, record in judged.items()}
 
 
