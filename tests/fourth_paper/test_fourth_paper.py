@@ -3,10 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import ran
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 
@@ -14,8 +15,7 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 def typed(folder: Path, module: str, *arguments: str, flag: str = "-m") -> subprocess.CompletedProcess:
     """`python -m module arguments` in a folder, the made-up paper on the path."""
     path = os.pathsep.join(map(str, (ROOT, HERE)))
-    command = [sys.executable, flag, module, *arguments]
-    return subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    return ran(flag, module, *arguments, folder=folder, environment={"PYTHONPATH": path})
 
 
 @pytest.fixture(scope="module")

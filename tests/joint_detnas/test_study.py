@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +45,7 @@ from joint_detnas.method import (
 from joint_detnas.presets import PRESETS, Options, other_choices
 from joint_detnas.study import JointDetNASStudy, pair_folder, read_base, resolution_costs
 from tests.joint_detnas.conftest import TINY, steady_latency, tiny_options
+from tests.processes import ran
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = {"seconds", "cpu_seconds", "train_seconds", "train_cpu_seconds", "peak_memory"}
@@ -640,9 +640,7 @@ def _copy_of_parts(study: JointDetNASStudy, out: Path) -> None:
 def test_killed_in_a_pair_it_comes_to_the_same_end(study, tmp_path):
     """SIGKILL, in another process, at the second step of the third pair; then on in this one."""
     _copy_of_parts(study, tmp_path)
-    script = [sys.executable, __file__, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+    killed = ran(__file__, tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [path.parent.name for path in tmp_path.rglob("pair.state")] == ["0003"]
     resumed = JointDetNASStudy(tiny_options(tmp_path))

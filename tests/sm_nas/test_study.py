@@ -28,6 +28,7 @@ from sm_nas.networks import build_backbone, losses_of
 from sm_nas.presets import PRESETS, SMOKE, Preset
 from sm_nas.reproduce import Options
 from sm_nas.study import SMNAS, in_parts, load_backbone
+from tests.processes import ran
 from tests.sm_nas.conftest import DATA, TINY, checkpoint_at_every_step, steady_latency, tiny_options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -477,9 +478,7 @@ def _longer(preset: Preset) -> Strategy:
 
 
 def run_until_killed(what: str, out: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    script = [sys.executable, __file__, what, str(out)]
-    return subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return ran(__file__, what, out)
 
 
 def _until_killed(what: str, out: Path) -> None:

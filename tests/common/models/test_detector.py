@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -29,6 +27,7 @@ from detofa.space import OFAResNetSpace
 from sm_nas.encoding import BackboneCode
 from sm_nas.networks import EncodedBackbone
 from tests.common.models.families import assert_equal
+from tests.processes import ran
 
 SPACE = OFAResNetSpace(base_depths=(1, 1, 1, 1), depths=(0, 1), stage_widths=(16, 16, 24, 32), stem_width=8)
 DESCRIPTION = {"categories": ["bolt", "nut", "washer"], "input_size": 64, "cost": {"macs": 1}}
@@ -110,7 +109,8 @@ def test_detectors_of_all_papers_load_with_nothing_else_imported(tmp_path):
         "    total = sum(each.sum().item() for each in model.state_dict().values())\n"
         "    print(model.backbone.description['kind'], total)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True, check=True)
+    done = ran("-c", program, *files)
+    assert done.returncode == 0, done.stderr
     found = {kind: float(total) for kind, total in map(str.split, done.stdout.splitlines())}
     weights = {kind: load_file(tmp_path / f"{kind}.safetensors").values() for kind in models}
     expected = {kind: sum(each.sum().item() for each in tensors) for kind, tensors in weights.items()}

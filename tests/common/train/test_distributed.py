@@ -6,7 +6,6 @@ Run as a script with a folder and a port, this file is the two processes (forked
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from operator import sub
@@ -31,6 +30,7 @@ from common.train import distributed
 from common.train.loop import Training, fit
 from common.train.run_folder import Run
 from common.train.schedule import build_optimiser
+from tests.processes import ran
 
 KINDS = ("one-stage", "two-stage")
 
@@ -129,9 +129,7 @@ def test_two_halves_train_as_one_whole(tmp_path, logged):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
-    arguments = [sys.executable, __file__, str(tmp_path), str(port)]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+    done = ran(__file__, tmp_path, str(port), environment={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
 
     whole, halves = Run.read(tmp_path / "whole"), Run.read(tmp_path / "halves")
@@ -223,7 +221,7 @@ def test_one_whose_others_never_come_says_so(place):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     told = {"WORLD_SIZE": "2", "RANK": str(place), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ended = subprocess.run([sys.executable, "-c", code], env=os.environ | told, capture_output=True, text=True)
+    ended = ran("-c", code, environment=told)
     assert ended.returncode == 1
     assert f"InputError: process {place} of 2 did not find the others at 127.0.0.1:{port} within" in ended.stderr
 

@@ -27,6 +27,7 @@ from common.settings import Optimisation
 from common.train.loop import Step, Training, TrainingError, fit
 from common.train.run_folder import Run
 from common.train.schedule import build_optimiser
+from tests.processes import ran
 
 TIMES = {"seconds", "cpu_seconds", "samples_per_second", "peak_memory"}
 
@@ -137,9 +138,7 @@ def unbroken(tmp_path_factory) -> Path:
 
 
 def test_a_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path, unbroken):
-    arguments = [sys.executable, __file__, str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+    done = ran(__file__, tmp_path, environment={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) >= 3  # positions at which it was killed: fewer on a machine that is busy
     for name in ("every-step", "seldom"):
