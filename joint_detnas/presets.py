@@ -438,7 +438,7 @@ SMOKE = Preset(
     calibration_images=8,
     settling_images=8,
     augmentation=Augmentation(scale_min=0.8, scale_max=1.2, shift=0.1),
-    latency_images=4,
+    latency_images=2,
     latency_warmup=1,
     latency_pause=0.0,
     imagenet=False,
