@@ -8,11 +8,11 @@ at its start is tested with processes that begin from nothing.
 import multiprocessing
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import common.search.executors  # noqa: F401  tells the server what to load
@@ -24,26 +24,36 @@ _TIMEOUT_S = 300
 def ran(
     *command: str | Path, folder: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess:
-    """What `python *command` ends with, such as ("-m", module, ...), ("-c", code, ...) or (file, ...).
-
-    folder: that it is typed in. environment: variables besides this process's own.
-    """
+    """What `python *command` ends with; see `begun`."""
     with tempfile.TemporaryDirectory() as written:
-        outputs = [Path(written, name) for name in ("stdout", "stderr")]
-        typed = [str(part) for part in command]
-        place = str(folder or Path.cwd())
-        process = _SERVER.Process(target=_become, args=(typed, place, {**os.environ, **(environment or {})}, outputs))
-        process.start()
+        outputs = [str(Path(written, name)) for name in ("stdout", "stderr")]
+        process = begun(*command, folder=folder, environment=environment, outputs=outputs)
         process.join(_TIMEOUT_S)
         if process.exitcode is None:
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             process.join()
-            raise subprocess.TimeoutExpired(typed, _TIMEOUT_S)
-        said = [each.read_text() if each.exists() else "" for each in outputs]
-    return subprocess.CompletedProcess(typed, process.exitcode, *said)
+            raise subprocess.TimeoutExpired(command, _TIMEOUT_S)
+        said = [Path(each).read_text() for each in outputs]
+    return subprocess.CompletedProcess(command, process.exitcode, *said)
 
 
-def _become(command: list[str], folder: str, environment: dict[str, str], outputs: list[Path]) -> None:
+def begun(
+    *command: str | Path,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    outputs: Sequence[str] = (os.devnull, os.devnull),
+) -> BaseProcess:
+    """`python *command`, begun: ("-m", module, ...), ("-c", code, ...) or (file, ...).
+
+    folder: that it is typed in. environment: variables besides this process's own. outputs: files that it prints to.
+    """
+    typed, variables = [str(part) for part in command], {**os.environ, **(environment or {})}
+    process = _SERVER.Process(target=_become, args=(typed, str(folder or Path.cwd()), variables, outputs))
+    process.start()
+    return process
+
+
+def _become(command: list[str], folder: str, environment: dict[str, str], outputs: Sequence[str]) -> None:
     for number, file in enumerate(outputs, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(folder)

@@ -35,7 +35,7 @@ ALWAYS_THERE = {
 }
 
 
-LONG = ("answers", "two-stage", "workers")
+LONG = ("answers", "path-sampling", "redrawing", "two-stage", "workers")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_every_path_is_counted_and_canonical(elastic_stem):
     assert TINY.size(coupled=True) == (depths == widths).all(axis=1).sum()
 
 
-@pytest.mark.parametrize("multiple", [1, 2, 3, 4])
+@pytest.mark.parametrize("multiple", [*(pytest.param(each, marks=pytest.mark.slow) for each in (1, 2, 3)), 4])
 def test_the_size_is_that_of_different_networks(multiple):
     """Rounding makes some choices equal: every path's network is listed, and equal ones count once."""
     few = {"widths": (0.5, 0.6, 1.0), "expands": (0.25, 0.4), "depths": (0,), "base_depths": (1, 1, 1, 2)}

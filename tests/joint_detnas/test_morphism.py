@@ -324,7 +324,13 @@ def test_what_cannot_be_done_gives_a_sentence(student_of):
 # --- inheritance ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "kind"), [*((family, "batch") for family in FAMILIES), ("basic", "frozen")])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        *(pytest.param(family, "batch", marks=[pytest.mark.slow] * (family != "bottleneck")) for family in FAMILIES),
+        ("basic", "frozen"),
+    ],
+)
 def test_twenty_four_random_actions_never_break_a_student(family, kind, student_of, batch):
     student = student_of(family, kind).eval()
     generator, kinds = np.random.default_rng(0), Counter()

@@ -139,6 +139,7 @@ def test_a_detector_is_measured_and_written_with_the_statistics_of_many_images(s
         torch.testing.assert_close(norm.running_var, seen.var(dim=1, unbiased=False), rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pairs_are_tried_from_the_base_in_several_orders(study, tmp_path, tiny):
     tried = study.pair_trials()
     network = read_base(Path(study.base()["file"]))
@@ -391,7 +392,7 @@ PIPELINE_STARTS = {  # pipeline, choice -> (what it begins with, share of its pa
 
 @pytest.mark.parametrize(
     ("name", "choice"),
-    [pytest.param(*each, marks=[pytest.mark.slow] * ("no-penalty" in each)) for each in PIPELINE_STARTS],
+    [pytest.param(*each, marks=[pytest.mark.slow] * ("none" not in each)) for each in PIPELINE_STARTS],
 )
 def test_a_pipeline_prunes_to_the_goal_and_trains_as_often_as_the_joint_search(
     copied, tiny, trainings, monkeypatch, name, choice

@@ -69,6 +69,7 @@ def small(tiny):
     return replace(tiny, train_images=4, search_images=2, validation_images=2, batch_size=2, evaluation_batch_size=2)
 
 
+@pytest.mark.slow
 def test_torchvisions_weights_are_upgraded(weights, small, tmp_path):
     names = (*COCO_CATEGORIES[5:8], "person")
     options = tiny_options(tmp_path / "runs", coco_folder(tmp_path / "data", names), small)

@@ -381,6 +381,7 @@ def test_a_candidate_that_fails_is_recorded_and_the_search_goes_on(tmp_path, mon
     assert study.found()["F0"] != refused[0], "the start of a group may fail, too"
 
 
+@pytest.mark.slow
 def test_workers_measure_what_one_process_does(tmp_path, study):
     """They train; this process takes the times."""
     there, here = SMNAS(tiny_options(tmp_path, workers=2)).stage_one, study.stage_one

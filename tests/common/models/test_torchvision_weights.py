@@ -59,7 +59,7 @@ def frozen() -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("norms", ["learnt", "frozen"])
+@pytest.mark.parametrize("norms", ["learnt", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_the_file_finds_what_torchvision_finds(norms, tmp_path):
     network = theirs() if norms == "learnt" else frozen()
     if norms == "learnt":

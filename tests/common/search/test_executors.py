@@ -6,10 +6,10 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from common.search.executors import evaluate_all
 from common.settings import Parallel
 from common.train.loop import TrainingError
 from common.train.run_folder import Run
+from tests.processes import begun
 
 
 def measure(item: tuple[int, ...]) -> dict:
@@ -203,7 +204,7 @@ from common.settings import Parallel
 from common.train.run_folder import Run
 from quick_candidate import measure
 if __name__ == "__main__":
-    list(evaluate_all(measure, range(60), Run.open(sys.argv[1], {}), lambda item: item, Parallel(workers=2)))
+    list(evaluate_all(measure, range(100), Run.open(sys.argv[1], {}), lambda item: item, Parallel(workers=2)))
 """
 QUICK = """
 import time
@@ -216,28 +217,26 @@ def measure(item):
 @pytest.mark.slow
 def test_twenty_kills_of_a_search_with_workers_cost_no_candidate(tmp_path):
     draw, kills, known, file = random.Random(0), 0, 0, tmp_path / "candidates.jsonl"
-    while known < 60:
+    while known < 100:
         child = started(tmp_path, MANY, "quick_candidate", QUICK)
         if kills < 20:
             wait_until(lambda known=known: file.exists() and file.read_bytes().count(b"\n") > known)
             time.sleep(draw.uniform(0, 0.1))
             child.kill()
             kills += 1
-        child.wait()
+        child.join()
         known = len(Run.open(tmp_path, {}).candidates())
     records = Run.read(tmp_path).candidates()
     assert kills == 20
-    assert sorted((record["key"], record["AP"]) for record in records) == [(n, n / 10) for n in range(60)]
-    assert file.read_bytes().count(b"\n") == 60  # none twice
+    assert sorted((record["key"], record["AP"]) for record in records) == [(n, n / 10) for n in range(100)]
+    assert file.read_bytes().count(b"\n") == 100  # none twice
 
 
-def started(folder: Path, search: str, module: str, candidate: str) -> subprocess.Popen:
+def started(folder: Path, search: str, module: str, candidate: str) -> BaseProcess:
     """A search in a process of its own, what it evaluates in a module beside it."""
     (folder / "search.py").write_text(search)
     (folder / f"{module}.py").write_text(candidate)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
-    arguments = [sys.executable, str(folder / "search.py"), str(folder)]
-    return subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    return begun(folder / "search.py", folder, folder=folder)
 
 
 SEARCH = """
@@ -263,8 +262,8 @@ def test_workers_end_with_their_parent(tmp_path, number):
     parent = started(tmp_path, SEARCH, "slow_candidate", CANDIDATE)
     files = [tmp_path / f"process{item}" for item in (1, 2)]
     wait_until(lambda: all(file.exists() and file.read_text() for file in files))
-    parent.send_signal(number)
-    parent.wait(60)
+    os.kill(parent.pid, number)
+    parent.join(60)
     for file in files:
         wait_until(lambda file=file: not Path(f"/proc/{file.read_text()}").exists())
 
