@@ -5,6 +5,8 @@ seeds into `exhibits/NAME/` there, and claims.json written from whatever has bee
 again trains nothing anew. Knows no paper, and imports nothing that trains: a paper's study does.
 """
 
+import itertools
+import math
 import os
 import resource
 import shlex
@@ -130,8 +132,8 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
                 where = folder / "exhibits" / exhibit.name
                 write_json(where / "measured.json", {"setting": setting, "seeds": measured[exhibit.name]})
                 result = draw(paper, exhibit, measured[exhibit.name], setting, command_for(paper, options, exhibit))
-                environment = environment_of(folder.parent, result.runs, _known(paper, options))
-                save(replace(result, environment=environment), where)
+                records = _records(paper, options, folder, measured)
+                save(replace(result, environment=environment_of(result.runs, records)), where)
                 _say(f"{exhibit.name}: {where}")
         claims = judge_folder(paper, options, folder)
         write_json(folder / "claims.json", claims)
@@ -182,7 +184,8 @@ def setting_of(options: StudyOptions) -> Setting:
     options = _without_places(options)
     shared = {item.name for item in (*fields(StudyOptions), *fields(ReproduceOptions), *fields(Parallel))}
     own = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in shared}
-    return Setting(short_name(options.data), options.scale, to_json(options.preset), to_json(own))
+    how = {"data": options.data, "precision": options.precision}  # a name leaves out what scenes: is followed by
+    return Setting(short_name(options.data), options.scale, to_json(options.preset), to_json(own | how))
 
 
 def command_for(paper: Paper, options: ReproduceOptions, exhibit: Exhibit | None = None) -> str:
@@ -306,17 +309,26 @@ def save(result: ExhibitResult, folder: Path) -> None:
 def judge_folder(paper: Paper, options: ReproduceOptions, folder: Path) -> dict[str, dict[str, Any]]:
     """Every claim judged by the numbers of all exhibits measured so far, and of those that were published by the same
     settings, where results are published or gone on from."""
-    published, records = published_folder(paper, options), {}
+    published = published_folder(paper, options)
+    numbers = _measured_here(paper, options, folder)
     if options.publish or options.go_on_from_published:
-        setting = to_json(setting_of(options))
-        there = read_json_if_there(published / "measured.json") or {}
-        records = {name: each for name, each in there.items() if not first_difference(each["setting"], setting)}
-    here = {name: read_json_if_there(folder / "exhibits" / name / "measured.json") for name in paper.by_name}
-    records |= {name: record for name, record in here.items() if record is not None}
-    measured = {name: by_number(record["seeds"]) for name, record in records.items()}
-    known = _known(paper, options)
+        numbers = _by_these_settings(options, read_json_if_there(published / "measured.json") or {}) | numbers
+    measured = {name: by_number(record["seeds"]) for name, record in numbers.items()}
+    records = _records(paper, options, folder, measured)
     why = read_json_if_there(published / "why.json") or {}
-    return judge_measured(paper, options, measured, lambda runs: environment_of(folder.parent, runs, known), why)
+    return judge_measured(paper, options, measured, lambda runs: environment_of(runs, records), why)
+
+
+def _measured_here(paper: Paper, options: ReproduceOptions, folder: Path) -> dict[str, dict[str, Any]]:
+    """Exhibit -> its measured.json in a run folder, by the settings that are asked for: others may lie there from
+    before a scale was changed."""
+    there = {name: read_json_if_there(folder / "exhibits" / name / "measured.json") for name in paper.by_name}
+    return _by_these_settings(options, {name: record for name, record in there.items() if record is not None})
+
+
+def _by_these_settings(options: ReproduceOptions, records: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    setting = to_json(setting_of(options))
+    return {name: each for name, each in records.items() if not first_difference(each["setting"], setting)}
 
 
 def by_number(seeds: Mapping[str, Measured]) -> dict[int, Measured]:
@@ -335,12 +347,13 @@ def judge_measured(
 
     measured: exhibit -> seed -> numbers. why: claim -> a sentence written after looking at the results.
     """
-    there = {name: _first_seeds(paper.by_name[name], numbers, options) for name, numbers in measured.items()}
+    there = {name: _first_seeds(paper.by_name[name], numbers) for name, numbers in measured.items()}
     alike: dict[tuple[int, tuple[str, ...]], list[Claim]] = {}
     for claim in paper.claims:
         exhibits = paper.shown_by[claim.id]
         count = min(there.get(each, 0) for each in exhibits)
-        alike.setdefault((count if count > 1 else options.seeds, exhibits), []).append(claim)
+        seeds = int(count) if 1 < count < math.inf else options.seeds
+        alike.setdefault((seeds, exhibits), []).append(claim)
     judged: dict[str, dict[str, Any]] = {}
     for (count, exhibits), claims in alike.items():
         # Two exhibits may have measured one run, on different machines: a claim takes the numbers of its own, and
@@ -352,10 +365,10 @@ def judge_measured(
     return {claim.id: judged[claim.id] for claim in paper.claims}
 
 
-def _first_seeds(exhibit: Exhibit, numbers: Mapping[int, Measured], options: ReproduceOptions) -> int:
-    """How many seeds an exhibit has, from the first on: as many as are asked for where it has all that it needs."""
-    needed = range(options.seeds)[: exhibit.most_seeds]
-    return next((seed for seed in needed if seed not in numbers), options.seeds)
+def _first_seeds(exhibit: Exhibit, numbers: Mapping[int, Measured]) -> float:
+    """How many seeds an exhibit has, from the first on: any number where it has all that it needs."""
+    seeds = next(seed for seed in itertools.count() if seed not in numbers)
+    return math.inf if exhibit.most_seeds is not None and seeds >= exhibit.most_seeds else seeds
 
 
 def _judged_by(
@@ -419,15 +432,11 @@ def stacked_evidence(
     return {name: array for name, array in values.items() if array.size and np.isfinite(array).all()}
 
 
-def environment_of(
-    paper_folder: Path, runs: Sequence[str], known: Mapping[str, Mapping[str, Any]] | None = None
-) -> dict[str, Any]:
-    """Commit, versions and hardware of some runs (DATA-SCALE/RUN); a list of values where runs differ.
-
-    known: published records of runs that were made elsewhere, by name.
-    """
-    known = known or {}
-    return shared_environment([_run_record(paper_folder, name, known)["environment"] for name in runs])
+def environment_of(runs: Sequence[str], records: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """Commit, versions and hardware of some runs (DATA-SCALE/RUN); a list of values where runs differ. records: see
+    `_records`."""
+    found = [records(name) for name in runs]
+    return shared_environment(place for each in found for place in (each["environment"], *each["resumed"]))
 
 
 # ---- publishing and listing
@@ -443,27 +452,27 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
     anywhere = _without_places(options)
     names: dict[str, None] = {}
     published = read_json_if_there(target / "measured.json") or {}
-    numbers: dict[str, Any] = {}
+    here, numbers = _measured_here(paper, options, folder), {}
     for exhibit in paper.exhibits:
         where, copy = folder / "exhibits" / exhibit.name, target / f"{exhibit.name}.json"
-        if (where / "result.json").is_file():
+        if exhibit.name in here and (where / "result.json").is_file():
             result = ExhibitResult.load(where / "result.json")
             again = command_for(paper, replace(anywhere, seeds=len(result.seeds)), exhibit)
             replace(result, command=again).save(copy)
-            numbers[exhibit.name] = read_json(where / "measured.json")
+            numbers[exhibit.name] = here[exhibit.name]
         elif exhibit.name in published and copy.is_file():  # measured elsewhere: it stays
             result, numbers[exhibit.name] = ExhibitResult.load(copy), published[exhibit.name]
         else:
             continue
         names |= dict.fromkeys(result.runs)
+    records = _records(paper, options, folder, {name: by_number(each["seeds"]) for name, each in numbers.items()})
     write_json(target / "measured.json", numbers)
     claims = read_json(folder / "claims.json")
     claims = {name: claim for name, claim in claims.items() if paper.shown_by[name][0] in numbers}
     for claim in claims.values():
         claim["command"] = command_for(paper, replace(anywhere, seeds=len(claim["seeds"]), only=(), claim=()))
     write_json(target / "claims.json", claims)
-    known = _known(paper, options)
-    write_json(target / "runs.json", {name: _run_record(folder.parent, name, known) for name in names})
+    write_json(target / "runs.json", {name: records(name) for name in names})
     return target
 
 
@@ -478,14 +487,39 @@ def _known(paper: Paper, options: ReproduceOptions) -> dict[str, Any]:
     return read_json_if_there(published_folder(paper, options) / "runs.json") or {}
 
 
-def _run_record(paper_folder: Path, name: str, known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """What a run took and where it was made; its commands are left out, for they name folders.
+def _records(
+    paper: Paper, options: ReproduceOptions, folder: Path, measured: Mapping[str, Mapping[int, Measured]]
+) -> Callable[[str], Mapping[str, Any]]:
+    """A run's name -> what it took and where it was made: here, where the published numbers rest on it as they were
+    published, or both.
 
-    known: published records, for a run that is not here.
+    measured: exhibit -> seed -> numbers. A run of that name may lie here that they have nothing to do with.
     """
-    if name in known and not (paper_folder / name).is_dir():
-        return known[name]
-    summary = summarise(paper_folder / name)
+    known = _known(paper, options)
+    published = read_json_if_there(published_folder(paper, options) / "measured.json") or {}
+    by_side: dict[bool, set[str]] = {True: set(), False: set()}
+    for exhibit, seeds in measured.items():
+        there = by_number(published.get(exhibit, {}).get("seeds", {}))
+        for seed, numbers in seeds.items():
+            by_side[seed in there and numbers == there[seed]].update(numbers.get("runs", ()))
+
+    def record(name: str) -> Mapping[str, Any]:
+        path, elsewhere = folder.parent / name, known.get(name)
+        if elsewhere and (name not in by_side[False] or not path.is_dir()):
+            return elsewhere
+        made = _run_record(path)
+        if not elsewhere or name not in by_side[True] or elsewhere["environment"] == made["environment"]:
+            return made
+        spent = {key: sum(filter(None, (made[key], elsewhere[key]))) for key in ("seconds", "candidate_seconds")}
+        resumed = [*made["resumed"], elsewhere["environment"], *elsewhere["resumed"]]
+        return {**spent, "environment": made["environment"], "resumed": resumed}
+
+    return record
+
+
+def _run_record(path: Path) -> dict[str, Any]:
+    """What a run here took and where it was made; its commands are left out, for they name folders."""
+    summary = summarise(path)
     environment, *resumed = (
         {key: value for key, value in each.items() if key not in ("command", "resumed")}
         for each in (summary.environment, *summary.environment.get("resumed", []))
@@ -524,7 +558,8 @@ def _recorded_time(paper: Paper, exhibit: Exhibit, options: ReproduceOptions) ->
     copy, known = published / f"{exhibit.name}.json", _known(paper, options)
     if own.is_file():
         result, where = ExhibitResult.load(own), "here"
-        records = [_run_record(folder.parent, name, known) for name in result.runs]
+        there = {name: folder.parent / name for name in result.runs}
+        records = [_run_record(path) if path.is_dir() else known[name] for name, path in there.items()]
     elif copy.is_file() and not options.changed:
         result, where = ExhibitResult.load(copy), f"as published in {published}"
         records = [known[name] for name in result.runs if name in known]

@@ -1,6 +1,7 @@
 """`python -m PAPER.reproduce` on a made-up paper (conftest.py) that trains nothing."""
 
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from common.report.reproduce import (
 from common.report.statistics import mean_interval
 from common.report.tables import Table
 
-SETTING = Setting("scenes", "smoke", {"epochs": 1}, {"second_data": None, "base": None, "shares": []})
+HOW = {"data": "scenes", "precision": "float32"}
+SETTING = Setting("scenes", "smoke", {"epochs": 1}, {"second_data": None, "base": None, "shares": []} | HOW)
 ONE_SEED = "1 of the 2 seeds that a verdict needs"
 
 
@@ -61,7 +63,8 @@ def test_setting_is_plain_json_of_what_numbers_depend_on(toy):
     given = {"seeds": 3, "seed": 1, "only": ("figure1",), "device": "cpu", "second_data": "voc:reef", "shares": (0.5,)}
     setting = setting_of(toy.options(data="coco:/some/Aquarium 2", preset=toy.Options.PRESETS["nano"], **given))
     own = {"second_data": "voc:DIR/reef", "base": None, "shares": [0.5]}
-    assert setting == Setting("aquarium-2", "smoke", {"epochs": 12}, own)
+    how = {"data": "coco:DIR/Aquarium 2", "precision": "float32"}
+    assert setting == Setting("aquarium-2", "smoke", {"epochs": 12}, own | how)
 
 
 # ---- drawing
@@ -177,7 +180,7 @@ def test_exhibits_are_drawn_and_recorded_and_again_nothing_is_trained(toy, folde
     assert figures.drawn_from(folder / "exhibits/figure1/figure1.png") == figures.digest(figure.pictures[0])
     assert table.runs == ("scenes-smoke/ours-s0",)
     assert read_json(folder / "exhibits/table2/measured.json") == {
-        "setting": to_json(replace(SETTING, options={"second_data": None, "base": None, "shares": [0.5]})),
+        "setting": to_json(replace(SETTING, options={"second_data": None, "base": None, "shares": [0.5]} | HOW)),
         "seeds": {"0": measured_by(toy, 0, 1)},
     }
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -247,8 +250,14 @@ def test_environment_lists_what_differs_between_runs(tmp_path):
     for run_name, commit in (("a", "one"), ("b", "two"), ("c", "one")):
         environment = {"git_commit": commit, "cpu": "abacus", "time": run_name, "command": run_name, "resumed": []}
         write_json(tmp_path / "d" / run_name / "environment.json", environment)
-    assert environment_of(tmp_path, ["d/a", "d/b", "d/c"]) == {"git_commit": ["one", "two"], "cpu": "abacus"}
-    assert environment_of(tmp_path, []) == {}
+    resumed = {"b": [{"cpu": "slide rule"}]}
+
+    def record(name: str) -> dict:
+        return {"environment": read_json(tmp_path / name / "environment.json"), "resumed": resumed.get(name[2:], [])}
+
+    expected = {"git_commit": ["one", "two"], "cpu": ["abacus", "slide rule"]}
+    assert environment_of(["d/a", "d/b", "d/c"], record) == expected
+    assert environment_of([], record) == {}
 
 
 # ---- what is asked for
@@ -346,7 +355,8 @@ def test_what_is_published_holds_no_path_of_this_machine(toy):
     assert {claim["command"] for claim in claims.values()} == {f"{again} {own}"}
     assert claims.keys() == {claim.id for claim in toy.paper.by_name["figure1"].claims}  # those of no other exhibit
     measured = read_json(target / "measured.json")["figure1"]
-    assert measured["setting"]["options"] == {"second_data": "voc:DIR/reef", "base": "base.pth", "shares": []}
+    own = {"second_data": "voc:DIR/reef", "base": "base.pth", "shares": []}
+    assert measured["setting"]["options"] == own | HOW | {"data": "coco:DIR/aquarium"}
     assert measured["seeds"]["0"]["AP"] == {"ours": 42.0, "theirs": 40.0}
     here = ExhibitResult.load(toy.root / "runs/toynas/aquarium-smoke/exhibits/figure1/result.json")
     assert replace(figure, command=here.command) == here
@@ -399,6 +409,39 @@ def test_published_runs_say_what_they_took_and_where(toy, folder):
     runs = {f"scenes-smoke/{net}-s{seed}": plain for net in ("extra", "ours", "theirs") for seed in (0, 1)}
     runs["scenes-smoke/ours-s0"] = plain | {"candidate_seconds": 60.0, "resumed": [{"time": "later"}]}
     assert read_json(target / "runs.json") == runs
+
+
+def test_seeds_measured_elsewhere_keep_the_machine_that_their_runs_were_made_on(toy):
+    """A run of the same name here is another one, unless what is published rests on it, too."""
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
+    shutil.copytree(toy.root / "runs", toy.root / "elsewhere", ignore=shutil.ignore_patterns("exhibits"))
+    for file in (toy.root / "elsewhere").rglob("environment.json"):
+        write_json(file, read_json(file) | {"cpu": "A slide rule"})
+    elsewhere, target = {"out": toy.root / "elsewhere", "publish": True}, toy.root / "results/smoke/toynas"
+    runs = read_json(target / "runs.json")
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), go_on_from_published=True, **elsewhere))
+    assert read_json(target / "runs.json") == runs
+    assert read_json(target / "claims.json")["T-10"]["environment"]["cpu"] == "An abacus"
+    reproduce(toy.paper, toy.options(only=("table2",), **elsewhere))
+    made = read_json(target / "runs.json")
+    both = made.pop("scenes-smoke/ours-s0")
+    assert made == {name: run for name, run in runs.items() if name != "scenes-smoke/ours-s0"}
+    assert both["seconds"] == 180
+    assert (both["environment"]["cpu"], both["resumed"][0]["cpu"]) == ("A slide rule", "An abacus")
+
+
+@pytest.mark.parametrize("given", [{"precision": "bfloat16"}, {"data": "scenes:seed=7"}])
+def test_nothing_is_taken_from_what_was_measured_otherwise(toy, folder, given):
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
+    with pytest.raises(InputError, match="holds figure1 measured with options"):
+        reproduce(toy.paper, toy.options(seeds=3, only=("figure1",), go_on_from_published=True, **given))
+    # nor from a run folder that another setting left there
+    for name in ("figure1", "table2"):
+        write_json(folder / "exhibits" / name / "measured.json", {"setting": given, "seeds": {"0": {"evidence": {}}}})
+    reproduce(toy.paper, toy.options(only=("table2",), publish=True))
+    published = read_json(toy.root / "results/smoke/toynas/measured.json")
+    assert {name: len(each["seeds"]) for name, each in published.items()} == {"figure1": 2, "table2": 1}
+    assert read_json(folder / "claims.json")["T-10"]["verdict"] == "reproduced"
 
 
 def test_generic_data_names_no_folder(tmp_path, monkeypatch):
