@@ -56,8 +56,8 @@ class Options(OneSeed, presets.Options):
     backbone: str | None = None
     """Backbone of the base detector that is trained: resnet18, ..., mobilenet_v2 (default: the scale's own)."""
     control: Control = "none"
-    """Algorithm 1 (none); parents drawn from all pairs (random); the largest teacher always (conventional); no teacher
-    and no channel pruning (nas); the teacher alone changes (fixed-student), or nothing does (fixed-pair)."""
+    """Algorithm 1 (none); parents drawn from the latest pairs (random); the largest teacher always (conventional); no
+    teacher and no channel pruning (nas); the teacher alone changes (fixed-student), or nothing does (fixed-pair)."""
     pairs: int | None = None
     """Pairs of student and teacher that are trained, half as many for the control nas (default: the scale's number)."""
     describe: Switch = False

@@ -97,6 +97,7 @@ from joint_detnas.presets import (
 
 POOL = "teacher-pool"
 """The name of the largest teacher's backbone."""
+_AS_BASE = "detector"  # the stage of the base's training: by its name batches and samples are drawn
 
 
 class JointDetNASStudy(BackboneStudy):
@@ -697,29 +698,39 @@ class JointDetNASStudy(BackboneStudy):
         return self.once(f"pruned-{self.name}-{percentage}", make, base=base)
 
     def distilled(self, teacher: str, method: Literal["ours", "imitation"]) -> dict[str, Any]:
-        """A detector as fresh as the base was, trained as long, but under one of the equivalents, out of the pool; as
-        `base`."""
+        """A detector as fresh as the base was, trained as long on the same batches, but under one of the equivalents,
+        out of the pool; as `base`. As in the base's training, no L_BN is part of the loss."""
         preset = self.preset
+        morphism = replace(preset.search.morphism, gamma_weight=0.0)
+        unpenalised = replace(preset, search=replace(preset.search, morphism=morphism))
 
         def make(run: Run) -> dict[str, Any]:
             student = as_described(self.base_detector())
-            network = self.teacher(dict(preset.equivalents)[teacher])
-            took = self.train_student(run, student, preset.base_training, network, imitation=method == "imitation")
+            network, imitation = self.teacher(dict(preset.equivalents)[teacher]), method == "imitation"
+            took = self.train_student(run, student, preset.base_training, network, imitation, unpenalised, _AS_BASE)
             return {**self.report(student, preset.base_size), **took}
 
         return self.once(f"distilled-{self.name}-{method}", make, teacher=teacher)
 
     def train_student(
-        self, run: Run, student: TwoStage, optimisation: Optimisation, teacher: TwoStage | None, imitation: bool = False
+        self,
+        run: Run,
+        student: TwoStage,
+        optimisation: Optimisation,
+        teacher: TwoStage | None,
+        imitation: bool = False,
+        preset: Preset | None = None,
+        drawn_as: str | None = None,
     ) -> dict[str, Any]:
         """Train a student, in place, all along under one teacher, or under none; what it took.
 
-        imitation: by fine-grained feature imitation; else by the loss of section 3.3.
+        imitation: by fine-grained feature imitation; else by the loss of section 3.3. preset: with its weights.
+        drawn_as: see `Training`.
         """
-        training = self.training(optimisation)
+        training = self.training(optimisation, drawn_as=drawn_as)
         if not imitation:
             pupil = self._pupil(student, teacher)
-            return spent(train_pupil(run, "student", pupil, teacher, self.batches(), self.preset, training))
+            return spent(train_pupil(run, "student", pupil, teacher, self.batches(), preset or self.preset, training))
         torch.manual_seed(self.seed)
         model = self.placed(Imitator(student, teacher.fpn.width))
 
@@ -731,12 +742,13 @@ class JointDetNASStudy(BackboneStudy):
     # ---- pipelines and the cascade: Tables 5 and 6
 
     def penalised(self) -> dict[str, Any]:
-        """The base detector, trained as long, but with L_BN from the start, for Table 5: as `base`."""
+        """The base detector, trained as long on the same batches, but with L_BN from the start, for Table 5: as
+        `base`."""
         what = f"penalised-{self.name}"
 
         def make(run: Run) -> dict[str, Any]:
             student = as_described(self.base_detector())
-            took = self.train_student(run, student, self.preset.base_training, None)
+            took = self.train_student(run, student, self.preset.base_training, None, drawn_as=_AS_BASE)
             result = self.report(student, self.preset.base_size)
             self.write_detector(run, student, result)
             return {**result, **took}
@@ -745,8 +757,8 @@ class JointDetNASStudy(BackboneStudy):
 
     def pipeline(self, name: Literal["prune-kd", "nas-prune-kd"], choice: str = "none") -> dict[str, Any] | None:
         """One thing after the other, with as many trainings as the search's slim pair had: (architecture search,)
-        pre-training with L_BN, pruning to the goal, distillation from the largest teacher; judged at the slim pair's
-        size. "before": what was pruned. None where the search has no slim pair. choice: of `other_pipelines`."""
+        pre-training with L_BN, pruning to that pair's backbone cost, distillation from the largest teacher; judged at
+        its size. "before": what was pruned. None where the search has no slim pair. choice: of `other_pipelines`."""
         goal = self.search()["slim"]
         preset = self.preset if choice == "none" else other_pipelines(self.preset)[choice]
         if goal is None:
@@ -754,26 +766,29 @@ class JointDetNASStudy(BackboneStudy):
         from_the_start = name == "prune-kd" and preset.penalised_base and self.given is None
 
         def make(run: Run) -> dict[str, Any]:
+            took = {"samples": 0, "cpu_seconds": 0.0}
             if name == "prune-kd":
                 file, left = (self.penalised() if from_the_start else self.base())["file"], goal["depth"]
             else:
                 nas = self.upgraded("nas")
+                took = {key: nas[key] for key in took}
                 file, left = nas["file"], max(2, goal["depth"] - nas["depth"])
-            base, start = (read_base(Path(each), self.device) for each in (self.base()["file"], file))
-            whole = count(base, preset.base_size).parts["backbone"]["macs_mmdet"]
-            pupil, reports, before = self._pupil(start), [], {}
+            pupil, reports, before = self._pupil(read_base(Path(file), self.device)), [], {}
+            cost, morphism = goal["backbone_macs_at_base_size"], preset.search.morphism
             penalised = 0 if from_the_start else int(left * preset.penalised_share)
             teacher = self.teacher(preset.teachers.largest())
             for number in range(max(1, left)):
                 if number == penalised:
                     before = self.report(pupil.student, preset.base_size)
                     network = pupil.student
-                    kept = kept_at_cost(network.backbone, preset.goal * whole, preset.base_size, preset.search.morphism)
+                    kept = kept_at_cost(network.backbone, cost, preset.base_size, morphism)
                     pupil = self._pupil(keep_channels(network, kept), teacher)
-                pupil = child_of(pupil, None, 0, preset.search.morphism)
+                pupil = child_of(pupil, None, 0, morphism)
                 reports.append(self.train_on(run, f"pair-{number}", pupil, None if number < penalised else teacher))
                 pupil.moments = run.load_weights(f"pair-{number}-moments")[0]
-            return {**self.report(pupil.student, tuple(goal["size"])), **together(reports), "before": before}
+            trained = together(reports)
+            trained |= {key: trained[key] + number for key, number in took.items()}
+            return {**self.report(pupil.student, tuple(goal["size"])), **trained, "before": before}
 
         asked = {} if choice == "none" else {"penalised_share": preset.penalised_share}
         return self.once(self.named("pipeline", name if choice == "none" else f"{name}-{choice}"), make, **asked)

@@ -90,7 +90,8 @@ def _number(value: float | None) -> float:
 
 
 def _points(share: float | None) -> float:
-    return 100 * _number(share)
+    """NaN for None, and for the -1 that COCO has where there is nothing to find."""
+    return math.nan if share is None or share < 0 else 100 * share
 
 
 def _final_points(study: "SMNAS", name: str, structure: Structure) -> float:

@@ -26,7 +26,8 @@ from joint_detnas.exhibits import (
     STEPS,
     detector,
     share_until,
-    share_without_effect,
+    weakest,
+    without_effect,
 )
 from joint_detnas.presets import BACKBONES, KINDS, PRESETS, other_choices
 
@@ -532,8 +533,12 @@ def test_evidence_is_what_the_rule_gives():
         "share of the budget": share_until(
             [score_after(1, "search-resnet18-none", n) for n in range(7)], last["random"]
         ),
-        "share without effect": share_without_effect(
-            search(1, "search-resnet18-none"), search(1, "search-resnet18-random"), 1
+        **dict(
+            zip(
+                ("share without effect", "search minus random without effect"),
+                without_effect(search(1, "search-resnet18-none"), search(1, "search-resnet18-random"), 1),
+                strict=True,
+            )
         ),
         "search minus random": last["none"] - last["random"],
         "stages": lost(1)[0].tolist(),
@@ -577,10 +582,28 @@ def test_without_effect_a_search_reaches_random_search_by_its_length_alone():
         }
 
     short, long = [0, 1, 1, 2, 2, 3, 3, 4], [0, 1, 2, 3, 4, 5, 6, 7]
-    alike = share_without_effect(made_up(short, 0), made_up(short, 1), 0)
+    alike, ahead = without_effect(made_up(short, 0), made_up(short, 1), 0)
     assert 0.7 < alike <= 1
-    assert 0.4 < share_without_effect(made_up(long, 0), made_up(short, 1), 0) < alike
-    assert share_without_effect(made_up([0, 0], 0), made_up([0, 0], 1), 0) <= 1
+    assert abs(ahead) < 0.5
+    longer, ahead = without_effect(made_up(long, 0), made_up(short, 1), 0)
+    assert 0.4 < longer < alike
+    assert ahead > 20  # points: three trainings more
+    assert without_effect(made_up([0, 0], 0), made_up([0, 0], 1), 0)[0] <= 1
+
+
+def test_without_effect_both_searches_begin_with_the_same_base():
+    """Where every training costs more than the noise, nothing is ever better than the base that both have."""
+    steps = [{"score": 0.3 - 0.02 * depth, "depth": depth} for depth in (0, 1, 1, 2)]
+    noisy = [step | {"score": step["score"] - 0.001 * place} for place, step in enumerate(steps)]
+    assert without_effect({"steps": noisy}, {"steps": steps}, 0) == (1.0, 0.0)
+
+
+def test_the_weakest_is_chosen_without_the_seed_that_it_is_taken_from():
+    assert weakest(np.array([[1.0, 2.0], [1.5, 0.5], [1.0, 2.0]])).tolist() == [1.0, 1.5, 1.0]
+    assert weakest(np.array([[1.0, 2.0], [1.5, 0.5], [1.0, 2.0]]), np.argmax).tolist() == [1.0, 0.5, 1.0]
+    alike = np.random.default_rng(0).normal(size=(4000, 6, 2))
+    assert abs(np.mean([weakest(each).mean() for each in alike])) < 0.03
+    assert np.mean([each.min(axis=1).mean() for each in alike]) < -0.5
 
 
 # ---- claims by made-up evidence
@@ -614,7 +637,8 @@ HELD = {
     "pruning's share by number": values(0.25),
     "pruning's place": values(-0.2),
     "stages above a uniform cut": values(-0.1, 0.02, 0.12, -0.04),
-    "search minus random": values(0.8),
+    "search minus random": values(0.9),
+    "search minus random without effect": values(0.1),
     "share of the budget": values(0.3),
     "share without effect": values(0.6),
     **{f"level of {name}": values(30.0, 31.0) for name in ("table1", "figure5", "table4", "figure6", "figure7")},

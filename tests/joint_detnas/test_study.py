@@ -361,6 +361,26 @@ def test_a_distilled_student_starts_as_fresh_as_the_base_did(copied, tiny, train
     assert not seen.training
 
 
+def test_students_are_compared_on_the_bases_batches_and_only_the_pruned_one_is_penalised(
+    copied, tiny, trainings, monkeypatch
+):
+    drawn, weights, training = [], [], JointDetNASStudy.training
+
+    def drawing(self, *arguments, drawn_as=None):
+        drawn.append(drawn_as)
+        return training(self, *arguments, drawn_as=drawn_as)
+
+    monkeypatch.setattr(JointDetNASStudy, "training", drawing)
+    monkeypatch.setattr(Pupil, "losses", lambda self, batch, teacher, weights_of, gamma: weights.append(gamma) or {})
+    name, _ = tiny.equivalents[-1]
+    for make in (lambda: copied.distilled(name, "ours"), copied.penalised, lambda: copied.distilled(name, "imitation")):
+        make()
+    for _, _, _, losses in trainings[:2]:
+        next(iter(losses(None, None)))
+    assert drawn == ["detector"] * 3, "the name of the base's own stage"
+    assert weights == [0.0, tiny.search.morphism.gamma_weight]
+
+
 def test_an_equivalent_is_the_teachers_network_on_a_backbone_of_its_own(copied, tiny, trainings):
     name, teacher = tiny.equivalents[0]
     copied.alone(name, "seconds")
@@ -400,7 +420,9 @@ def test_a_pipeline_prunes_to_the_goal_and_trains_as_often_as_the_joint_search(
     begins, share = PIPELINE_STARTS[name, choice]
     before, nas, penalised = copied.base(), copied.upgraded("nas"), copied.penalised()
     trainings.clear()
+    whole = count(read_base(Path(before["file"])), tiny.base_size).parts["backbone"]["macs_mmdet"]
     goal = {"size": list(tiny.base_size), "depth": 9, "samples": 1, "cpu_seconds": 1.0}
+    goal |= {"backbone_macs_at_base_size": 0.8 * whole}
     searched = copied.search()
     monkeypatch.setattr(JointDetNASStudy, "search", lambda self, control="none": searched | {"slim": goal})
     monkeypatch.setattr(JointDetNASStudy, "upgraded", lambda self, control: nas)
@@ -412,14 +434,15 @@ def test_a_pipeline_prunes_to_the_goal_and_trains_as_often_as_the_joint_search(
     taught = [teachers_seen(monkeypatch, losses)[0] is not None for *_, losses in trainings]
     assert taught == [number >= int(left * share) for number in range(left)]
     start = read_base(Path({"base": before, "nas": nas, "penalised": penalised}[begins]["file"]))
-    whole = count(read_base(Path(before["file"])), tiny.base_size).parts["backbone"]["macs_mmdet"]
-    kept = kept_at_cost(start.backbone, tiny.goal * whole, tiny.base_size, tiny.search.morphism)
+    kept = kept_at_cost(start.backbone, 0.8 * whole, tiny.base_size, tiny.search.morphism)
     expected, found = keep_channels(start, kept), student_weights(trainings[-1][1])
     assert all(torch.equal(each, found[key]) for key, each in expected.state_dict().items())
     assert all(optimisation == tiny.pair_training for _, _, optimisation, _ in trainings)
     (seen,) = teachers_seen(monkeypatch, trainings[-1][-1])
     assert seen.backbone.active_blocks == tiny.teachers.largest().depths
-    assert (result["size"], result["samples"]) == (list(tiny.base_size), 0)
+    spent = (0, 0.0) if name == "prune-kd" else (nas["samples"], nas["cpu_seconds"])
+    assert result["size"] == list(tiny.base_size)
+    assert (result["samples"], result["cpu_seconds"] - left) == pytest.approx(spent)  # a made-up training: 0 and 1 s
     monkeypatch.setattr(JointDetNASStudy, "search", lambda self, control="none": searched | {"slim": None})
     assert copied.pipeline(name, choice) is None
 
