@@ -159,11 +159,16 @@ def _rule(name: str, quantity: str, *rule: Any, **more: Any) -> Condition:
     return Condition(quantity, lambda evidence: evidence[name], *rule, **more)
 
 
+NOBODY = -1.0
+"""In the first place of an item, where a seed has fewer of them than another."""
+
+
 def _pooled(name: str, statistic: Callable[..., float], quantity: str, *rule: Any, **more: Any) -> Condition:
     """A condition on a statistic of items pooled over seeds; statistic: the items' columns, and their seeds."""
 
     def value(evidence: Evidence) -> Difference:
-        seeds = [[(*item, seed) for item in items] for seed, items in enumerate(evidence[name].tolist())]
+        table = enumerate(evidence[name].tolist())
+        seeds = [[(*item, seed) for item in items if item[0] != NOBODY] for seed, items in table]
         return bootstrap_interval(lambda items: statistic(*map(np.array, zip(*items, strict=True))), seeds)
 
     return Condition(quantity, value, *rule, **more)
@@ -250,8 +255,9 @@ _SM_1 = Claim(
         ),
         _rule("cascade cost", f"multiply-accumulates of that Cascade R50 over that FPN R101's {THERE}", *LESS),
         _rule("FPN AP", "AP of FPN R50 minus RetinaNet R50's", *_MORE_AP, printed=1.5),
-        _rule("RetinaNet cost", f"multiply-accumulates of RetinaNet R50 over FPN R50's {THERE}", *MORE, printed=1.07),
-        _rule("RetinaNet cost, 20 classes", "that ratio with VOC's 20 classes", *LESS, printed=0.906),
+        # The paper prints times, whose ratios, 1.07 and .906, are not those of counts.
+        _rule("RetinaNet cost", f"multiply-accumulates of RetinaNet R50 over FPN R50's {THERE}", *MORE),
+        _rule("RetinaNet cost, 20 classes", "that ratio with VOC's 20 classes", *LESS),
     ),
     "39.3 @54.9 ms vs 39.1 @72.0 ms",
     **_judged("FPN R50"),
@@ -550,7 +556,10 @@ def _measure_figure4(study: "SMNAS") -> Measured:
         "evidence": {
             "pushed": ahead("F", "C"),
             "pushed further": ahead("F", "R"),
-            "picks AP": lambda: float(np.mean([_points(finals[f"C{place}"]["AP"]) for place in range(len(groups))])),
+            "least AP": lambda: min(
+                float(np.mean([_points(finals[f"C{place}"]["AP"]) for place in range(len(groups))])),
+                float(np.nanmean([100 * each.accuracy for group in _trained_in_stage_two(study) for each in group])),
+            ),
         },
         "budget": {
             **_mean_budget({f"{kind}0, trained": [finals[f"{kind}0"]] for kind in "CFR"}),
@@ -606,10 +615,11 @@ _SM_5 = Claim(
         _rule("pushed", _PUSHED.format("that structure's"), *_MORE_AP),
         _rule("pushed further", _PUSHED.format("what random search found so"), *_MORE_AP),
     ),
-    **_judged("picks AP"),
+    **_judged("least AP"),
     before=Before(
         "AP of what stage two found minus its structure's above 0",
-        "random codes might do as well: the same choice among as many random candidates is the control",
+        "random codes might do as well: the same choice among as many random candidates is the control; and where "
+        "candidates have learnt next to nothing, nothing was chosen",
     ),
 )
 _FIGURE4 = Exhibit(
@@ -838,10 +848,13 @@ def dominated_share(us: Sequence[Mapping[str, Any]], them: Sequence[Mapping[str,
 
 
 def hypervolume_ratio(us: Sequence[Mapping[str, Any]], them: Sequence[Mapping[str, Any]]) -> float:
-    """Area under the front of `us` in AP over cost at the paper's size, up to the dearest of all, over `them`'s."""
-    dearest = max(one["there"] for one in (*us, *them))
+    """Area under the front of `us` in AP over cost at the paper's size, from the cheapest of `them` to the dearest of
+    all, over `them`'s: 1 where all have one AP."""
+    dearest, cheapest = max(one["there"] for one in (*us, *them)), min(one["there"] for one in them)
     ours, theirs = (
-        hypervolume([one["there"] for one in group], [one["AP"] for one in group], (1.0001 * dearest, 0.0))
+        hypervolume(
+            [max(one["there"], cheapest) for one in group], [one["AP"] for one in group], (1.0001 * dearest, 0.0)
+        )
         for group in (us, them)
     )
     return ours / theirs if theirs else math.nan
@@ -1010,13 +1023,9 @@ _SM_7 = Claim(
     "Table 5",
     "searched nets transfer to other data",
     tuple(
-        _rule(
-            f"transfer:{name}",
-            f"on the second data set at its medium size, AP of {name} minus FPN R50's",
-            *_MORE_AP,
-            printed=printed,
-        )
-        for name, printed in (("E1", 3.3), ("E3", 4.0))  # on VOC; E0 loses to the plain detector on BDD
+        # 3.3 and 4.0 on VOC, at IoU .5 alone; E0 loses to the plain detector on BDD
+        _rule(f"transfer:{name}", f"on the second data set at its medium size, AP of {name} minus FPN R50's", *_MORE_AP)
+        for name in ("E1", "E3")
     ),
     "VOC +1.0..+4.0, BDD +1.0..+2.7",
     **_judged("transfer:FPN"),
@@ -1039,22 +1048,35 @@ FACTORS = ("depth", "width", "DC_1", "DC_2", "DC_3", "len_1", "len_2", "len_3", 
 
 def _measure_figure5(study: "SMNAS") -> Measured:
     """Kendall's tau of factors of the architecture with AP, among the candidates of stage two."""
-    groups = []
-    for place in range(len(study.picks)):
-        searched, first = study.stage_two(place), study.preset.stage_two.first
-        groups.append([*searched.found.evaluated, *searched.random.evaluated[first:]])
+    groups, preset = _trained_in_stage_two(study), study.preset
     correlations = [factor_correlations(group) for group in groups]
     architectures = [[place, *_architecture(each)] for place, group in enumerate(groups) for each in group]
+    # Candidates fail, and a front may have fewer structures than groups are wanted: seeds are filled up to one length.
+    most = preset.groups * (2 * preset.stage_two.budget - preset.stage_two.first)
+    succeeded = [row for row in architectures if math.isfinite(row[2])]
+    filled = [*succeeded, *[[NOBODY] * (1 + len(_ARCHITECTURE))] * (most - len(succeeded))]
     return {
         "every": {name: float(np.mean([one[name] for one in correlations])) for name in FACTORS},
         "largest": correlations[-1],
         "candidates": list(map(len, groups)),
         "evidence": {
-            "architectures": architectures,
-            "architectures AP": float(np.nanmean([row[2] for row in architectures])),
+            "architectures": filled,
+            "architectures AP": float(np.mean([row[2] for row in succeeded])) if succeeded else math.nan,
         },
         "budget": _searches_of(study.stage_two(0)),
     }
+
+
+def _trained_in_stage_two(study: "SMNAS") -> list[list[Evaluated]]:
+    """Candidates of each group's search and of its control, those that both trained once."""
+    groups = []
+    for place in range(len(study.picks)):
+        searched, first = study.stage_two(place), study.preset.stage_two.first
+        groups.append([*searched.found.evaluated, *searched.random.evaluated[first:]])
+    return groups
+
+
+_ARCHITECTURE = ("cost", "AP", "depth", "doubling", "late")
 
 
 def _architecture(each: Evaluated) -> tuple[float, ...]:
@@ -1160,6 +1182,8 @@ _FIGURE5 = Exhibit(
 
 _TABLES = 10
 """Tables of made-up accuracies of a seed."""
+_ENOUGH = 12
+"""Doublings of the four stages' channels, blocks added up, that halve what AP is short of its limit by."""
 _ORDERS = {"stage": "Stage by stage", "position": "Place by place from the input", None: "None"}
 _PRUNED = {str(order): f"{label}, on tables" for order, label in _ORDERS.items()} | {"searches": "In the searches"}
 
@@ -1199,12 +1223,16 @@ def tabulated(seed: int) -> Callable[[Sequence[Structure]], Iterator[dict[str, f
 
     def evaluate(structures: Sequence[Structure]) -> Iterator[dict[str, float]]:
         for structure in structures:
-            stages = BackboneCode.parse(structure.backbone).stage_widths
-            capacity = sum(math.log2(sum(widths) / widths[0] * widths[-1]) for widths in stages)
             noise = np.random.default_rng([seed, crc32(str(structure).encode())]).normal(scale=0.003)
-            yield {"cost": _table_cost(structure), "AP": 0.4 * (1 - 2 ** (-capacity / 12)) + noise}
+            yield {"cost": _table_cost(structure), "AP": without_noise(structure) + noise}
 
     return evaluate
+
+
+def without_noise(structure: Structure) -> float:
+    """AP of a structure on every table; no longer and no wider means no better."""
+    capacity = sum(math.log2(sum(widths)) for widths in BackboneCode.parse(structure.backbone).stage_widths)
+    return 0.4 * (1 - 2 ** (-capacity / _ENOUGH))
 
 
 def pruned_numbers(history: History, skipped: Sequence[Mapping[str, float]]) -> Measured:

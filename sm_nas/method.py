@@ -288,11 +288,7 @@ class Group:
 
         A standard backbone with more blocks than the space allows loses them where a stage has most.
         """
-        space, width, backbone = self.space, self.structure.neck_width, self.structure.backbone
-        if backbone in STANDARD_BACKBONES:
-            code = BackboneCode.standard(backbone, _nearest(space.bases, space.standard_base))
-        else:
-            code = BackboneCode.parse(backbone).whole()
+        space, width, code = self.space, self.structure.neck_width, self._own_code
         stages = list(code.stages)
         while sum(map(len, stages)) > space.most_blocks:
             longest = max(range(STAGES), key=lambda stage: len(stages[stage]))
@@ -315,9 +311,19 @@ class Group:
         share = _backbone_macs(structure) / self._own_macs
         return self.space.flops_bounds[0] <= share <= self.space.flops_bounds[1]
 
+    @property
+    def _own_code(self) -> BackboneCode:
+        """The structure's own backbone, however many blocks it has."""
+        space, backbone = self.space, self.structure.backbone
+        if backbone not in STANDARD_BACKBONES:
+            return BackboneCode.parse(backbone).whole()
+        # MobileNetV2's blocks put out half their width: 24 channels at stride 4, where a ResNet's base is 64
+        base = space.standard_base * (0.75 if self.structure.block == "MBblock" else 1)
+        return BackboneCode.standard(backbone, _nearest(space.bases, base))
+
     @cached_property
     def _own_macs(self) -> int:
-        return _backbone_macs(self.start())
+        return _backbone_macs(replace(self.structure, backbone=str(self._own_code)).as_read())
 
     def _drawn(self, generator: np.random.Generator) -> Structure:
         space = self.space

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.cost import count
 from common.plain import InputError
 from common.search.pareto import hypervolume
+from sm_nas import networks
 from sm_nas.encoding import BLOCK_OF, STANDARD_STAGES, BackboneCode, Structure
 from sm_nas.method import (
     FLOPS,
@@ -161,7 +163,21 @@ def test_stage_two_starts_from_the_standard_backbone():
         start = Group(short, Structure(backbone, (64, 64), None, None, "rpn", 1)).start()
         code = BackboneCode.parse(start.backbone)
         assert code.blocks == min(8, sum(map(len, STANDARD_STAGES[backbone].split("-"))))
-        assert (code.block, code.base, start.neck_width) == (BLOCK_OF[backbone], 18, None)
+        base = 12 if backbone == "mobilenet_v2" else 18  # its blocks put out half their width
+        assert (code.block, code.base, start.neck_width) == (BLOCK_OF[backbone], base, None)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50", "resnet101"])
+def test_a_group_is_bounded_by_what_its_own_backbone_costs(backbone):
+    """Though it begins with fewer blocks where it may not have them all."""
+    structure = Structure(backbone, (96, 96), (1, 5), 64, "rpn", 1)
+    space = ModularSpace(bases=(12, 14, 16, 18), standard_base=16, neck_widths=(64,), most_blocks=20)
+    real = networks.build_backbone(backbone, NANO.detector)
+    own = count(real, structure.input_size).macs
+    group, generator = Group(space, structure), np.random.default_rng(0)
+    assert group._own_macs == pytest.approx(own, rel=0.1)
+    shares = [BackboneCode.parse(group.sample(generator).backbone).macs((96, 96)) / own for _ in range(50)]
+    assert 0.45 < min(shares) < max(shares) < 1.6
 
 
 @pytest.mark.parametrize(
