@@ -612,7 +612,7 @@ def _draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "The joint search beside pipelines that do one thing after the other, at one backbone cost and one number of "
         "trainings.",
         [
-            f"Of the joint search, the best pair whose backbone costs no more than {100 * setting.preset['goal']:g} % of "
+            f"Of the joint search, the best pair whose backbone costs at most {100 * setting.preset['goal']:g} % of "
             "the base detector's, which was fixed before the runs; a pipeline is pruned to what that pair's costs.",
             "A pipeline has as many pairs' trainings as that pair has behind it (after NAS two at the least), those "
             f"after the pruning under the largest teacher. {_penalty_in_words(setting.preset)} NAS is the search "

@@ -58,7 +58,7 @@ class Options(ReproduceOptions, StudyOptions, Parallel):
     scale: Literal[tuple(PRESETS)] = "smoke"
     """Scale of all methods, by which their budgets are spent: smoke (numbers mean nothing), nano or mini."""
     budget: Quantity | None = None
-    """CPU seconds of search and training for each front of each seed; pre-training on other data is not counted
+    """CPU seconds of search and training for each front of each seed; pre-training that is done once is not counted
     (default: the scale's)."""
     second_data: str | None = None
     """Another data set, on which X-3 asks for the same order."""

@@ -1,20 +1,20 @@
 """The comparison's rules and tables on made-up numbers, against definitions spelt out."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from common.compare import exhibits
-from common.compare.exhibits import agreement, draw_fronts, draw_pairs, front_area, lead, random_reach, unequal
+from common.compare.exhibits import ahead_there, draw_fronts, draw_pairs, front_area, lead, unequal
 from common.compare.methods import methods
 from common.compare.presets import NANO
 from common.plain import to_json
 from common.report.claims import Evidence, NotMeasured, judge_all
 from common.report.exhibit import Setting
 from common.report.figures import render
-from common.report.statistics import holm, kendall_tau, mean_interval
+from common.report.statistics import holm, mean_interval
 
 NAMES = list(methods())
 SETTING = Setting("scenes", "nano", to_json(NANO), {"budget": 700.0})
@@ -32,9 +32,8 @@ def made_up(seeds: int = 5, step: float = 2.0, over_random: float = 1.0, best: f
         values[f"area:{name}"] = 15.0 - step * place + noise * (-1) ** place
         values[f"area:{name}:random"] = values[f"area:{name}"] - over_random - noise
         values[f"best:{name}"] = np.full(seeds, best)
-    fronts = [f"area:{name}{kind}" for name in NAMES for kind in ("", ":random")]
-    values["first"] = np.stack([values[each][:3] for each in fronts], axis=1)
-    values["second"] = values["first"][:, list(order or range(len(fronts)))] / 2
+    areas = np.stack([values[f"area:{name}"][:3] for name in NAMES], axis=1)
+    values["second"] = areas[:, list(order or range(len(NAMES)))] / 2
     values["second best"] = np.full((3, len(NAMES)), best)
     return values
 
@@ -59,48 +58,40 @@ def test_area_is_the_mean_best_ap_over_budgets_on_a_logarithmic_scale():
     assert front_area([320e6, 21e6], [30.0, 0.0], box) == 0
 
 
-def test_the_leader_is_chosen_without_the_seed_that_it_is_judged_on():
-    areas = np.random.default_rng(0).normal(size=(6, 4))
-    for seed, found in enumerate(lead(areas)):
-        others = [np.mean([areas[other, m] for other in range(6) if other != seed]) for m in range(4)]
-        first, second = sorted(range(4), key=lambda m: -others[m])[:2]
-        assert found == pytest.approx(areas[seed, first] - areas[seed, second])
-    equal = np.random.default_rng(1).normal(size=(4000, 3, 3))
-    assert abs(np.mean([lead(each).mean() for each in equal])) < 0.05  # choosing it gains nothing
+def test_the_leader_is_compared_with_the_closest_of_the_others_by_an_interval_for_all_pairs():
+    areas = np.array([3.0, 1.0, 2.0]) + np.random.default_rng(0).normal(size=(6, 3))
+    found, others = lead(areas), [areas[:, 0] - areas[:, other] for other in (1, 2)]
+    half = max(stats.t.ppf(1 - 0.05 / 2 / 3, 5) * each.std(ddof=1) / math.sqrt(6) for each in others[1:])
+    assert (found.mean, found.low) == pytest.approx((others[1].mean(), others[1].mean() - half))
     for few in (np.ones((1, 3)), np.ones((5, 1))):
         with pytest.raises(NotMeasured, match="two methods and two seeds"):
             lead(few)
 
 
-@pytest.mark.parametrize("items", [2, 4, 6])
-def test_the_reach_is_that_of_all_orders(items):
-    taus = [kendall_tau(range(items), order) for order in itertools.permutations(range(items))]
-    exceeded = [tau for tau in sorted(set(np.round(taus, 9))) if np.mean(np.array(taus) > tau + 1e-6) <= 0.025]
-    assert random_reach(items) == pytest.approx(exceeded[0])
+def test_of_equal_methods_none_leads():
+    equal = np.random.default_rng(1).normal(size=(2000, 5, 3))
+    assert np.mean([lead(each).low > 0 for each in equal]) < 0.05
 
 
-def test_agreement_is_the_tau_of_mean_areas_within_its_bounds():
-    first, second = np.random.default_rng(2).normal(size=(2, 3, 6))
-    found = agreement(first, second)
-    assert found.mean == pytest.approx(kendall_tau(first.mean(axis=0), second.mean(axis=0)))
-    ends = max(-1, found.mean - 11 / 15), min(1, found.mean + 11 / 15)
-    assert (found.low, found.high) == pytest.approx(ends)
-    assert found.n == 3
+def test_ahead_there_follows_the_order_of_the_first_data_set():
+    first, second = np.array([[1.0, 3.0, 2.0]]), np.array([[10.0, 40.0, 30.0], [10.0, 10.0, 40.0]])
+    assert ahead_there(first, second) == pytest.approx([(10 + 30 + 20) / 3, (-30 + 0 + 30) / 3])
+    alone = np.random.default_rng(2).normal(size=(2000, 1, 3))
+    assert abs(np.mean([ahead_there(each, second)[0] for each in alone])) < 1  # an order that says nothing
 
 
 # ---- the claims, cell by cell
 
-SWAPPED = [1, 0, *range(2, 6)]
 CELLS = {
     "X-1 leads": ("X-1", {}, "reproduced", 2.0),
     "X-1 all alike": ("X-1", {"step": 0.0}, "inconclusive", None),
     "X-2 better than random": ("X-2", {}, "reproduced", 1.0),
     "X-2 worse than random": ("X-2", {"over_random": -1.0}, "not reproduced", -1.0),
     "X-2 as good as random": ("X-2", {"over_random": 0.0}, "inconclusive", 0.0),
-    "X-3 the same order": ("X-3", {}, "reproduced", 1.0),
-    "X-3 one pair the other way round": ("X-3", {"order": SWAPPED}, "reproduced", 13 / 15),
-    "X-3 the reverse": ("X-3", {"order": range(5, -1, -1)}, "not reproduced", -1.0),
-    "X-3 another order": ("X-3", {"order": [2, 0, 4, 1, 5, 3]}, "inconclusive", None),
+    "X-3 the same order": ("X-3", {}, "reproduced", 4 / 3),  # 1, 1 and 2 points apart
+    "X-3 one pair the other way round": ("X-3", {"order": (1, 0, 2)}, "reproduced", 2 / 3),
+    "X-3 the reverse": ("X-3", {"order": (2, 1, 0)}, "not reproduced", -4 / 3),
+    "X-3 all alike there": ("X-3", {"order": (0, 0, 0)}, "inconclusive", 0.0),
 }
 
 
@@ -110,7 +101,7 @@ def test_each_claim_follows_its_numbers(cell):
     assert len(NAMES) == 3
     record = judged(made_up(**numbers))[claim]
     assert record["verdict"] == verdict
-    assert difference is None or record["difference"] == pytest.approx(difference, abs=0.2 * (claim == "X-1"))
+    assert difference is None or record["difference"] == pytest.approx(difference, abs=0.2 * (claim in ("X-1", "X-3")))
     assert record["n"] == (3 if claim == "X-3" else 5)
 
 
