@@ -662,8 +662,11 @@ def _measure_table2(study: "DetOFAStudy") -> Measured:
     """How well each filter of the ablation, and a regression, find the weakest quarter of the warm-up's paths."""
 
     def numbers(name: str) -> dict[str, float]:
-        scored = [np.asarray(study.cross_validated(name)[key]) for key in ("scores", "losses", "buckets")]
-        return detection_of_weak(*scored) | best_precision(*scored)
+        found = study.cross_validated(name)
+        scores, losses, buckets, fold = (np.asarray(found[key]) for key in ("scores", "losses", "buckets", "fold"))
+        # Each fold is scored by a filter of its own, whose scores have no level: only those of one are compared.
+        groups = buckets * (1 + fold.max()) + fold
+        return detection_of_weak(scores, losses, groups) | best_precision(scores, losses, groups)
 
     return {
         "numbers": {name: numbers(name) for name in FILTERS},
@@ -690,8 +693,8 @@ def _draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     caption = (
         "The path filter's finding of the weakest quarter of each cost bucket's paths, "
         f"{setting.preset['filter_folds']}-fold cross-validation on the warm-up's paths: lowest quarter of scores "
-        "against highest quarter of losses. Tau: Kendall's tau of score with loss, inside buckets. Best precision: of "
-        "the thresholds that flag 5 to 25 % of each bucket."
+        "against highest quarter of losses, within a fold. Tau: Kendall's tau of score with loss, inside buckets. Best "
+        "precision: of the thresholds that flag 5 to 25 % of each bucket."
     )
     notes = [
         "Ridge regression of the loss on one-hot tokens, bucket, cost and its square, on the same folds, is not in the "

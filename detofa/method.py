@@ -33,9 +33,11 @@ from torch import Tensor, nn
 from common.evaluate.subnetworks import Evaluator
 from common.models.architectures import OFAResNetArchitecture
 from common.models.centernet import CenterNet
+from common.models.divisor import divisor
 from common.plain import InputError
 from common.search.executors import evaluate_all
 from common.settings import Optimisation, Parallel
+from common.train import distributed
 from common.train.loop import FitReport, Step, StepLosses, Training, fit
 from common.train.run_folder import Run
 from common.train.shrinking import shrink
@@ -372,7 +374,8 @@ def train_filter(
         with torch.no_grad():
             loss = float(losses_of(held_out))
         path_filter.train()
-        if not run.has_weights(best) or loss < run.load_weights(best)[1]["loss"]:
+        alone = loss == 0.0  # no two of the held-out paths share a bucket: nothing tells which epoch was the best
+        if alone or not run.has_weights(best) or loss < run.load_weights(best)[1]["loss"]:
             run.save_weights(best, path_filter.state_dict(), {"loss": loss, "epoch": epoch})
 
     report = fit(
@@ -380,7 +383,7 @@ def train_filter(
         stage,
         path_filter,
         batches,
-        lambda batch, step: [{"loss": losses_of(batch)}],
+        lambda batch, step: [{"loss": losses_of(distributed.whole_of(batch))}],  # every pair counts
         replace(training, precision="float32"),
         after_epoch=keep_best,
     )
@@ -808,14 +811,15 @@ def centernet_distillation(student: dict[str, Tensor], teacher: dict[str, Tensor
     teacher's strongest class probability at the cell. OFA distils a classifier; the form for maps is ours.
     """
     probability = teacher["heatmap"].float().sigmoid()
-    mass = probability.sum().clamp(min=1.0)
+    mass = divisor(probability.sum())
     entropy = nn.functional.binary_cross_entropy_with_logits(student["heatmap"].float(), probability, reduction="none")
     # The teacher's own entropy is a constant; without it the loss is 0 where the student agrees.
-    constant = nn.functional.binary_cross_entropy(probability, probability, reduction="none")
+    constant = nn.functional.binary_cross_entropy_with_logits(teacher["heatmap"].float(), probability, reduction="none")
     objectness = probability.amax(dim=1, keepdim=True)  # (B, 1, H/4, W/4)
+    cells = divisor(objectness.sum())
 
     def distance(name: str) -> Tensor:
-        return ((student[name].float() - teacher[name].float()).abs() * objectness).sum() / (2 * objectness.sum())
+        return ((student[name].float() - teacher[name].float()).abs() * objectness).sum() / (2 * cells)
 
     losses = {"heatmap": (entropy - constant).sum() / mass, "size": distance("size"), "offset": distance("offset")}
     return {"loss": losses["heatmap"] + 0.1 * losses["size"] + losses["offset"], **losses}

@@ -536,10 +536,11 @@ class Constraint:
         return len(self.edges) - 1
 
     def bucket(self, paths: np.ndarray) -> np.ndarray:
-        """(P,) int64: the interval of each path's cost."""
+        """(P,) int64: the interval of each path's cost, its upper end included: what costs just a budget is affordable,
+        and must not be a bucket of its own in its search."""
         if self.buckets_of is not None:
             return self.buckets_of.bucket(paths)
-        return np.searchsorted(self.edges[1:-1], self.cost(paths), side="right")
+        return np.searchsorted(self.edges[1:-1], self.cost(paths), side="left")
 
     def budget(self, share: float) -> float:
         """The cost that lies `share` (0..1) of the way from the cheapest path to the dearest, bucket by bucket."""

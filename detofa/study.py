@@ -32,7 +32,7 @@ from common.models.ofa_resnet import PLAIN, Bottleneck, OFAResNet, Stem, weights
 from common.models.torchvision_weights import read_state
 from common.plain import InputError, from_json
 from common.search.executors import Evaluation, evaluate_all
-from common.settings import CROP_AUGMENTATION, Optimisation
+from common.settings import CROP_AUGMENTATION, Optimisation, lasting
 from common.study import Study
 from common.train.checkpoint import load_strictly
 from common.train.run_folder import Run
@@ -397,9 +397,8 @@ class DetOFAStudy(Study):
         uniform supernet, trained `length` times as long as the preset says.
         """
         space, preset = self.space, self.preset
-        optimisation = replace(
-            preset.fine_tuning, epochs=round(length * (preset.warm_up.epochs + preset.fine_tuning.epochs))
-        )
+        epochs = round(length * (preset.warm_up.epochs + preset.fine_tuning.epochs))
+        optimisation = lasting(preset.fine_tuning, epochs)
         some = space.sample(1000, np.random.default_rng(0))
         middle = some[np.abs(self.constraint.cost(some) - self.constraint.budget(0.5)).argmin()]
         paths = {"full": [space.largest()], "uniform": [space.smallest(), middle, space.largest()]}[kind]

@@ -159,6 +159,11 @@ def verdict(
     return _REPRODUCED if low > 0 else _INCONCLUSIVE
 
 
+def _decided_at(condition: Condition, verdict: Verdict) -> float:
+    """What the interval had to lie on one side of: half of what the paper prints, where it is smaller than that."""
+    return (condition.threshold + condition.printed) / 2 if verdict == _SMALLER else condition.threshold
+
+
 def all_of(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict on a conjunction: every part must hold, so the worst of them."""
     by_weight = (_NOT_REPRODUCED, _SMALLER, _INCONCLUSIVE, _REPRODUCED)
@@ -241,8 +246,8 @@ def judge(claim: Claim, evidence: Evidence, paper: str, paper_title: str = "") -
         covered = f"the interval covers the threshold {deciding['threshold']:g}"
         record["reason"] = covered if difference.has_interval else "no interval could be computed"
     else:  # a claim holds by its weakest condition, and fails by the one that decides
-        parts = zip(claim.conditions, measured, strict=True)
-        p_values = [each.p_value(condition.threshold) for condition, each in parts]
+        parts = zip(claim.conditions, measured, verdicts, strict=True)
+        p_values = [each.p_value(_decided_at(condition, verdict)) for condition, each, verdict in parts]
         record["p"] = max(p_values) if record["verdict"] == _REPRODUCED else p_values[decisive]
     effect = claim.conditions[decisive].effect
     if record["verdict"] == _INCONCLUSIVE and effect and difference.n == seeds > 1 and difference.has_interval:

@@ -262,6 +262,18 @@ def part_of(batch: Any) -> Any:
     return _slice(batch, slice(rank() * share, (rank() + 1) * share))
 
 
+def whole_of(part: Any) -> Any:
+    """The batch of which `part_of` gave each process its part, in all of them: for a loss of pairs of examples."""
+    if size() == 1:
+        return part
+    if isinstance(part, Tensor):
+        parts = [torch.empty_like(part) for _ in range(size())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+    parts = [whole_of(each) for each in _parts(part)]
+    return type(part)(*parts) if is_dataclass(part) else type(part)(parts)
+
+
 def _slice(batch: Any, part: slice) -> Any:
     if isinstance(batch, Tensor):
         return batch[part]

@@ -109,7 +109,9 @@ class Study:
     def cross_validated(self, name):
         self.asked.append(f"filter-ablation-{name}")
         generator = np.random.default_rng(len(name))
-        return {"scores": generator.random(40), "losses": generator.random(40), "buckets": [0, 2] * 20}
+        fold = [0, 0, 1, 1] * 10  # whose scores have a level of their own
+        scores, losses = generator.random(40) + 5 * np.array(fold), generator.random(40)
+        return {"scores": scores, "losses": losses, "buckets": [0, 2] * 20, "fold": fold}
 
     def operation_scores(self, what):
         self.asked.append(what)
@@ -437,7 +439,9 @@ def test_table2():
     measured = BY_NAME["table2"].measure(study)
     names = ("unbounded", "no-budget", "no-block", "ours", "ridge")
     for name in names:
-        naive = _naive_detection(**study.cross_validated(name))
+        found = dict(study.cross_validated(name))
+        groups = [f"{bucket} {fold}" for bucket, fold in zip(found.pop("buckets"), found.pop("fold"), strict=True)]
+        naive = _naive_detection(**found, buckets=groups)
         assert {key: measured["numbers"][name][key] for key in naive} == pytest.approx(naive)
     precision = {name: measured["numbers"][name]["precision"] for name in names}
     expected = {f"precision:{name}": (value, [f"filter-ablation-{name}"]) for name, value in precision.items()}

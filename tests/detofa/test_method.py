@@ -172,7 +172,7 @@ def test_any_additive_cost_makes_buckets_of_equal_width(kind):
     assert costs.dtype == np.float64
     assert (constraint.lowest, constraint.highest) == (costs.min(), costs.max())
     width = (constraint.highest - constraint.lowest) / 5
-    expected = [min(4, math.floor((cost - constraint.lowest) / width + 1e-12)) for cost in costs]
+    expected = [max(0, math.ceil((cost - constraint.lowest) / width - 1e-12) - 1) for cost in costs]
     assert (constraint.bucket(EVERY_PATH) == expected).mean() > 0.999  # but for rounding at the very edges
     assert set(constraint.bucket(EVERY_PATH)) == {0, 1, 2, 3, 4}
     assert [constraint.budget(share) for share in (0.0, 1.0)] == [constraint.lowest, constraint.highest]
@@ -695,6 +695,22 @@ def test_search_finds_what_brute_force_finds(kind, share):
     assert scorer.constraint.cost(found.best[None])[0] <= budget
     assert scorer.constraint.bucket(found.best[None])[0] == buckets.max()
     assert operations.contains(found.best[None])[0]
+
+
+def test_a_path_that_costs_just_the_budget_is_one_of_its_bucket():
+    """Not of the next one, in which it would beat all that is cheaper, whatever the scores."""
+    table = CostTable.macs(TINY, 64)
+    edges = np.quantile(table(EVERY_PATH).astype(float), [0, 0.25, 0.5, 0.75, 1], method="nearest")
+    constraint = Constraint("macs", "MAC", lambda paths: table(paths).astype(float), tuple(edges))
+    scorer = Scorer(TINY, constraint)
+    for bucket, budget in enumerate(edges[1:]):
+        at_budget = EVERY_PATH[constraint.cost(EVERY_PATH) == budget]
+        assert set(constraint.bucket(at_budget)) == {bucket}
+        fit = EVERY_PATH[constraint.bucket(EVERY_PATH) == bucket]
+        both = [search(Operations.all(TINY), scorer, budget, EvolutionSettings(100, 60), seed) for seed in (1, 2)]
+        assert max(scorer(each.best[None])[0] for each in both) == pytest.approx(scorer(fit).max())
+    assert constraint.bucket(EVERY_PATH).max() == 3
+    assert constraint.bucket(TINY.smallest()[None]) == 0
 
 
 def test_a_budget_that_no_path_meets_is_refused_in_a_sentence():

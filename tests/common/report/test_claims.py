@@ -1,6 +1,7 @@
 """Verdicts by the written rule, the record that each rests on, and claims.json."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -190,6 +191,9 @@ def test_a_claim_that_holds_has_the_p_of_its_weakest_condition_and_one_that_fail
     assert judge(claim(LOW, GAIN), evidence(), "t")["p"] == judge(claim(GAIN, LOW), evidence(), "t")["p"] == gain
     assert judge(claim(LOW, FAILS), evidence(), "t")["p"] == mean_interval(VALUES["theirs"]).p_value(99.0)
     assert judge(claim(LOW, OPEN), evidence(), "t")["p"] is None
+    smaller = judge(claim(replace(LOW, printed=40.0)), evidence(), "t")
+    assert smaller["verdict"] == "smaller than the paper's"
+    assert smaller["p"] == mean_interval(VALUES["low"]).p_value(20.0), "of half the printed effect, which decided"
 
 
 def test_reasons_of_an_open_verdict():

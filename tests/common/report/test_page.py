@@ -184,7 +184,7 @@ def search(tmp_path) -> Path:
     candidates += [{"key": "d3", "status": "failed", "seconds": 1}]
     (run / "candidates.jsonl").write_text("\n".join(map(json.dumps, candidates)))
     card = {
-        "accuracy": {"AP": 0.25, "APl": -1.0, "per_class": {"<disc>": 0.5, "cross": None}},
+        "accuracy": {"AP": 0.25, "APl": -1.0, "per_class": {"<disc>": 0.5, "ring": -1.0, "cross": None}},
         "encoding": {"depth": [1, 2]},
     }
     card |= {"cost": {"macs_mmdet": 25e6, "params": 1234567}, "latency": None, "spent": {"samples": 1000}}
@@ -203,7 +203,7 @@ def test_a_run_is_shown_with_its_curves_candidates_detectors_and_command(search)
         "python -m toynas.search",
         "An abacus",
     }
-    assert shown | {"25.0", "25M", "1.235M", "1,000", "<disc>", "50.0"} <= set(page.texts)
+    assert shown | {"25.0", "25M", "1.235M", "1,000", "<disc>", "50.0", "ring", "–"} <= set(page.texts)
     assert {"cross", "-100.0"}.isdisjoint(page.texts)
     assert 'macs-1 is {"depth": [1, 2]}' in page.text
     marks = [json.loads(unescape(values)) for values in re.findall(r'data-values="(.*?)"', build_page([search]))]

@@ -199,6 +199,14 @@ def test_parts_of_a_batch(monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     images, (batch,) = distributed.part_of((torch.arange(4), [ClassificationBatch(torch.arange(4), torch.arange(4))]))
     assert images.tolist() == batch.labels.tolist() == [2, 3]
+
+    def all_gather(every, mine):
+        for place, each in enumerate(every):
+            each.copy_(mine - 2 + 2 * place)  # as process 0 has them, and as this one does
+
+    monkeypatch.setattr(distributed.dist, "all_gather", all_gather)
+    images, (batch,) = distributed.whole_of((images, [batch]))
+    assert images.tolist() == batch.labels.tolist() == [0, 1, 2, 3]
     with pytest.raises(InputError, match="a batch of 3 does not divide among 2"):
         distributed.part_of(torch.ones(3))
 
