@@ -693,8 +693,8 @@ def _draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     caption = (
         "The path filter's finding of the weakest quarter of each cost bucket's paths, "
         f"{setting.preset['filter_folds']}-fold cross-validation on the warm-up's paths: lowest quarter of scores "
-        "against highest quarter of losses, within a fold. Tau: Kendall's tau of score with loss, inside buckets. Best "
-        "precision: of the thresholds that flag 5 to 25 % of each bucket."
+        "against highest quarter of losses. Tau: Kendall's tau of score with loss, inside buckets. Best precision: of "
+        "the thresholds that flag 5 to 25 % of each bucket."
     )
     notes = [
         "Ridge regression of the loss on one-hot tokens, bucket, cost and its square, on the same folds, is not in the "
