@@ -83,7 +83,7 @@ def test_it_is_compared_at_a_budget_and_its_detectors_on_one_page(reproduced):
     claims = json.loads((published / "claims.json").read_text())
     assert [claims[name]["reason"][:27] for name in ("X-1", "X-3")] == [
         "two methods and two seeds a",
-        "not measured: first",
+        "not measured: second",
     ]
     assert claims["X-2"]["rule"] == "area of WideNet minus that of its random search above 0"
     assert set(claims["X-2"]["budget"]) == {"WideNet", "WideNet, random search"}

@@ -63,7 +63,7 @@ def test_the_whole_command_judges_every_claim(tmp_path):
     reproduce(PAPER, options)
     published = tmp_path / "results/smoke/compare"
     claims = read_json(published / "claims.json")
-    reasons = {"X-1": "two methods and two seeds are", "X-2": "networks of", "X-3": "not measured: first"}
+    reasons = {"X-1": "two methods and two seeds are", "X-2": "networks of", "X-3": "not measured: second"}
     assert {name: claims[name]["reason"][: len(start)] for name, start in reasons.items()} == reasons
     assert len(claims["X-2"]["conditions"]) == len(claims["X-2"]["budget"]) / 2 == len(methods())
     areas = [row[2]["mean"] for row in read_json(published / "table1.json")["table"]["rows"]]
