@@ -27,6 +27,7 @@ from common.plain import InputError
 UNREADABLE = ("fault that stops the reading", "faults that stop the reading")
 SMALL = 4.0  # pixels; a thinner object shows no class
 PYRAMID = (4, 8, 16, 32, 64)  # strides of an RPN's levels
+INPUT_SIZE, ANCHOR_SCALE = 256, 3.0  # of the first detector that photographs are trained with: SM-NAS's E0, scale photo
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class CheckCommand:
     """Folder, or a text as --data takes it."""
     pictures: Switch = False
     """Decode every image too."""
-    input_size: int = 96
-    """Side in pixels of the network's input, at which sizes of objects are given."""
-    anchor_scale: float = 8.0
-    """Side of an RPN's square anchors in strides, by which objects that it cannot reach are counted."""
+    input_size: int = INPUT_SIZE
+    """Side in pixels of the network's input, at which sizes of objects are given; as of scale photo."""
+    anchor_scale: float = ANCHOR_SCALE
+    """Side of an RPN's square anchors in strides, by which objects that it cannot reach are counted; likewise."""
     json: Switch = False
     """Print one JSON object instead of text."""
 
@@ -55,12 +56,14 @@ def main(options: CheckCommand) -> None:
         raise InputError(f"training would refuse {options.data} for {counted(total, 'fault', 'faults')}; mend the data")
 
 
-def check(data: str, pictures: bool = False, input_size: int = 96, anchor_scale: float = 8.0) -> dict[str, Any]:
+def check(
+    data: str, pictures: bool = False, input_size: int = INPUT_SIZE, anchor_scale: float = ANCHOR_SCALE
+) -> dict[str, Any]:
     """What is wrong with a set, and what is in it.
 
     Keys: form, input_size, anchor_scale; splits: name -> images, empty, boxes, ignored, classes (name -> boxes), sizes;
-    faults: a list of split, kind, count and examples, for which training would refuse the set; remarks: sentences on
-    what it would not refuse.
+    faults: a list of split (train or val), kind, count and examples, for which training would refuse the set; remarks:
+    sentences on what it would not refuse, faults of the test split among them.
     """
     data = f"auto:{data}" if Path(data).is_dir() or (":" not in data and data != "scenes") else data
     kind, _, repair = data_parts(data)
@@ -81,8 +84,10 @@ def check(data: str, pictures: bool = False, input_size: int = 96, anchor_scale:
             found.add(UNREADABLE, str(error))
         for (one, many), (count, examples) in found.collected.items():
             fault = {"split": split, "kind": one if count == 1 else many, "count": count, "examples": examples}
-            # the parts of a set without splits are read from the same annotations
-            if not any(fault == other | {"split": split} for other in faults if "all" in layout.parts):
+            if split == "test":  # training does not read it
+                remarks.append(f"test: {count:,} {fault['kind']}: {examples[0]}")
+            # the val split of a set without one is read from the same annotations
+            elif not any(fault == other | {"split": split} for other in faults if "val" not in layout.parts):
                 faults.append(fault)
     remarks += _classes_apart(sets)
     remarks += _duplicates(sets)

@@ -15,8 +15,12 @@ from common.data.image_files import ImageFiles, upright_size
 from common.data.values import BadRecord, names_in, refuse_escape, shown
 from common.plain import InputError
 
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-"""Our splits -> the names that folders and lists of files give them."""
+SPLIT_NAMES = {
+    "train": ("train", "training", "Train", "default"),
+    "val": ("val", "valid", "validation", "Validation"),
+    "test": ("test", "testing", "Test"),
+}
+"""Our splits -> the names that folders and lists of files give them; CVAT's are Train, Validation, Test and default."""
 OVERHANG = 1.0
 """Pixels by which a box may stick out of its image without a word: rounding, which is clipped."""
 EXAMPLES = 3  # of each kind of fault that are kept
@@ -92,7 +96,8 @@ def read_each(records: Any, what: str, read: Callable[[dict[str, Any]], None], f
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a folder keeps its splits. parts: split, or "all" for a set without splits -> what reads its annotations.
+    """Where a folder keeps its splits. parts: split -> what reads its annotations; without "val", that is taken of
+    "train".
 
     categories: the classes, where the format or the folder names them; None for all that the splits name.
     classes: split -> what finds its classes without reading the rest, or finds None where that cannot be done.

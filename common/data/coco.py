@@ -32,8 +32,8 @@ from common.plain import InputError
 FLAWS_OF_TRAIN2017 = (918, 2206849)
 
 ROBOFLOW = "_annotations.coco.json"
-WITHOUT_SPLITS = (ROBOFLOW, "annotations.json", "result.json", "annotations/instances_default.json")
-"""Files of a set without splits, as Roboflow, Label Studio and CVAT write them."""
+WITHOUT_SPLITS = (ROBOFLOW, "annotations.json", "result.json")
+"""Files of a set without splits, as Roboflow and Label Studio write them."""
 
 LONGEST_LIST = 1_000_000  # bytes of categories that are looked through
 
@@ -55,12 +55,10 @@ def find_coco(directory: Path) -> Layout | None:
                 if path.is_file():
                     parts.setdefault(split, partial(read_coco, path, folders))
                     classes.setdefault(split, partial(classes_of, path))
-    if list(parts) == ["train"] and not (directory / "annotations").is_dir():
-        return Layout({"all": parts["train"]})  # Roboflow's export of a set that was not split
     if not parts:
         for path in (directory / name for name in WITHOUT_SPLITS):
             if path.is_file():
-                return Layout({"all": partial(read_coco, path, (images, path.parent, directory))})
+                return Layout({"train": partial(read_coco, path, (images, directory))})
     return Layout(parts, classes=classes) if parts else None
 
 

@@ -87,8 +87,16 @@ def main(config: Config) -> None:
         path = archives / archive.file_name
         if path.exists() or not _beside(path, "extracted").exists():  # an archive may be deleted once it is unpacked
             extract(download(archive, archives), config.to)
-    form = "coco" if config.name == "coco2017" else "voc"
-    print(f"{config.name} is in {config.to}; use it as --data {form}:{config.to}")
+    print(f"{config.name} is in {config.to}; use it as --data {_data(config.name, config.to)}")
+
+
+def _data(name: str, to: Path) -> str:
+    """The `--data` text of a set in the folder `to`: both years of VOC together, or the one that is there."""
+    if name == "coco2017":
+        return f"coco:{to}"
+    kit = to / "VOCdevkit"
+    both = all((kit / year).is_dir() for year in ("VOC2007", "VOC2012"))
+    return f"voc:{to if both else kit / name.upper()}"
 
 
 def download(archive: Archive, folder: Path, tries: int = 5, pause: float = 2.0) -> Path:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -124,6 +124,15 @@ def upright_size(path: Path) -> tuple[int, int]:
         return (width, height) if _stated_orientation(image) >= 5 else (height, width)
 
 
+def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """What has one of these suffixes, in lower or upper case, in a folder and those in it, sorted.
+
+    Hidden files and folders, and folders of such names, are passed over.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir())
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
 def picture_files(place: Path) -> list[Path]:
     """The image files of a folder and of those in it, sorted; or `place` itself where it is a file.
 
@@ -131,8 +140,7 @@ def picture_files(place: Path) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(place).parts)]
+    found = [path for path in files_below(place, SUFFIXES) if path.is_file()]
     if not found:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
         raise InputError(f"{place} holds no image ({kinds}); give an image file or a folder of them")

@@ -1,9 +1,10 @@
 """`--data`: one short text that names any detection set."""
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from common.data.annotations import Faults, Layout, assemble
 from common.data.bdd import LABEL_FILES, find_bdd
 from common.data.coco import find_coco
 from common.data.detection_set import DetectionSet
+from common.data.image_files import ImageFiles
 from common.data.scenes import scenes
 from common.data.voc import find_voc
 from common.data.yolo import find_yolo
@@ -21,7 +23,7 @@ SPLITS = ("train", "val", "test")
 SCENES_DEFAULTS = {"train": 2500, "val": 1000, "test": 1000, "size": 96, "seed": 0}
 """Images of each split, side in pixels, and the seed of the drawing."""
 HELD_OUT_SHARE = 0.2
-"""Share of a set without splits that becomes its val split."""
+"""Share of the training pictures that becomes the val split of a set without one."""
 FORMS: dict[str, tuple[Callable[[Path], Layout | None], str]] = {
     "coco": (
         find_coco,
@@ -32,7 +34,10 @@ FORMS: dict[str, tuple[Callable[[Path], Layout | None], str]] = {
         find_voc,
         "VOC2007/ and VOC2012/ (there or in VOCdevkit/), Annotations/ with JPEGImages/, or {split}/*.xml",
     ),
-    "yolo": (find_yolo, "data.yaml with images/{split}/ and labels/{split}/, or classes.txt with images/ and labels/"),
+    "yolo": (
+        find_yolo,
+        "data.yaml or classes.txt with images/{split}/ and labels/{split}/, or classes.txt with images/ and labels/",
+    ),
     "bdd": (find_bdd, " or ".join(pattern.format("{split}") for pattern in LABEL_FILES)),
 }
 """Form -> what finds the splits of a folder (None where it has another form), and what it looks for."""
@@ -41,7 +46,8 @@ FORMS: dict[str, tuple[Callable[[Path], Layout | None], str]] = {
 def load(spec: str, split: str, limit: int | None = None, seed: int = 0) -> DetectionSet:
     """The split "train", "val" or "test" of the detection set that `spec` names, as `--data` names it.
 
-    Classes are those of all splits together, by their names. A set without splits is split, the same way each time.
+    Classes are those of all splits together, by their names. Where there is no val split, a part of "train" becomes it,
+    the same one each time.
     limit: at most so many images, drawn at random by `seed`. The seed does not change which scenes are drawn
     ("scenes:seed=1" does), so that runs with different seeds are scored on the same images.
     Raises `InputError` for an unknown form and for whatever is wrong with the data.
@@ -78,14 +84,13 @@ def find(spec: str) -> tuple[str, Path, Layout]:
 
 def read_split(form: str, directory: Path, layout: Layout, split: str, faults: Faults) -> DetectionSet:
     """One split of a set on disk; what `faults` collects is left out of it."""
-    part = "all" if "all" in layout.parts and split != "test" else split
-    # whoever trains will need the val split in the end, and had better know before that it is missing
-    for needed in (part, "val") if part == "train" else (part,):
-        if needed not in layout.parts:
-            raise InputError(
-                f"{directory} has no {needed} split (looked for {FORMS[form][1].format(split=needed)}; found "
-                f"{', '.join(layout.parts)}); name it so"
-            )
+    held_out = "val" not in layout.parts and split != "test"
+    part = "train" if held_out else split
+    if part not in layout.parts:
+        raise InputError(
+            f"{directory} has no {part} split (looked for {FORMS[form][1].format(split=part)}; found "
+            f"{', '.join(layout.parts) or 'none'}); name it so"
+        )
     found = layout.parts[part](faults)
     if layout.categories is None:
         named: dict[str, None] = {}
@@ -99,18 +104,27 @@ def read_split(form: str, directory: Path, layout: Layout, split: str, faults: F
         if name not in classes or name in found.classes:
             faults.notes.append(f"the empty parent class {name!r} left out")
     whole = assemble(found, directory.resolve().name, split, classes, faults)
-    return whole if part == split else _held_out(whole, split)
+    return _held_out(whole, split) if held_out else whole
+
+
+def pictures_of(dataset: DetectionSet) -> list[str]:
+    """Of each image, which picture it is of: Roboflow names the copies of one FOLDER/NAME.rf.HASH.jpg."""
+    if not isinstance(dataset.load_image, ImageFiles):
+        return list(map(str, range(len(dataset))))  # drawn images are no copies
+    parted = (name.rpartition("/") for name in dataset.load_image.names)
+    return [f"{folder}/{name.partition('.rf.')[0]}" for folder, _, name in parted]
 
 
 def _held_out(whole: DetectionSet, split: str) -> DetectionSet:
-    """The train or val part of a set without splits, always the same.
+    """The train or val part of a set without a val split, always the same. Copies of one picture stay together."""
+    pictures = pictures_of(whole)
 
-    Copies of one picture, which Roboflow names NAME.rf.HASH.jpg, stay together.
-    """
-    pictures = [PurePosixPath(name).name.partition(".rf.")[0] for name in whole.load_image.names]
-    distinct = sorted(set(pictures))
-    order = np.random.default_rng(0).permutation(len(distinct))
-    held_out = {distinct[place] for place in order[: max(1, round(HELD_OUT_SHARE * len(distinct)))]}
+    def digest(picture: str) -> bytes:
+        return hashlib.sha256(picture.encode("utf-8", "surrogatepass")).digest()
+
+    # by digests, so that the others stay nearly all where they are when pictures are added
+    distinct = sorted(set(pictures), key=digest)
+    held_out = set(distinct[: max(1, round(HELD_OUT_SHARE * len(distinct)))])
     part = whole.subset(np.array([(picture in held_out) == (split == "val") for picture in pictures]))
     if not len(part.boxes):
         raise InputError(

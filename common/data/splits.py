@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from common.data.detection_set import DetectionSet
-from common.data.source import load
+from common.data.source import load, pictures_of
 from common.plain import InputError
 
 SEARCH_SHARE = 0.2
@@ -18,9 +18,9 @@ def training_and_held_out(
     """The training images of `data` (see `common.data.source.load`), and those held out to choose by.
 
     images: how many of a larger set are trained on; None means all that are not held out. held_out: how many are held
-    out, the same for every seed. largest_share: the largest share of the whole set that is held out; None means no
-    bound. scale: named in the `InputError` that is raised where the set has fewer than twice the held-out images, or
-    too few to hold one out.
+    out, the same for every seed; a few less where copies of one picture, which stay together, do not fill that number.
+    largest_share: the largest share of the whole set that is held out; None means no bound. scale: named in the
+    `InputError` that is raised where the set has fewer than twice the held-out images, or too few to hold one out.
     """
     whole = load(data, "train")
     if largest_share is not None:
@@ -36,8 +36,20 @@ def training_and_held_out(
             f"{data} has {len(whole)} training images, and scale {scale} holds {held_out} out to choose by: give at "
             "least twice as many, or a smaller scale"
         )
-    order = np.random.default_rng(0).permutation(len(whole))
-    return whole.subset(np.sort(order[held_out:])), whole.subset(np.sort(order[:held_out]))
+    copies: dict[str, list[int]] = {}
+    for place, picture in enumerate(pictures_of(whole)):
+        copies.setdefault(picture, []).append(place)
+    groups = list(copies.values())
+    if len(groups) < 2:
+        raise InputError(
+            f"all training images of {data} are by their names (NAME.rf.HASH) copies of one picture; add others"
+        )
+    chosen: list[int] = []
+    for position in np.random.default_rng(0).permutation(len(groups)):
+        if len(chosen) + len(groups[position]) <= held_out:
+            chosen += groups[position]
+    search = np.isin(np.arange(len(whole)), chosen or min(groups, key=len))
+    return whole.subset(~search), whole.subset(search)
 
 
 def epoch_of(dataset: DetectionSet, images: int | None) -> DetectionSet:

@@ -4,6 +4,7 @@ Format: the development kit, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devk
 and include the last one, so a box here runs from `xmin - 1` to `xmax`.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,11 @@ from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeElementTree
 
 from common.data.annotations import BAD_RECORDS, SPLIT_NAMES, Annotations, Faults, Layout
-from common.data.image_files import SUFFIXES
+from common.data.image_files import SUFFIXES, files_below
 from common.data.values import (
     BadRecord,
     Value,
     flag,
-    names_in,
     number,
     read_bytes,
     read_field,
@@ -46,7 +46,10 @@ CHALLENGE_SPLITS = {"train": (("VOC2007", "trainval"), ("VOC2012", "trainval")),
 
 @dataclass(frozen=True)
 class _Part:
-    """Folders of XML files and of images, and the list of names; no list means every XML file."""
+    """Folders of XML files and of images, and the list of names; no list means every XML file.
+
+    A name is the path of an image in its folder, without the suffix; that of its XML file is the same.
+    """
 
     annotations: Path
     images: Path
@@ -59,8 +62,9 @@ def find_voc(directory: Path) -> Layout | None:
     Where the folder, or its VOCdevkit/, holds VOC2007 and VOC2012: "train" is trainval of both years and "val" is test
     of 2007, with the twenty VOC categories. Where it holds Annotations/ and JPEGImages/ (or images/) itself: "train"
     and "val" are trainval.txt and test.txt of ImageSets/Main/ if both are there, else train.txt and val.txt, and "test"
-    is test.txt; without lists it has no splits. Else XML files beside their images in train/, valid/ and test/. The
-    categories are then all names in the XML files, sorted (which gives the twenty of VOC in their order).
+    is test.txt; without any of these "train" is trainval.txt, else every XML file. Else XML files beside their images
+    in train/, valid/ and test/. The categories are then all names in the XML files, sorted (which gives the twenty of
+    VOC in their order).
     """
     for root in (directory, directory / "VOCdevkit"):
         if (root / "VOC2007").is_dir() or (root / "VOC2012").is_dir():
@@ -80,22 +84,17 @@ def find_voc(directory: Path) -> Layout | None:
     annotations = directory / "Annotations"
     if annotations.is_dir():
         images = next((path for path in map(directory.joinpath, ("JPEGImages", "images")) if path.is_dir()), directory)
-        lists = directory / "ImageSets" / "Main"
-        if not lists.is_dir():
-            return _layout(directory, {"all": [_Part(annotations, images)]})
-        names = {split: split for split in SPLIT_NAMES}
-        if (lists / "trainval.txt").is_file() and (lists / "test.txt").is_file():
-            names = {"train": "trainval", "val": "test"}
-        for split, name in names.items():
-            if (lists / f"{name}.txt").is_file():
-                parts[split] = [_Part(annotations, images, lists / f"{name}.txt")]
-        return _layout(directory, parts)
+        lists = {path.stem: path for path in (directory / "ImageSets" / "Main").glob("*.txt")}
+        challenge = {"train": ("trainval",), "val": ("test",)}
+        for split, names in (challenge if {"trainval", "test"} <= lists.keys() else SPLIT_NAMES).items():
+            for name in names:
+                if name in lists:
+                    parts.setdefault(split, [_Part(annotations, images, lists[name])])
+        return _layout(directory, parts or {"train": [_Part(annotations, images, lists.get("trainval"))]})
     for split, names in SPLIT_NAMES.items():
         for folder in map(directory.joinpath, names):
             if folder.is_dir() and next(folder.glob("*.xml"), None) is not None:
                 parts.setdefault(split, [_Part(folder, folder)])
-    if list(parts) == ["train"]:
-        parts = {"all": parts["train"]}
     return _layout(directory, parts) if parts else None
 
 
@@ -111,15 +110,16 @@ def read_voc(root: Path, parts: Sequence[_Part], faults: Faults) -> Annotations:
     """
     found = Annotations(root, (root,), "object", [])
     for part in parts:
-        file_of = _images(part.images)
-        for stem in _stems(part):
-            path = part.annotations / f"{stem}.xml"
-            name = (part.images / file_of.get(stem, f"{stem}.jpg")).relative_to(root).as_posix()
+        images = sorted(files_below(part.images, SUFFIXES), key=lambda path: path.suffix == ".jpg")
+        image_of = {_name(path, part.images): path for path in images}  # .jpg, the format's own, wins over the others
+        for name, path in _xml_files(part):
+            image = image_of.get(name, part.images / f"{name}.jpg")
+            file_name = image.relative_to(root).as_posix()
             try:
-                if stem in file_of:
-                    _add_file(found, path, name)
+                if os.path.isfile(image):
+                    _add_file(found, path, file_name)
                 else:  # all that are missing are reported together
-                    found.add_image(name, (0, 0))
+                    found.add_image(file_name, (0, 0))
             except BadRecord as error:
                 faults.add(BAD_RECORDS, f"{path} {error}; correct it")
             except InputError as error:
@@ -128,10 +128,14 @@ def read_voc(root: Path, parts: Sequence[_Part], faults: Faults) -> Annotations:
     return found
 
 
-def _stems(part: _Part) -> list[str]:
-    """Names of images without their suffix."""
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _xml_files(part: _Part) -> list[tuple[str, Path]]:
+    """Names of images, and their XML files."""
     if part.listed is None:
-        return sorted(path.stem for path in part.annotations.glob("*.xml"))
+        return sorted((_name(path, part.annotations), path) for path in files_below(part.annotations, (".xml",)))
     if not part.listed.is_file():
         raise InputError(
             f"no list at {part.listed}; the VOC splits need VOC2007 (trainval and test) and VOC2012 (trainval): add "
@@ -140,15 +144,8 @@ def _stems(part: _Part) -> list[str]:
     lines = [line.strip() for line in read_text(part.listed).splitlines() if line.strip()]
     for line in lines:
         refuse_escape(line, f"image {shown(line)} in {part.listed}")
-    return [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]  # lists of one class give each image a flag
-
-
-def _images(folder: Path) -> dict[str, str]:
-    """Stem -> file name of the images of a folder; .jpg, the format's own, wins over the others."""
-    images = [name for name in names_in(folder) if Path(name).suffix.lower() in SUFFIXES]
-    return {
-        Path(name).stem: name for name in sorted(images, key=lambda name: Path(name).suffix != ".jpg", reverse=True)
-    }
+    names = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]  # lists of one class give each image a flag
+    return [(name, part.annotations / f"{name}.xml") for name in names]
 
 
 def _add_file(found: Annotations, path: Path, name: str) -> None:

@@ -6,6 +6,7 @@ width and height, or an outline's points, as shares of the image's width and hei
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import yaml
 
 from common.data.annotations import BAD_IMAGES, BAD_RECORDS, SPLIT_NAMES, Annotations, Faults, Layout
-from common.data.image_files import SUFFIXES, upright_size
+from common.data.image_files import SUFFIXES, files_below, upright_size
 from common.data.values import (
     BadRecord,
+    names_in,
     number,
     read_field,
     read_text,
@@ -28,38 +30,47 @@ from common.data.values import (
 from common.plain import InputError
 
 SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+CLASSES = "classes.txt"
 
 
 def find_yolo(directory: Path) -> Layout | None:
     """The splits of a YOLO folder; None for any other folder.
 
     A split is what data.yaml says, else images/train/ or train/images/, and so on. Paths that are absolute or begin
-    with "../" are looked for by their last parts. Without data.yaml the classes are the lines of classes.txt, and
-    images/ has no splits.
+    with "../" are looked for by their last parts. Without data.yaml the classes are the lines of classes.txt, and where
+    there are no such folders "train" is all of images/. Raises `InputError` where the val split of data.yaml is absent
+    and a part of it, or something of nearly its name, is there.
     """
-    path = next((path for path in map(directory.joinpath, SETTINGS) if path.is_file()), None)
+    path = next((path for path in map(directory.joinpath, (*SETTINGS, CLASSES)) if path.is_file()), None)
     if path is None:
-        path = directory / "classes.txt"
-        if not (path.is_file() and (directory / "images").is_dir() and (directory / "labels").is_dir()):
-            return None
-        classes = _distinct([line.strip() for line in read_text(path).splitlines() if line.strip()], path)
-        return Layout({"all": partial(read_yolo, directory, [directory / "images"], classes)}, classes)
-    settings = _settings(path)
-    classes = _classes(settings, path)
-    parts = {}
+        return None
+    settings = {} if path.name == CLASSES else _settings(path)
+    sources: dict[str, list[Path]] = {}
     for split, names in SPLIT_NAMES.items():
         said = [entry for name in names for entry in _entries(settings.get(name))]
-        sources = [source for entry in said if (source := _inside(directory, entry)) is not None]
-        if not said or len(sources) < len(said):
+        found = [source for entry in said if (source := _inside(directory, entry)) is not None]
+        if not said or len(found) < len(said):
             usual = (directory / place for name in names for place in (f"images/{name}", f"{name}/images"))
-            sources = [place for place in usual if place.is_dir()][:1]
-        if sources:
-            parts[split] = partial(read_yolo, directory, sources, classes)
-        elif said and split == "val":
-            raise InputError(f"{path} has {shown(said)} as val, which is not in {directory}; put it there")
-    if list(parts) == ["train"]:
-        parts = {"all": parts["train"]}
-    return Layout(parts, classes)
+            found = [place for place in usual if place.is_dir()][:1]
+        if found:
+            sources[split] = found
+    if path.name == CLASSES:
+        if not sources and (directory / "images").is_dir():
+            sources["train"] = [directory / "images"]
+        if not sources or not any(place.is_dir() for place in (directory / "labels", *directory.glob("*/labels"))):
+            return None
+        classes = _distinct([line.strip() for line in read_text(path).splitlines() if line.strip()], path)
+    else:
+        classes = _classes(settings, path)
+    if "val" not in sources:
+        said = [entry for name in SPLIT_NAMES["val"] for entry in _entries(settings.get(name))]
+        absent = [entry for entry in said if _inside(directory, entry) is None]
+        others = [source for found in sources.values() for source in found]
+        if len(absent) < len(said) or any(_near(directory, entry, others) for entry in absent):
+            raise InputError(
+                f"{path} has {shown(absent)} as val, which is not in {directory}; put it there or correct the path"
+            )
+    return Layout({split: partial(read_yolo, directory, found, classes) for split, found in sources.items()}, classes)
 
 
 def read_yolo(directory: Path, sources: Sequence[Path], classes: Sequence[str], faults: Faults) -> Annotations:
@@ -125,9 +136,14 @@ def _entries(said: Any) -> list[str]:
     return [entry for entry in (said if isinstance(said, list) else [said]) if isinstance(entry, str) and entry]
 
 
+def _names(entry: str) -> list[str]:
+    """The parts of a path that are names."""
+    return [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("/", "//", ".", "..")]
+
+
 def _inside(directory: Path, entry: str) -> Path | None:
     """What a path means in `directory`: its longest end that is there, at least two parts of it."""
-    parts = [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("/", "//", ".", "..")]
+    parts = _names(entry)
     for start in range(max(1, len(parts) - 1)):
         path = directory.joinpath(*parts[start:])
         if os.path.exists(path):  # false, not an error, for a path that no system could hold
@@ -135,12 +151,27 @@ def _inside(directory: Path, entry: str) -> Path | None:
     return None
 
 
+def _near(directory: Path, entry: str, others: Sequence[Path]) -> bool:
+    """Whether something of nearly its name stands where a path that is not in `directory` should be, but for `others`.
+
+    "images/evaluation" is near images/eval/, and "valid/images" near vaild/ and valid_set/.
+    """
+    place = directory
+    for name in _names(entry)[-2:]:
+        if not os.path.exists(place / name):
+            free = [each for each in names_in(place) if not any(path.is_relative_to(place / each) for path in others)]
+            wanted, *beside = (Path(each).stem.lower() for each in (name, *free))
+            starts = any(each.startswith(wanted) or wanted.startswith(each) for each in beside)
+            return starts or bool(get_close_matches(wanted, beside))
+        place /= name
+    return False
+
+
 def _image_names(directory: Path, source: Path) -> Iterator[str]:
     """Paths of images relative to `directory`."""
     if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
-                yield path.relative_to(directory).as_posix()
+        for path in files_below(source, SUFFIXES):
+            yield path.relative_to(directory).as_posix()
         return
     for line in read_text(source).splitlines():
         name = line.strip().removeprefix("./")

@@ -1,6 +1,7 @@
 """`python -m common.data check`: all faults of a set at once, and what is in it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from common.cli import run
 from common.data.__main__ import CheckCommand, check, main
 from common.data.source import load
 from common.plain import InputError
+from sm_nas.presets import PHOTO
 
 IMAGES = 6
 
@@ -137,10 +139,26 @@ def test_what_stops_the_reading_is_a_fault_of_its_split(folder):
     (folder / "annotations/instances_val.json").write_text("{")
     for fault in check(str(folder))["faults"]:
         assert "not valid JSON" in fault["examples"][0]
-    (folder / "annotations/instances_val.json").unlink()
-    faults = check(str(folder))["faults"]
-    assert [fault["split"] for fault in faults] == ["train", "val"]
-    assert all("has no val split" in fault["examples"][0] for fault in faults)
+    (folder / "annotations/instances_train.json").unlink()
+    examples = {fault["split"]: fault["examples"][0] for fault in check(str(folder))["faults"]}
+    assert "has no train split" in examples["train"]
+    assert "not valid JSON" in examples["val"]
+
+
+def test_faults_of_the_test_split_are_remarks(folder, capsys):
+    """Training does not read it; and what is measured is what detectors of photographs see by default."""
+    contents = contents_of(folder)
+    contents["annotations"].append({"id": 20, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 5]})
+    write(folder, contents, "test")
+    shutil.copytree(folder / "train", folder / "test")
+    (folder / "test/0.png").unlink()
+    run(main, CheckCommand, ["check", str(folder), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["faults"] == []
+    assert report["remarks"][0].startswith("test: 1 image that is missing: 1 of the 6 images listed in ")
+    assert report["remarks"][1].startswith("test: 1 box over the edge of its image: annotation 20 of '1.png'")
+    E0 = dict(PHOTO.models)["E0"]
+    assert ((report["input_size"],) * 2, report["anchor_scale"]) == (E0.input_size, PHOTO.detector.anchor_scale)
 
 
 def test_a_set_without_splits_is_checked_once(folder):

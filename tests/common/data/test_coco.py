@@ -2,6 +2,7 @@
 
 import copy
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def write(root, contents, layout="own", names=("train", "val")):
         for image in CONTENTS["images"]:
             (folder / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (image["width"], image["height"]), (10, 200, 30)).save(folder / image["file_name"])
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
     return root
 
@@ -72,21 +73,34 @@ def test_every_layout_gives_the_same_set(tmp_path, layout, split):
 
 
 @pytest.mark.parametrize(
-    "name", ["_annotations.coco.json", "annotations.json", "result.json", "annotations/instances_default.json"]
+    ("name", "folder"),
+    [
+        *product(("_annotations.coco.json", "annotations.json", "result.json"), ("images", ".")),
+        *product(["annotations/instances_default.json"], ("images", ".", "images/default")),
+    ],
 )
-@pytest.mark.parametrize("folder", ["images", "."])
 def test_a_file_without_splits(tmp_path, name, folder):
     contents = copy.deepcopy(CONTENTS)
     contents["annotations"].append({"id": 4, "image_id": 9, "category_id": 8, "bbox": [1, 1, 5, 5]})
     write(tmp_path, contents, "own, images by split", ["train"])
     (tmp_path / "images/train").rename(tmp_path / "found")
     for path in (tmp_path / "found").iterdir():
-        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         path.rename(tmp_path / folder / path.name)
     (tmp_path / "annotations/instances_train.json").rename(tmp_path / name)
     train, val = read(tmp_path), read(tmp_path, "val")
     assert (len(train), len(val)) == (2, 1)
     assert sorted([*train.image_ids, *val.image_ids]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_val_split_is_found_by_any_name_and_else_taken_of_train(tmp_path, layout):
+    contents = copy.deepcopy(CONTENTS)
+    contents["annotations"].append({"id": 4, "image_id": 9, "category_id": 8, "bbox": [1, 1, 5, 5]})
+    named = {("Train", "Validation", "Test"): [3, 3, 3], ("train", "test"): [2, 1, 3]}  # the first as CVAT writes them
+    for names, expected in named.items():
+        root = write(tmp_path / names[0], contents, layout, names)
+        assert [len(read(root, split)) for split in ("train", "val", "test")] == expected
 
 
 def test_the_two_flaws_of_train2017_are_dropped_there_and_refused_elsewhere(tmp_path):

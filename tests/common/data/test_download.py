@@ -17,6 +17,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from common.cli import run
 from common.data import download as module
 from common.data.download import ARCHIVES, Archive, Config, extract, main
+from common.data.source import find
 from common.plain import InputError
 
 CONTENTS = np.random.default_rng(0).bytes(3_000_000)
@@ -249,6 +250,19 @@ def test_the_command_from_end_to_end(server, tmp_path, monkeypatch, capsys):
         run(main, Config, ["bdd100k", "--to", str(tmp_path)])
     assert caught.value.code == 2
     assert "needs a registration: log in at https://bdd-data.berkeley.edu" in capsys.readouterr().err
+
+
+def test_a_year_of_voc_alone_is_named_by_its_own_folder(server, tmp_path, monkeypatch, capsys):
+    places = []
+    for name in ("voc2012", "voc2007"):
+        root = f"VOCdevkit/{name.upper()}"
+        lists = {f"{root}/ImageSets/Main/{part}.txt": "a" for part in ("trainval", "test", "train", "val")}
+        server.contents = zip_of(lists | {f"{root}/Annotations/a.xml": ""})
+        monkeypatch.setitem(ARCHIVES, name, (server.archive(f"{name}.zip"),))
+        run(main, Config, [name, "--to", str(tmp_path)])
+        places.append(capsys.readouterr().out.strip().rpartition(" ")[2])
+        assert find(places[-1])[2].parts.keys() >= {"train", "val"}
+    assert places == [f"voc:{tmp_path}/VOCdevkit/VOC2012", f"voc:{tmp_path}"]
 
 
 def test_the_checksums_and_addresses_of_voc_are_those_of_torchvision():

@@ -139,15 +139,20 @@ def test_real_photographs_come_back_the_same_in_every_form(aquarium, tmp_path, f
 
 
 @pytest.mark.parametrize(
-    ("form", "val"), [("coco", r"instances_val\.json"), ("voc", "VOC2007/"), ("bdd", r"det_20/det_val\.json")]
+    ("form", "place"),
+    [
+        ("coco", r"instances_train\.json"),
+        ("voc", "VOC2007/"),
+        ("yolo", r"data\.yaml"),
+        ("bdd", r"det_20/det_train\.json"),
+    ],
 )
-def test_a_missing_split_is_said_before_anything_is_trained(tmp_path, form, val):
-    with pytest.raises(InputError, match=rf"holds no annotations \({form}: .*{val.replace('val', 'train')}"):
+def test_a_missing_split_is_said(tmp_path, form, place):
+    with pytest.raises(InputError, match=rf"holds no annotations \({form}: .*{place}"):
         load(f"{form}:{tmp_path}", "train")
-    write(tmp_path, form, ["train"])
-    for split in ("train", "val"):  # whoever trains needs both
-        with pytest.raises(InputError, match=rf"has no val split \(looked for .*{val}.*; found train\)"):
-            load(f"{form}:{tmp_path}", split)
+    write(tmp_path, form, ["val"])
+    with pytest.raises(InputError, match=rf"has no train split \(looked for .*{place}.*; found val\)"):
+        load(f"{form}:{tmp_path}", "train")
 
 
 @pytest.mark.parametrize("form", forms.FORMS)
@@ -242,8 +247,24 @@ def test_a_set_without_splits_is_split_the_same_way_each_time(tmp_path):
         load(f"coco:{tmp_path / 'one'}", "train")
 
 
-@pytest.mark.parametrize("form", ["roboflow", "voc in folders", "yolo"])
-def test_a_train_folder_that_holds_all_is_split_too(tmp_path, form):
+def test_pictures_of_one_name_in_several_folders_are_no_copies(tmp_path):
+    for k in range(10):
+        (tmp_path / f"scene{k}").mkdir()
+    write_whole(tmp_path, [f"scene{k}/rgb.jpg" for k in range(10)])
+    assert [len(load(f"coco:{tmp_path}", split)) for split in ("train", "val")] == [8, 2]
+
+
+def test_added_pictures_leave_nearly_all_others_on_their_side(tmp_path):
+    sides = []
+    for count in (100, 110):
+        write_whole(tmp_path / str(count), [f"{k:03d}.jpg" for k in range(10, 10 + count)][::-1])
+        sides.append(set(load(f"coco:{tmp_path / str(count)}", "val").load_image.names))
+    assert [len(side) for side in sides] == [20, 22]
+    assert len(sides[0] - sides[1]) <= 2
+
+
+@pytest.mark.parametrize("form", [*forms.FORMS, "voc in folders"])
+def test_a_val_split_is_taken_of_train_where_there_is_none(tmp_path, form):
     if form == "voc in folders":
         root = write(tmp_path, "voc", ["train"])
         for path in [*(root / "Annotations").iterdir(), *(root / "JPEGImages").iterdir()]:

@@ -6,6 +6,7 @@ import pytest
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 from common.plain import InputError
+from tests.common.data import forms
 
 DATA = "scenes:train=30,val=2"
 
@@ -21,6 +22,34 @@ def test_so_many_are_trained_on_and_no_more_than_a_share_is_held_out(images, hel
     assert len({*training.image_ids.tolist(), *search.image_ids.tolist()}) == sum(expected)  # they share nothing
     again = training_and_held_out(DATA, images, held_out, "nano", share)[1]
     assert list(again.image_ids) == list(search.image_ids)
+
+
+def names(dataset):
+    return set(dataset.load_image.names)
+
+
+def test_copies_of_a_picture_are_all_trained_on_or_all_held_out(tmp_path):
+    def data(name, names):
+        pictures = {name: ((40, 20), [("car", (4, 4, 20, 16))]) for name in names}
+        forms.write(tmp_path / name, "roboflow", "train", pictures, ["car"])
+        forms.write(tmp_path / name, "roboflow", "val", {"0.jpg": ((40, 20), [("car", (4, 4, 20, 16))])}, ["car"])
+        return f"coco:{tmp_path / name}"
+
+    copies = data("copies", [f"{k // 3}_jpg.rf.{k}.jpg" for k in range(30)])
+    for images, held_out, expected in ((None, 6, (24, 6)), (None, 2, (27, 3)), (20, 6, (20, 6))):
+        parts = training_and_held_out(copies, images, held_out, "nano")
+        assert tuple(map(len, parts)) == expected
+        kept, held = ({name.partition("_")[0] for name in names(part)} for part in parts)
+        assert not kept & held
+    with pytest.raises(InputError, match="copies of one picture; add others"):
+        training_and_held_out(data("one", [f"a.rf.{k}.jpg" for k in range(9)]), None, 2, "nano")
+
+    # without copies, published results rest on the very images
+    training, search = training_and_held_out(data("each", [f"{k:02d}.jpg" for k in range(30)]), None, 4, "nano")
+    assert names(search) == {f"{k:02d}.jpg" for k in np.random.default_rng(0).permutation(30)[:4]}
+    assert names(training) == {f"{k:02d}.jpg" for k in range(30)} - names(search)
+    search = training_and_held_out(DATA, None, 4, "nano")[1]
+    assert search.image_ids.tolist() == load(DATA, "train").image_ids[[2, 11, 21, 26]].tolist()
 
 
 def test_too_few_images_are_said():

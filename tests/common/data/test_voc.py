@@ -14,6 +14,8 @@ def write_image(root, stem, objects, width=40, height=30, suffix=".jpg", xml=Non
         (root / folder).mkdir(parents=True, exist_ok=True)
     size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
     text = f"<annotation><filename>../../x.jpg</filename>{size}{''.join(objects)}</annotation>" if xml is None else xml
+    for folder in ("Annotations", "JPEGImages"):
+        (root / folder / stem).parent.mkdir(exist_ok=True)
     (root / "Annotations" / f"{stem}.xml").write_text(text)
     if pixels:
         Image.new("RGB", (width, height)).save(root / "JPEGImages" / f"{stem}{suffix}")
@@ -188,3 +190,39 @@ def test_folders_without_lists(tmp_path):
             target.parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "made" / folder / f"photo{k}{suffix}").rename(target)
     assert [len(read(tmp_path / "roboflow", split)) for split in ("train", "val", "test")] == [6, 3, 1]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_pictures_in_folders_of_folders_have_their_boxes_and_hidden_files_are_passed_over(tmp_path, listed):
+    stems = [f"day{k % 2}/b.{k}" for k in range(10)]
+    for stem in stems:
+        write_image(tmp_path, stem, [CAT])
+    for hidden in ("day0/._b.0", ".ipynb_checkpoints/b.0"):
+        write_image(tmp_path, hidden, [], xml="no XML")
+    if listed:
+        write_list(tmp_path, "train", stems[:8])
+        write_list(tmp_path, "val", stems[8:])
+    train, val = read(tmp_path), read(tmp_path, "val")
+    assert [len(train), len(val)] == [len(train.boxes), len(val.boxes)] == [8, 2]
+    names = {*train.load_image.names, *val.load_image.names}
+    assert names == {f"JPEGImages/{stem}.jpg" for stem in stems}
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ({"default": range(10)}, (8, 2)),  # as CVAT writes a set without splits
+        ({"cat_train": range(3)}, (10, 2)),  # lists of one class: every XML file
+        ({"trainval": range(10)}, (8, 2)),
+        ({"train": range(5)}, (4, 1)),
+        ({"train": range(5), "test": range(5, 8)}, (4, 1, 3)),
+        ({"Train": range(5), "Validation": range(5, 8), "Test": range(8, 10)}, (5, 3, 2)),
+    ],
+)
+def test_lists_of_annotation_tools(tmp_path, lists, expected):
+    for k in range(12):
+        write_image(tmp_path, f"photo{k}", [CAT])
+    for name, which in lists.items():
+        write_list(tmp_path, name, [f"photo{k}" for k in which])
+    splits = ("train", "val", "test")
+    assert tuple(len(read(tmp_path, split)) for split in splits[: len(expected)]) == expected

@@ -1,5 +1,7 @@
 """The YOLO reader: every layout, a round trip from COCO, and every kind of bad input."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -91,10 +93,41 @@ def test_a_set_without_splits_is_split(tmp_path, settings):
     assert "no val split, so 20% of the pictures are held out" in parts[1].notes
 
 
+@pytest.mark.parametrize("place", ["images/{}", "{}/images"])
+def test_folders_beside_classes_txt_are_splits(tmp_path, place):
+    for split, count in (("train", 4), ("val", 2), ("test", 1)):
+        for k in range(count):
+            write_image(tmp_path, f"{place.format(split)}/{k}.jpg", "1 .5 .5 .25 .5")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    assert [len(read(tmp_path, split)) for split in ("train", "val", "test")] == [4, 2, 1]
+    assert len(load(f"auto:{tmp_path}", "train")) == 4
+    shutil.rmtree(tmp_path / place.format("val"))
+    assert [len(read(tmp_path, split)) for split in ("train", "val", "test")] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("val", ["../valid/images", "val/images", "val.txt", "/content/set/valid/images", ""])
+def test_a_val_split_that_is_named_and_left_no_trace_is_taken_of_train(tmp_path, val):
+    write(tmp_path, f"train: ../train/images\nval: {val}\ntest: ../test/images\n{NAMES}", "0 .5 .5 .25 .5",
+          "train/images", "test/images")  # fmt: skip
+    (tmp_path / "README.dataset.txt").touch()
+    assert [len(read(tmp_path, split)) for split in ("train", "val", "test")] == [2, 1, 2]
+
+
+def test_hidden_files_and_folders_are_no_pictures(tmp_path):
+    write(tmp_path)
+    for name in ("._0 a.jpg", ".ipynb_checkpoints/0 a.jpg"):
+        (tmp_path / "images/train" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "images/train" / name).write_bytes(b"no image")
+    assert read(tmp_path).load_image.names == tuple(f"images/train/{k} a.jpg" for k in range(3))
+
+
 def test_a_val_folder_that_is_named_and_missing_is_refused_at_once(tmp_path):
-    write(tmp_path, f"train: images/train\nval: images/evaluation\n{NAMES}", val="images/eval")
-    with pytest.raises(InputError, match=r"data\.yaml has .*images/evaluation.* as val, which is not in"):
-        read(tmp_path)
+    for absent in ("images/evaluation", "images/evla", "../eval_2/images", "images/more"):
+        val = f"[images/eval, {absent}]" if absent == "images/more" else absent
+        write(tmp_path, f"train: images/train\nval: {val}\n{NAMES}", val="images/eval")
+        (tmp_path / "eval").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match=rf"data\.yaml has \['{absent}'\] as val, which is not in"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize(
