@@ -34,7 +34,8 @@ class Options(OneSeed, presets.Options):
     model: str = "E0"
     """E0 to E5, a classic such as 'FPN R50', or a structure: 'resnet50 96x96 P1-P5 c32 rpn cascade3'."""
     data: str | None = None
-    """Detection set: scenes (built in), coco:DIR, voc:DIR or bdd:DIR (default: scenes; COCO with --describe)."""
+    """Detection set: scenes (built in), or auto:, coco:, voc:, yolo: or bdd:DIR; auto finds out which (default: scenes;
+    COCO with --describe)."""
     strategy: Literal[("final", "from-scratch", *ROWS)] = "final"
     """Schedule: of what is reported (final), of stage two's candidates (from-scratch), or a row of Table 3."""
     validations: int = 5
@@ -195,11 +196,11 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 
 def _report_text(report: Mapping[str, Any]) -> str:
     sizes = zip(("small", "medium", "large"), ("APs", "APm", "APl"), strict=True)
-    by_size = ", ".join(f"{name} {100 * report[key]:.1f}" for name, key in sizes if report.get(key) is not None)
+    by_size = ", ".join(f"{name} {_points(report[key])}" for name, key in sizes if report.get(key) is not None)
     measured = report["latency_of"]
     return "\n".join(
         [
-            f"{report['model']}: AP {100 * report['AP']:.1f} ({by_size})",
+            f"{report['model']}: AP {_points(report['AP'])} ({by_size})",
             f"latency {report['latency']:.2f} ms (quartiles {report['latency_iqr']:.2f} apart) on "
             f"{measured['device']}, {measured['precision']}, {measured['software']}",
             f"backbone {report['backbone_macs_mmdet'] / 1e9:.4g} G MAC, detector {report['macs_mmdet'] / 1e9:.4g} G, "
@@ -212,6 +213,10 @@ def _report_text(report: Mapping[str, Any]) -> str:
             next_with(report["file"], report["data"]),
         ]
     )
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}" if share >= 0 else "-"  # COCO's -1: there is nothing to find
 
 
 if __name__ == "__main__":

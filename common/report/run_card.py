@@ -105,7 +105,7 @@ def _numbers(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     cost, latency, spent = (card.get(name) or {} for name in ("cost", "latency", "spent"))
     for name, value in card["accuracy"].items():
         if isinstance(value, int | float):
-            yield name, f"{100 * value:.1f}" if value >= 0 else "–"  # COCO's -1: no object is so large
+            yield name, _points(value)
     yield from (("MACs", metric(cost["macs_mmdet"])), ("Parameters", metric(cost["params"])))
     if latency.get("median_ms"):
         yield "Latency", f"{latency['median_ms']:.2f} ms ({latency.get('device')}, {latency.get('precision')})"
@@ -117,7 +117,11 @@ def _numbers(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _classes(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in (card["accuracy"].get("per_class") or {}).items():
         if value is not None:
-            yield name, f"{100 * value:.1f}"
+            yield name, _points(value)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}" if share >= 0 else "–"  # COCO's -1: there is nothing to find
 
 
 def _spelled(value: Any) -> str:

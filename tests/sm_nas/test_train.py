@@ -159,6 +159,24 @@ def test_a_final_is_the_run_that_the_exhibits_share(capsys, tmp_path, monkeypatc
 
 
 @pytest.mark.usefixtures("tiny_smoke", "steady")
+def test_where_there_is_nothing_to_find_there_is_no_ap(capsys, tmp_path, monkeypatch):
+    costs = dict.fromkeys(("backbone_macs_mmdet", "macs_mmdet", "params", "seconds", "peak_memory"), 1.0)
+    latency = {"latency": 2.0, "latency_iqr": 0.1, "latency_of": dict.fromkeys(("device", "precision", "software"), "")}
+    found = {"AP": 0.25, "APs": 0.0, "APm": 0.5, "APl": -1.0}  # COCO's numbers have -1 there
+    monkeypatch.setattr(SMNAS, "trained", lambda *_: found | costs | latency)
+    monkeypatch.setattr(SMNAS, "write_detector", lambda *_: "file")
+    text = said(capsys, "--data", DATA, "--out", str(tmp_path))
+    assert text.startswith("E0: AP 25.0 (small 0.0, medium 50.0, large -)\n")
+
+
+def test_help_names_every_form_of_data(capsys):
+    with pytest.raises(SystemExit):
+        run(main, Options, ["--help"])
+    words = capsys.readouterr().out.replace("│", " ").split()
+    assert {f"{kind}:" for kind in ("auto", "coco", "voc", "yolo")} <= {word.rstrip(",;") for word in words}
+
+
+@pytest.mark.usefixtures("tiny_smoke", "steady")
 def test_what_is_next_is_of_the_same_runs(capsys, tmp_path, monkeypatch):
     """Runs of another device, precision or setting are others: a command that left these out would be refused."""
     monkeypatch.setattr(SMNAS, "trained", lambda *_: {"AP": 0.5})
