@@ -5,7 +5,7 @@
     for found in detections.image(0):                      # best first: found.name, found.score, found.box
 
 The JSON describes the architecture; `load_detector` builds the network from it. Nothing else need be imported:
-BACKBONES and DETECTORS say where the class of each kind stands.
+_BACKBONES and DETECTORS say where the class of each kind stands.
 """
 
 import hashlib
