@@ -267,7 +267,8 @@ PHOTO = replace(
 )
 """Useful detectors from a few hundred photographs of one's own: nano's thin networks, 256 pixels.
 
-Time: not measured.
+On 234 photographs of blood cells the detectors of five budgets have AP 51.4 to 53.2 after 40 minutes of one core,
+pre-training on crops included (Intel Xeon with AVX512-BF16, bfloat16, beside other work).
 Command: python -m detofa.train --scale photo --data auto:DIR
 """
 

@@ -37,6 +37,7 @@ from common.models.centernet import CenterNet, centernet_losses
 from common.models.ofa_resnet import ResNet
 from common.report.card import Shown
 from common.report.exhibit import ExhibitResult
+from common.report.runs import notes
 from common.report.scoreboard import find_claims, scoreboard
 from common.train.run_folder import Run
 from detofa import method
@@ -190,6 +191,8 @@ display(table)
 
 # %%
 folder = Path(sys.path[0]) / "results" / "nano" / "detofa"
+for note in notes(folder):
+    display(Markdown(note))
 for file in (folder / f"{exhibit.name}.json" for exhibit in EXHIBITS):
     if file.is_file():
         display(Shown(ExhibitResult.load(file)))

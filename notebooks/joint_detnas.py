@@ -38,6 +38,7 @@ from common.models.resnet import ResNet
 from common.models.two_stage import TwoStage
 from common.report.card import Shown
 from common.report.exhibit import ExhibitResult
+from common.report.runs import notes
 from common.report.scoreboard import find_claims, scoreboard
 from joint_detnas import method
 from joint_detnas.exhibits import EXHIBITS
@@ -257,6 +258,8 @@ display(pd.DataFrame(rows).round(2))
 
 # %%
 folder = Path(sys.path[0]) / "results" / "nano" / "joint_detnas"
+for note in notes(folder):
+    display(Markdown(note))
 for file in (folder / f"{exhibit.name}.json" for exhibit in EXHIBITS):
     if file.is_file():
         display(Shown(ExhibitResult.load(file)))
