@@ -129,6 +129,8 @@ class StudyPreset:
     """Passes before the clock starts."""
     latency_pause: float = 0.01
     """Pause between timed passes, seconds."""
+    latency_rounds: int = 9
+    """Rounds in which detectors that are compared are timed in turn."""
     imagenet: bool = False
     """Use torchvision's ImageNet weights for the standard backbones that it has; all others train on object crops."""
     crop_size: int

@@ -48,8 +48,6 @@ from common.train.run_folder import Run, describe_environment
 
 CALIBRATION_IMAGES = 64
 """Training images that batch norm is re-estimated on where a supernet is validated while it is trained."""
-LATENCY_ROUNDS = 9
-"""Rounds in which detectors that are compared are timed in turn."""
 STANDARD_WIDTH = 64
 """Channels of the first stage of a standard ResNet, which ImageNet weights are for."""
 
@@ -427,9 +425,10 @@ class Study(Recording):
         kept = run and distributed.by_first(lambda: read_json_if_there(run.path / "rounds.json"))
         rounds = kept.pop("rounds") if kept else []
         rounds = rounds if kept == asked else []
-        bar = progress.Progress("latencies", LATENCY_ROUNDS, len(rounds), unit="round")
+        wanted = self.preset.latency_rounds
+        bar = progress.Progress("latencies", wanted, len(rounds), unit="round")
         try:
-            while len(rounds) < LATENCY_ROUNDS:
+            while len(rounds) < wanted:
                 rounds.append({name: self.latency_at(*each, where) for name, each in networks.items()})
                 if run is not None:
                     run.write_json("rounds", asked | {"rounds": rounds})

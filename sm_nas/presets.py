@@ -250,6 +250,7 @@ SMOKE = replace(
     evaluation_batch_size=16,
     latency_images=2,
     latency_warmup=1,
+    latency_rounds=2,
     crop_batch_size=16,
     crops=64,
     classification=_adamw(1, 2e-3),

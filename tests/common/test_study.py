@@ -338,8 +338,8 @@ def test_latencies_are_taken_in_turn(options, monkeypatch):
     for name, network in networks.items():
         network.name = name
     found = Sums(options, 0).latencies_in_turn({name: (each, (32, 32)) for name, each in networks.items()}, "search")
-    assert order == ["a", "b"] * study_module.LATENCY_ROUNDS
-    assert found["a"]["latency"] == np.median(np.arange(1, 2 * study_module.LATENCY_ROUNDS, 2))
+    assert order == ["a", "b"] * PRESET.latency_rounds
+    assert found["a"]["latency"] == np.median(np.arange(1, 2 * PRESET.latency_rounds, 2))
     assert found["b"]["rounds"][0] == 2.0
 
 
@@ -364,10 +364,10 @@ def test_a_run_that_is_interrupted_keeps_the_rounds_of_its_latencies(options, mo
 
     with pytest.raises(KeyboardInterrupt):
         timed("a", "b")
-    assert timed("b")["b"]["rounds"] == list(range(6, 6 + study_module.LATENCY_ROUNDS))  # of another run
+    assert timed("b")["b"]["rounds"] == list(range(6, 6 + PRESET.latency_rounds))  # of another run
     measured[5:] = []
     assert timed("a", "b")["a"]["rounds"][:3] == [1.0, 3.0, 6.0]
-    assert len(measured) == 5 + 2 * (study_module.LATENCY_ROUNDS - 2)
+    assert len(measured) == 5 + 2 * (PRESET.latency_rounds - 2)
 
 
 def test_a_small_set_is_decoded_once_however_often_an_epoch_shows_it(options, monkeypatch):

@@ -38,7 +38,7 @@ PUBLISHED = """
  "train_images": null, "search_images": 2000, "validation_images": null, "evaluation_batch_size": 8,
  "calibration_images": 16, "settling_images": 0, "batch_size": 16,
  "augmentation": {"flip": 0.5, "scale_min": 0.8, "scale_max": 1.25, "jitter": 0.0, "shift": 0.1},
- "latency_images": 200, "latency_warmup": 20, "latency_pause": 0.01,
+ "latency_images": 200, "latency_warmup": 20, "latency_pause": 0.01, "latency_rounds": 9,
  "imagenet": true, "crop_size": 128, "crop_batch_size": 256, "crops": null, "pretraining_data": null,
  "classification": {"SGD": 90, "learning_rate": 0.1, "clip_norm": null},
  "base_training": {"SGD": 24, "learning_rate": 0.02, "policy": "multistep", "milestones": [16.0, 22.0]},

@@ -160,7 +160,8 @@ def test_the_papers_detectors():
 def test_the_papers_data():
     assert (PAPER.train_images, PAPER.validation_images, PAPER.search_images, PAPER.crops) == (None, None, 2000, None)
     assert (PAPER.imagenet, PAPER.crop_size, PAPER.crop_batch_size, PAPER.evaluation_batch_size) == (True, 128, 256, 8)
-    assert (PAPER.latency_images, PAPER.latency_warmup, PAPER.latency_pause) == (200, 20, 0.01)
+    timing = (PAPER.latency_images, PAPER.latency_warmup, PAPER.latency_pause, PAPER.latency_rounds)
+    assert timing == (200, 20, 0.01, 9)
     assert asdict(PAPER.augmentation) == {
         "flip": 0.5,
         "scale_min": 0.8,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from common import study
 from common.plain import read_json, to_json
 from common.report.exhibit import ExhibitResult, Setting
 from common.report.reproduce import draw
@@ -45,7 +44,6 @@ def folder(options) -> Path:
     """runs/sm_nas/scenes-smoke after one seed of the exhibits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "smoke", TINY)
-        patch.setattr(study, "LATENCY_ROUNDS", 2)
         main(options)
     return options.out / "sm_nas" / "scenes-smoke"
 
