@@ -374,8 +374,8 @@ def train_filter(
         with torch.no_grad():
             loss = float(losses_of(held_out))
         path_filter.train()
-        alone = loss == 0.0  # no two of the held-out paths share a bucket: nothing tells which epoch was the best
-        if alone or not run.has_weights(best) or loss < run.load_weights(best)[1]["loss"]:
+        unranked = loss == 0.0  # no two held-out paths share a bucket: nothing tells which epoch was the best
+        if unranked or not run.has_weights(best) or loss < run.load_weights(best)[1]["loss"]:
             run.save_weights(best, path_filter.state_dict(), {"loss": loss, "epoch": epoch})
 
     report = fit(
@@ -816,10 +816,10 @@ def centernet_distillation(student: dict[str, Tensor], teacher: dict[str, Tensor
     # The teacher's own entropy is a constant; without it the loss is 0 where the student agrees.
     constant = nn.functional.binary_cross_entropy_with_logits(teacher["heatmap"].float(), probability, reduction="none")
     objectness = probability.amax(dim=1, keepdim=True)  # (B, 1, H/4, W/4)
-    cells = divisor(objectness.sum())
+    weight = divisor(objectness.sum())
 
     def distance(name: str) -> Tensor:
-        return ((student[name].float() - teacher[name].float()).abs() * objectness).sum() / (2 * cells)
+        return ((student[name].float() - teacher[name].float()).abs() * objectness).sum() / (2 * weight)
 
     losses = {"heatmap": (entropy - constant).sum() / mass, "size": distance("size"), "offset": distance("offset")}
     return {"loss": losses["heatmap"] + 0.1 * losses["size"] + losses["offset"], **losses}

@@ -724,8 +724,8 @@ class JointDetNASStudy(BackboneStudy):
     ) -> dict[str, Any]:
         """Train a student, in place, all along under one teacher, or under none; what it took.
 
-        imitation: by fine-grained feature imitation; else by the loss of section 3.3. preset: with its weights.
-        drawn_as: see `Training`.
+        imitation: by fine-grained feature imitation; else by the loss of section 3.3, whose weights are those of a
+        preset; None means the study's. drawn_as: see `Training`.
         """
         training = self.training(optimisation, drawn_as=drawn_as)
         if not imitation:

@@ -556,9 +556,11 @@ def _measure_figure4(study: "SMNAS") -> Measured:
         "evidence": {
             "pushed": ahead("F", "C"),
             "pushed further": ahead("F", "R"),
-            "least AP": lambda: min(
-                float(np.mean([_points(finals[f"C{place}"]["AP"]) for place in range(len(groups))])),
-                float(np.nanmean([100 * each.accuracy for group in _trained_in_stage_two(study) for each in group])),
+            "least AP": lambda: float(
+                np.minimum(
+                    np.mean([_points(finals[f"C{place}"]["AP"]) for place in range(len(groups))]),
+                    _mean_points(_trained_in_stage_two(study)),
+                )
             ),
         },
         "budget": {
@@ -1054,14 +1056,14 @@ def _measure_figure5(study: "SMNAS") -> Measured:
     # Candidates fail, and a front may have fewer structures than groups are wanted: seeds are filled up to one length.
     most = preset.groups * (2 * preset.stage_two.budget - preset.stage_two.first)
     succeeded = [row for row in architectures if math.isfinite(row[2])]
-    filled = [*succeeded, *[[NOBODY] * (1 + len(_ARCHITECTURE))] * (most - len(succeeded))]
+    filled = [*succeeded, *[[NOBODY] * len(architectures[0])] * (most - len(succeeded))]
     return {
         "every": {name: float(np.mean([one[name] for one in correlations])) for name in FACTORS},
         "largest": correlations[-1],
         "candidates": list(map(len, groups)),
         "evidence": {
             "architectures": filled,
-            "architectures AP": float(np.mean([row[2] for row in succeeded])) if succeeded else math.nan,
+            "architectures AP": _mean_points(groups),
         },
         "budget": _searches_of(study.stage_two(0)),
     }
@@ -1076,7 +1078,10 @@ def _trained_in_stage_two(study: "SMNAS") -> list[list[Evaluated]]:
     return groups
 
 
-_ARCHITECTURE = ("cost", "AP", "depth", "doubling", "late")
+def _mean_points(groups: Sequence[Sequence[Evaluated]]) -> float:
+    """Mean AP in points of the candidates of all groups that did not fail; NaN where all did."""
+    points = [100 * each.accuracy for group in groups for each in group if math.isfinite(each.accuracy)]
+    return float(np.mean(points)) if points else math.nan
 
 
 def _architecture(each: Evaluated) -> tuple[float, ...]:
@@ -1183,7 +1188,7 @@ _FIGURE5 = Exhibit(
 _TABLES = 10
 """Tables of made-up accuracies of a seed."""
 _ENOUGH = 12
-"""Doublings of the four stages' channels, blocks added up, that halve what AP is short of its limit by."""
+"""So many doublings of the channels of a stage, added up over its blocks, halve what AP lacks of its limit."""
 _ORDERS = {"stage": "Stage by stage", "position": "Place by place from the input", None: "None"}
 _PRUNED = {str(order): f"{label}, on tables" for order, label in _ORDERS.items()} | {"searches": "In the searches"}
 

@@ -26,7 +26,7 @@ from common.compare.presets import Options
 from common.report.claims import Claim, Condition, Evidence, NotMeasured
 from common.report.exhibit import Drawn, Exhibit, Measured, Picture, Setting, over_seeds, stacked
 from common.report.reproduce import Paper
-from common.report.statistics import Difference, holm, mean_interval
+from common.report.statistics import Difference, farthest, holm
 from common.report.tables import Table
 from common.search.pareto import attainment, hypervolume
 
@@ -65,9 +65,9 @@ def lead(areas: np.ndarray) -> Difference:
     """
     if min(areas.shape) < 2:
         raise NotMeasured("two methods and two seeds are needed to say which of them leads")
-    leader, pairs = int(areas.mean(axis=0).argmax()), math.comb(areas.shape[1], 2)
-    others = np.delete(areas, leader, axis=1).T
-    return min((mean_interval(areas[:, leader] - other, pairs) for other in others), key=lambda each: each.low)
+    leader = int(areas.mean(axis=0).argmax())
+    ahead = areas[:, [leader]] - np.delete(areas, leader, axis=1)
+    return farthest(ahead, "low", comparisons=math.comb(areas.shape[1], 2))
 
 
 def ahead_there(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -184,7 +184,7 @@ def setting_of(options: StudyOptions) -> Setting:
     options = _without_places(options)
     shared = {item.name for item in (*fields(StudyOptions), *fields(ReproduceOptions), *fields(Parallel))}
     own = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in shared}
-    how = {"data": options.data, "precision": options.precision}  # a name leaves out what scenes: is followed by
+    how = {"data": options.data, "precision": options.precision}  # the name alone does not say which scenes
     return Setting(short_name(options.data), options.scale, to_json(options.preset), to_json(own | how))
 
 
@@ -559,7 +559,8 @@ def _recorded_time(paper: Paper, exhibit: Exhibit, options: ReproduceOptions) ->
     if own.is_file():
         result, where = ExhibitResult.load(own), "here"
         there = {name: folder.parent / name for name in result.runs}
-        records = [_run_record(path) if path.is_dir() else known[name] for name, path in there.items()]
+        local = {name: _run_record(path) for name, path in there.items() if path.is_dir()}
+        records = [*local.values(), *(known[name] for name in there if name in known and name not in local)]
     elif copy.is_file() and not options.changed:
         result, where = ExhibitResult.load(copy), f"as published in {published}"
         records = [known[name] for name in result.runs if name in known]

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -74,6 +74,15 @@ def mean_interval(values: ArrayLike, comparisons: int = 1) -> Difference:
         return Difference(mean, math.nan, math.nan, seeds)
     half = _student_t(seeds, comparisons) * float(by_seed.std(ddof=1)) / math.sqrt(seeds)
     return Difference(mean, mean - half, mean + half, seeds)
+
+
+def farthest(values: ArrayLike, toward: Literal["low", "high"], comparisons: int) -> Difference:
+    """Of several means over seeds, the one whose interval reaches lowest, or highest: where it is on the right side of
+    a threshold, all are. values: (S, N), a column for each mean. comparisons: see `mean_interval`.
+    """
+    means = [mean_interval(column, comparisons) for column in np.asarray(values, dtype=float).T]
+    choose = min if toward == "low" else max
+    return choose(means, key=lambda each: getattr(each, toward))
 
 
 def kendall_tau(predicted: ArrayLike, actual: ArrayLike, groups: ArrayLike | None = None) -> float:

@@ -26,7 +26,6 @@ from joint_detnas.exhibits import (
     STEPS,
     detector,
     share_until,
-    weakest,
     without_effect,
 )
 from joint_detnas.presets import BACKBONES, KINDS, PRESETS, other_choices
@@ -596,14 +595,6 @@ def test_without_effect_both_searches_begin_with_the_same_base():
     steps = [{"score": 0.3 - 0.02 * depth, "depth": depth} for depth in (0, 1, 1, 2)]
     noisy = [step | {"score": step["score"] - 0.001 * place} for place, step in enumerate(steps)]
     assert without_effect({"steps": noisy}, {"steps": steps}, 0) == (1.0, 0.0)
-
-
-def test_the_weakest_is_chosen_without_the_seed_that_it_is_taken_from():
-    assert weakest(np.array([[1.0, 2.0], [1.5, 0.5], [1.0, 2.0]])).tolist() == [1.0, 1.5, 1.0]
-    assert weakest(np.array([[1.0, 2.0], [1.5, 0.5], [1.0, 2.0]]), np.argmax).tolist() == [1.0, 0.5, 1.0]
-    alike = np.random.default_rng(0).normal(size=(4000, 6, 2))
-    assert abs(np.mean([weakest(each).mean() for each in alike])) < 0.03
-    assert np.mean([each.min(axis=1).mean() for each in alike]) < -0.5
 
 
 # ---- claims by made-up evidence

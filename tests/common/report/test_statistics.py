@@ -10,6 +10,7 @@ from common.plain import InputError
 from common.report.statistics import (
     Difference,
     bootstrap_interval,
+    farthest,
     holm,
     kendall_tau,
     mean_interval,
@@ -30,6 +31,16 @@ def test_the_interval_is_the_t_interval_of_each_seeds_mean():
     assert result.has_interval
     pair = mean_interval([1, 4])
     assert (pair.n, pair.half) == (2, pytest.approx(12.7062 * 1.5, rel=1e-5))  # t(1 df) x sd / sqrt(2)
+
+
+def test_the_interval_that_reaches_farthest_stands_for_all_and_noise_rarely_passes_one_side():
+    values = np.random.default_rng(3).normal([0.0, 1.0, 0.9], [0.1, 0.1, 2.0], size=(6, 3))
+    oracles = [stats.ttest_1samp(column, 0).confidence_interval(1 - 0.05 / 3) for column in values.T]
+    assert farthest(values, "low", 3).low == pytest.approx(min(each.low for each in oracles))
+    assert farthest(values, "high", 3).high == pytest.approx(max(each.high for each in oracles))
+    nothing = np.random.default_rng(4).normal(size=(1000, 6, 2))
+    assert np.mean([farthest(each, "low", 2).low > 0 for each in nothing]) < 0.025
+    assert np.mean([farthest(each, "low", 2).high < 0 for each in nothing]) < 0.035
 
 
 @pytest.mark.parametrize(
