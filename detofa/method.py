@@ -745,7 +745,8 @@ def search(
     """Equation 2: the path of best score with cost at most `budget`, by evolution with the filter as predictor.
 
     Scores are comparable within a bucket only, and a dearer bucket holds the better paths: so the search is for the
-    best path of the dearest bucket that the budget reaches, or of the next one down where that has no such path.
+    best path of the dearest bucket that the budget pays for (`affordable_bucket`), or of the next one where that has
+    no such path.
 
     Raises `NoPath` when no path of the space costs so little.
     """
@@ -756,16 +757,39 @@ def search(
             f"{constraint.lowest:.4g} (the cheapest path) and {constraint.highest:.4g} (the dearest)"
         )
     generator = np.random.default_rng([seed, 33])
+    dearest = affordable_bucket(operations, constraint, budget, np.random.default_rng([seed, 34]))
 
     def feasible(paths: np.ndarray) -> np.ndarray:
         return (constraint.cost(paths) <= budget) & operations.contains(paths)
 
     def rank(paths: np.ndarray) -> np.ndarray:
         # A score lies in 0..1, so the bucket before the point orders buckets and the score orders within one.
-        return constraint.bucket(paths) + scorer(paths)
+        bucket = constraint.bucket(paths)
+        return np.where(bucket <= dearest, bucket, -bucket) + scorer(paths)
 
     radices = np.array([max(choice) + 1 for choice in space.choices])
     return evolve(operations.draw, space.canonical, feasible, rank, radices, settings, generator)
+
+
+def affordable_bucket(
+    operations: Operations, constraint: Constraint, budget: float, generator: np.random.Generator, share: float = 0.1
+) -> int:
+    """The dearest bucket of whose paths at least that share costs at most `budget`; 0 where there is none.
+
+    A budget just above the end of a bucket pays for few paths of the next one, and one of latency for those of a
+    bucket of FLOPs that happen to be fast: a search among these few would pass over better ones.
+    """
+    bucketed = constraint.buckets_of or constraint
+    drawn = operations.sample(5000, generator)
+    for bucket in range(constraint.buckets - 1, 0, -1):
+        if bucketed is constraint and budget <= constraint.edges[bucket]:
+            continue  # all of it costs more
+        paths = drawn[constraint.bucket(drawn) == bucket]
+        if not len(paths):
+            paths = _walk_into(bucket, operations, bucketed, drawn, 40, generator)
+        if len(paths) and (constraint.cost(paths) <= budget).mean() >= share:
+            return bucket
+    return 0
 
 
 def best_affordable(losses: PathLosses, constraint: Constraint, budget: float) -> np.ndarray | None:

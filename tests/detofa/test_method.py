@@ -32,6 +32,7 @@ from detofa.method import (
     PathSampler,
     PathScorer,
     Task,
+    affordable_bucket,
     all_widths,
     centernet_distillation,
     flops_bounded_loss,
@@ -689,11 +690,13 @@ def test_search_finds_what_brute_force_finds(kind, share):
     found = max(both, key=lambda result: result.score)
     fit = EVERY_PATH[operations.contains(EVERY_PATH) & (scorer.constraint.cost(EVERY_PATH) <= budget)]
     buckets = scorer.constraint.bucket(fit)
-    dearest = fit[buckets == buckets.max()]
-    best = dearest[scorer(dearest).argmax()]
-    assert scorer(found.best[None])[0] == pytest.approx(scorer(best[None])[0])
+    left = EVERY_PATH[operations.contains(EVERY_PATH)]
+    affordable, bucket = scorer.constraint.cost(left) <= budget, scorer.constraint.bucket(left)
+    dearest = max(each for each in range(5) if affordable[bucket == each].mean() >= 0.1)
+    best = scorer(fit[buckets == dearest]).max()
+    assert scorer(found.best[None])[0] == pytest.approx(best)
     assert scorer.constraint.cost(found.best[None])[0] <= budget
-    assert scorer.constraint.bucket(found.best[None])[0] == buckets.max()
+    assert scorer.constraint.bucket(found.best[None])[0] == dearest
     assert operations.contains(found.best[None])[0]
 
 
@@ -711,6 +714,38 @@ def test_a_path_that_costs_just_the_budget_is_one_of_its_bucket():
         assert max(scorer(each.best[None])[0] for each in both) == pytest.approx(scorer(fit).max())
     assert constraint.bucket(EVERY_PATH).max() == 3
     assert constraint.bucket(TINY.smallest()[None]) == 0
+
+
+@pytest.mark.parametrize(("reached", "bucket"), [(0.02, 1), (0.2, 2), (1.0, 2)])
+def test_a_search_is_not_confined_to_the_few_paths_that_a_budget_reaches_of_a_bucket(reached, bucket):
+    """The bucket below has better ones than a fiftieth of a bucket."""
+    scorer, operations = Scorer(TINY, _constraint(TINY)), Operations.all(TINY)
+    costs, buckets = scorer.constraint.cost(EVERY_PATH), scorer.constraint.bucket(EVERY_PATH)
+    budget = float(np.quantile(costs[buckets == 2], reached, method="lower"))
+    both = [search(operations, scorer, budget, EvolutionSettings(100, 60), seed) for seed in (1, 2)]
+    best = scorer(EVERY_PATH[(buckets == bucket) & (costs <= budget)]).max()
+    assert max(each.score for each in both) == pytest.approx(bucket + best)
+
+
+@pytest.mark.parametrize(("share", "bucket"), [(0.05, 0), (0.1, 0), (0.7, 2), (0.9, 3), (0.99, 4)])
+def test_a_budget_of_another_cost_pays_for_the_dearest_bucket_with_a_tenth_of_its_paths(share, bucket):
+    """Buckets of FLOPs, a budget of latency: in three of these cases a dearer bucket has some path fast enough."""
+    limit = dataclasses.replace(_constraint(TINY, TABLES["latency"]), buckets_of=_constraint(TINY))
+    budget = float(np.quantile(limit.cost(EVERY_PATH), share))
+    assert affordable_bucket(Operations.all(TINY), limit, budget, np.random.default_rng(0)) == bucket
+
+
+def test_a_search_takes_what_is_affordable_where_no_bucket_has_a_tenth_of_it():
+    operations = Operations.all(TINY)
+    operations.allowed[:, :, 0] = False  # only full width is left
+    scorer = Scorer(TINY, _constraint(TINY))
+    left = EVERY_PATH[operations.contains(EVERY_PATH)]
+    buckets = scorer.constraint.bucket(left)
+    budget = np.sort(scorer.constraint.cost(left[buckets == buckets.min()]))[3]
+    found = search(operations, scorer, float(budget), EvolutionSettings(100, 60), 1)
+    assert buckets.min() > 0
+    assert operations.contains(found.best[None])[0]
+    assert scorer.constraint.cost(found.best[None])[0] <= budget
 
 
 def test_a_budget_that_no_path_meets_is_refused_in_a_sentence():
