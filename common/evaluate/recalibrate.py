@@ -5,8 +5,10 @@ need statistics of their own before it is evaluated.
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -40,7 +42,7 @@ def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Statistics:
-    """Hooks that make each layer normalise by the batch that it is given, and remember that batch's statistics."""
+    """Makes each layer normalise by the batch that it is given, and remembers that batch's statistics."""
 
     def __init__(self, layers: list[_BatchNorm]) -> None:
         # call by call: elements per channel, their mean (C,) and their biased variance (C,)
@@ -49,8 +51,8 @@ class _Statistics:
         self.calls = 0  # in this forward pass
         self.calls_a_pass: int | None = None  # known after the first
 
-    def before_call(self, layer: _BatchNorm, arguments: tuple[Tensor, ...]) -> None:
-        x = arguments[0]
+    def normalise(self, layer: _BatchNorm, x: Tensor) -> Tensor:
+        """In place of the layer's own forward pass."""
         C = x.shape[1]
         count = x.numel() // C
         if count < 2:
@@ -60,8 +62,9 @@ class _Statistics:
         self.calls += 1
         if self.calls == self.calls_a_pass:
             raise _NothingLeft
-        layer.running_mean[:C].copy_(mean)  # an elastic layer leaves its last channels alone
-        layer.running_var[:C].copy_(variance)
+        # of an elastic layer the first channels are in use
+        weight, bias = (None if each is None else each[:C] for each in (layer.weight, layer.bias))
+        return F.batch_norm(x, mean, variance, weight, bias, eps=layer.eps)
 
     def see(self, model: nn.Module, batch: Tensor) -> None:
         """One forward pass, up to the last batch-norm layer where it is known which that is."""
@@ -105,20 +108,18 @@ def reestimate_batch_norm(model: nn.Module, images: Iterable[Tensor]) -> None:
     Raises ValueError where `images` is empty, or a layer's input has a single value per channel.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    before = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
     statistics = _Statistics(layers)
-    hooks = [layer.register_forward_pre_hook(statistics.before_call) for layer in layers]
     try:
+        for layer in layers:
+            layer.forward = partial(statistics.normalise, layer)
         with evaluation_mode(model):
             for batch in images:
                 # batch statistics of NCHW tensors are slow on a CPU
                 on_cpu = batch.device.type == "cpu"
                 statistics.see(model, batch.contiguous(memory_format=torch.channels_last) if on_cpu else batch)
     finally:
-        for hook in hooks:
-            hook.remove()
-        for buffer, value in before:
-            buffer.copy_(value)
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
     if statistics.passes == 0:
         raise ValueError("no images to estimate batch-norm statistics from")
     statistics.write()
