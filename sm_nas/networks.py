@@ -17,7 +17,7 @@ from common.models.guided_anchoring import GuidedSettings
 from common.models.mobilenet import LAST_OF_STRIDE, MobileNetV2
 from common.models.norm import Norm, NormKind
 from common.models.outline import outline
-from common.models.resnet import ResNet, initialise
+from common.models.resnet import ResNet, initialise, projection
 from common.models.retinanet import RetinaNet, RetinaNetSettings, retinanet_losses
 from common.models.roi_head import RoISettings, Stage
 from common.models.two_stage import TwoStage, roi_settings, rpn_settings, two_stage_losses
@@ -92,17 +92,15 @@ def _block(kind: str, shape: BlockShape, norm: Norm) -> nn.Module:
     _, inputs, width, outputs, stride = shape
     if kind == "MBblock":
         return InvertedResidual(inputs, outputs, stride, MB_EXPANSION, norm.layer)
-    projection = None
-    if stride != 1 or inputs != outputs:
-        projection = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm.layer(outputs))
+    entry = projection(inputs, outputs, stride, norm) if stride != 1 or inputs != outputs else None
     if kind == "basicblock":
-        return BasicBlock(inputs, width, stride, projection, norm_layer=norm.layer)
+        return BasicBlock(inputs, width, stride, entry, norm_layer=norm.layer)
     if kind == "bottleneck":
-        return Bottleneck(inputs, width, stride, projection, norm_layer=norm.layer)
+        return Bottleneck(inputs, width, stride, entry, norm_layer=norm.layer)
     # Inside a ResNeXt block there are twice the channels, in as many groups at every stage: base / 2 of 4 at the first.
     # Rounded up, lest torchvision, which cuts the product with the width to an integer, lose a channel.
     groups = norm.groups
-    return Bottleneck(inputs, width, stride, projection, groups, nextafter(128 / groups, inf), norm_layer=norm.layer)
+    return Bottleneck(inputs, width, stride, entry, groups, nextafter(128 / groups, inf), norm_layer=norm.layer)
 
 
 def build_backbone(name: str, settings: DetectorSettings, norm: Norm | None = None) -> nn.Module:

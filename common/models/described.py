@@ -26,6 +26,7 @@ from common.models.deformable import DeformableConv2d
 from common.models.fpn import FPN
 from common.models.norm import Norm
 from common.models.outline import outline
+from common.models.resnet import projection
 from common.plain import InputError, from_json, to_json
 
 Family = Literal["basic", "bottleneck", "resnext", "inverted_residual"]
@@ -319,9 +320,9 @@ class DescribedBlock(nn.Module):
     def __init__(self, architecture: Architecture, number: int, place: int, norm: Norm) -> None:
         super().__init__()
         inverted = architecture.family == "inverted_residual"
-        body, projection = architecture.convolutions(number, place)
+        body, entry = architecture.convolutions(number, place)
         self.body = _layers(body, norm, nn.ReLU6 if inverted else nn.ReLU)
-        self.projection = _layers([projection], norm) if projection else None
+        self.projection = projection(entry.in_channels, entry.out_channels, entry.stride, norm) if entry else None
         self.adds = place > 0 or architecture.stages[number - 1].entry != "plain"
         self.relu = nn.Identity() if inverted else nn.ReLU(inplace=True)
 

@@ -93,18 +93,39 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(last.weight)
 
 
+class _Subsampled(nn.Sequential):
+    """Layers that read every `step`-th row and column."""
+
+    def __init__(self, step: int, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, :: self.step, :: self.step])
+
+
+def projection(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Sequential:
+    """What a block adds where its input and output differ in shape: a 1x1 convolution with the stride, and its norm.
+
+    Without AVX512, oneDNN (torch 2.14.1) writes past its memory in the gradient of one that has a stride and reads
+    fewer than 8 channels: so the stride of such a narrow one is a slice.
+    """
+    narrow = stride > 1 and in_channels < 8
+    convolution = nn.Conv2d(in_channels, out_channels, 1, 1 if narrow else stride, bias=False)
+    layers = convolution, norm.layer(out_channels)
+    return _Subsampled(stride, *layers) if narrow else nn.Sequential(*layers)
+
+
 def _stage(
     architecture: ResNetArchitecture, depth: int, in_channels: int, width: int, stride: int, norm: Norm
 ) -> nn.Sequential:
     """Blocks of one stage; the first has the stride, and a projection where input and output differ in shape."""
     block = _BLOCKS[architecture.block]
     out_channels = width * block.expansion
-    projection = None
+    entry = None
     if stride != 1 or in_channels != out_channels:
-        projection = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm.layer(out_channels)
-        )
+        entry = projection(in_channels, out_channels, stride, norm)
     group = (architecture.groups, architecture.group_width)
-    blocks = [block(in_channels, width, stride, projection, *group, norm_layer=norm.layer)]
+    blocks = [block(in_channels, width, stride, entry, *group, norm_layer=norm.layer)]
     blocks += [block(out_channels, width, 1, None, *group, norm_layer=norm.layer) for _ in range(depth - 1)]
     return nn.Sequential(*blocks)
