@@ -7,7 +7,7 @@ in milliseconds. The claims' rules were written before the runs that they judge.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -326,7 +326,7 @@ def hypervolumes(records: Sequence[Mapping[str, Any]], dearest: float) -> list[f
 
 
 def _measure_figure3(study: "SMNAS") -> Measured:
-    """Stage one: all candidates, the picks, every backbone within one structure, and how the short training ranks."""
+    """Stage one: all candidates, the picks, and every backbone within one structure."""
 
     def backbones() -> dict[str, dict[str, float]]:
         return {
@@ -338,44 +338,8 @@ def _measure_figure3(study: "SMNAS") -> Measured:
         **_search_numbers(study.stage_one),
         "picks": {f"C{place}": str(each.structure) for place, each in enumerate(study.picks)},
         "backbones": backbones(),
-        "ranked": study.ranked,
-        "evidence": {
-            **_mobilenet_evidence(study),
-            "ranked": lambda: [
-                [_points(one["short"]), _points(one["long"]), math.log(one[FLOPS])] for one in study.ranked
-            ],
-            "ranked AP": lambda: float(np.mean([_points(one["long"]) for one in study.ranked])),
-        },
-        "budget": _searches_of(study.stage_one)
-        | _mean_budget({name: [study.final(f"FPN {name}", one)] for name, one in _mobilenet_and_resnet(study).items()}),
-    }
-
-
-_MOBILE, _RESNET = "mobilenet_v2", "resnet18"
-
-
-def _mobilenet_and_resnet(study: "SMNAS") -> dict[str, Structure]:
-    """Within the structure that Table 3 trains."""
-    return {name: replace(study.preset.strategy_model, backbone=name) for name in (_MOBILE, _RESNET)}
-
-
-def _mobilenet_evidence(study: "SMNAS") -> dict[str, Callable[[], float]]:
-    """MobileNetV2 against ResNet18 within one structure: costs as shares of ResNet18's, the times taken in turn, and
-    how far it is behind when both are trained to the end."""
-    pair = _mobilenet_and_resnet(study)
-
-    def share(key: str) -> float:
-        own, other = (_number(study.backbones.get(name, {}).get(key)) for name in (_MOBILE, _RESNET))
-        return own / other
-
-    def points(name: str) -> float:
-        return _final_points(study, f"FPN {name}", pair[name])
-
-    return {
-        "mobilenet FLOPs": lambda: share(FLOPS),
-        "mobilenet time": lambda: share(LATENCY),
-        "mobilenet behind": lambda: points(_RESNET) - points(_MOBILE),
-        "ResNet18 AP": lambda: points(_RESNET),
+        "evidence": {},
+        "budget": _searches_of(study.stage_one),
     }
 
 
@@ -419,12 +383,6 @@ def _draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
         if math.isfinite(points):
             every.append(f"{_BACKBONE_NAMES[name]} {points:.1f} at {latency:.1f} ms and {flops / 1e6:.0f} MMACs")
     notes = [f"Every backbone within one structure, AP in points: {'; '.join(every)}."]
-    taus = [
-        kendall_tau(*([_number(one[kind]) for one in numbers["ranked"]] for kind in ("short", "long")))
-        for numbers in measured
-    ]
-    ranked = "Kendall's tau of AP after this training with AP after the final one, named detectors"
-    notes.append(f"{ranked}: {over_seeds(taus).mean:.2f}.")
     notes += _by_seed([numbers["picks"] for numbers in measured])
     caption = (
         f"Stage one: {preset.structural.count():,} structures, AP on held-out training images after "
@@ -483,6 +441,58 @@ def _attained(searched: Sequence[Mapping[str, Any]], name: str, cost: str) -> Pi
     return Picture(name, "attainment_bands", {"bands": bands, "cost_label": COSTS[cost][0]})
 
 
+_FIGURE3 = Exhibit(
+    "figure3",
+    "Stage one: AP and time of combinations of modules",
+    "the structural search beside random search",
+    _measure_figure3,
+    _draw_figure3,
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+# Figure 3: one backbone beside another
+# ------------------------------------------------------------------------------------------------------------------
+
+_MOBILE, _RESNET = "mobilenet_v2", "resnet18"
+
+
+def _measure_mobilenet(study: "SMNAS") -> Measured:
+    """MobileNetV2 and ResNet18 within the structure that Table 3 trains, trained to the end and timed in turn."""
+    pair = {name: replace(study.preset.strategy_model, backbone=name) for name in (_MOBILE, _RESNET)}
+    results = study.finals("mobilenet", {f"FPN {name}": each for name, each in pair.items()})
+    finals = {name: results[f"FPN {name}"] for name in pair}
+    rows = {name: _numbers(each) for name, each in finals.items()}
+    own, other = rows[_MOBILE], rows[_RESNET]
+    return {
+        "rows": rows,
+        "evidence": {
+            "mobilenet FLOPs": own[FLOPS] / other[FLOPS],
+            "mobilenet time": own[LATENCY] / other[LATENCY],
+            "mobilenet behind": other["AP"] - own["AP"],
+            "ResNet18 AP": other["AP"],
+        },
+        "budget": _mean_budget({name: [each] for name, each in finals.items()}),
+    }
+
+
+def _draw_mobilenet(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    rows, shown = [], {key: stacked(measured, "rows", _RESNET, key) for key in (FLOPS, LATENCY, "AP")}
+    for name in (_RESNET, _MOBILE):
+        flops, latency, points = (stacked(measured, "rows", name, key) for key in shown)
+        ratios = [over_seeds(flops / shown[FLOPS]), over_seeds(latency / shown[LATENCY])]
+        costs = [over_seeds(1e-6 * flops).mean, over_seeds(latency), over_seeds(points)]
+        compared = [*ratios, over_seeds(points - shown["AP"])] if name != _RESNET else [None] * 3
+        rows.append([_BACKBONE_NAMES[name], *costs, *compared])
+    columns = {"Backbone": "", "FLOPS": "M", "Time": "ms", "AP": "points"}
+    columns |= dict.fromkeys(("FLOPS, over ResNet18's", "Time, over ResNet18's"), "times")
+    return _drawn(
+        columns | {"AP minus ResNet18's": "AP points"},
+        rows,
+        f"Two backbones within the structure of Table 3, {_preset(setting).strategy_model}, trained by the final "
+        "schedule; times of detection taken in turn.",
+    )
+
+
 _SM_4 = Claim(
     "SM-4",
     "Figure 3",
@@ -498,6 +508,52 @@ _SM_4 = Claim(
         "times were taken hours apart, so chance decided which backbones are no slower; now they are taken in turn",
     ),
 )
+_MOBILENET = Exhibit(
+    "mobilenet",
+    "MobileNetV2 beside ResNet18",
+    "costs, time and AP of two backbones within one structure",
+    _measure_mobilenet,
+    _draw_mobilenet,
+    (_SM_4,),
+)
+
+# ------------------------------------------------------------------------------------------------------------------
+# How stage one's training ranks
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def _measure_ranking(study: "SMNAS") -> Measured:
+    """Named detectors after stage one's training, on held-out training images, and after the final one."""
+    ranked = [
+        {"name": one["name"], "short": _points(one["short"]), "long": _points(one["long"]), FLOPS: one[FLOPS]}
+        for one in study.ranked
+    ]
+    return {
+        "ranked": ranked,
+        "evidence": {
+            "ranked": [[one["short"], one["long"], math.log(one[FLOPS])] for one in ranked],
+            "ranked AP": float(np.mean([one["long"] for one in ranked])),
+        },
+    }
+
+
+def _draw_ranking(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    preset, rows = _preset(setting), []
+    for place, one in enumerate(measured[0]["ranked"]):
+        short, long = (over_seeds([_number(each["ranked"][place][kind]) for each in measured]) for kind in _LENGTHS)
+        rows.append([one["name"], 1e-6 * one[FLOPS], short, long])
+    taus = [kendall_tau(*([_number(one[kind]) for one in each["ranked"]] for kind in _LENGTHS)) for each in measured]
+    epochs = [each.optimisation.epochs for each in (preset.stage_one_training, preset.final_training)]
+    return _drawn(
+        {"Detector": "", "FLOPS": "M"} | {f"AP after {number} epochs": "points" for number in epochs},
+        rows,
+        f"Named detectors after stage one's training of {epochs[0]} epochs, on held-out training images, and after the "
+        f"final one of {epochs[1]}, on validation images.",
+        [f"Kendall's tau of the one with the other, inside a seed: {over_seeds(taus).mean:.2f}."],
+    )
+
+
+_LENGTHS = ("short", "long")
 
 
 def _tau(short: np.ndarray, long: np.ndarray, cost: np.ndarray, seed: np.ndarray) -> float:
@@ -525,13 +581,13 @@ _SM_8 = Claim(
         "five are too few to rank, and a ranking by cost alone would have passed",
     ),
 )
-_FIGURE3 = Exhibit(
-    "figure3",
-    "Stage one: AP and time of combinations of modules",
-    "the structural search beside random search",
-    _measure_figure3,
-    _draw_figure3,
-    (_SM_4, _SM_8),
+_RANKING = Exhibit(
+    "ranking",
+    "How stage one's training ranks detectors",
+    "AP of named detectors after a short training and after the final one",
+    _measure_ranking,
+    _draw_ranking,
+    (_SM_8,),
 )
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -1190,11 +1246,10 @@ _TABLES = 10
 _ENOUGH = 12
 """So many doublings of the channels of a stage, added up over its blocks, halve what AP lacks of its limit."""
 _ORDERS = {"stage": "Stage by stage", "position": "Place by place from the input", None: "None"}
-_PRUNED = {str(order): f"{label}, on tables" for order, label in _ORDERS.items()} | {"searches": "In the searches"}
 
 
 def _measure_pruning(study: "SMNAS") -> Measured:
-    """What partial order pruning saves and loses, on tables of accuracies and in the searches of Figure 4."""
+    """What partial order pruning saves and loses, on tables of accuracies."""
     preset, structure = study.preset, study.preset.strategy_model
     group, budget = Group(preset.modular, structure), SearchSettings(budget=100, first=20, generation=10)
     rows: dict[str, list[dict[str, float]]] = {str(order): [] for order in _ORDERS}
@@ -1205,9 +1260,7 @@ def _measure_pruning(study: "SMNAS") -> Measured:
             history = evolve(group, settings, accuracy, (study.seed, table), _table_cost, (group.start(),))
             skipped = list(accuracy([each.structure for each in history.skipped]))
             rows[str(order)].append(pruned_numbers(history, skipped))
-    groups = range(len(study.picks))
-    rows["searches"] = [pruned_numbers(study.stage_two(each).found, study.skipped(each)) for each in groups]
-    tables = {name: {key: float(np.mean([one[key] for one in some])) for key in some[0]} for name, some in rows.items()}
+    tables = {order: _mean(some) for order, some in rows.items()}
     evidence = {"skipped share": tables["stage"]["share"], "order lost": tables["stage"]["lost"]}
     evidence["random lost more"] = tables["stage"]["lost at random"] - tables["stage"]["lost"]
     return {"tables": tables, "evidence": evidence}
@@ -1267,17 +1320,43 @@ def pruned_numbers(history: History, skipped: Sequence[Mapping[str, float]]) -> 
     }
 
 
-def _draw_pruning(measured: Sequence[Measured], setting: Setting) -> Drawn:
+def _mean(some: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([one[key] for one in some])) for key in some[0]}
+
+
+def _measure_skipped(study: "SMNAS") -> Measured:
+    """What partial order pruning saved and lost in the searches of Figure 4, whose skipped candidates are trained."""
+    groups = range(len(study.picks))
+    searches = {f"C{each}": pruned_numbers(study.stage_two(each).found, study.skipped(each)) for each in groups}
+    return {"searches": searches, "evidence": {}}
+
+
+def _draw_pruned(rows: Mapping[str, Callable[[str], Any]], caption: str) -> Drawn:
+    """rows: label -> the cell of one of `pruned_numbers`."""
     keys = ("trained", "skipped", "share", "area", "all", "lost", "lost at random")
-    rows = [[label, *(_over(measured, "tables", name, key) for key in keys)] for name, label in _PRUNED.items()]
     columns = {"Order": "", "Trained": "", "Skipped": "", "Share": "of the proposals"}
     areas = ("Area under the front", "With the skipped ones", "Lost by skipping", "Lost at random")
     return _drawn(
         columns | dict.fromkeys(areas, "AP points"),
-        rows,
+        [[label, *map(cell, keys)] for label, cell in rows.items()],
+        f"{caption} Lost at random: what the area loses when as many others are left out.",
+    )
+
+
+def _draw_pruning(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    return _draw_pruned(
+        {label: partial(_over, measured, "tables", str(order)) for order, label in _ORDERS.items()},
         f"Stage two on {_TABLES} tables of made-up accuracies a seed, which grow with depth and width but for noise, "
-        "100 candidates each; and the searches of Figure 4, whose skipped candidates were trained afterwards. Lost at "
-        "random: what the area loses when as many others are left out.",
+        "100 candidates each.",
+    )
+
+
+def _draw_skipped(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    # a front may have fewer structures than there are groups
+    means = [{"groups": _mean(list(each["searches"].values()))} for each in measured]
+    return _draw_pruned(
+        {"The search's own": partial(_over, means, "groups")},
+        "The searches of Figure 4, mean over their groups; what they skipped was trained afterwards.",
     )
 
 
@@ -1303,6 +1382,13 @@ _PRUNING = Exhibit(
     _measure_pruning,
     _draw_pruning,
     (_SM_9,),
+)
+_SKIPPED = Exhibit(
+    "skipped",
+    "What partial order pruning skipped in the searches",
+    "skipped candidates and the front of stage two with and without them",
+    _measure_skipped,
+    _draw_skipped,
 )
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -1361,7 +1447,10 @@ _PLATEAU = Exhibit(
 
 # ------------------------------------------------------------------------------------------------------------------
 
-EXHIBITS = (_FIGURE1, _TABLE1, _FIGURE3, _FIGURE4, _TABLE2, _TABLE3, _TABLE4, _FIGURE5, _TABLE5, _PRUNING, _PLATEAU)
+EXHIBITS = (
+    *(_FIGURE1, _TABLE1, _FIGURE3, _MOBILENET, _RANKING, _FIGURE4, _TABLE2, _TABLE3, _TABLE4, _FIGURE5, _TABLE5),
+    *(_PRUNING, _SKIPPED, _PLATEAU),
+)
 
 
 def _study(options: Options, seed: int, command: str) -> "SMNAS":

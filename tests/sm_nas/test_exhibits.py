@@ -347,25 +347,46 @@ def test_figure_3():
     structures = [one["structure"] for one in numbers[0]["found"][:3]]
     assert [each[2] for each in shown[:3]] == [{"Structure": each, "Seed": 0} for each in structures]
     assert figure.notes[0].endswith("ResNet18 6.0 at 9.0 ms and 100 MMACs; MobileNetV2 5.0 at 10.0 ms and 50 MMACs.")
-    assert "named detectors: 0.33." in figure.notes[1]
     assert figure.caption.startswith("Stage one: 5,103 structures")
+    assert numbers[0]["evidence"] == {}
+    assert numbers[0]["budget"]["SM-NAS"] == {"samples": 9, "cpu_seconds": 6.0}
+    alone = drawn("figure3", [numbers[0] | {"picks": {"C0": numbers[0]["found"][1]["structure"]}}])
+    assert alone.pictures[0].data["highlighted"] == {"C0": pytest.approx((4.0, 20.0))}
+
+
+def test_mobilenet_beside_resnet():
+    numbers = measured("mobilenet")
+    pair = {name: replace(NANO.strategy_model, backbone=name) for name in ("resnet18", "mobilenet_v2")}
+    points = {name: of_final(f"FPN {name}", each) for name, each in pair.items()}
+    flops = {name: 5.0 + len(f"FPN {name}") for name in pair}
+    times = {"mobilenet_v2": 10.0 + np.array(SEEDS), "resnet18": 11.0 + np.array(SEEDS)}
+    ratios = [flops["mobilenet_v2"] / flops["resnet18"], np.mean(times["mobilenet_v2"] / times["resnet18"])]
+    behind = points["resnet18"] - points["mobilenet_v2"]
+    first, second = (cells(row) for row in drawn("mobilenet", numbers).table.rows)
+    assert first == ["ResNet18", flops["resnet18"] / 1e6, 12.0, pytest.approx(points["resnet18"]), None, None, None]
+    costs = [flops["mobilenet_v2"] / 1e6, 11.0, points["mobilenet_v2"]]
+    assert second == ["MobileNetV2", *map(pytest.approx, [*costs, *ratios, -behind])]
+    assert {name: value.mean() for name, value in evidence(numbers).items()} == pytest.approx(
+        dict(zip(("mobilenet FLOPs", "mobilenet time"), ratios, strict=True))
+        | {"mobilenet behind": behind, "ResNet18 AP": points["resnet18"]}
+    )
+    assert numbers[1]["budget"] == {name: {"samples": 100, "cpu_seconds": 8.0} for name in pair}
+    assert "scenes/latencies-mobilenet" in numbers[0]["runs"]
+
+
+def test_the_ranking_of_a_short_training():
+    numbers = measured("ranking")
+    figure = drawn("ranking", numbers)
+    assert [cells(row) for row in figure.table.rows] == [
+        ["E0", 1e-5, pytest.approx(short), pytest.approx(long)] for short, long in ((1.0, 2.0), (2.0, 5.0), (3.0, 4.0))
+    ]
+    assert list(figure.table.columns) == ["Detector", "FLOPS", "AP after 13 epochs", "AP after 60 epochs"]
+    assert figure.notes == ["Kendall's tau of the one with the other, inside a seed: 0.33."]
     known = evidence(numbers)
     assert known["ranked"][0] == pytest.approx(
         np.array([[1, 2, math.log(10)], [2, 5, math.log(10)], [3, 4, math.log(10)]])
     )
-    once = {name: known[name][0] for name in known if name != "ranked"}
-    pair = {name: replace(NANO.strategy_model, backbone=name) for name in ("resnet18", "mobilenet_v2")}
-    points = {name: 100 * MadeUpStudy().final(f"FPN {name}", each)["AP"] for name, each in pair.items()}
-    expected = {
-        "mobilenet FLOPs": 0.5,
-        "mobilenet time": 10 / 9,
-        "ranked AP": 11 / 3,
-        "ResNet18 AP": points["resnet18"],
-    }
-    assert once == pytest.approx(expected | {"mobilenet behind": points["resnet18"] - points["mobilenet_v2"]})
-    assert numbers[0]["budget"]["SM-NAS"] == {"samples": 9, "cpu_seconds": 6.0}
-    alone = drawn("figure3", [numbers[0] | {"picks": {"C0": numbers[0]["found"][1]["structure"]}}])
-    assert alone.pictures[0].data["highlighted"] == {"C0": pytest.approx((4.0, 20.0))}
+    assert known["ranked AP"] == pytest.approx([11 / 3] * 3)
 
 
 def test_figure_4():
@@ -465,27 +486,25 @@ def _ordered(some: Sequence[Structure]) -> list[tuple[Structure, Structure]]:
 def test_the_exhibit_on_pruning():
     numbers = measured("pruning")
     rows = {row[0]: cells(row) for row in drawn("pruning", numbers).table.rows}
-    by_stage, by_place, without = (
-        "Stage by stage, on tables",
-        "Place by place from the input, on tables",
-        "None, on tables",
-    )
-    assert list(rows) == [by_stage, by_place, without, "In the searches"]
+    by_stage, by_place, without = "Stage by stage", "Place by place from the input", "None"
+    assert list(rows) == [by_stage, by_place, without]
     assert rows[without][2:4] == [0.0, 0.0]
     assert rows[by_stage][3].expected > rows[by_place][3].expected
-    seeds = np.mean(SEEDS)  # each group: APs 10, 20, 30 points and 10 a seed at costs 4, 3, 2, of 4 in the reference
-    reached = (30 + 10 * seeds) * (1 - 2 / 4.0004)
-    lost = 20 * (2 - 1) / 4.0004 / 2  # in C1, from cost 1 to 2
-    assert rows["In the searches"][1:7] == [
-        3,
-        1,
-        0.25,
-        *(pytest.approx(each) for each in (reached, reached + lost, lost)),
-    ]
+    assert rows[by_stage][1] == 100
     stage = numbers[1]["tables"]["stage"]
     more = stage["lost at random"] - stage["lost"]
     wanted = {"skipped share": stage["share"], "order lost": stage["lost"], "random lost more": more}
     assert numbers[1]["evidence"] == pytest.approx(wanted)
+
+
+def test_the_exhibit_on_what_was_skipped():
+    numbers = measured("skipped")
+    [row] = [cells(row) for row in drawn("skipped", numbers).table.rows]
+    seeds = np.mean(SEEDS)  # each group: APs 10, 20, 30 points and 10 a seed at costs 4, 3, 2, of 4 in the reference
+    reached = (30 + 10 * seeds) * (1 - 2 / 4.0004)
+    lost = 20 * (2 - 1) / 4.0004 / 2  # in C1, from cost 1 to 2
+    assert row[1:7] == [3, 1, 0.25, *(pytest.approx(each) for each in (reached, reached + lost, lost))]
+    assert numbers[0]["runs"] == [f"scenes/stage-two-c{group}{kind}" for group in (0, 1) for kind in ("", "-skipped")]
 
 
 def test_the_length_of_training():
