@@ -87,6 +87,13 @@ def front(study: SMNAS, seconds: float, random: bool) -> list[Path]:
     return files
 
 
+def selects(study: SMNAS, seconds: float) -> int:
+    """Candidates of both stages that are proposed after the random ones."""
+    own = plan(study, seconds)
+    one, two = (search.budget - search.first for search in (own.stage_one, own.stage_two))
+    return one + own.groups * two
+
+
 def searched(study: SMNAS, stage: Stage, random: bool, run: Run) -> dict[str, Any]:
     """A stage's candidates: proposed by evolution, or all at random."""
     study._pretrain_for(stage.strategy, study.preset.structural.backbones)

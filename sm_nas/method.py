@@ -554,6 +554,8 @@ def evolve(
             break  # a small space: everything was proposed
         chosen = []
         for child, parent in proposed:
+            if len(chosen) == left:
+                break  # nobody asks about the rest
             against = None
             if generation and settings.pruning and cost is not None:
                 against = speaks_against(child, cost(child), history, settings.order)
@@ -561,7 +563,7 @@ def evolve(
                 chosen.append((child, parent))
             else:
                 history.skipped.append(Skipped(child, cost(child), generation, *against))
-        history.evaluated += _evaluated(chosen[:left], evaluate, generation)
+        history.evaluated += _evaluated(chosen, evaluate, generation)
         generation += 1
     return history
 

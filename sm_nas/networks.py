@@ -116,7 +116,7 @@ def build_detector(
     structure: Structure, categories: int, settings: DetectorSettings, norm: NormKind = "batch"
 ) -> TwoStage | RetinaNet:
     """The detector of a structure. norm: of the backbone; neck and heads have a group norm with it, no batch norm."""
-    backbone = build_backbone(structure.backbone, settings, Norm(norm))
+    backbone = build_backbone(structure.backbone, settings, Norm(norm, max(1, settings.width // 2)))
     other_norm = Norm(norm, settings.norm_groups) if norm in ("group", "group-ws") else None
     fpn = None
     if structure.levels is not None:

@@ -14,6 +14,7 @@ plateau-NAME-xN           detectors by parts and multiples of the final schedule
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -170,7 +171,8 @@ class SMNAS(BackboneStudy):
         """Records with the latencies of those that have none yet, which are taken in turn.
 
         Hours lie between generations. So a detector of random weights is timed along with each, and latencies are those
-        of a machine as fast as it was for the run's first generation.
+        of a machine as fast as it was for the run's first generation. What timing took, all of it together, is divided
+        among their CPU seconds.
         """
         names = [record["key"] for record in records if record["status"] == "done" and LATENCY not in record]
         if names and self.options.latencies is not None:
@@ -191,12 +193,16 @@ class SMNAS(BackboneStudy):
                 network = self.detector(structure, strategy.norm)
                 network.load_state_dict(Run.read(folder).load_weights("detector")[0])
                 detectors[name] = network, structure.input_size
+            began = time.process_time()
             timed = self.latencies_in_turn(detectors, "search")
+            took = (time.process_time() - began) / len(names)
             now = timed.pop("reference")[LATENCY]
             first = next((each["reference"] for each in run.candidates() if "reference" in each), now)
             for name, each in timed.items():
-                scaled = each | {LATENCY: each[LATENCY] * first / now, "reference": first}
-                run.candidate(**run.candidate_named(name), **scaled)
+                known = run.candidate_named(name)
+                spent_on = (known.get("cpu_seconds") or known["train_cpu_seconds"]) + took
+                scaled = each | {LATENCY: each[LATENCY] * first / now, "reference": first, "cpu_seconds": spent_on}
+                run.candidate(**known | scaled)
         for record in records:
             remove_folder(run.path / "training" / slug(record["key"]))
         return [run.candidate_named(record["key"]) for record in records]

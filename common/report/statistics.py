@@ -113,27 +113,30 @@ def _members(groups: ArrayLike | None, items: int) -> list[np.ndarray]:
 
 
 def partial_tau(first: ArrayLike, second: ArrayLike, covariate: ArrayLike, groups: ArrayLike | None = None) -> float:
-    """Kendall's tau of what a straight line through the covariate leaves of two scores, (N,) each.
+    """Kendall's tau of what a cubic curve through the covariate leaves of two scores, (N,) each.
 
-    groups: (N,), such as the seed: each has its own line, and only pairs inside one count. (Kendall's own partial tau
-    is not 0 for scores that share nothing but the covariate.)
+    groups: (N,), such as the seed: each has its own curve, and only pairs inside one count. A group of four items or
+    fewer, which a cubic curve goes through, says nothing. (Where two scores bend alike with the covariate, what a
+    straight line leaves of them agrees, though they share nothing else; and Kendall's own partial tau is not 0 for
+    scores that share nothing but the covariate.)
     """
     scores = np.stack([np.asarray(first, dtype=float), np.asarray(second, dtype=float)], axis=1)
     covariate = np.asarray(covariate, dtype=float)
-    left = np.empty_like(scores)
+    left = np.zeros_like(scores)
     for inside in _members(groups, len(covariate)):
         along = covariate[inside] - covariate[inside].mean()
-        centred = scores[inside] - scores[inside].mean(axis=0)
-        spread = along @ along
-        left[inside] = centred - np.outer(along, along @ centred / spread) if spread else centred
+        curves = np.vander(along / (np.abs(along).max() or 1.0), 4)
+        rest = scores[inside] - curves @ np.linalg.lstsq(curves, scores[inside], rcond=None)[0]
+        left[inside] = np.where(np.abs(rest) > 1e-9 * np.abs(scores[inside]).max(axis=0), rest, 0.0)
     return kendall_tau(left[:, 0], left[:, 1], groups)
 
 
 def bootstrap_interval(
-    statistic: Callable[[list[Any]], float], seeds: Sequence[Sequence[Any]], draws: int = 2000
+    statistic: Callable[[list[Any]], float], seeds: Sequence[Sequence[Any]], draws: int = 2000, alike: bool = False
 ) -> Difference:
     """A statistic of items pooled over seeds, with its 95 % percentile interval: seeds are drawn again, then items.
 
+    alike: every seed has the same items in the same order, such as named detectors: they are drawn once for all seeds.
     statistic: items -> a number; NaN leaves a draw out. seeds: items of each seed, such as (cost, AP) of an
     architecture. For what is bounded (shares, ranks, areas), where a t interval would reach past the bounds. n is the
     number of items. Raises InputError where there are none.
@@ -144,9 +147,11 @@ def bootstrap_interval(
     values = []
     for _ in range(draws):
         drawn = [seeds[index] for index in generator.integers(len(seeds), size=len(seeds))]
-        values.append(
-            statistic([items[at] for items in drawn for at in generator.integers(len(items), size=len(items))])
-        )
+        if alike:
+            places = [generator.integers(len(drawn[0]), size=len(drawn[0]))] * len(drawn)
+        else:
+            places = [generator.integers(len(items), size=len(items)) for items in drawn]
+        values.append(statistic([items[at] for items, own in zip(drawn, places, strict=True) for at in own]))
     finite = np.array(values)[np.isfinite(values)]
     low, high = np.quantile(finite, [0.025, 0.975]) if len(seeds) > 1 and len(finite) else (math.nan, math.nan)
     pooled = [item for items in seeds for item in items]

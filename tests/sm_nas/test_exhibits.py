@@ -273,16 +273,26 @@ def test_table_3():
 
 def test_table_4_and_figure_1():
     numbers = measured("table4")
-    assert [to_json(each["evidence"]) for each in measured("figure1")] == [each["evidence"] for each in numbers]
     named, rows = (
         CLASSICS | MODELS,
         {row[0].removeprefix("SM-NAS: "): cells(row) for row in drawn("table4", numbers).table.rows},
     )
-    assert list(rows) == [*CLASSICS, *MODELS, *FOUND]
-    for name, structure in (named | FOUND).items():
-        assert rows[name][4:10] == [of_final(name, structure, key) for key in NUMBERS]
-        assert rows[name][10] == (there(name) / 1e9 if name in named else None)
-    figure = drawn("figure1", numbers)
+    assert list(rows) == [*CLASSICS, *MODELS]
+    for place, (name, structure) in enumerate((MODELS | CLASSICS).items()):
+        assert rows[name][3:] == [
+            11.0 + place**2,
+            *(of_final(name, structure, key) for key in NUMBERS),
+            there(name) / 1e9,
+        ]
+        assert rows[name][1:3] == list(parts_of(structure)[1::-1])
+    with_found = measured("figure1")
+    assert with_found[0]["evidence"] == {}
+    assert "scenes/searches" not in numbers[0]["runs"]
+    assert {"scenes/searches", "scenes/latencies-comparison"} <= set(with_found[0]["runs"])
+    figure = drawn("figure1", with_found)
+    assert [row[1] for row in figure.table.rows] == [*MODELS, *FOUND, *CLASSICS]
+    for row in figure.table.rows:
+        assert cells(row)[3] == of_final(row[1], (named | FOUND)[row[1]])
     (picture,) = figure.pictures
     assert {name: pytest.approx(pair) for name, pair in picture.data["highlighted"].items()} == {
         row[1]: (row[2].mean, row[3].mean) for row in figure.table.rows
@@ -387,6 +397,7 @@ def test_the_ranking_of_a_short_training():
         np.array([[1, 2, math.log(10)], [2, 5, math.log(10)], [3, 4, math.log(10)]])
     )
     assert known["ranked AP"] == pytest.approx([11 / 3] * 3)
+    assert numbers[1]["budget"] == {"after the final training": {"samples": 100, "cpu_seconds": 8.0}}
 
 
 def test_figure_4():
@@ -475,6 +486,15 @@ def test_pruning_on_tables_saves_what_a_naive_count_says():
     smaller, larger = ([next(accuracy([each]))["AP"] for each in pair] for pair in zip(*_ordered(every), strict=True))
     assert np.mean(np.array(larger) - smaller) > 0, "larger is better but for noise"
     assert all(without_noise(one) <= without_noise(other) for one, other in _ordered(every))
+
+
+def test_a_candidate_that_failed_is_on_no_front():
+    some = [Structure(f"basicblock_48_{code}", (96, 96), (1, 5), 32, "rpn", 1) for code in CODES]
+    fine = [Evaluated(each, cost, share, 0) for each, cost, share in zip(some, (1.0, 2.0), (0.1, 0.2), strict=False)]
+    failed = Evaluated(some[2], math.nan, math.nan, 0)
+    alone, beside = (pruned_numbers(History(trained, []), []) for trained in (fine, [*fine, failed]))
+    assert beside["area"] == pytest.approx(alone["area"])
+    assert alone["area"] > 5
 
 
 def _ordered(some: Sequence[Structure]) -> list[tuple[Structure, Structure]]:

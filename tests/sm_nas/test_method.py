@@ -321,6 +321,15 @@ def test_pruning_skips_no_member_of_the_front_where_larger_is_never_worse(seed):
         assert max(each.accuracy for each in beaten) >= monotone(skipped.structure)
 
 
+def test_nobody_asks_about_what_is_proposed_beyond_the_budget(monkeypatch):
+    asked = []
+    monkeypatch.setattr("sm_nas.method.speaks_against", lambda child, *_: asked.append(child))
+    settings = SearchSettings(budget=22, first=20, generation=10)
+    history = evolve(Group(SMALL, coded("11-21-21-21", 12, 16)), settings, measure(monotone), (0,), cost_of)
+    assert asked == [each.structure for each in history.evaluated[20:]]
+    assert len(asked) == 2
+
+
 # ---- the search
 
 

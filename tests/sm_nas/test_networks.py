@@ -272,6 +272,9 @@ def test_norms_of_the_whole_detector(text):
     assert kinds("group-ws", "backbone") == kinds("group-ws", "fpn") == {nn.GroupNorm, StandardisedConv2d}
     of_fpn = {module.num_groups for module in modules("group", "fpn") if isinstance(module, nn.GroupNorm)}
     assert of_fpn == {gcd(SMOKE.detector.norm_groups, 24)}
+    of_backbone = {module.num_groups for module in modules("group", "backbone") if isinstance(module, nn.GroupNorm)}
+    base = 12 if text.startswith("basicblock_12") else SMOKE.detector.width
+    assert of_backbone == {base // 2}
 
 
 def test_thin_standard_backbones():

@@ -97,6 +97,16 @@ def test_a_bootstrap_draws_seeds_and_then_their_items():
         bootstrap_interval(np.mean, [[1.0], []])
 
 
+def test_a_bootstrap_draws_items_that_every_seed_has_once_for_all():
+    """Detectors differ, seeds hardly: how many seeds saw them says nothing about other detectors."""
+    generator = np.random.default_rng(2)
+    detectors = generator.normal(size=12)
+    seeds = [(detectors + generator.normal(scale=0.01, size=12)).tolist() for _ in range(30)]
+    found = bootstrap_interval(np.mean, seeds, alike=True)
+    assert found.half == pytest.approx(1.96 * detectors.std() / math.sqrt(12), rel=0.15)
+    assert bootstrap_interval(np.mean, seeds).half < found.half / 3
+
+
 def test_holm_is_the_step_down_of_the_definition():
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5}) == pytest.approx(
         {"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.5}
@@ -140,11 +150,21 @@ def test_partial_tau_takes_out_what_a_covariate_explains():
     first, second = cost + generator.normal(size=300), cost + generator.normal(size=300)
     assert kendall_tau(first, second) > 0.25
     assert abs(partial_tau(first, second, cost)) < 0.08
-    lines = [np.polyval(np.polyfit(cost, score, 1), cost) for score in (first, second)]
-    assert partial_tau(first, second, cost) == pytest.approx(kendall_tau(first - lines[0], second - lines[1]))
+    curves = [np.polyval(np.polyfit(cost, score, 3), cost) for score in (first, second)]
+    assert partial_tau(first, second, cost) == pytest.approx(kendall_tau(first - curves[0], second - curves[1]))
     seed = np.repeat([0, 1], 150)  # a shift of a whole seed, in scores and cost, changes nothing
     shifted = partial_tau(first + 9 * seed, second - 5 * seed, cost + 3 * seed, seed)
     assert shifted == pytest.approx(partial_tau(first, second, cost, seed))
+    assert math.isnan(partial_tau(first[:8], second[:8], cost[:8], np.repeat([0, 1], 4))), "a curve goes through four"
+
+
+@pytest.mark.parametrize("bent", [lambda cost: -8 * np.exp(-1.5 * cost), np.exp], ids=["saturating", "steepening"])
+def test_scores_that_bend_alike_with_the_covariate_have_no_partial_tau(bent):
+    generator = np.random.default_rng(5)
+    cost, seed = np.tile(np.linspace(0, 2.5, 10), 60), np.repeat(np.arange(60), 10)
+    first, second = (bent(cost) + generator.normal(scale=0.5, size=600) for _ in range(2))
+    assert abs(partial_tau(first, second, cost, seed)) < 0.06
+    assert partial_tau(first, second + 2 * first, cost, seed) > 0.6
 
 
 # ---- seeds needed
