@@ -531,7 +531,7 @@ def _draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "Base detectors and what the search made of them, at the input size it found; on validation images.",
         [
             "trained on alone: the base detector after as many pairs' trainings as what the search found has behind "
-            "it, with neither teacher nor actions.",
+            "it, with neither teacher nor actions, but with L_BN.",
             f"A search trains {preset['search']['budget']} pairs of {preset['pair_training']['epochs']} epochs; what "
             "it finds is not trained any further.",
             "The base detector and the upgraded one are timed in turn.",
@@ -960,7 +960,8 @@ def without_effect(
 ) -> tuple[float, float]:
     """What `share_until`, and our best score minus random search's in points, would be on average if no step of the two
     searches mattered: a pair's score is a straight line in the number of trainings behind it, as both searches have it,
-    and what is left over, dealt at random. Both begin with the base detector, whose score is one and the same.
+    and what is left over, dealt at random. Both begin with the base detector, whose score is one and the same; and as
+    long as both have the same parents, they train the same pairs, whose scores stay one and the same, too.
     """
     steps = [[step for step in search["steps"] if step["score"] is not None] for search in (ours, random)]
     depth, scores = (
@@ -969,10 +970,11 @@ def without_effect(
     line = np.polyfit(depth, scores, 1) if len(set(depth)) > 1 else np.array([0.0, scores.mean()])
     first = len(steps[0])
     trained = np.delete(np.arange(len(scores)), [0, first])
-    expected, left_over = np.polyval(line, depth[trained]), scores[trained] - np.polyval(line, depth[trained])
+    pairs, pair_of = np.unique(np.stack([depth[trained], scores[trained]]), axis=1, return_inverse=True)
+    expected = np.polyval(line, pairs[0])
     generator, made_up, found = np.random.default_rng(seed), scores.copy(), []
     for _ in range(draws):
-        made_up[trained] = expected + generator.permutation(left_over)
+        made_up[trained] = (expected + generator.permutation(pairs[1] - expected))[pair_of]
         own, other = np.maximum.accumulate(made_up[:first]), made_up[first:].max()
         found.append((share_until(own.tolist(), float(other)), 100 * (own[-1] - other)))
     share, ahead = np.mean(found, axis=0)

@@ -5,6 +5,7 @@ the base, the best pair, and the best one within Table 5's goal, each at every i
 from the latest pairs, so that nothing is selected, on the same base and pool.
 """
 
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -48,6 +49,13 @@ def front(study: JointDetNASStudy, seconds: float, random: bool) -> list[Path]:
         if (run / "detector" / f"{name}.json").is_file():  # a search may have no slim pair
             files += at_every_size(own, Run.read(run), name)
     return files
+
+
+def selects(study: JointDetNASStudy, seconds: float) -> int:
+    """Pairs whose parents are drawn when more have been measured than the list of parents has places: until then the
+    best of them are the latest, too."""
+    search = plan(study, seconds).search
+    return max(0, search.budget - search.generation * math.ceil(search.k / search.generation))
 
 
 def at_every_size(study: JointDetNASStudy, run: Run, name: str) -> list[Path]:

@@ -608,15 +608,18 @@ class JointDetNASStudy(BackboneStudy):
 
         def make(run: Run) -> dict[str, Any]:
             teachers = {name: self.teacher(teacher) for name, teacher in preset.grid_teachers}
-            measured = {
-                name: {"AP": self.mean_precision(each), "params": parameters(each)} for name, each in teachers.items()
-            }
+            measured = {}
+            for name, teacher in preset.grid_teachers:
+                network = self.teacher(teacher)  # another: measuring re-estimates the statistics that it teaches by
+                measured[name] = {"AP": self.mean_precision(network), "params": parameters(network)}
             students = {}
             for percentage in (preset.percentages[0], preset.percentages[-1]):
                 before, gains = self.pruned_student(percentage), {}
                 level = self.mean_precision(before)
                 for number, (name, teacher) in enumerate(teachers.items()):
-                    pupil = self._pupil(self.pruned_student(percentage), teacher)
+                    student = self.pruned_student(percentage)
+                    self.settle(student)  # f_adap is fitted to what the student says when it is measured
+                    pupil = self._pupil(student, teacher)
                     training = self.training(preset.grid_training, drawn_as=str(percentage))  # the same under each
                     train_pupil(run, f"{percentage}-{number}", pupil, teacher, self.batches(), preset, training)
                     gains[name] = self.mean_precision(pupil.student) - level
@@ -782,7 +785,9 @@ class JointDetNASStudy(BackboneStudy):
                     before = self.report(pupil.student, preset.base_size)
                     network = pupil.student
                     kept = kept_at_cost(network.backbone, cost, preset.base_size, morphism)
-                    pupil = self._pupil(keep_channels(network, kept), teacher)
+                    network = keep_channels(network, kept)
+                    self.settle(network)
+                    pupil = self._pupil(network, teacher)
                 pupil = child_of(pupil, None, 0, morphism)
                 reports.append(self.train_on(run, f"pair-{number}", pupil, None if number < penalised else teacher))
                 pupil.moments = run.load_weights(f"pair-{number}-moments")[0]

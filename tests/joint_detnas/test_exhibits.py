@@ -597,6 +597,17 @@ def test_without_effect_both_searches_begin_with_the_same_base():
     assert without_effect({"steps": noisy}, {"steps": steps}, 0) == (1.0, 0.0)
 
 
+def test_without_effect_pairs_that_both_searches_train_have_one_score():
+    """Where the best pair is one of those, neither is ever above the other."""
+    generator = np.random.default_rng(0)
+    common = [{"score": 0.3, "depth": 0}] + [{"score": each, "depth": 1} for each in generator.normal(0.2, 0.02, 3)]
+    assert without_effect({"steps": common}, {"steps": common}, 0) == (1.0, 0.0)
+    own = [{"score": each, "depth": 1} for each in generator.normal(0.4, 0.02, 3)]
+    share, ahead = without_effect({"steps": [*common[:2], own[0], *common[2:]]}, {"steps": [*common, *own[1:]]}, 0)
+    assert share == pytest.approx(1 - 1 / 6 * (1 - 2 / 4), abs=0.03), "its own pair, the second, is one of six"
+    assert ahead < 0
+
+
 # ---- claims by made-up evidence
 
 BY_ID = {claim.id: claim for claim in PAPER.claims}
