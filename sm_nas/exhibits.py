@@ -1331,7 +1331,7 @@ def pruned_numbers(history: History, skipped: Sequence[Mapping[str, float]]) -> 
         "area": reached,
         "all": whole,
         "lost": whole - reached,
-        "lost at random": whole - float(np.mean(left)),
+        "lost at random": whole - float(np.mean(left)) if skipped else 0.0,
     }
 
 

@@ -56,7 +56,7 @@ class Card:
 
 def card_of(result: ExhibitResult) -> Card:
     """The card of a table or figure."""
-    name, seeds = display_name(result.exhibit), ", ".join(map(str, result.seeds)) or "none"
+    name, seeds = display_name(result.exhibit), result.seeds_in_words or "none"
     about = {
         "Exhibit": f"{result.paper_title or result.paper}, {name}, {result.data}, {result.scale} scale",
         "Seeds": seeds,

@@ -130,6 +130,14 @@ class ExhibitResult:
     runs: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def seeds_in_words(self) -> str:
+        """Many in a row by the first and the last."""
+        seeds = list(self.seeds)
+        if len(seeds) > 10 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+            return f"{seeds[0]} to {seeds[-1]}"
+        return ", ".join(map(str, seeds))
+
     def save(self, path: Path) -> Path:
         """Write the record to `path`, atomically."""
         return write_json(path, self)

@@ -269,7 +269,6 @@ def _claims(records: list[Record]) -> str:
 def _exhibit(result: ExhibitResult, link: str) -> str:
     tables = side_by_side(result.table, result.paper_table, result.units, result.paper_units)
     title = f"{display_name(result.exhibit)}: {result.title}"
-    seeds = f"Seeds: {', '.join(map(str, result.seeds))}."
     return "\n\n".join(
         [
             f"#### {title}",
@@ -277,7 +276,7 @@ def _exhibit(result: ExhibitResult, link: str) -> str:
             *(f"![{title}]({link}/{picture.name}.png)" for picture in result.pictures),
             *(f"**{name}**\n\n{markdown_table(heads, rows)}" for name, heads, rows in tables),
             *(["\n".join(f"- {plain_markdown(note)}" for note in result.notes)] if result.notes else []),
-            f"{seeds} `{result.command}`",
+            f"Seeds: {result.seeds_in_words}. `{result.command}`",
         ]
     )
 

@@ -82,6 +82,15 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert record["pictures"][0]["kind"] == "bars"
 
 
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [((), ""), ((0, 1, 2), "0, 1, 2"), (range(100), "0 to 99"), (range(5, 16), "5 to 15"), ((*range(11), 12), None)],
+)
+def test_seeds_in_words(seeds, words):
+    words = ", ".join(map(str, seeds)) if words is None else words
+    assert replace(RESULT, seeds=tuple(seeds)).seeds_in_words == words
+
+
 def test_what_a_record_may_lack_is_empty_and_what_is_unknown_is_passed_over(tmp_path):
     record = json.loads(RESULT.save(tmp_path / "result.json").read_text())
     needed = ("exhibit", "paper", "title", "caption", "data", "scale", "seeds", "command", "table")
