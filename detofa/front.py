@@ -2,7 +2,7 @@
 
 Both lengths of training and the number of sampled paths are scaled by one share; then a path is searched for each of
 the scale's budgets. Random search: a supernet trained by uniform sampling, and the best of as many uniform paths, its
-training longer by what pruning saved.
+training longer by what pruning, path filter and evolution would have taken.
 """
 
 import time
@@ -18,8 +18,8 @@ from common.compare.methods import FOUND, RANDOM, STANDARD, budgeted, scaled
 from common.settings import lasting
 from common.train.run_folder import Run
 from detofa import method
-from detofa.method import Operations
-from detofa.presets import Preset, Variant
+from detofa.method import Operations, PathLosses
+from detofa.presets import VARIANTS, Preset, Variant
 from detofa.study import PRETRAINED, DetOFAStudy
 
 UNCOUNTED = (*PRETRAINED, "pace")
@@ -53,11 +53,22 @@ def front(study: DetOFAStudy, seconds: float, random: bool) -> list[Path]:
     """A detector for each of the scale's budgets that a path was found for."""
     own = budgeted(Budgeted, study, plan(study, seconds, random))
     if random:
-        make = partial(own.train_and_search, _UNIFORM)
+        make = partial(by_chance, own)
         result, name = own.once(UNIFORM, make, variant=asdict(_UNIFORM))["random"], UNIFORM
     else:
         result, name = own.result("ours")["found"], "ours"
     return written(own, name, result)
+
+
+def by_chance(study: DetOFAStudy, run: Run) -> dict[str, Any]:
+    """A supernet trained by uniform sampling, and for each budget the best of the uniform paths that it pays for."""
+    supernet, costs = study._train(_UNIFORM, run)
+    everything, each = study.operations(_UNIFORM), study.preset.fine_tuning_paths
+    losses, costs["search sampling"] = method.sample_paths(
+        study, run, "search", supernet, study.detection_task, everything, each
+    )
+    chance = [method.best_affordable(losses, study.constraint, budget) for budget in study.budgets]
+    return {"costs": costs, "budgets": study.budgets, "random": study.measured(run, supernet, chance)}
 
 
 def written(study: DetOFAStudy, name: str, found: Sequence[dict[str, Any] | None]) -> list[Path]:
@@ -77,10 +88,11 @@ def written(study: DetOFAStudy, name: str, found: Sequence[dict[str, Any] | None
 def plan(study: DetOFAStudy, seconds: float, random: bool) -> Preset:
     """The preset whose trainings, samplings and searches take so long."""
     pace, preset = study.once("pace", partial(measure_pace, study), shared=True), study.preset
-    epochs = preset.warm_up.epochs + preset.fine_tuning.epochs
-    paths = (1 if random else 2) * preset.fine_tuning_paths * study.constraint.buckets
+    image, pruned = pace["image"], pace["image" if random else "pruned image"]
+    training = study.images_an_epoch * (preset.warm_up.epochs * image + preset.fine_tuning.epochs * pruned)
+    path = pace["path"] if random else 2 * (pace["path"] + pace["filter"])  # after the warm-up, and for the search
     searching = 0.0 if random else pace["search"] * len(preset.budget_shares)
-    share = (seconds - searching) / (epochs * study.images_an_epoch * pace["image"] + paths * pace["path"])
+    share = (seconds - searching) / (training + preset.fine_tuning_paths * study.constraint.buckets * path)
     return replace(
         preset,
         warm_up=lasting(preset.warm_up, scaled(preset.warm_up.epochs, share)),
@@ -90,15 +102,26 @@ def plan(study: DetOFAStudy, seconds: float, random: bool) -> Preset:
 
 
 def measure_pace(study: DetOFAStudy, run: Run) -> dict[str, float]:
-    """CPU seconds of a training image, of validating a path, and of the search for one budget."""
+    """CPU seconds of a training image, with uniform paths and with those drawn by their score in a pruned space; of
+    validating a path; of a filter's fine-tuning for each path that it learns from; and of the search for one budget.
+    """
     supernet, everything, task = study.detector(), Operations.all(study.space), study.detection_task
-    training = study.training(lasting(study.preset.fine_tuning, _EPOCHS))
-    report = method.train(run, "training", supernet, task, everything.sample, training)
-    losses, sampling = method.sample_paths(study, run, "pace", supernet, task, everything, _PATHS)
-    scorer, began = study.scorer(study.new_filter()), time.process_time()
-    method.search(everything, scorer, study.budgets[-1], study.preset.evolution, study.seed)
+    preset, training = study.preset, study.training(lasting(study.preset.fine_tuning, _EPOCHS))
+    uniform = method.train(run, "training", supernet, task, everything.sample, training)
+    some, sampling = method.sample_paths(study, run, "pace", supernet, task, everything, _PATHS)
+    times = max(1, preset.fine_tuning_paths // _PATHS)  # the same again: batches are as large as the scale's
+    losses = PathLosses(np.tile(some.paths, (times, 1)), np.tile(some.losses, times))
+    path_filter, tuning = study.new_filter(), study.training(preset.path_filter.fine_tuning)
+    tuned = method.train_filter(run, "filter", path_filter, losses, study.space, study.constraint, tuning)
+    scorer, pruning = study.scorer(path_filter), VARIANTS["ours"].pruning
+    sampler, _ = method.prune(everything, scorer, pruning, preset.operation_samples, study.seed)
+    pruned = method.train(run, "pruned", supernet, task, sampler, training)
+    began = time.process_time()
+    method.search(everything, scorer, study.budgets[-1], preset.evolution, study.seed)
     return {
-        "image": report.cpu_seconds / report.samples,
-        "path": sampling["cpu_seconds"] / len(losses.paths),
+        "image": uniform.cpu_seconds / uniform.samples,
+        "pruned image": pruned.cpu_seconds / pruned.samples,
+        "path": sampling["cpu_seconds"] / len(some.paths),
+        "filter": tuned.cpu_seconds / len(losses.paths),
         "search": time.process_time() - began,
     }

@@ -779,14 +779,14 @@ def affordable_bucket(
     A budget just above the end of a bucket pays for few paths of the next one, and one of latency for those of a
     bucket of FLOPs that happen to be fast: a search among these few would pass over better ones.
     """
-    bucketed = constraint.buckets_of or constraint
+    bucketed, enough = constraint.buckets_of or constraint, 40  # paths, to tell such a share by
     drawn = operations.sample(5000, generator)
     for bucket in range(constraint.buckets - 1, 0, -1):
         if bucketed is constraint and budget <= constraint.edges[bucket]:
             continue  # all of it costs more
         paths = drawn[constraint.bucket(drawn) == bucket]
-        if not len(paths):
-            paths = _walk_into(bucket, operations, bucketed, drawn, 40, generator)
+        if len(paths) < enough:
+            paths = _walk_into(bucket, operations, bucketed, drawn, enough, generator)
         if len(paths) and (constraint.cost(paths) <= budget).mean() >= share:
             return bucket
     return 0

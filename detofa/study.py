@@ -277,9 +277,9 @@ class DetOFAStudy(Study):
         )
         path_filter, training = self.filter_of("filter"), self.training(preset.path_filter.fine_tuning)
         method.train_filter(run, "search-filter", path_filter, losses, self.space, constraint, training)
-        scorer, began = self.scorer(path_filter), time.perf_counter()
+        scorer, began = self.scorer(path_filter), time.process_time()
         found = [method.search(operations, scorer, budget, preset.evolution, self.seed).best for budget in self.budgets]
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         chance = [method.best_affordable(losses, constraint, budget) for budget in self.budgets]
         return {
             "costs": costs,

@@ -49,7 +49,8 @@ def compare(options: Options) -> None:
     dataset, device = load(options.data, options.split), usable_device(options.device)
     folder = options.out / "compare" / f"{short_name(options.data)}-{options.split}"
     print(f"{len(files)} detectors on {len(dataset)} images of {options.data}, {options.split}", file=sys.stderr)
-    records, problems = measured(files, dataset, folder / "detectors", options.preset, str(device))
+    records, errors = measured(files, dataset, folder / "detectors", options.preset, str(device))
+    problems = list(map(str, errors))
     if not records:
         raise InputError(f"no detector could be measured: {problems[0]}")
     result = drawn(records, problems, options, typed_command())

@@ -2,11 +2,15 @@
 
 A front is judged by its area: the highest AP that it has within a budget of multiply-accumulates, averaged over budgets
 from the box's lower end to its upper one, all octaves alike (`area`). Differences are paired by seed: all fronts of a
-seed have the same data, held-out images and pre-training. Importable without torch.
+seed have the same training images, the same held out to compare candidates by, and the same to measure AP on. What
+they start from differs, and is not counted: each method pre-trains networks of its own on crops, for as long as its own
+scale says. At nano, crops are the same; SM-NAS's and Joint-DetNAS's backbones see them for 12 and 16 epochs, DetOFA's
+supernet twice for 16. Importable without torch.
 
 Evidence, first axis the seed:
     area:METHOD, area:METHOD:random (S,)                  of the front that the method found, and random search
     best:METHOD (S,)                                      AP of the most accurate detector of the former
+    selects:METHOD (S,)                                   candidates that selection decides about
     second (S', methods)                                  area of what was found on the second data set
     second best (S', methods)                             AP of the most accurate detector there
 """
@@ -23,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from common.compare.methods import methods
 from common.compare.presets import Options
-from common.report.claims import Claim, Condition, Evidence, NotMeasured
+from common.report.claims import Claim, Condition, Evidence, NotMeasured, NotTestable
 from common.report.exhibit import Drawn, Exhibit, Measured, Picture, Setting, over_seeds, stacked
 from common.report.reproduce import Paper
 from common.report.statistics import Difference, farthest, holm
@@ -88,6 +92,8 @@ def _least_best(evidence: Evidence) -> np.ndarray:
 
 
 def _over_random(name: str, evidence: Evidence) -> np.ndarray:
+    if not evidence[f"selects:{name}"].all():
+        raise NotTestable(f"{TITLES[name]} selects nothing within the budget: it is its own random search")
     return evidence[f"area:{name}"] - evidence[f"area:{name}:random"]
 
 
@@ -165,7 +171,8 @@ def _measure_fronts(study: "Comparison") -> Measured:
         for random in _SIDES.values()
     }
     best = {f"best:{name}": partial(_best, study, name) for name in TITLES}
-    return {"fronts": _fronts(study), "evidence": areas | best, "budget": _budget(study)}
+    selects = {f"selects:{name}": partial(study.selects, name) for name in TITLES}
+    return {"fronts": _fronts(study), "evidence": areas | best | selects, "budget": _budget(study)}
 
 
 def _measure_areas(study: "Comparison") -> Measured:
@@ -187,7 +194,7 @@ def _measure_second(study: "Comparison") -> Measured:
 
 def _best(study: "Comparison", name: str) -> float:
     study.side(name, False)
-    return max(each["AP"] for each in study.detectors[name, False])
+    return max((each["AP"] for each in study.detectors[name, False]), default=0.0)
 
 
 def _fronts(study: "Comparison") -> dict[str, Any]:
@@ -202,8 +209,13 @@ def _fronts(study: "Comparison") -> dict[str, Any]:
                 "cpu_seconds": taken.spent["cpu_seconds"],
                 "samples": taken.spent["samples"],
                 "uncounted": taken.uncounted["cpu_seconds"],
+                "failed": taken.failed or _not_finite(len(taken.files) - len(study.detectors[name, random])),
             }
     return fronts
+
+
+def _not_finite(count: int) -> str | None:
+    return f"{count} of its detectors, whose boxes are not finite, count as AP 0" if count else None
 
 
 def _budget(study: "Comparison") -> dict[str, dict[str, float]]:
@@ -238,16 +250,20 @@ _FRONT_UNITS = {
 }  # fmt: skip
 
 
+_NOTHING = {"AP": 0.0, "macs": math.nan, "latency": math.nan}
+"""The best detector of a front without any."""
+
+
 def draw_fronts(measured: Sequence[Measured], setting: Setting, of: str = "") -> Drawn:
     """A row for each front, bands of what the seeds reached, each method against its random search."""
     fronts = [numbers["fronts"] for numbers in measured]
     if not all(fronts):
         return Drawn(Table(_FRONT_HEADS, []), "Not measured: give --second-data.")
-    rows = []
+    rows, notes = [], unequal(fronts)
     for name in fronts[0]:
         for side in _SIDES:
             sides = [each[name][side] for each in fronts]
-            best = [max(each["detectors"], key=lambda one: one["AP"]) for each in sides]
+            best = [max(each["detectors"], key=lambda one: one["AP"], default=_NOTHING) for each in sides]
             means = [over_seeds([each["area"] for each in sides])]
             means += [
                 over_seeds([one[key] / unit for one in best])
@@ -256,6 +272,7 @@ def draw_fronts(measured: Sequence[Measured], setting: Setting, of: str = "") ->
             means += [over_seeds([len(each["detectors"]) for each in sides])]
             means += [over_seeds([each[key] for each in sides]) for key in ("cpu_seconds", "samples", "uncounted")]
             rows.append([TITLES.get(name, name), "found" if side == "found" else "random", *means])
+            notes += [f"{_label(name, side)}: {each['failed']}." for each in sides if each["failed"]]
     low, high = (end / 1e6 for end in setting.preset["box"])
     caption = (
         f"What each method finds in {_budget_of(setting):g} CPU seconds of search and training, and random search in "
@@ -265,7 +282,7 @@ def draw_fronts(measured: Sequence[Measured], setting: Setting, of: str = "") ->
     )
     pictures = [_bands(f"{of}fronts-{cost}", fronts, [(name, "found") for name in fronts[0]], cost) for cost in _COSTS]
     pictures += [_bands(f"{of}random-{name}", fronts, [(name, side) for side in _SIDES], "macs") for name in fronts[0]]
-    return Drawn(Table(_FRONT_HEADS, rows), caption, unequal(fronts), _FRONT_UNITS, pictures)
+    return Drawn(Table(_FRONT_HEADS, rows), caption, notes, _FRONT_UNITS, pictures)
 
 
 def _budget_of(setting: Setting) -> float:

@@ -62,8 +62,9 @@ def key_of(card: Mapping[str, Any]) -> str:
 
 def measured(
     files: Iterable[Path], dataset: DetectionSet, folder: Path, preset: Preset, device: str
-) -> tuple[list[Record], list[str]]:
-    """What is known of each detector, and a sentence for each that cannot be measured.
+) -> tuple[list[Record], list[Exception]]:
+    """What is known of each detector, and an error for each that cannot be measured: InputError where its files are at
+    fault, FloatingPointError where its boxes are not finite.
 
     folder: where what was measured is kept, so that a detector is evaluated and timed once. Those that no latency of
     this device is known of are timed in turn, each once a round, beside one that was timed before, if there is one:
@@ -71,7 +72,7 @@ def measured(
     """
     cards = {key_of(card): (file, card) for file, card in ((file, read_json(file)) for file in reversed([*files]))}
     kept: dict[str, Record] = {}
-    problems: list[str] = []
+    problems: list[Exception] = []
     images: dict[Any, torch.Tensor] = {}
     truth, fingerprint = GroundTruth(dataset), dataset.fingerprint()
     by_size = sorted(cards, key=lambda key: canvas_of(cards[key][1]["input_size"]))  # images are decoded once a size
@@ -88,7 +89,7 @@ def measured(
             numbers = truth.evaluate(*detected(detector, dataset, images.get(size)))
             cost = card.get("cost") or asdict(count(detector.model, size))
         except (InputError, FloatingPointError) as error:
-            problems.append(f"{file} is left out: {error}")
+            problems.append(type(error)(f"{file} is left out: {error}"))
             del kept[key]
             continue
         kept[key] = {"set": fingerprint, "numbers": numbers, "cost": cost}

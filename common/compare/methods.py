@@ -1,9 +1,11 @@
 """The methods that are compared: every paper whose package has a front.py.
 
-That module offers, and nothing else is asked of it:
+That module offers, and nothing else is asked of it, `selects` only where it may be 0:
 
     front(study, seconds, random)   detectors with cards (their JSON files), found in so many CPU seconds of search and
                                     training; or, where random, by random search in the same space
+    selects(study, seconds)         about how many candidates selection decides in so many CPU seconds: without one, the
+                                    method and its random search are the same
     UNCOUNTED                       how the names of those runs of the given study begin that are not counted:
                                     pre-training, and the pace that the budget is planned by
     role(run)                       what a detector of a run of that name is: one of ROLES
@@ -20,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from common.cli import StudyOptions
+from common.compare.presets import Options
 from common.plain import InputError
 from common.report.readme import papers
 from common.report.reproduce import Paper
@@ -44,15 +46,18 @@ def front_of(name: str) -> ModuleType:
     return importlib.import_module(f"{name}.front")
 
 
-def study_of(name: str, options: StudyOptions, seed: int, command: str) -> Any:
-    """A method's own study at the same scale, on the same data and device as the comparison."""
+def study_of(name: str, options: Options, seed: int, command: str) -> Any:
+    """A method's own study at the same scale, on the same data and device as the comparison, images held out alike."""
     presets = importlib.import_module(f"{name}.presets")
     kind = getattr(presets, "SearchOptions", presets.Options)  # where searches have flags of their own
     if options.scale not in kind.PRESETS:
         raise InputError(f"{name} has no scale {options.scale}: give one of {', '.join(kind.PRESETS)}")
     own = {item.name for item in fields(kind)} - {"preset"}
     shared = {item.name: getattr(options, item.name) for item in fields(options) if item.name in own}
-    return methods()[name].study(kind(**shared, preset=kind.PRESETS[options.scale]), seed, command)
+    preset, held_out = kind.PRESETS[options.scale], options.preset.held_out_images
+    if held_out is not None:
+        preset = replace(preset, search_images=held_out)
+    return methods()[name].study(kind(**shared, preset=preset), seed, command)
 
 
 class OnPretraining:

@@ -22,6 +22,9 @@ class Preset:
     """Multiply-accumulates of a whole detector between which fronts are compared; AP counts from 0."""
     validation_images: int | None = None
     """Images that AP is measured on, at most; None means all."""
+    held_out_images: int | None = None
+    """Training images that every method holds out to compare candidates by, so that all are trained on the same ones;
+    None means as many as its own scale does."""
     latency_images: int = 50
     """Images that a detector is timed on in each round, one at a time."""
     latency_rounds: int = 9
@@ -30,15 +33,16 @@ class Preset:
 
 SMOKE = Preset(budget=10, box=(1e6, 256e6), validation_images=16, latency_images=4, latency_rounds=2)
 """Every code path in seconds; its numbers mean nothing."""
-NANO = Preset(budget=900, box=(20e6, 320e6), validation_images=1000, latency_images=20)
-"""Verdicts on two CPU cores. 900 s are .6 (Joint-DetNAS, with its base and pool, when a pair had one epoch) to 2 times
-what the methods' searches take at their own nano scales. Of the detectors that can be found there, the cheapest have 23
-to 40 M MAC, the most accurate 70 to 300 M: hence the box.
+NANO = Preset(budget=900, box=(20e6, 320e6), validation_images=1000, held_out_images=250, latency_images=20)
+"""Verdicts on two CPU cores. 900 s are up to 2 times what DetOFA's and SM-NAS's searches take at their own nano scales.
+Of Joint-DetNAS's 24 pairs, of four epochs each, they buy about 10, and less than half of the training of base and pool;
+1,800 s buy about 20. Of the detectors that can be found there, the cheapest have 23 to 40 M MAC, the most accurate 70
+to 300 M: hence the box.
 
 Command: python -m common.compare --scale nano --budget 900 --data scenes --second-data coco:DIR/bccd --seeds 5
     --precision bfloat16
 """
-MINI = Preset(budget=14_400, box=(1e9, 256e9))
+MINI = Preset(budget=14_400, box=(1e9, 256e9), held_out_images=100)
 """The papers' networks on a small set of photographs, one GPU; not measured."""
 PRESETS = {"smoke": SMOKE, "nano": NANO, "mini": MINI}
 

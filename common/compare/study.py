@@ -12,17 +12,22 @@ from common.compare.presets import Options
 from common.data.source import load
 from common.plain import InputError, read_json
 from common.study import Recording, spent_by
+from common.train.loop import TrainingError
 from common.train.run_folder import Run
 
 
 @dataclass(frozen=True)
 class Side:
-    """A front that was found: its detectors; what they took, and what is not counted; the runs that they rest on."""
+    """A front that was found: its detectors; what they took, and what is not counted; the runs that they rest on.
+
+    failed: why it has no detectors, where a training failed.
+    """
 
     files: tuple[Path, ...]
     spent: dict[str, float]
     uncounted: dict[str, float]
     runs: tuple[str, ...]
+    failed: str | None = None
 
 
 class Comparison(Recording):
@@ -57,8 +62,11 @@ class Comparison(Recording):
         if (method, random) not in self._sides:
             study, hook = self.studies[method], front_of(method)
             with study.recording() as used:
-                files = tuple(hook.front(study, self.options.seconds, random))
-            if not files:
+                try:
+                    files, failed = tuple(hook.front(study, self.options.seconds, random)), None
+                except TrainingError as error:  # of this side alone: the others are compared all the same
+                    files, failed = (), f"a training failed, which counts as an area of 0 ({error})"
+            if not files and failed is None:
                 raise InputError(f"{method} found no detector in {self.options.seconds:g} s: give a larger --budget")
             apart = {
                 name: name.startswith(tuple(f"{study.folder.name}/{each}" for each in hook.UNCOUNTED)) for name in used
@@ -70,25 +78,35 @@ class Comparison(Recording):
             searches = (Run.read(parent / name).result for name in used if not apart[name])
             spent["cpu_seconds"] += sum((result or {}).get("search_seconds") or 0 for result in searches)
             runs = tuple(f"../{parent.name}/{name}" for name in used)
-            self._sides[method, random] = Side(files, spent, uncounted, runs)
+            self._sides[method, random] = Side(files, spent, uncounted, runs, failed)
         side = self._sides[method, random]
         for recorder in self._recorders:
             recorder |= dict.fromkeys(side.runs)
         return side
 
+    def selects(self, method: str) -> int:
+        """About how many candidates of a method selection decides; see `common.compare.methods`."""
+        decided = getattr(front_of(method), "selects", None)
+        return 1 if decided is None else decided(self.studies[method], self.options.seconds)
+
     @cached_property
     def detectors(self) -> dict[tuple[str, bool], list[Record]]:
-        """What is known of the detectors of every front, all of them timed in turn."""
+        """What is known of the detectors of every front, all of them timed in turn.
+
+        Those whose boxes are not finite are left out: as they would with an AP of 0, they add nothing to an area.
+        """
         sides = {(method, random): self.side(method, random) for method in methods() for random in (False, True)}
         files = [file for side in sides.values() for file in side.files]
         dataset = load(self.options.data, "val", limit=self.options.preset.validation_images)
         records, problems = measured(
             files, dataset, self.folder / f"detectors-s{self.seed}", self.options.preset, self.device
         )
-        if problems:
-            raise InputError(problems[0])
+        for problem in problems:
+            if isinstance(problem, InputError):  # a fault of the files, not of the network
+                raise problem
         by_key = {record["key"]: record for record in records}
-        return {name: [by_key[key_of(read_json(file))] for file in side.files] for name, side in sides.items()}
+        keys = {name: [key_of(read_json(file)) for file in side.files] for name, side in sides.items()}
+        return {name: [by_key[key] for key in some if key in by_key] for name, some in keys.items()}
 
     def area(self, method: str, random: bool) -> float:
         """See `common.compare.exhibits.area`."""

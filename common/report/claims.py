@@ -250,7 +250,8 @@ def judge(claim: Claim, evidence: Evidence, paper: str, paper_title: str = "") -
         p_values = [each.p_value(_decided_at(condition, verdict)) for condition, each, verdict in parts]
         record["p"] = max(p_values) if record["verdict"] == _REPRODUCED else p_values[decisive]
     effect = claim.conditions[decisive].effect
-    if record["verdict"] == _INCONCLUSIVE and effect and difference.n == seeds > 1 and difference.has_interval:
+    over_seeds = difference.n in (seeds, min(seeds, claim.seeds))  # rather than over pooled items
+    if record["verdict"] == _INCONCLUSIVE and effect and over_seeds and difference.n > 1 and difference.has_interval:
         record["seeds_needed"] = seeds_needed(difference.deviation(), effect)
     return record
 

@@ -66,7 +66,8 @@ def evaluate_all(
     -> files and folders that its evaluation reads, and those that it leaves, which go through Ray's object store where
     machines share no folder. The processes of a training share the candidates out.
 
-    A record is {"key", "status": "done", **measured, "seconds"} or {"key", "status": "failed", "reason", "seconds"}.
+    A record is {"key", "status": "done", **measured, "seconds"} or {"key", "status": "failed", "reason", "seconds"};
+    one that an exception ended has "cpu_seconds", too, which of one that is done the function says itself.
     Any other exception than want of memory or a number that is not finite is a fault and is raised; what was
     evaluated before stays recorded. Raises InputError when a finished run lacks a candidate.
     """
@@ -150,7 +151,7 @@ def _ended(outcome: Outcome) -> Outcome:
 
 def _begun(work: Callable[[], Evaluation]) -> Outcome:
     """What a piece of work gives; with the status begun and the "rest" where it gives another piece."""
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     try:
         measured = work()
     except Exception as error:
@@ -160,7 +161,8 @@ def _begun(work: Callable[[], Evaluation]) -> Outcome:
         traceback.clear_frames(error.__traceback__)  # the frames hold the tensors that filled the memory
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return {"status": "failed", "reason": reason, "seconds": time.perf_counter() - begin}
+        spent = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu_begin}
+        return {"status": "failed", "reason": reason, **spent}
     seconds = time.perf_counter() - begin
     if callable(measured):
         return {"status": "begun", "seconds": seconds, "rest": measured}

@@ -735,6 +735,18 @@ def test_a_budget_of_another_cost_pays_for_the_dearest_bucket_with_a_tenth_of_it
     assert affordable_bucket(Operations.all(TINY), limit, budget, np.random.default_rng(0)) == bucket
 
 
+def test_a_few_drawn_paths_of_a_bucket_do_not_speak_for_it(monkeypatch):
+    """Three were drawn, the dearest ones; the budget pays for half of the bucket."""
+    constraint, operations = _constraint(TINY), Operations.all(TINY)
+    bucket, costs = constraint.bucket(EVERY_PATH), constraint.cost(EVERY_PATH)
+    dearest = EVERY_PATH[np.argsort(costs)[-3:]]
+    drawn = np.concatenate([EVERY_PATH[bucket < 4], dearest])
+    monkeypatch.setattr(Operations, "sample", lambda *_: drawn)
+    budget = float(np.median(costs[bucket == 4]))
+    assert (constraint.cost(dearest) > budget).all()
+    assert affordable_bucket(operations, constraint, budget, np.random.default_rng(0)) == 4
+
+
 def test_a_search_takes_what_is_affordable_where_no_bucket_has_a_tenth_of_it():
     operations = Operations.all(TINY)
     operations.allowed[:, :, 0] = False  # only full width is left

@@ -98,6 +98,23 @@ def test_precision_is_part_of_a_run_and_changes_its_weights(tmp_path, unbroken, 
     assert any(not torch.equal(exact[name], rounded[name]) for name in exact)
 
 
+def test_the_seconds_of_a_search_are_of_the_processor(finished, monkeypatch):
+    """As all that they are added to: a search that only waits takes none."""
+
+    def waiting(*_):
+        time.sleep(0.3)
+        return SimpleNamespace(best=study.space.largest())
+
+    study = _study(finished[0])
+    run = SimpleNamespace()
+    monkeypatch.setattr(method, "search", waiting)
+    monkeypatch.setattr(method, "sample_paths", lambda *_: (study.validated("warm-up"), {}))
+    monkeypatch.setattr(method, "train_filter", lambda *_: None)
+    monkeypatch.setattr(study, "_train", lambda *_: (None, {}))
+    monkeypatch.setattr(study, "measured", lambda *_: [])
+    assert study.train_and_search(VARIANTS["ofa"], run)["search_seconds"] < 0.3
+
+
 def test_a_result_says_all_that_the_exhibits_need(finished):
     _, results = finished
     study = _study("nowhere")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from common.batch import Batch
 from common.plain import InputError
 from common.report.reproduce import measure_exhibit
 from common.settings import Optimisation
-from common.study import Study, slug
+from common.study import Study, slug, spent_by
 from common.train import loop
 from common.train.run_folder import Run
 from sm_nas import study as module
@@ -347,6 +348,28 @@ def test_candidates_are_timed_in_turn_when_all_of_them_are_trained(tmp_path, mon
     assert [each.cost for each in found] == [10.0 + len(str(each.structure)) for each in found]
     assert not list((study.run_path("stage-one") / "training").iterdir())
     assert SMNAS(tiny_options(tmp_path)).stage_one.found.evaluated == found
+
+
+def test_what_timing_took_counts_with_the_candidates(tmp_path, monkeypatch):
+    def latencies_in_turn(self, networks, where):
+        began = time.process_time()
+        while time.process_time() < began + 0.5:
+            pass
+        return {name: {"latency": 10.0} for name in networks}
+
+    def measured(self, structure, strategy, folder, keep):
+        with Run.open(folder, {}) as run:
+            run.save_weights("detector", self.detector(structure, strategy.norm).state_dict())
+        return {"AP": 0.1, "train_cpu_seconds": 2.0, **self.describe(structure)}
+
+    monkeypatch.setattr(Study, "latencies_in_turn", latencies_in_turn)
+    monkeypatch.setattr(SMNAS, "train_and_measure", measured)
+    monkeypatch.setattr(SMNAS, "pretrained", lambda self, backbone: None)
+    study = SMNAS(tiny_options(tmp_path))
+    with study.recording() as used:
+        pool = study.stage_one.pool
+    assert all(record["cpu_seconds"] > 2.0 for record in pool.values())
+    assert spent_by(study.folder.parent, used)["cpu_seconds"] >= 2.0 * len(pool) + 0.5
 
 
 @pytest.mark.parametrize(

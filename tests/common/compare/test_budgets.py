@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from common.compare.methods import FOUND, RANDOM, STANDARD, front_of, methods, study_of
-from common.compare.presets import Options
+from common.compare.presets import NANO, Options
 from common.plain import InputError
 from detofa import front as detofa
 from detofa.presets import NANO as DETOFA
@@ -34,11 +34,14 @@ def study(preset, pace: dict, **more):
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("seconds", [200.0, 600.0, 2400.0])
 def test_detofa_scales_its_trainings_and_samplings(seconds, random):
-    pace = {"image": 0.004, "path": 0.2, "search": 3.0}
+    pace = {"image": 0.004, "pruned image": 0.005, "path": 0.2, "filter": 0.04, "search": 3.0}
     own = detofa.plan(study(DETOFA, pace, constraint=SimpleNamespace(buckets=5)), seconds, random)
-    taken = (own.warm_up.epochs + own.fine_tuning.epochs) * IMAGES * pace["image"]
-    taken += 5 * own.fine_tuning_paths * pace["path"] * (1 if random else 2)  # random: for the search alone
-    taken += 0 if random else 5 * pace["search"]
+    paths = 5 * own.fine_tuning_paths
+    if random:
+        taken = (own.warm_up.epochs + own.fine_tuning.epochs) * IMAGES * 0.004 + paths * 0.2
+    else:
+        taken = own.warm_up.epochs * IMAGES * 0.004 + own.fine_tuning.epochs * IMAGES * 0.005  # drawn by their scores
+        taken += 2 * paths * (0.2 + 0.04) + 5 * 3.0  # after the warm-up, and for the search
     assert taken == pytest.approx(seconds, rel=0.05)
     share = own.fine_tuning.epochs / DETOFA.fine_tuning.epochs
     assert own.warm_up.epochs == pytest.approx(share * DETOFA.warm_up.epochs, abs=1)
@@ -76,10 +79,32 @@ def test_sm_nas_gives_each_stage_its_share(seconds):
     assert own.groups == sm_nas.GROUPS
 
 
+def test_joint_detnas_selects_from_where_more_pairs_are_known_than_parents_are_listed():
+    """Against a replay of its search: on each pair its list differs from that of its random search, or not."""
+    pace = {"base image": 0.005, "pool image": [0.01, 0.03, 0.03], "pair image": 0.008, "measuring": 2.0}
+    counts = []
+    for seconds in (300.0, 1500.0, 1900.0, 2400.0):
+        search = joint_detnas.plan(study(JOINT, pace), seconds).search
+        known, decided = 1, 0  # the base
+        while known <= search.budget:
+            generation = min(search.generation, search.budget + 1 - known)
+            decided += generation * (known > search.k)
+            known += generation
+        counts.append(joint_detnas.selects(study(JOINT, pace), seconds))
+        assert counts[-1] == decided
+    assert counts[0] == 0 < counts[-1]
+
+
+def test_sm_nas_selects_where_it_proposes_more_than_it_begins_with():
+    pace = {"one": [0.01, 0.03], "two": [0.02, 0.04], "measuring": 1.0, "pretraining": 150.0}
+    own = sm_nas.plan(study(SM, pace), 2400.0)
+    later = own.stage_one.budget - own.stage_one.first + own.groups * (own.stage_two.budget - own.stage_two.first)
+    assert sm_nas.selects(study(SM, pace), 2400.0) == later > 0
+
+
 def test_a_budget_too_small_for_anything_leaves_the_least_of_everything():
-    own = detofa.plan(
-        study(DETOFA, {"image": 1.0, "path": 1.0, "search": 9.0}, constraint=SimpleNamespace(buckets=5)), 1.0, False
-    )
+    pace = {"image": 1.0, "pruned image": 1.0, "path": 1.0, "filter": 1.0, "search": 9.0}
+    own = detofa.plan(study(DETOFA, pace, constraint=SimpleNamespace(buckets=5)), 1.0, False)
     assert (own.warm_up.epochs, own.fine_tuning.epochs, own.fine_tuning_paths) == (1, 1, 2)
     pace = {"base image": 1.0, "pool image": [1.0] * 3, "pair image": 1.0, "measuring": 1.0}
     own = joint_detnas.plan(study(JOINT, pace), 1.0)
@@ -108,5 +133,10 @@ def test_every_method_is_found_and_has_a_study_at_each_scale_of_the_comparison(t
         made = study_of(name, Options(out=tmp_path, workers=2, precision="bfloat16"), 3, "typed")
         assert (made.seed, made.options.workers, made.precision, made.preset.name) == (3, 2, "bfloat16", "smoke")
         assert made.folder == tmp_path / name / "scenes-smoke"
+    options = Options(out=tmp_path, scale="nano", preset=NANO)
+    nano = [study_of(name, options, 3, "typed") for name in methods()]
+    assert {len(each.sets["search"]) for each in nano} == {250}
+    for images in (lambda each: each.training_set, lambda each: each.sets["search"], lambda each: each._source.epoch):
+        assert len({images(each).fingerprint() for each in nano}) == 1
     with pytest.raises(InputError, match="has no scale huge: give one of smoke, nano"):
         study_of(name, replace(Options(), scale="huge"), 0, "typed")

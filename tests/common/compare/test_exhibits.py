@@ -32,6 +32,7 @@ def made_up(seeds: int = 5, step: float = 2.0, over_random: float = 1.0, best: f
         values[f"area:{name}"] = 15.0 - step * place + noise * (-1) ** place
         values[f"area:{name}:random"] = values[f"area:{name}"] - over_random - noise
         values[f"best:{name}"] = np.full(seeds, best)
+        values[f"selects:{name}"] = np.full(seeds, 4)
     areas = np.stack([values[f"area:{name}"][:3] for name in NAMES], axis=1)
     values["second"] = areas[:, list(order or range(len(NAMES)))] / 2
     values["second best"] = np.full((3, len(NAMES)), best)
@@ -113,6 +114,23 @@ def test_one_method_that_random_search_beats_decides():
     assert [each["verdict"] for each in record["conditions"]] == ["reproduced", "not reproduced", "reproduced"]
 
 
+def test_a_method_that_selects_nothing_cannot_be_told_from_its_random_search():
+    values = made_up()
+    values[f"selects:{NAMES[1]}"][2] = 0
+    records = judged(values)
+    reason = f"{exhibits.TITLES[NAMES[1]]} selects nothing within the budget: it is its own random search"
+    assert (records["X-2"]["verdict"], records["X-2"]["reason"]) == ("not testable at this scale", reason)
+    assert [records[claim]["verdict"] for claim in ("X-1", "X-3")] == ["reproduced"] * 2
+
+
+def test_the_order_on_the_second_set_says_how_many_seeds_it_would_need():
+    values = made_up(order=(0, 0, 0))
+    values["second"] = np.stack([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    record = judged(values)["X-3"]
+    assert (record["verdict"], record["n"]) == ("inconclusive", 3)
+    assert record["seeds_needed"] > 3
+
+
 @pytest.mark.parametrize(
     ("values", "seeds", "verdict", "reason"),
     [
@@ -137,7 +155,7 @@ def fronts(seed: int, seconds: float = 600.0) -> dict:
     def side(place: int, random: int) -> dict:
         strong = {"AP": 20.0 + place - random + 0.1 * seed, "macs": 60e6, "latency": 4.0}
         weak = {"AP": 10.0, "macs": 30e6, "latency": 2.0}
-        took = {"cpu_seconds": seconds * (1 + 0.3 * random), "samples": 4000, "uncounted": 50.0}
+        took = {"cpu_seconds": seconds * (1 + 0.3 * random), "samples": 4000, "uncounted": 50.0, "failed": None}
         return {"detectors": [weak, strong], "area": 12.0 + place - random + 0.1 * seed, **took}
 
     return {name: {"found": side(place, 0), "random": side(place, 1)} for place, name in enumerate(NAMES)}
@@ -159,6 +177,23 @@ def test_a_row_for_every_front_and_pictures_that_can_be_drawn():
         assert render(picture).startswith(b"\x89PNG")
     bands = drawn.pictures[0].data["bands"][exhibits.TITLES[NAMES[0]]]
     assert to_json(bands["100"]) == pytest.approx(np.array([[30.0, 10.0], [60.0, 20.0]]))  # what every seed reached
+
+
+def test_a_side_that_failed_has_a_note_and_nothing_to_show():
+    some = [fronts(seed) for seed in range(3)]
+    some[1][NAMES[0]]["found"] |= {"detectors": [], "area": 0.0, "failed": "a training failed"}
+    drawn = draw_fronts([{"fronts": each} for each in some], SETTING)
+    assert f"{exhibits.TITLES[NAMES[0]]}: a training failed." in drawn.notes
+    row = dict(zip(drawn.table.columns, drawn.table.rows[0], strict=True))
+    assert (row["Area"].mean, row["Best AP"].mean) == pytest.approx(((12.0 + 12.2) / 3, (20.0 + 20.2) / 3))
+    assert (row["MAC of the best"].mean, row["Detectors"].mean) == pytest.approx((60, 4 / 3))
+    for picture in drawn.pictures:
+        assert render(picture).startswith(b"\x89PNG")
+    for each in some:
+        each[NAMES[0]]["found"]["detectors"] = []
+    everywhere = draw_fronts([{"fronts": each} for each in some], SETTING)
+    assert math.isnan(everywhere.table.rows[0][4].mean)
+    assert all(render(picture).startswith(b"\x89PNG") for picture in everywhere.pictures)
 
 
 def test_without_a_second_set_it_says_so():

@@ -125,7 +125,8 @@ def test_one_that_cannot_be_measured_is_named_and_costs_no_other(tmp_path, datas
     records, problems = measured([bad, good], dataset, tmp_path / "kept", SMOKE, "cpu")
     assert [record["seed"] for record in records] == [0]
     (problem,) = problems
-    assert problem.startswith(f"{bad} is left out: ")
+    assert isinstance(problem, InputError)
+    assert str(problem).startswith(f"{bad} is left out: ")
 
 
 # ---- the record

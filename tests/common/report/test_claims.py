@@ -243,6 +243,8 @@ def test_seeds_needed_is_given_beside_open_verdicts_over_seeds_with_an_effect_on
     assert needed(condition("wide", effect=1.0), seeds=(0, 1)) == seeds_needed(9 / math.sqrt(2), 1.0)
     assert needed(condition("wide", effect=1.0), seeds=(0,)) is None
     assert needed(condition(value=lambda found: Difference(0.9, -0.8, 0.95, 60), effect=1.0)) is None  # over items
+    fewer = condition(value=lambda found: Difference(0.1, -0.8, 1.0, 2), effect=1.0)  # of an exhibit with two seeds
+    assert needed(fewer) == seeds_needed(fewer.value(None).deviation(), 1.0)
     assert needed(condition(value=lambda found: Difference(0.5, math.nan, math.nan, 3), effect=1.0)) is None
     assert needed(condition("low", effect=1.0), condition("wide", effect=3.0)) == seeds_needed(9.0, 3.0)  # the decisive
 

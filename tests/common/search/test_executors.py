@@ -64,6 +64,23 @@ def test_failures_are_recorded_with_their_reason_and_the_search_goes_on(tmp_path
     assert "AP" not in records[4]
 
 
+def worked(item: tuple[int, ...]) -> dict:
+    """`measure` after a fifth of a second of work; one that is done says itself what it took."""
+    began = time.process_time()
+    while time.process_time() < began + 0.2:
+        pass
+    return {**measure(item), "cpu_seconds": 7.0}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_failed_one_took_is_recorded_too(tmp_path, workers):
+    with Run.open(tmp_path, {}) as run:
+        failed, done = evaluate(run, [(4, 0), (0, 1)], worked, workers)
+    assert failed["status"] == "failed"
+    assert 0.2 <= failed["cpu_seconds"] < 7.0
+    assert done["cpu_seconds"] == 7.0
+
+
 def test_what_is_recorded_is_not_evaluated_again(tmp_path):
     calls = []
 
