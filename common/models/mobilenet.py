@@ -15,7 +15,8 @@ LAST_OF_STRIDE = (3, 6, 13, 18)  # torchvision's layers after which the stride d
 class MobileNetV2(nn.Module):
     """Images (B, 3, H, W) to four features (B, out_channels[s], H / strides[s], W / strides[s]).
 
-    width: multiplies all channels. The tensor names are torchvision's, so its state dicts load as they are
+    width: multiplies the channels, which are rounded to multiples of 8; under 1 not those of the last layer, as
+    torchvision has it. The tensor names are torchvision's, so its state dicts load as they are
     (`strict=False` leaves the classifier out).
     """
 
