@@ -550,7 +550,7 @@ def _draw_ranking(measured: Sequence[Measured], setting: Setting) -> Drawn:
     taus = [kendall_tau(*([_number(one[kind]) for one in each["ranked"]] for kind in _LENGTHS)) for each in measured]
     epochs = [each.optimisation.epochs for each in (preset.stage_one_training, preset.final_training)]
     return _drawn(
-        {"Detector": "", "FLOPS": "M"} | {f"AP after {number} epochs": "points" for number in epochs},
+        {"Detector": "", "FLOPS": "M", "AP after stage one's": "points", "AP after the final one": "points"},
         rows,
         f"Named detectors after stage one's training of {epochs[0]} epochs, on held-out training images, and after the "
         f"final one of {epochs[1]}, on validation images.",
