@@ -537,7 +537,8 @@ orders, standard error .09): the only one of five schedules under which a taught
 constant 2e-4 takes .3 to .4 away. Four take four times as long, so a search has 24 pairs.
 alpha: of a ResNet18, 10 % of the backbone's cost is 5 % of the detector's; at .3 that is worth 1.6 % of AP, two
 standard deviations of such a pair's noise (.19 AP). The goal is what one pruning of channels or a layer leaves (.90,
-.89): at a lower one, which takes two of them in one chain, a third of the searches would end without a pair within it.
+.89): at a lower one, which takes two of them in one chain, a fifth to a half of the searches would end without a pair
+within it (simulated).
 
 Lengths: on a seed that nothing is judged by, ResNet18 has AP 24.0, 29.3 and 30.2 after 24, 48 and 96 thousand samples
 (123, 246 and 444 s of CPU): the last doubling of the base detector's training brings under 1. Its backbone saw 640,000
