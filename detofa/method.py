@@ -774,7 +774,7 @@ def search(
 def affordable_bucket(
     operations: Operations, constraint: Constraint, budget: float, generator: np.random.Generator, share: float = 0.1
 ) -> int:
-    """The dearest bucket of which `budget` pays for at least that share of the paths; 0 where there is none.
+    """The dearest bucket in which at least `share` of the paths cost no more than `budget`; 0 where there is none.
 
     A budget just above the end of a bucket pays for few paths of the next one, and one of latency for those of a
     bucket of FLOPs that happen to be fast: a search among these few would pass over better ones.
