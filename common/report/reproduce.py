@@ -467,10 +467,14 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
         names |= dict.fromkeys(result.runs)
     records = _records(paper, options, folder, {name: by_number(each["seeds"]) for name, each in numbers.items()})
     write_json(target / "measured.json", numbers)
-    claims = read_json(folder / "claims.json")
-    claims = {name: claim for name, claim in claims.items() if paper.shown_by[name][0] in numbers}
-    for claim in claims.values():
-        claim["command"] = command_for(paper, replace(anywhere, seeds=len(claim["seeds"]), only=(), claim=()))
+    judged_by = {*here, *_by_these_settings(options, published)}
+    before, claims = read_json_if_there(target / "claims.json") or {}, {}
+    for name, claim in read_json(folder / "claims.json").items():
+        if name in before and judged_by.isdisjoint(paper.shown_by[name]):  # by other settings: its verdict stays
+            claims[name] = before[name]
+        elif paper.shown_by[name][0] in numbers:
+            command = command_for(paper, replace(anywhere, seeds=len(claim["seeds"]), only=(), claim=()))
+            claims[name] = claim | {"command": command}
     write_json(target / "claims.json", claims)
     write_json(target / "runs.json", {name: records(name) for name in names})
     return target

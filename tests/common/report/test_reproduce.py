@@ -383,6 +383,17 @@ def test_a_claim_is_judged_by_the_seeds_that_all_its_exhibits_have_here_or_as_pu
     assert other["reason"] == "not measured: table", "what was measured by other settings judges nothing"
 
 
+def test_a_verdict_stays_where_another_exhibit_is_published_by_other_settings(toy):
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
+    target = toy.root / "results/smoke/toynas"
+    before = read_json(target / "claims.json")
+    elsewhere = toy.options(out=toy.root / "elsewhere", only=("table2",), publish=True, precision="bfloat16")
+    reproduce(toy.paper, elsewhere)
+    claims = read_json(target / "claims.json")
+    assert {name: claims[name] for name in before} == before
+    assert (claims["T-10"]["verdict"], claims["T-3"]["seeds"]) == ("reproduced", [0])
+
+
 def test_a_claim_takes_the_numbers_of_its_own_exhibit_where_another_measured_the_same(toy):
     def measure_table(study):
         return {"AP": study.net("ours"), "evidence": {"gain": -7.0, "table": 5.0 + study.seed}}
