@@ -4,6 +4,10 @@ BIN := $(VENV)/bin
 
 .PHONY: reproduce test test-all test-cluster gpu mutation format lint notebooks setup bench
 
+# What is imported is compiled once, whatever the environment says: tests start dozens of processes, and in each of them
+# compiling torch anew would take seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 PAPERS := $(patsubst %/reproduce.py,%,$(wildcard */reproduce.py))
 
 # Every paper at smoke scale, then the page with every table and figure.

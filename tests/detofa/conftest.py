@@ -1,30 +1,42 @@
-"""One supernet of smoke scale, trained once for all tests that need a finished run; and a quicker path sampling."""
+"""One small supernet, trained once for all tests that need a finished run; and a quicker path sampling."""
 
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from detofa.presets import SMOKE
+
 DATA = "scenes:train=80,val=24"
+SMALL = replace(
+    SMOKE,
+    image_size=32,
+    train_images=16,
+    validation_images=8,
+    search_images=8,
+    calibration_images=8,
+    proxy_calibration_images=8,
+    crops=32,
+)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> SimpleNamespace:
-    """data: as `--data`, run: its folder, out: the folder of all runs, report: what `detofa.train --json` printed,
-    said: lines on stderr meanwhile."""
+    """options: of `detofa.train`, run: its folder, report: what it printed, said: lines on stderr meanwhile."""
     from detofa.train import Options, main
 
-    out = tmp_path_factory.mktemp("runs")
+    options = Options(data=DATA, out=tmp_path_factory.mktemp("runs"), device="cpu", json=True, preset=SMALL)
     printed, said = io.StringIO(), io.StringIO()
     with redirect_stdout(printed), redirect_stderr(said):
-        main(Options(data=DATA, out=out, device="cpu", json=True))
+        main(options)
     report = json.loads(printed.getvalue())
     run, said = Path(report["run"]), said.getvalue().splitlines()
-    return SimpleNamespace(data=DATA, run=run, out=out, report=report, said=said)
+    return SimpleNamespace(options=options, run=run, report=report, said=said)
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:

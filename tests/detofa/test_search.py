@@ -17,6 +17,7 @@ from detofa.presets import PRESETS, SMOKE
 from detofa.search import Options, describe, find_all, limit_of, main
 from detofa.space import EvolutionSettings
 from detofa.study import FinishedStudy
+from tests.detofa.conftest import SMALL
 from tests.detofa.tiny_space import EVERY_PATH, TINY
 
 # ---- from a run folder back to a study
@@ -34,11 +35,11 @@ def test_finished_study_holds_what_training_left(trained, study):
     assert {study.space.key(path): loss for path, loss in found} == losses
     assert study.space_left.size() == int(trained.report["space"])
     assert study.space_left.contains(study.candidates.paths).all()
-    assert study.preset == SMOKE
+    assert study.preset == SMALL
 
 
 def test_the_runs_own_budgets_give_what_training_reported(trained, study):
-    report = find_all(study, out=trained.out / "same")
+    report = find_all(study, out=trained.options.out / "same")
     for found, before in zip(report["found"], trained.report["found"], strict=True):
         assert found["path"] == before["path"]
         assert found["AP"] == pytest.approx(before["AP"], abs=1e-6)
@@ -188,15 +189,15 @@ def test_runs_may_be_moved_together(trained, tmp_path, capsys):
 def test_table_shows_each_budget(trained, capsys, tmp_path):
     run(main, Options, ["--run", str(trained.run), "--out", str(tmp_path), "--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + len(SMOKE.budget_shares) + 4
+    assert len(lines) == 2 + len(SMALL.budget_shares) + 4
     for budget, line in zip(trained.report["budgets"], lines[2:-4], strict=True):
         assert line.split()[0] == metric(budget)
     best = lines[-5].split()[-1]
     assert lines[-4:] == [
-        f"next: python -m common.evaluate {best} --data {trained.data} --out evaluation",
+        f"next: python -m common.evaluate {best} --data {trained.options.data} --out evaluation",
         f"next: python -m common.predict {best} PHOTOS --out found",
         f"next: python -m common.export {best} --out detector.onnx --check",
-        f"next: python -m common.compare {best} OTHER --data {trained.data}",
+        f"next: python -m common.compare {best} OTHER --data {trained.options.data}",
     ]
 
 

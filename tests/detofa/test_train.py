@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from detofa.presets import NANO, SMOKE, VARIANTS
 from detofa.space import CostTable
 from detofa.study import DetOFAStudy
 from detofa.train import Options, describe, main, stages
+from tests.detofa.conftest import SMALL
 
 
 @pytest.mark.parametrize("module", ["train", "search", "reproduce", "exhibits", "presets", "space"])
@@ -55,7 +57,7 @@ def test_report_names_what_was_found_and_what_to_type_next(trained):
     assert report["next"] == f"python -m detofa.search --run {trained.run} --budget {exact(report['budgets'][1])}"
     assert quantity(report["next"].split()[-1]) == report["budgets"][1], "else another row would be found"
     assert report["peak_memory"] > 2**20
-    assert len(report["found"]) == len(report["random"]) == len(SMOKE.budget_shares)
+    assert len(report["found"]) == len(report["random"]) == len(SMALL.budget_shares)
     for budget, found in zip(report["budgets"], report["found"], strict=True):
         assert found["cost"] <= budget
 
@@ -86,14 +88,14 @@ def test_stages_of_a_variant(variant, runs, tmp_path):
 
 
 def test_same_command_again_trains_nothing_and_says_the_same(trained, capsys):
-    before = {path: path.stat().st_mtime_ns for path in trained.out.rglob("*.safetensors")}
-    main(Options(data=trained.data, out=trained.out, device="cpu"))
+    before = {path: path.stat().st_mtime_ns for path in trained.options.out.rglob("*.safetensors")}
+    main(replace(trained.options, json=False))
     printed = capsys.readouterr()
-    assert {path: path.stat().st_mtime_ns for path in trained.out.rglob("*.safetensors")} == before
+    assert {path: path.stat().st_mtime_ns for path in trained.options.out.rglob("*.safetensors")} == before
     for found in trained.report["found"]:
         assert found["path"] in printed.out
     assert f"next: {trained.report['next']}" in printed.out
-    assert "48 training images, cpu" in printed.err
+    assert "16 training images, cpu" in printed.err
 
 
 def test_full_net_has_no_budgets_but_a_number(monkeypatch, capsys, tmp_path):
