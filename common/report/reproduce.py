@@ -343,7 +343,7 @@ def judge_measured(
     environment: Callable[[Sequence[str]], Mapping[str, Any]] = lambda runs: {},
     why: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Every claim judged, by the first seeds that all of its exhibits have, two at the least.
+    """Every claim judged, by the first seeds that all of its exhibits have.
 
     measured: exhibit -> seed -> numbers. why: claim -> a sentence written after looking at the results.
     """
@@ -352,7 +352,7 @@ def judge_measured(
     for claim in paper.claims:
         exhibits = paper.shown_by[claim.id]
         count = min(there.get(each, 0) for each in exhibits)
-        seeds = int(count) if 1 < count < math.inf else options.seeds
+        seeds = int(count) if 0 < count < math.inf else options.seeds
         alike.setdefault((seeds, exhibits), []).append(claim)
     judged: dict[str, dict[str, Any]] = {}
     for (count, exhibits), claims in alike.items():
