@@ -3,26 +3,15 @@
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from detofa.presets import SMOKE
+from tests.detofa.tiny_space import SMALL
 
 DATA = "scenes:train=80,val=24"
-SMALL = replace(
-    SMOKE,
-    image_size=32,
-    train_images=16,
-    validation_images=8,
-    search_images=8,
-    calibration_images=8,
-    proxy_calibration_images=8,
-    crops=32,
-)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,7 @@ from detofa.presets import PRESETS, SMOKE
 from detofa.search import Options, describe, find_all, limit_of, main
 from detofa.space import EvolutionSettings
 from detofa.study import FinishedStudy
-from tests.detofa.conftest import SMALL
-from tests.detofa.tiny_space import EVERY_PATH, TINY
+from tests.detofa.tiny_space import EVERY_PATH, SMALL, TINY
 
 # ---- from a run folder back to a study
 

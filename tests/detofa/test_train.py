@@ -13,7 +13,7 @@ from detofa.presets import NANO, SMOKE, VARIANTS
 from detofa.space import CostTable
 from detofa.study import DetOFAStudy
 from detofa.train import Options, describe, main, stages
-from tests.detofa.conftest import SMALL
+from tests.detofa.tiny_space import SMALL
 
 
 @pytest.mark.parametrize("module", ["train", "search", "reproduce", "exhibits", "presets", "space"])

@@ -40,10 +40,22 @@ def list_paths(space: OFAResNetSpace) -> np.ndarray:
 
 EVERY_PATH = list_paths(TINY)  # 20,736
 
-TINY_PRESET = replace(
+SMALL = replace(
     SMOKE,
+    image_size=32,
+    train_images=16,
+    validation_images=8,
+    search_images=8,
+    calibration_images=8,
+    proxy_calibration_images=8,
+    crops=24,
+)
+"""SMOKE on fewer and smaller images."""
+
+TINY_PRESET = replace(
+    SMALL,
     space=replace(
-        SMOKE.space,
+        SMALL.space,
         depths=(0, 1),
         widths=(0.5, 1.0),
         expands=(0.25, 0.5),
@@ -52,18 +64,11 @@ TINY_PRESET = replace(
     ),
     neck_widths=(8,),
     head_width=8,
-    image_size=32,
-    train_images=16,
-    validation_images=8,
-    search_images=8,
-    calibration_images=8,
-    proxy_calibration_images=8,
-    crops=24,
     pretraining_paths=2,
     fine_tuning_paths=2,
     operation_samples=2,
-    evolution=replace(SMOKE.evolution, population=8, generations=2),
+    evolution=replace(SMALL.evolution, population=8, generations=2),
     budget_shares=(0.4, 0.8),
     figure6_paths=1,
 )
-"""SMOKE, a few times smaller."""
+"""The same in a smaller space, a few times smaller than SMOKE."""
