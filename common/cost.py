@@ -31,8 +31,6 @@ from common.settings import COCO_CLASSES
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-QUICK_PIXELS, QUICK_PARAMETERS = 128**2, 10_000_000
-"""Up to so many of an image and of a network, a real forward takes less time than one on the meta device."""
 OUTSIDE = "outside"  # the part of what a network computes outside its top-level children
 
 
@@ -51,32 +49,30 @@ def count(module: "nn.Module", input_size: tuple[int, int]) -> Cost:
     """Cost of `module` for one image of `input_size`, width and height in pixels.
 
     Runs a copy on the meta device, where shapes are known and nothing is computed; `module` itself stays as it is. The
-    forward is real instead where it looks at values (non-maximum suppression), which meta tensors lack; and where that
-    is quicker, for on the meta device most operators are written in Python.
+    forward is real instead where it looks at values (non-maximum suppression), which meta tensors lack.
     """
     import torch
 
     width, height = input_size
-    on_cpu = all(tensor.device.type in ("cpu", "meta") for tensor in (*module.parameters(), *module.buffers()))
-    quick = width * height <= QUICK_PIXELS and sum(each.numel() for each in module.parameters()) <= QUICK_PARAMETERS
     with torch.no_grad():
-        if on_cpu and quick:
-            return _count(_with_values(module), torch.zeros(1, 3, height, width, device="cpu"))
         try:
-            return _count(copy.deepcopy(module).to("meta"), torch.empty(1, 3, height, width, device="meta"))
+            return _count(_shapes_of(module), torch.empty(1, 3, height, width, device="meta"))
         except (NotImplementedError, RuntimeError):
             device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
             return _count(module, torch.zeros(1, 3, height, width, device=device))
 
 
-def _with_values(module: "nn.Module") -> "nn.Module":
-    """A network on a CPU as it is; of an outline a copy, all of whose weights are 0."""
-    if not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
-        return module
-    filled = copy.deepcopy(module).to_empty(device="cpu")
-    for tensor in (*filled.parameters(), *filled.buffers()):
-        tensor.zero_()
-    return filled
+def _shapes_of(module: "nn.Module") -> "nn.Module":
+    """A copy on the meta device, in which norms and activations hand on what they are given: neither changes a shape,
+    and there most of them are written in Python, which would take most of the time."""
+    from torch import nn
+    from torch.nn.modules import batchnorm
+
+    copied = copy.deepcopy(module).to("meta")
+    for layer in copied.modules():
+        if isinstance(layer, (batchnorm._BatchNorm, nn.GroupNorm, nn.ReLU, nn.ReLU6)):
+            layer.forward = lambda given: given
+    return copied
 
 
 def _count(module: "nn.Module", image: "Tensor") -> Cost:
