@@ -5,8 +5,6 @@ seeds into `exhibits/NAME/` there, and claims.json written from whatever has bee
 again trains nothing anew. Knows no paper, and imports nothing that trains: a paper's study does.
 """
 
-import itertools
-import math
 import os
 import resource
 import shlex
@@ -58,7 +56,7 @@ class ReproduceOptions:
     """Number of seeds: 0, 1, ... Intervals need at least 2, verdicts as many as the claim says."""
     seed: int | None = None
     """Train only what this one of the seeds needs and draw nothing: a process for each seed, then the command without
-    it."""
+    it. With --publish and --go-on-from-published, add the seed to those that are published, whichever they are."""
     only: tuple[str, ...] = ()
     """Names of exhibits, such as figure5 table2 (default: all)."""
     claim: tuple[str, ...] = ()
@@ -125,10 +123,11 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
         return
     began = time.perf_counter()
     measured, problems = _measure(paper, options, chosen)
-    if options.seed is None:
+    if options.seed is None or options.publish:
         setting = setting_of(options)
         for exhibit in chosen:
-            if len(measured[exhibit.name]) == len(seeds_of(exhibit, options)):
+            complete = len(measured[exhibit.name]) == len(seeds_of(exhibit, options))
+            if complete or options.seed in measured[exhibit.name]:
                 where = folder / "exhibits" / exhibit.name
                 write_json(where / "measured.json", {"setting": setting, "seeds": measured[exhibit.name]})
                 result = draw(paper, exhibit, measured[exhibit.name], setting, command_for(paper, options, exhibit))
@@ -169,6 +168,11 @@ def _checked(paper: Paper, options: ReproduceOptions) -> list[Exhibit]:
         raise InputError(
             f"--seed must be between 0 and {options.seeds - 1} for --seeds {options.seeds}, got {options.seed}"
         )
+    if options.seed is not None and options.publish and not options.go_on_from_published:
+        raise InputError(
+            "--publish with --seed adds a seed to those that are published: give --go-on-from-published, too, or leave "
+            "out --seed"
+        )
     every = [exhibit.name for exhibit in paper.exhibits if options.list or not exhibit.pilot]
     return [paper.by_name[name] for name in dict.fromkeys(names or every)]
 
@@ -177,6 +181,11 @@ def seeds_of(exhibit: Exhibit, options: ReproduceOptions) -> list[int]:
     """The seeds that an exhibit is measured on; a pilot's are its own."""
     pilot = [PILOT_SEED + number for number in range(exhibit.pilot)]
     return pilot or list(range(options.seeds))[: exhibit.most_seeds]
+
+
+def _number_of(seeds: Sequence[int]) -> int:
+    """What `--seeds` must be for these, which may leave some out, or be those of a pilot."""
+    return max([len(seeds), *(seed + 1 for seed in seeds if seed < PILOT_SEED)])
 
 
 def setting_of(options: StudyOptions) -> Setting:
@@ -312,7 +321,8 @@ def judge_folder(paper: Paper, options: ReproduceOptions, folder: Path) -> dict[
     published = published_folder(paper, options)
     numbers = _measured_here(paper, options, folder)
     if options.publish or options.go_on_from_published:
-        numbers = _by_these_settings(options, read_json_if_there(published / "measured.json") or {}) | numbers
+        there = _by_these_settings(options, read_json_if_there(published / "measured.json") or {})
+        numbers = there | _not_behind(numbers, there)
     measured = {name: by_number(record["seeds"]) for name, record in numbers.items()}
     records = _records(paper, options, folder, measured)
     why = read_json_if_there(published / "why.json") or {}
@@ -324,6 +334,16 @@ def _measured_here(paper: Paper, options: ReproduceOptions, folder: Path) -> dic
     before a scale was changed."""
     there = {name: read_json_if_there(folder / "exhibits" / name / "measured.json") for name in paper.by_name}
     return _by_these_settings(options, {name: record for name, record in there.items() if record is not None})
+
+
+def _not_behind(here: Mapping[str, dict[str, Any]], published: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Exhibits measured here without those that lack a seed that is published by the same settings: another machine
+    may have added seeds since."""
+    return {
+        name: record
+        for name, record in here.items()
+        if name not in published or set(published[name]["seeds"]) <= set(record["seeds"])
+    }
 
 
 def _by_these_settings(options: ReproduceOptions, records: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -343,51 +363,50 @@ def judge_measured(
     environment: Callable[[Sequence[str]], Mapping[str, Any]] = lambda runs: {},
     why: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Every claim judged, by the first seeds that all of its exhibits have.
+    """Every claim judged, by the seeds that all of its exhibits have.
 
     measured: exhibit -> seed -> numbers. why: claim -> a sentence written after looking at the results.
     """
-    there = {name: _first_seeds(paper.by_name[name], numbers) for name, numbers in measured.items()}
-    alike: dict[tuple[int, tuple[str, ...]], list[Claim]] = {}
+    alike: dict[tuple[str, ...], list[Claim]] = {}
     for claim in paper.claims:
-        exhibits = paper.shown_by[claim.id]
-        count = min(there.get(each, 0) for each in exhibits)
-        seeds = int(count) if 0 < count < math.inf else options.seeds
-        alike.setdefault((seeds, exhibits), []).append(claim)
+        alike.setdefault(paper.shown_by[claim.id], []).append(claim)
     judged: dict[str, dict[str, Any]] = {}
-    for (count, exhibits), claims in alike.items():
+    for exhibits, claims in alike.items():
+        there = [set(measured.get(name, ())) for name in exhibits if not _has_all(paper.by_name[name], measured)]
         # Two exhibits may have measured one run, on different machines: a claim takes the numbers of its own, and
         # where it has several, of the first.
         others = [name for name in measured if name not in exhibits]
         own = [name for name in reversed(exhibits) if name in measured]
         ordered = {name: measured[name] for name in (*others, *own)}
-        judged |= _judged_by(paper, claims, replace(options, seeds=count), ordered, environment, why or {})
+        seeds = sorted(set.intersection(*there)) if there else []
+        seeds = seeds or list(range(options.seeds))
+        judged |= _judged_by(paper, claims, options, seeds, ordered, environment, why or {})
     return {claim.id: judged[claim.id] for claim in paper.claims}
 
 
-def _first_seeds(exhibit: Exhibit, numbers: Mapping[int, Measured]) -> float:
-    """How many seeds an exhibit has, from the first on: any number where it has all that it needs."""
-    seeds = next(seed for seed in itertools.count() if seed not in numbers)
-    return math.inf if exhibit.most_seeds is not None and seeds >= exhibit.most_seeds else seeds
+def _has_all(exhibit: Exhibit, measured: Mapping[str, Mapping[int, Measured]]) -> bool:
+    """Whether an exhibit that needs only so many seeds has them, and so goes with any others."""
+    return exhibit.most_seeds is not None and set(range(exhibit.most_seeds)) <= set(measured.get(exhibit.name, ()))
 
 
 def _judged_by(
     paper: Paper,
     claims: Sequence[Claim],
     options: ReproduceOptions,
+    seeds: Sequence[int],
     measured: Mapping[str, Mapping[int, Measured]],
     environment: Callable[[Sequence[str]], Mapping[str, Any]],
     why: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
-    """Claims judged by `options.seeds` seeds; an exhibit that lacks one of them is passed over, and of what several
-    have measured the last one's numbers count."""
-    seeds = list(range(options.seeds))
+    """Claims judged by some seeds; an exhibit that lacks one of them is passed over, and of what several have measured
+    the last one's numbers count."""
     values: dict[str, np.ndarray] = {}
     budget: dict[str, dict[str, Any]] = {}
     rests_on: dict[str, dict[str, None]] = {}
     for exhibit, numbers in measured.items():
-        of_exhibit = seeds[: paper.by_name[exhibit].most_seeds]
-        if not all(seed in numbers for seed in of_exhibit):
+        most = paper.by_name[exhibit].most_seeds
+        of_exhibit = [seed for seed in seeds if most is None or seed < most]
+        if not of_exhibit or not all(seed in numbers for seed in of_exhibit):
             continue
         by_seed = [numbers[seed].get("evidence", {}) for seed in of_exhibit]
         found = stacked_evidence(by_seed, paper.comparable)
@@ -400,7 +419,7 @@ def _judged_by(
         data=short_name(options.data),
         scale=options.scale,
         seeds=seeds,
-        command=command_for(paper, replace(options, only=(), claim=())),
+        command=command_for(paper, replace(options, seeds=_number_of(seeds), only=(), claim=())),
         values=values,
         rests_on=rests_on,
         environment=environment,
@@ -452,28 +471,35 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
     anywhere = _without_places(options)
     names: dict[str, None] = {}
     published = read_json_if_there(target / "measured.json") or {}
-    here, numbers = _measured_here(paper, options, folder), {}
+    there = _by_these_settings(options, published)
+    measured, numbers = _measured_here(paper, options, folder), {}
+    here = _not_behind(measured, there)
     for exhibit in paper.exhibits:
         where, copy = folder / "exhibits" / exhibit.name, target / f"{exhibit.name}.json"
         if exhibit.name in here and (where / "result.json").is_file():
             result = ExhibitResult.load(where / "result.json")
-            again = command_for(paper, replace(anywhere, seeds=len(result.seeds)), exhibit)
+            again = command_for(paper, replace(anywhere, seeds=_number_of(result.seeds)), exhibit)
             replace(result, command=again).save(copy)
             numbers[exhibit.name] = here[exhibit.name]
         elif exhibit.name in published and copy.is_file():  # measured elsewhere: it stays
             result, numbers[exhibit.name] = ExhibitResult.load(copy), published[exhibit.name]
+            if exhibit.name in measured:
+                _say(
+                    f"{exhibit.name}: what is published stays, which has seeds that this folder lacks; "
+                    "--go-on-from-published adds to them"
+                )
         else:
             continue
         names |= dict.fromkeys(result.runs)
     records = _records(paper, options, folder, {name: by_number(each["seeds"]) for name, each in numbers.items()})
     write_json(target / "measured.json", numbers)
-    judged_by = {*here, *_by_these_settings(options, published)}
+    judged_by = {*here, *there}
     before, claims = read_json_if_there(target / "claims.json") or {}, {}
     for name, claim in read_json(folder / "claims.json").items():
         if name in before and judged_by.isdisjoint(paper.shown_by[name]):  # by other settings: its verdict stays
             claims[name] = before[name]
         elif paper.shown_by[name][0] in numbers:
-            command = command_for(paper, replace(anywhere, seeds=len(claim["seeds"]), only=(), claim=()))
+            command = command_for(paper, replace(anywhere, seeds=_number_of(claim["seeds"]), only=(), claim=()))
             claims[name] = claim | {"command": command}
     write_json(target / "claims.json", claims)
     write_json(target / "runs.json", {name: records(name) for name in names})

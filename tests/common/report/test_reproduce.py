@@ -289,6 +289,7 @@ def test_exhibits_are_chosen_by_name_or_claim(toy, folder, given, exhibits, caps
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"seeds": 2, "seed": 2}, "--seed must be between 0 and 1 for --seeds 2, got 2"),
         ({"seeds": 2, "seed": -1}, "--seed must be between 0 and 1 for --seeds 2, got -1"),
+        ({"seeds": 2, "seed": 1, "publish": True}, "--publish with --seed adds a seed to those that are published: "),
         ({"data": "kitti:x"}, "unknown data 'kitti:x'; give"),
         ({"data": "coco:absent"}, "no folder absent"),
     ],
@@ -383,6 +384,29 @@ def test_a_claim_is_judged_by_the_seeds_that_all_its_exhibits_have_here_or_as_pu
     reproduce(paper, toy.options(out=toy.root / "third", seeds=3, only=("figure1",), shares=(0.5,), publish=True))
     other = read_json(toy.root / "results/smoke/toynas/claims.json")["T-3"]
     assert other["reason"] == "not measured: table", "what was measured by other settings judges nothing"
+
+
+def test_a_seed_is_added_to_those_that_are_published_whichever_they_are(toy, capsys):
+    def add(seed, out, only=("figure1",)):
+        given = {"out": toy.root / out, "seeds": 4, "seed": seed, "only": only, "publish": True}
+        reproduce(toy.paper, toy.options(**given, go_on_from_published=True))
+
+    target = toy.root / "results/smoke/toynas"
+    for seed, out in ((3, "here"), (0, "there"), (2, "here")):  # as they come, from two machines
+        add(seed, out)
+    assert "stays" not in capsys.readouterr().err
+    add(0, "there", ("table2",))
+    assert "figure1: what is published stays, which has seeds that this folder lacks" in capsys.readouterr().err
+    assert toy.trained == [f"{net}-s{seed}" for seed in (3, 0, 2) for net in ("ours", "theirs", "extra")]
+    assert sorted(read_json(target / "measured.json")["figure1"]["seeds"]) == ["0", "2", "3"]
+    figure = ExhibitResult.load(target / "figure1.json")
+    assert (figure.seeds, figure.command) == ((0, 2, 3), f"{SMOKE} scenes --seeds 4 --only figure1")
+    assert set(read_json(target / "runs.json")) == set(figure.runs)
+    claims = read_json(target / "claims.json")
+    assert {name: claim["seeds"] for name, claim in claims.items()} == {"T-2": [0, 2, 3], "T-3": [0], "T-10": [0, 2, 3]}
+    assert {name: claim["command"][-1] for name, claim in claims.items()} == {"T-2": "4", "T-3": "1", "T-10": "4"}
+    whole = judge_measured(toy.paper, toy.options(), {"figure1": {seed: measured_by(toy, seed) for seed in (0, 2, 3)}})
+    assert claims["T-2"]["difference"] == whole["T-2"]["difference"] != 0
 
 
 def test_a_verdict_stays_where_another_exhibit_is_published_by_other_settings(toy):
