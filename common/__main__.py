@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 
 from common import __version__
-from common.cli import PROGRAM, run
+from common.cli import PROGRAM, readers_may_leave, run
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SHARED = {
@@ -32,6 +32,7 @@ def commands() -> dict[str, str]:
     return _SHARED | {f"{paper} {command}": f"{paper}.{command}" for paper in papers for command in OF_PAPERS}
 
 
+@readers_may_leave()
 def main() -> None:
     """Find the module that the first words name, and give it the others."""
     words, known = sys.argv[1:], commands()

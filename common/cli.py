@@ -6,10 +6,13 @@ imports what it works with inside its main function.
 
 import hashlib
 import json
+import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -147,11 +150,30 @@ def data_parts(data: str) -> tuple[str, str, bool]:
     return kind, folder, folder != rest
 
 
+@contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """End quietly, with the status that shells know for it, where what reads the output, such as `head`, has had
+    enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # at the end of Python it would be too late to say nothing
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if not output.poll(0):  # another pipe is broken
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written goes nowhere
+        raise SystemExit(141) from None
+
+
+@readers_may_leave()
 def run(main: Callable[[Options], None], options_class: type[Options], arguments: Sequence[str] | None = None) -> None:
     """Parse the command line into `options_class` and call `main` with it.
 
     Exit status: 0 done; 2 for a wrong flag or an `InputError`, whose sentence goes to stderr without a traceback; 130
-    when interrupted, with a sentence on how to go on.
+    when interrupted, with a sentence on how to go on; 141 by `readers_may_leave`.
     """
     try:
         main(parse(options_class, arguments))

@@ -1,5 +1,6 @@
 """Flags from settings: any field of any preset, and the command that gives them again."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -150,6 +151,25 @@ def test_errors_of_the_work_end_without_a_traceback(error, code, text, capsys):
         run(main, Options, [])
     assert ended.value.code == code
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["common", "common.cost --help", "joint_detnas.reproduce --help"])
+def test_output_that_nobody_reads_to_its_end_is_no_error(typed):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    for unbuffered in ("", "1"):  # a screen or less waits for the end of Python, or not
+        variables = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        with subprocess.Popen([sys.executable, "-m", *typed.split()], cwd=ROOT, env=variables, **pipes) as started:
+            started.stdout.close()
+            assert started.stderr.read() == b""
+        assert started.returncode == 141
+
+
+def test_another_broken_pipe_is_told(capfd):
+    def main(options):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run(main, Options, [])
 
 
 def test_numbers_may_be_typed_with_a_prefix_and_are_shown_with_one():
