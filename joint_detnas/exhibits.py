@@ -704,7 +704,7 @@ def _draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
         {"Student": "", "Parameters": "M", **names},
         rows,
         f"Rise in AP of each student in {setting.preset['grid_training']['epochs']} epochs under each teacher, from "
-        "the same weights and in the same order; on held-out training images.",
+        "the same weights and in the same order; on held-out training images, the mean over the input sizes.",
         [
             "Parameters are those of the backbones. The size of a student's two best teachers rises with the power "
             f"{slope.mean:+.2f} of the student's own (0: no match)."

@@ -123,7 +123,7 @@ def details(record: Record) -> list[str]:
     said += [f"Trained with: {'; '.join(sides)}."] if sides else []
     said += [f"p {record['p']:.2g}."] if record.get("p") is not None else []
     if before := record.get("before"):
-        said.append(f"Rule before: {before['rule']}. Changed: {before['reason']}.")
+        said.append(f"Rule before: {before['rule']}. Changed: {before['reason'].rstrip('.')}.")
     return said
 
 

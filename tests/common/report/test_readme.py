@@ -260,6 +260,8 @@ def test_what_stands_behind_a_verdict_is_said():
         "p 0.031.",
         "Rule before: AP up. Changed: noise.",
     ]
+    sentences = record(before={"rule": "AP up", "reason": "It was noise. It held whatever the nets did."})
+    assert details(sentences) == ["Rule before: AP up. Changed: It was noise. It held whatever the nets did."]
     assert details(record()) == details(record(why=None, level=None, budget={}, p=None, before=None)) == []
 
 
