@@ -183,7 +183,7 @@ def seeds_of(exhibit: Exhibit, options: ReproduceOptions) -> list[int]:
     return pilot or list(range(options.seeds))[: exhibit.most_seeds]
 
 
-def _number_of(seeds: Sequence[int]) -> int:
+def _seeds_flag_for(seeds: Sequence[int]) -> int:
     """What `--seeds` must be for these, which may leave some out, or be those of a pilot."""
     return max([len(seeds), *(seed + 1 for seed in seeds if seed < PILOT_SEED)])
 
@@ -419,7 +419,7 @@ def _judged_by(
         data=short_name(options.data),
         scale=options.scale,
         seeds=seeds,
-        command=command_for(paper, replace(options, seeds=_number_of(seeds), only=(), claim=())),
+        command=command_for(paper, replace(options, seeds=_seeds_flag_for(seeds), only=(), claim=())),
         values=values,
         rests_on=rests_on,
         environment=environment,
@@ -478,7 +478,7 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
         where, copy = folder / "exhibits" / exhibit.name, target / f"{exhibit.name}.json"
         if exhibit.name in here and (where / "result.json").is_file():
             result = ExhibitResult.load(where / "result.json")
-            again = command_for(paper, replace(anywhere, seeds=_number_of(result.seeds)), exhibit)
+            again = command_for(paper, replace(anywhere, seeds=_seeds_flag_for(result.seeds)), exhibit)
             replace(result, command=again).save(copy)
             numbers[exhibit.name] = here[exhibit.name]
         elif exhibit.name in published and copy.is_file():  # measured elsewhere: it stays
@@ -499,7 +499,7 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
         if name in before and judged_by.isdisjoint(paper.shown_by[name]):  # by other settings: its verdict stays
             claims[name] = before[name]
         elif paper.shown_by[name][0] in numbers:
-            command = command_for(paper, replace(anywhere, seeds=_number_of(claim["seeds"]), only=(), claim=()))
+            command = command_for(paper, replace(anywhere, seeds=_seeds_flag_for(claim["seeds"]), only=(), claim=()))
             claims[name] = claim | {"command": command}
     write_json(target / "claims.json", claims)
     write_json(target / "runs.json", {name: records(name) for name in names})
