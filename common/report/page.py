@@ -14,7 +14,16 @@ from typing import Any
 from common.plain import InputError, write_atomically
 from common.report.card import TEMPLATES, Card, card_of, draw
 from common.report.run_card import card_of_run
-from common.report.runs import SMOKE, FoundExhibit, find_exhibits, find_runs, notes, shared_environment, table_of_runs
+from common.report.runs import (
+    SMOKE,
+    FoundExhibit,
+    find_exhibits,
+    find_runs,
+    learnt,
+    notes,
+    shared_environment,
+    table_of_runs,
+)
 from common.report.scoreboard import (
     HEADS,
     Record,
@@ -59,6 +68,7 @@ def build_page(roots: Sequence[Path], command: str = "", title: str = "") -> str
         headline=headline([each for each in claims if not each["superseded"] and each["scale"] != SMOKE])
         if claims
         else "",
+        learnt=[_linked(paragraph) for paragraph in learnt(roots)],
         run_cards=run_cards,
         runs=table_of_runs(runs) if runs else None,
         environments=_machines(environments),
@@ -128,6 +138,13 @@ def _group(anchor: str, exhibits: Sequence[FoundExhibit], records: Sequence[Reco
     counts = [(verdict, number, _KINDS.get(verdict, "open")) for verdict, number in tally(records).items()]
     said = {"counts": counts, "level": level(records), "standing": standing(records)}
     return {"rows": list(rows.values()), "claims": claims, **said}
+
+
+def _linked(paragraph: str) -> list[tuple[str, str, str]]:
+    """Texts of a paragraph of learnt.md, each with the link that follows it, to a paper's page there and here to its
+    tab: its label and its anchor, both empty after the last text."""
+    texts, labels, papers = (re.split(r"\[([^]]+)\]\((\w+)/README\.md\)", paragraph)[at::3] for at in range(3))
+    return [*zip(texts, [*labels, ""], [*map(_anchor, papers), ""], strict=True)]
 
 
 def _anchor(*parts: str) -> str:

@@ -19,7 +19,7 @@ from common.cli import Switch, run
 from common.plain import InputError, read_json, write_atomically
 from common.report.claims import read_claims
 from common.report.exhibit import ExhibitResult, display_name, printed
-from common.report.runs import find_exhibits, find_runs, notes, superseded
+from common.report.runs import find_exhibits, find_runs, learnt, notes, superseded
 from common.report.scoreboard import (
     Record,
     by_paper,
@@ -155,8 +155,7 @@ def findings_and_scoreboard(root: Path) -> tuple[str, str]:
             f"{len(former)} verdicts by former rules ({counts(former)}) are superseded, and stand on the papers' pages "
             "until runs by the present ones take their place."
         )
-    learnt = root / "results" / "learnt.md"
-    found += [learnt.read_text().strip()] if learnt.is_file() else []
+    found += learnt([root / "results"])
     parts = [f"### {title}\n\n{counts(claims)}\n\n{scoreboard(claims)}" for title, claims in by_paper(judged).items()]
     return "\n\n".join([*found, *_comparison(root)]), "\n\n".join(parts)
 

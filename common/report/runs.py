@@ -71,6 +71,12 @@ def notes(folder: Path) -> list[str]:
     return list(filter(None, (_text(folder / name) for name in ("superseded.md", "note.md"))))
 
 
+def learnt(roots: Iterable[Path]) -> list[str]:
+    """What was learnt from the results in some folders, as their learnt.md says: paragraphs in markdown."""
+    texts = (_text(Path(root) / "learnt.md") for root in roots)
+    return [paragraph for text in texts for paragraph in text.split("\n\n") if paragraph]
+
+
 def _text(path: Path) -> str:
     return path.read_text().strip() if path.is_file() else ""
 

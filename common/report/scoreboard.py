@@ -85,7 +85,8 @@ def tally(records: Iterable[Record]) -> dict[str, int]:
 def level(records: Iterable[Record]) -> str:
     """The AP of the networks that claims were judged on, in a phrase; nothing where none is recorded."""
     levels = [record["level"] for record in records if record.get("level") is not None]
-    return f"networks of {min(levels):.0f} to {max(levels):.0f} AP points" if levels else ""
+    ends = dict.fromkeys(f"{end(levels):.0f}" for end in (min, max) if levels)
+    return f"networks of {' to '.join(ends)} AP points" if levels else ""
 
 
 def headline(records: Sequence[Record]) -> str:

@@ -83,6 +83,17 @@ def test_claims_and_exhibits_lead_to_each_other(runs):
     ]
 
 
+def test_the_first_screen_says_what_was_learnt(toy, folder):
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
+    results = toy.root / "results"
+    assert "prose" not in build_page([results]).split("<main>")[1]
+    (results / "learnt.md").write_text("They learn 2 < 3\n& more.\n\nSee [its page](toynas/README.md).\n")
+    page = build_page([results])
+    assert '<p class="prose">They learn 2 &lt; 3\n&amp; more.</p>' in page
+    assert '<p class="prose">See <a href="#toynas">its page</a>.</p>' in page
+    assert "toynas" in Checker(page).anchors
+
+
 def test_the_first_screen_says_what_counts_and_what_does_not(toy, folder):
     reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
     results = toy.root / "results"
@@ -93,6 +104,9 @@ def test_the_first_screen_says_what_counts_and_what_does_not(toy, folder):
     records["T-2"]["level"] = 36.7
     write_json(claims, records)
     assert "1 of 2 claims are reproduced at nano scale, by networks of 21 to 37 AP points." in build_page([results])
+    records["T-2"]["level"] = 21.2
+    write_json(claims, records)
+    assert "1 of 2 claims are reproduced at nano scale, by networks of 21 AP points." in build_page([results])
     (claims.parent / "superseded.md").write_text("Of former rules.")
     page = Checker(build_page([results]))
     assert "No claim is judged: " in page.text
