@@ -557,10 +557,10 @@ def test_every_side_of_a_comparison_has_its_budget():
         ],
         "table2": ["not pruned", "pruned by 10 %", "pruned by 30 %"],
         "table3": ["baseline", "imitation", "ours"],
-        "figure4": ["dynamic", "conventional", "untaught"],
+        "figure4": ["best pair, dynamic", "best pair, conventional", "best pair, untaught"],
         "table4": ["upgraded", "trained on alone"],
         "table5": ["joint", "prune kd", "nas prune kd"],
-        "table7": ["search", "random search"],
+        "table7": ["best pair of the search", "best pair of random search"],
     }
     alone = number(0, "trained_on-resnet18-3", "samples") + number(0, "trained_on-mobilenet_v2-3", "samples")
     assert sides["table4"]["trained on alone"]["samples"] == pytest.approx(alone)
