@@ -68,7 +68,7 @@ def build_page(roots: Sequence[Path], command: str = "", title: str = "") -> str
         headline=headline([each for each in claims if not each["superseded"] and each["scale"] != SMOKE])
         if claims
         else "",
-        learnt=[_linked(paragraph) for paragraph in learnt(roots)],
+        learnt=[_marked(paragraph) for paragraph in learnt(roots)],
         run_cards=run_cards,
         runs=table_of_runs(runs) if runs else None,
         environments=_machines(environments),
@@ -140,11 +140,12 @@ def _group(anchor: str, exhibits: Sequence[FoundExhibit], records: Sequence[Reco
     return {"rows": list(rows.values()), "claims": claims, **said}
 
 
-def _linked(paragraph: str) -> list[tuple[str, str, str]]:
-    """Texts of a paragraph of learnt.md, each with the link that follows it, to a paper's page there and here to its
-    tab: its label and its anchor, both empty after the last text."""
-    texts, labels, papers = (re.split(r"\[([^]]+)\]\((\w+)/README\.md\)", paragraph)[at::3] for at in range(3))
-    return [*zip(texts, [*labels, ""], [*map(_anchor, papers), ""], strict=True)]
+def _marked(paragraph: str) -> list[tuple[str | None, ...]]:
+    """The texts of a paragraph of learnt.md, each with what follows it, if anything does: a word that stands out, or a
+    link to a paper's page, here to its tab, as its label and anchor."""
+    marks = re.split(r"\*\*(.+?)\*\*|\[([^]]+)\]\((\w+)/README\.md\)", paragraph) + [None] * 3
+    parts = zip(*(marks[at::4] for at in range(4)), strict=True)
+    return [(text, word, label, paper and _anchor(paper)) for text, word, label, paper in parts]
 
 
 def _anchor(*parts: str) -> str:

@@ -87,9 +87,9 @@ def test_the_first_screen_says_what_was_learnt(toy, folder):
     reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
     results = toy.root / "results"
     assert "prose" not in build_page([results]).split("<main>")[1]
-    (results / "learnt.md").write_text("They learn 2 < 3\n& more.\n\nSee [its page](toynas/README.md).\n")
+    (results / "learnt.md").write_text("**They** learn 2 < 3\n& more.\n\nSee [its page](toynas/README.md).\n")
     page = build_page([results])
-    assert '<p class="prose">They learn 2 &lt; 3\n&amp; more.</p>' in page
+    assert '<p class="prose"><b>They</b> learn 2 &lt; 3\n&amp; more.</p>' in page
     assert '<p class="prose">See <a href="#toynas">its page</a>.</p>' in page
     assert "toynas" in Checker(page).anchors
 
