@@ -90,8 +90,8 @@ def _trained_steps(searched: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def budget(**results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """What each side of a comparison was trained with; results that nothing is known of are left out. A search's best
-    pair is said to be that: what it has behind it is a part of what the search trained."""
+    """What each side of a comparison was trained with; results that nothing is known of are left out. A side that is a
+    search's best pair says so in its name, for the search as a whole trained more."""
     trained = {side.replace("_", " "): each for side, each in results.items() if each.get("samples") is not None}
     return {side: {name: each[name] for name in ("samples", "cpu_seconds")} for side, each in trained.items()}
 
@@ -838,8 +838,9 @@ def _draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "Steps of the searches by what they did. An increment is a pair's score minus its parent's; those above 0 are "
         "summed.",
         [
-            f"Channel pruning brings {100 * share.mean:.0f} % of what the student's actions raise the score by; its "
-            f"steps come {place.mean:+.2f} of the search later than the others."
+            f"Channel pruning brings {100 * share.mean:.0f} % of what the student's actions raise the score by. On "
+            f"average its successful steps come {abs(place.mean):.2f} of the search "
+            f"{'earlier' if place.mean < 0 else 'later'} than the others'."
         ],
         [
             _bars("figure6-score", increments, "Sum of score increments (points)"),
