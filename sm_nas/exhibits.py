@@ -213,7 +213,7 @@ def _measure_table1(study: "SMNAS") -> Measured:
             "FPN AP": lambda: _ahead(study, here, _PLAIN, _ONE_STAGE),
             "RetinaNet cost": over(_ONE_STAGE, _PLAIN),
             "RetinaNet cost, 20 classes": over(_ONE_STAGE, _PLAIN, _VOC_CLASSES),
-            "FPN R50": lambda: _final_points(study, _PLAIN, here[_PLAIN]),
+            "weakest": lambda: min(_final_points(study, *each) for each in here.items()),
         },
         "budget": _mean_budget({name: [study.final(name, each)] for name, each in here.items()}),
     }
@@ -263,7 +263,7 @@ _SM_1 = Claim(
         _rule("RetinaNet cost, 20 classes", "that ratio with VOC's 20 classes", *LESS),
     ),
     "39.3 @54.9 ms vs 39.1 @72.0 ms",
-    **_judged("FPN R50"),
+    **_judged("weakest"),
     before=Before(
         "AP of Cascade R50 minus FPN R101's above 0, RetinaNet's latency over FPN's above 1 here and below 1 on a "
         "second data set",

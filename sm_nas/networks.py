@@ -127,6 +127,7 @@ def build_detector(
         own = RetinaNetSettings(
             anchors=Anchors.octaves(strides, RETINANET_SCALE * settings.anchor_scale, 3),
             depth=settings.retinanet_depth,
+            initial_deviation=settings.retinanet_deviation,
             candidates=settings.candidates[1],
         )
         return RetinaNet(backbone, categories, fpn, own, other_norm)

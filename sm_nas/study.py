@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from common.batch import Batch
+from common.models.retinanet import RetinaNet
 from common.plain import InputError, to_json
 from common.search.executors import evaluate_all
 from common.study import BackboneStudy, remove_folder, slug, spent
@@ -93,7 +94,11 @@ class SMNAS(BackboneStudy):
                 values = losses_of_network(network(part.images), part)
                 yield values | {"loss": values["loss"] / len(parts)}
 
-        return network, fit(run, "detector", network, batches, losses, self.training(strategy.optimisation))
+        optimisation = strategy.optimisation
+        if isinstance(network, RetinaNet):
+            rate = self.preset.detector.retinanet_rate * optimisation.learning_rate
+            optimisation = replace(optimisation, learning_rate=rate)
+        return network, fit(run, "detector", network, batches, losses, self.training(optimisation))
 
     def measure(self, network: nn.Module, structure: Structure, where: str) -> dict[str, Any]:
         """The 12 COCO numbers, latency and costs, on one of `sets`."""

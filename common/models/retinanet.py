@@ -35,7 +35,9 @@ PRIOR = 0.01  # the probability of each class at the start, so that the many emp
 class RetinaNetSettings:
     """anchors: None means three sizes an octave from 4 strides on. match: which of them are positive or negative.
 
-    depth: 3x3 convolutions before the last, in each of the two heads. alpha, gamma: of the focal loss.
+    depth: 3x3 convolutions before the last, in each of the two heads. initial_deviation: of their weights; None means
+    He et al.'s, by the number of inputs: the published .01 is for 256 channels, and lets little through where there are
+    fewer. alpha, gamma: of the focal loss.
     candidates: pairs of anchor and class of each level that go into the suppression, by score, which must exceed
     least_score. overlap: IoU of the suppression. detections: how many an image at the most.
     """
@@ -43,6 +45,7 @@ class RetinaNetSettings:
     anchors: Anchors | None = None
     match: MatchSettings = _MATCH
     depth: int = 4
+    initial_deviation: float | None = 0.01
     alpha: float = 0.25
     gamma: float = 2.0
     candidates: int = 1000
@@ -70,12 +73,16 @@ class RetinaNetOutputs:
 class DenseHead(nn.Module):
     """3x3 convolutions with ReLU, then one to `outputs` numbers for each anchor: maps to (B, N, outputs)."""
 
-    def __init__(self, channels: int, depth: int, anchors: int, outputs: int, norm: Norm | None) -> None:
+    def __init__(
+        self, channels: int, settings: RetinaNetSettings, anchors: int, outputs: int, norm: Norm | None
+    ) -> None:
         super().__init__()
         self.outputs = outputs
-        normal = partial(nn.init.normal_, std=0.01)
-        self.hidden = nn.ModuleList(convolution(norm, channels, channels, 3, 1, normal) for _ in range(depth))
-        self.last = convolution(None, channels, anchors * outputs, 3, 1, normal)
+        first, last = partial(nn.init.kaiming_normal_, nonlinearity="relu"), partial(nn.init.normal_, std=0.01)
+        if settings.initial_deviation is not None:
+            first = partial(nn.init.normal_, std=settings.initial_deviation)
+        self.hidden = nn.ModuleList(convolution(norm, channels, channels, 3, 1, first) for _ in range(settings.depth))
+        self.last = convolution(None, channels, anchors * outputs, 3, 1, last)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         said = []
@@ -112,9 +119,9 @@ class RetinaNet(nn.Module):
         self.backbone = backbone
         self.fpn = NoPyramid(backbone.out_channels) if fpn is None else fpn
         self.anchors = self.settings.anchors or Anchors.octaves(self.fpn.strides, 4, 3)
-        channels, depth, per_cell = self.fpn.out_channels[0], self.settings.depth, self.anchors.per_cell
-        self.classes = DenseHead(channels, depth, per_cell, categories, norm)
-        self.codes = DenseHead(channels, depth, per_cell, 4, norm)
+        channels, per_cell = self.fpn.out_channels[0], self.anchors.per_cell
+        self.classes = DenseHead(channels, self.settings, per_cell, categories, norm)
+        self.codes = DenseHead(channels, self.settings, per_cell, 4, norm)
         nn.init.constant_(self.classes.last.bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, images: Tensor) -> RetinaNetOutputs:

@@ -211,7 +211,7 @@ def test_table_1():
             "FPN AP": known["FPN R50"] - known["RetinaNet R50"],
             "RetinaNet cost": there("RetinaNet R50") / there("FPN R50"),
             "RetinaNet cost, 20 classes": there("RetinaNet R50", 20) / there("FPN R50", 20),
-            "FPN R50": known["FPN R50"],
+            "weakest": min(known[name] for name in ("FPN R50", "RetinaNet R50", "FPN R101", "Cascade R50")),
         }
     )
     assert set(numbers[0]["rests_on"]["cascade AP"]) == runs("final-Cascade R50", "final-FPN R101")
@@ -571,7 +571,7 @@ RULES: dict[str, list[tuple]] = {
     ],
 }
 LEVELS = dict.fromkeys(
-    ("FPN R50", "ResNet18 AP", "ranked AP", "least AP", "classics AP", "architectures AP", "transfer:FPN"), 25.0
+    ("weakest", "ResNet18 AP", "ranked AP", "least AP", "classics AP", "architectures AP", "transfer:FPN"), 25.0
 )
 NOISE = np.array([-0.02, -0.005, 0.01, 0.015, 0.004, -0.004])  # of mean 0, and far smaller than the differences
 HELD = {name: mean + NOISE for rules in RULES.values() for name, mean, *_ in rules}

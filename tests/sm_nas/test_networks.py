@@ -1,5 +1,6 @@
 """SM-NAS's networks: costs against the printed ones, blocks against the standard networks, every structure in use."""
 
+from dataclasses import replace
 from math import gcd
 
 import numpy as np
@@ -251,6 +252,16 @@ def test_modules_are_those_of_the_structure():
     assert isinstance(single, RetinaNet)
     assert single.anchors.sizes[0] == pytest.approx([32 * 2 ** (third / 3) for third in range(3)])
     assert single.anchors.per_cell == 9
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(0.02, 0.02), (None, (2 / (9 * 64)) ** 0.5)])
+def test_retinanets_heads_begin_with_weights_of_the_deviation_asked_for(asked, expected):
+    torch.manual_seed(0)
+    settings = replace(DetectorSettings(), width=8, retinanet_deviation=asked)
+    network = build_detector(Structure.parse("resnet18 64x64 P2-P6 c64 retinanet"), CLASSES, settings)
+    for head in (network.classes, network.codes):
+        assert [layer.weight.std().item() for layer in head.hidden] == pytest.approx([expected] * 4, rel=0.02)
+        assert head.last.weight.std().item() == pytest.approx(0.01, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,8 @@ def test_the_papers_detectors():
         "proposals": (2000, 1000),
         "region_candidates": 2000,
         "retinanet_depth": 4,
+        "retinanet_deviation": 0.01,
+        "retinanet_rate": 1.0,
         "norm_groups": 32,
         "guided_proposals": 300,
         "spanning_anchors": True,

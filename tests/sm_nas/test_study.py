@@ -158,6 +158,16 @@ def test_a_frozen_backbone_is_trained_from_its_second_stage_on_its_statistics_ne
     assert all(torch.equal(before[name], after[name]) for name in statistics)
 
 
+@pytest.mark.parametrize(("structure", "rate"), [(RETINANET, 0.25), (CASCADE, 1.0)])
+def test_retinanet_has_its_own_share_of_the_learning_rate(fresh, asked, tmp_path, structure, rate):
+    preset = replace(fresh.preset, detector=replace(fresh.preset.detector, retinanet_rate=0.25))
+    study = SMNAS(replace(fresh.options, preset=preset))
+    with Run.open(tmp_path / "run", {}) as run:
+        study.train(run, structure, SCRATCH)
+    whole = SCRATCH.optimisation
+    assert asked["training"].optimisation == replace(whole, learning_rate=rate * whole.learning_rate)
+
+
 @pytest.mark.parametrize("zero_init", [True, False])
 def test_residual_blocks_begin_asleep_or_awake(fresh, asked, tmp_path, zero_init):
     with Run.open(tmp_path / "run", {}) as run:
