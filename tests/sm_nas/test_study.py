@@ -192,7 +192,9 @@ def test_training_starts_from_the_pretrained_backbone_where_the_strategy_says_so
         expected = weights[rest] if pretrained and part == "backbone" else drawn[name]
         assert torch.equal(tensor, expected), name
     training = asked["training"]
-    assert (training.optimisation, training.seed) == (SMOKE.final_training.optimisation, 0)
+    whole = SMOKE.final_training.optimisation
+    own = replace(whole, learning_rate=SMOKE.detector.retinanet_rate * whole.learning_rate)
+    assert (training.optimisation, training.seed) == (own, 0)
 
 
 def _with_random_statistics(network: nn.Module) -> nn.Module:
