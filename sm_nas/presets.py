@@ -196,9 +196,9 @@ samples in batches of 16 (83 s of CPU), 20.3 in batches of 8 (99 s), and 24.5 af
 The final schedule of 24,000 gives FPN R50 AP 25.0 and E3 31.0, twice as long a one 31.2 and 39.4 (`--only plateau`):
 all are trained alike, and none to its end. After 6,400 in batches of 4 it had 15.5; with a quarter of the crops 10.8,
 and then at 64 pixels instead of 96 6.1. A candidate of stage one has 13 of 60 epochs, as the paper's has 5 of 24.
-RetinaNet with ResNet50 has 2.6 if it begins and trains as the others do, 6.1 from He et al.'s weights, and 9.1 when it
-trains by a third of their rate as well. From scratch 6,400 samples give AP 2.7: what rests on such trainings cannot
-be judged here, and they are kept short.
+RetinaNet with ResNet50 has 2.5 (on two judged seeds) if it begins and trains as the others do, 6.1 from He et al.'s
+weights, and 9.1 when it trains by a third of their rate as well. From scratch 6,400 samples give AP 2.7: what rests on
+such trainings cannot be judged here, and they are kept short.
 
 Command: python -m sm_nas.reproduce --scale nano --second-data coco:DIR/bccd --precision bfloat16 --seeds 6
 Time, by estimate: a seed takes 100 minutes of CPU, and pre-training 50 for all seeds together (AMD EPYC, AVX512-BF16).
