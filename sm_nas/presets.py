@@ -21,7 +21,7 @@ class DetectorSettings(TwoStageSettings):
     retinanet_depth: int = 4
     """3x3 convolutions in each of RetinaNet's heads before the last."""
     retinanet_deviation: float | None = 0.01
-    """Of their weights at the start; None means He et al.'s, for heads of fewer channels than the published 256."""
+    """Standard deviation of RetinaNet's initial head weights; None means He et al.'s, for fewer than 256 channels."""
     retinanet_rate: float = 1.0
     """Learning rate of a RetinaNet, relative to that of other detectors."""
     norm_groups: int = 32

@@ -35,9 +35,9 @@ PRIOR = 0.01  # the probability of each class at the start, so that the many emp
 class RetinaNetSettings:
     """anchors: None means three sizes an octave from 4 strides on. match: which of them are positive or negative.
 
-    depth: 3x3 convolutions before the last, in each of the two heads. initial_deviation: of their weights; None means
-    He et al.'s, by the number of inputs: the published .01 is for 256 channels, and lets little through where there are
-    fewer. alpha, gamma: of the focal loss.
+    depth: 3x3 convolutions before the last, in each of the two heads. initial_deviation: the standard deviation of
+    their initial weights; None means He et al.'s, by the number of inputs, since the published .01 is for 256 channels
+    and lets little through where there are fewer. alpha, gamma: of the focal loss.
     candidates: pairs of anchor and class of each level that go into the suppression, by score, which must exceed
     least_score. overlap: IoU of the suppression. detections: how many an image at the most.
     """
