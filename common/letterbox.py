@@ -28,9 +28,9 @@ def canvas_of(size: Size | Sequence[int]) -> tuple[int, int]:
     return sides
 
 
-def padded(size: Size, multiple: int = SIDE_MULTIPLE) -> tuple[int, int]:
-    """Width and height of a canvas as whole multiples of `multiple` pixels, as networks need them."""
-    width, height = (-(-side // multiple) * multiple for side in canvas_of(size))
+def padded(size: Size) -> tuple[int, int]:
+    """Width and height of a canvas as whole multiples of `SIDE_MULTIPLE` pixels, as networks need them."""
+    width, height = (-(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE for side in canvas_of(size))
     return width, height
 
 

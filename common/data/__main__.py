@@ -7,8 +7,10 @@ Exit status 2 where training would refuse the set.
 """
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,30 +67,34 @@ def check(
     faults: a list of split (train or val), kind, count and examples, for which training would refuse the set; remarks:
     sentences on what it would not refuse, faults of the test split among them.
     """
-    data = f"auto:{data}" if Path(data).is_dir() or (":" not in data and data != "scenes") else data
-    kind, _, repair = data_parts(data)
-    if kind == "scenes":
-        raise InputError("scenes are drawn by the program itself: there is nothing to check; give a folder")
+    if not anchor_scale > 0:
+        raise InputError(f"--anchor-scale must be greater than 0, got {anchor_scale:g}")
+    data = f"auto:{data}" if os.path.isdir(data) or (":" not in data and data != "scenes") else data
     form, directory, layout = find(data)
+    _, _, repair = data_parts(data)
     sets: dict[str, DetectionSet] = {}
     faults: list[dict[str, Any]] = []
     remarks: list[str] = []
+    annotated: dict[tuple[str, str], tuple[int, list[str]]] = {}  # faults of the annotations of the split before
     for split in SPLITS:
         if split == "test" and "test" not in layout.parts:
             continue
         found = Faults(repair, collect=True)
         try:
             sets[split] = read_split(form, directory, layout, split, found)
-            remarks += _pictures(sets[split], found, decode=pictures)
         except InputError as error:
             found.add(UNREADABLE, str(error))
+        if split == "val" and "val" not in layout.parts:  # a part of train, of the same annotations
+            found.collected = {kind: fault for kind, fault in found.collected.items() if fault != annotated.get(kind)}
+        annotated = dict(found.collected)
+        if split in sets:
+            remarks += _pictures(sets[split], found, decode=pictures)
         for (one, many), (count, examples) in found.collected.items():
-            fault = {"split": split, "kind": one if count == 1 else many, "count": count, "examples": examples}
+            kind = one if count == 1 else many
             if split == "test":  # training does not read it
-                remarks.append(f"test: {count:,} {fault['kind']}: {examples[0]}")
-            # the val split of a set without one is read from the same annotations
-            elif not any(fault == other | {"split": split} for other in faults if "val" not in layout.parts):
-                faults.append(fault)
+                remarks.append(f"test: {count:,} {kind}: {examples[0]}")
+            else:
+                faults.append({"split": split, "kind": kind, "count": count, "examples": examples})
     remarks += _classes_apart(sets)
     remarks += _duplicates(sets)
     splits = {split: _contents(dataset, input_size, anchor_scale) for split, dataset in sets.items()}
@@ -146,8 +152,10 @@ def _pictures(dataset: DetectionSet, faults: Faults, decode: bool) -> Iterator[s
 
 
 def _classes_apart(sets: Mapping[str, DetectionSet]) -> Iterator[str]:
-    """Classes that have objects in one split and none in another."""
-    used = {split: {dataset.categories[k] for k in np.unique(dataset.labels)} for split, dataset in sets.items()}
+    """Classes that have objects in one split and none in another; what is ignored is no object."""
+    used = {}
+    for split, dataset in sets.items():
+        used[split] = {dataset.categories[label] for label in np.unique(dataset.labels[~dataset.crowd])}
     for split, classes in used.items():
         missing = sorted(set().union(*used.values()) - classes)
         if missing:
@@ -159,12 +167,14 @@ def _duplicates(sets: Mapping[str, DetectionSet]) -> Iterator[str]:
     by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
     for split, dataset in sets.items():
         for path in map(dataset.load_image.path, range(len(dataset))):
-            by_size[path.stat().st_size].append((split, path))
+            with suppress(OSError):  # what cannot be read is a fault already
+                by_size[path.stat().st_size].append((split, path))
     same: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for files in by_size.values():
         if len({split for split, _ in files}) > 1:
             for split, path in files:
-                same[hashlib.sha256(path.read_bytes()).hexdigest()].append((split, path))
+                with suppress(OSError):
+                    same[hashlib.sha256(path.read_bytes()).hexdigest()].append((split, path))
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         pairs = [files for files in same.values() if {one, other} <= {split for split, _ in files}]
         if pairs:

@@ -83,7 +83,7 @@ class Faults:
 def read_each(records: Any, what: str, read: Callable[[dict[str, Any]], None], faults: Faults) -> None:
     """Call `read` with each object of a list of JSON; a `BadRecord` is a fault."""
     if not isinstance(records, list):
-        raise InputError(f"{what} must be a list of objects, as in COCO's format, got {shown(records)}")
+        raise InputError(f"{what} must be a list of objects, got {shown(records)}")
     for place, record in enumerate(records):
         try:
             if not isinstance(record, dict):

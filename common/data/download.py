@@ -84,8 +84,8 @@ def main(config: Config) -> None:
         )
     archives = config.to / "archives"
     for archive in ARCHIVES[config.name]:
-        path = archives / archive.file_name
-        if path.exists() or not _beside(path, "extracted").exists():  # an archive may be deleted once it is unpacked
+        mark = _beside(archives / archive.file_name, "extracted")
+        if not mark.exists():  # an archive may be deleted once it is unpacked
             extract(download(archive, archives), config.to)
     print(f"{config.name} is in {config.to}; use it as --data {_data(config.name, config.to)}")
 
@@ -127,13 +127,10 @@ def download(archive: Archive, folder: Path, tries: int = 5, pause: float = 2.0)
 
 
 def extract(path: Path, to: Path) -> None:
-    """Unpack a .zip or .tar into `to`, once: a mark beside the archive says that it is done.
+    """Unpack a .zip or .tar into `to`; a mark beside the archive then says that it is done.
 
     Members that would land outside `to` are refused. Raises `InputError` for a damaged archive.
     """
-    mark = _beside(path, "extracted")
-    if mark.exists():
-        return
     with _disk_sentences(to):
         to.mkdir(parents=True, exist_ok=True)
         try:
@@ -150,7 +147,7 @@ def extract(path: Path, to: Path) -> None:
             raise InputError(
                 f"{path} cannot be unpacked ({reason(error)}); delete it and give the command again"
             ) from None
-        mark.touch()
+        _beside(path, "extracted").touch()
 
 
 def _unpack(path: Path, to: Path, members: Mapping[str, int], one: Callable[[str, Path], object]) -> None:
@@ -243,8 +240,13 @@ def _range(response: HTTPResponse, wanted: int) -> tuple[int, int | None]:
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    while chunk := response.read(CHUNK):
-        yield chunk
+    """What the server sends. Whatever breaks a connection is a ConnectionError, so that no fault of the disk is seen
+    in it."""
+    try:
+        while chunk := response.read(CHUNK):
+            yield chunk
+    except OSError as error:
+        raise ConnectionError(reason(error)) from error
 
 
 @contextmanager

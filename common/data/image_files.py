@@ -138,9 +138,10 @@ def picture_files(place: Path) -> list[Path]:
 
     Raises `InputError` if there are none. Hidden files and folders are passed over.
     """
-    if place.is_file():
+    if os.path.isfile(place):
         return [place]
-    found = [path for path in files_below(place, SUFFIXES) if path.is_file()]
+    # no folder, not an error: a path that no system could hold
+    found = [path for path in files_below(place, SUFFIXES) if path.is_file()] if os.path.isdir(place) else []
     if not found:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
         raise InputError(f"{place} holds no image ({kinds}); give an image file or a folder of them")

@@ -53,29 +53,25 @@ def pack(data: str, out: Path, side: int, quality: int = 88) -> dict[str, Any]:
 
     Raises InputError for whatever is wrong with the data, for a folder that holds something, and for a full disk.
     """
-    kind, _, repair = data_parts(data)
-    if kind == "scenes":
-        raise InputError("scenes are drawn by the program itself: there is nothing to pack; give a set on disk")
     if side < 1 or not 1 <= quality <= 100:
         raise InputError(f"--side must be at least 1 and --quality 1 to 100, got {side} and {quality}")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} holds something: give another folder, or delete it")
     form, directory, layout = find(data)
+    _, _, repair = data_parts(data)
     splits = [split for split in SPLITS if split != "test" or "test" in layout.parts]
     sets = {split: read_split(form, directory, layout, split, Faults(repair)) for split in splits}
     return {split: _write(dataset, out, side, quality) for split, dataset in sets.items()}
 
 
 def _write(dataset: DetectionSet, out: Path, side: int, quality: int) -> dict[str, Any]:
-    folder = make_folder(out / "images" / dataset.split)
-    make_folder(out / "annotations")
+    make_folder(out / "images" / dataset.split)
     scale = np.minimum(1.0, side / dataset.sizes.max(axis=1, keepdims=True))
     sizes = np.maximum(1, np.rint(dataset.sizes * scale)).astype(int)  # (N, 2) height and width
-    names = [f"{dataset.split}/{identity:012d}.jpg" for identity in range(len(dataset))]
+    names = [f"{dataset.split}/{index:012d}.jpg" for index in range(len(dataset))]
     work = partial(_shrink, dataset, out / "images", names, sizes, quality)
     with ThreadPoolExecutor(MOST_READERS) as threads:  # Pillow works outside Python's lock
-        bar = tqdm(threads.map(work, range(len(dataset))), desc=folder.name, total=len(dataset), disable=None)
-        size = sum(bar)
+        size = sum(tqdm(threads.map(work, range(len(names))), desc=dataset.split, total=len(names), disable=None))
     images = [
         {"id": index, "file_name": name, "height": height, "width": width}
         for index, (name, (height, width)) in enumerate(zip(names, sizes.tolist(), strict=True))
@@ -85,11 +81,10 @@ def _write(dataset: DetectionSet, out: Path, side: int, quality: int) -> dict[st
     boxes = dataset.boxes.astype(np.float64) * ratio[:, [1, 0, 1, 0]]
     boxes[:, 2:] -= boxes[:, :2]
     columns = (owner, dataset.category_ids[dataset.labels], boxes, dataset.area * ratio.prod(axis=1), dataset.crowd)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     annotations = [
         {"id": row, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
-        for row, (image, category, box, area, crowd) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True), start=1
-        )
+        for row, (image, category, box, area, crowd) in enumerate(rows, start=1)
     ]
     categories = [
         {"id": identity, "name": name}

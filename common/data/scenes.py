@@ -12,7 +12,7 @@ pixel drawn; `paint` draws a layout at any size. The same (seed, split, index) i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from zlib import crc32
 
@@ -44,7 +44,6 @@ _LEAST_EXTENT = 6.0 / 96.0  # of the side: 6 pixels at size 96
 _LEAST_CLIPPED_EXTENT = 4.0 / 96.0
 _LEAST_VISIBLE = 0.25  # an object hidden by more than 75 % is left out, of the annotations and of the picture
 _CROSS_ARM = 0.38  # half the width of an arm; a shape's own coordinates span about -1..1
-_TRIANGLE_NORMALS = np.array([[0.0, 1.0], [-np.sqrt(0.75), -0.5], [np.sqrt(0.75), -0.5]])
 _SAMPLES = 48  # points of an object that are tested for being hidden
 
 
@@ -77,8 +76,8 @@ def _outline(shape: int) -> np.ndarray:
         points = circle[circle[:, 1] <= 1e-9]
     elif name == "square":
         points = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=np.float64)
-    elif name == "triangle":  # each corner lies opposite to the normal of a side, on the unit circle
-        points = -_TRIANGLE_NORMALS
+    elif name == "triangle":  # on the unit circle
+        points = np.array([[0.0, -1.0], [np.sqrt(0.75), 0.5], [-np.sqrt(0.75), 0.5]])
     else:
         arm = _CROSS_ARM
         points = np.array([[x, y] for x in (-1, 1) for y in (-arm, arm)])
@@ -174,7 +173,7 @@ def layout(random: np.random.Generator) -> SceneLayout:
         kept = np.zeros(T, dtype=bool)
         kept[np.flatnonzero(placed.label >= 0)[-1]] = True
     placed = _take(placed, kept)
-    return SceneLayout(**{**vars(placed), "visible": np.maximum(visible[kept], _LEAST_VISIBLE)})
+    return replace(placed, visible=np.maximum(visible[kept], _LEAST_VISIBLE))
 
 
 def _take(placed: SceneLayout, which: np.ndarray) -> SceneLayout:

@@ -1,6 +1,7 @@
 """`--data`: one short text that names any detection set."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,10 +68,12 @@ def load(spec: str, split: str, limit: int | None = None, seed: int = 0) -> Dete
 
 
 def find(spec: str) -> tuple[str, Path, Layout]:
-    """The form, the folder and the layout of the set on disk that `spec` names."""
+    """The form, the folder and the layout of the set on disk that `spec` names; InputError for scenes too."""
     kind, rest, _ = data_parts(spec)
-    directory = Path(rest).expanduser()
-    if not directory.is_dir():
+    if kind == "scenes":
+        raise InputError("scenes are drawn by the program itself; give a set on disk")
+    directory = Path(os.path.expanduser(rest))
+    if not os.path.isdir(directory):  # false, not an error, for a path that no system could hold
         raise InputError(f"no folder {directory} for the data {spec!r}; check the path")
     for form in FORMS if kind == "auto" else (kind,):
         layout = FORMS[form][0](directory)
@@ -96,7 +99,7 @@ def read_split(form: str, directory: Path, layout: Layout, split: str, faults: F
         named: dict[str, None] = {}
         for name, read in layout.parts.items():
             known = found.classes if name == part else layout.classes[name]() if name in layout.classes else None
-            named |= dict.fromkeys(read(Faults(faults.repair, collect=True)).classes if known is None else known)
+            named |= dict.fromkeys(read(Faults(collect=True)).classes if known is None else known)
         classes = sorted(named) if form == "voc" else list(named)
     else:
         classes = list(layout.categories)

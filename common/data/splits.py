@@ -13,29 +13,28 @@ SEARCH_SHARE = 0.2
 
 
 def training_and_held_out(
-    data: str, images: int | None, held_out: int, scale: str, largest_share: float | None = None
+    data: str, images: int | None, held_out: int, scale: str, largest_share: float
 ) -> tuple[DetectionSet, DetectionSet]:
     """The training images of `data` (see `common.data.source.load`), and those held out to choose by.
 
     images: how many of a larger set are trained on; None means all that are not held out. held_out: how many are held
     out, the same for every seed; a few less where copies of one picture, which stay together, do not fill that number.
-    largest_share: the largest share of the whole set that is held out; None means no bound. scale: named in the
-    `InputError` that is raised where the set has fewer than twice the held-out images, or too few to hold one out.
+    largest_share: the largest share of the whole set that is held out, below a half. scale: named in the `InputError`
+    that is raised where more images are held out than trained on; one is raised for too few to hold one out, too.
     """
     whole = load(data, "train")
-    if largest_share is not None:
-        held_out = min(held_out, int(largest_share * len(whole)))
-        if held_out < 1:
-            raise InputError(
-                f"{data} has {len(whole)} training images, and {largest_share:.0%} of them, held out to choose by, are "
-                f"less than one: give at least {math.ceil(1 / largest_share)}"
-            )
-    whole = whole.limited(None if images is None else images + held_out)
-    if len(whole) < 2 * held_out:
+    held_out = min(held_out, int(largest_share * len(whole)))
+    if held_out < 1:
         raise InputError(
-            f"{data} has {len(whole)} training images, and scale {scale} holds {held_out} out to choose by: give at "
-            "least twice as many, or a smaller scale"
+            f"{data} has {len(whole)} training images, and {largest_share:.0%} of them, held out to choose by, are "
+            f"less than one: give at least {math.ceil(1 / largest_share)}"
         )
+    if images is not None and images < held_out:
+        raise InputError(
+            f"scale {scale} trains on {images} images of {data} and holds {held_out} out to choose by: train on at "
+            f"least {held_out}, or hold out fewer"
+        )
+    whole = whole.limited(None if images is None else images + held_out)
     copies: dict[str, list[int]] = {}
     for place, picture in enumerate(pictures_of(whole)):
         copies.setdefault(picture, []).append(place)

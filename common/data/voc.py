@@ -69,15 +69,7 @@ def find_voc(directory: Path) -> Layout | None:
     for root in (directory, directory / "VOCdevkit"):
         if (root / "VOC2007").is_dir() or (root / "VOC2012").is_dir():
             parts = {
-                split: [
-                    _Part(
-                        root / year / "Annotations",
-                        root / year / "JPEGImages",
-                        root / year / "ImageSets" / "Main" / f"{name}.txt",
-                    )
-                    for year, name in lists
-                ]
-                for split, lists in CHALLENGE_SPLITS.items()
+                split: [_listed(root / year, name) for year, name in lists] for split, lists in CHALLENGE_SPLITS.items()
             }
             return _layout(root, parts, VOC_CATEGORIES)
     parts = {}
@@ -96,6 +88,11 @@ def find_voc(directory: Path) -> Layout | None:
             if folder.is_dir() and next(folder.glob("*.xml"), None) is not None:
                 parts.setdefault(split, [_Part(folder, folder)])
     return _layout(directory, parts) if parts else None
+
+
+def _listed(folder: Path, name: str) -> _Part:
+    """What a list of VOC's own folders names."""
+    return _Part(folder / "Annotations", folder / "JPEGImages", folder / "ImageSets" / "Main" / f"{name}.txt")
 
 
 def _layout(root: Path, parts: dict[str, list[_Part]], categories: tuple[str, ...] | None = None) -> Layout:
@@ -144,8 +141,14 @@ def _xml_files(part: _Part) -> list[tuple[str, Path]]:
     lines = [line.strip() for line in read_text(part.listed).splitlines() if line.strip()]
     for line in lines:
         refuse_escape(line, f"image {shown(line)} in {part.listed}")
-    names = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]  # lists of one class give each image a flag
-    return [(name, part.annotations / f"{name}.xml") for name in names]
+    found = []
+    for name in lines:
+        path = part.annotations / f"{name}.xml"
+        if not os.path.isfile(path):  # lists of one class give each image a flag
+            name = re.sub(r"\s+(-1|0|1)$", "", name)
+            path = part.annotations / f"{name}.xml"
+        found.append((name, path))
+    return found
 
 
 def _add_file(found: Annotations, path: Path, name: str) -> None:

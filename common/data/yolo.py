@@ -59,9 +59,8 @@ def find_yolo(directory: Path) -> Layout | None:
             sources["train"] = [directory / "images"]
         if not sources or not any(place.is_dir() for place in (directory / "labels", *directory.glob("*/labels"))):
             return None
-        classes = _distinct([line.strip() for line in read_text(path).splitlines() if line.strip()], path)
-    else:
-        classes = _classes(settings, path)
+        settings = {"names": [line for line in read_text(path).splitlines() if line.strip()]}
+    classes = _classes(settings, path)
     if "val" not in sources:
         said = [entry for name in SPLIT_NAMES["val"] for entry in _entries(settings.get(name))]
         absent = [entry for entry in said if _inside(directory, entry) is None]
@@ -81,9 +80,10 @@ def read_yolo(directory: Path, sources: Sequence[Path], classes: Sequence[str], 
     found = Annotations(directory, (directory,), "line", list(classes))
     for name in (name for source in sources for name in _image_names(directory, source)):
         try:
-            height, width = upright_size(directory / name) if (directory / name).is_file() else (0, 0)
+            # a path that no system could hold is no file, not an error
+            height, width = upright_size(directory / name) if os.path.isfile(directory / name) else (0, 0)
             labels = _label_file(directory, name)
-            lines = read_text(labels).splitlines() if labels.is_file() else []
+            lines = read_text(labels).splitlines() if os.path.isfile(labels) else []
         except InputError as error:
             faults.add(BAD_IMAGES, str(error))
             continue
@@ -116,19 +116,16 @@ def _classes(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     try:
         if not isinstance(names, list):
             raise ValueError
-        return _distinct([text(name) for name in names], path)
+        classes = tuple(map(text, names))
     except ValueError:
         raise InputError(
             f"{path} has {shown(settings.get('names'))} as names; give a list of the classes, or one text for each "
             "number from 0"
         ) from None
-
-
-def _distinct(classes: Sequence[str], path: Path) -> tuple[str, ...]:
-    twice = [name for name in classes if classes.count(name) > 1]
-    if twice:
-        raise InputError(f"{path} names the class {shown(twice[0])} twice; give each its own name")
-    return tuple(classes)
+    for name in classes:
+        if classes.count(name) > 1:
+            raise InputError(f"{path} names the class {shown(name)} twice; give each its own name")
+    return classes
 
 
 def _entries(said: Any) -> list[str]:
@@ -174,7 +171,7 @@ def _image_names(directory: Path, source: Path) -> Iterator[str]:
             yield path.relative_to(directory).as_posix()
         return
     for line in read_text(source).splitlines():
-        name = line.strip().removeprefix("./")
+        name = line.strip().replace("\\", "/").removeprefix("./")
         if name:
             refuse_escape(name, f"image {shown(name)} in {source}")
             yield name
@@ -182,7 +179,7 @@ def _image_names(directory: Path, source: Path) -> Iterator[str]:
 
 def _label_file(directory: Path, name: str) -> Path:
     """The text file of an image: in labels/ where the image is in images/, else beside it."""
-    parts = list(PurePosixPath(name).with_suffix(".txt").parts)
+    parts = list(PurePosixPath(f"{os.path.splitext(name)[0]}.txt").parts)
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"

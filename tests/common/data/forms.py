@@ -1,14 +1,17 @@
 """Sets made up for tests: in memory, and written in every form that is read."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from common.data.detection_set import DetectionSet
+from common.plain import InputError
 
 FORMS = ("coco", "roboflow", "voc", "yolo", "bdd")
 FOLDERS = dict(zip(FORMS, ("images", "{}", "JPEGImages", "images/{}", "images/100k/{}"), strict=True))
@@ -92,6 +95,37 @@ def write(
             size = dict(zip(("width", "height"), sizes[name], strict=True))
             frames.append({"name": name, "size": size, "labels": labels})
         put(f"det_20/det_{split}.json", json.dumps(frames))
+
+
+def write_coco(
+    root: Path,
+    contents: Mapping[str, Any] | str,
+    pictures: Sequence[Mapping[str, Any]],
+    names: Iterable[str] = ("train", "val"),
+    annotations: str = "annotations/instances_{}.json",
+    folder: str = "images",
+) -> Path:
+    """Write the same contents, or text, as each split, and `pictures`, records of images, each of other pixels."""
+    random = np.random.default_rng(0)
+    for name in names:
+        for record in pictures:
+            path = root / folder.format(name) / record["file_name"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ramp = np.linspace(random.uniform(0, 100), 250, record["width"])
+            pixels = np.broadcast_to(ramp[None, :, None], (record["height"], record["width"], 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+        path = root / annotations.format(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
+    return root
+
+
+@contextmanager
+def refused(sentence: str) -> Iterator[None]:
+    """What is done is refused in one sentence, on one line, that `sentence` matches."""
+    with pytest.raises(InputError, match=sentence) as caught:
+        yield
+    assert "\n" not in str(caught.value)
 
 
 def voc_object(name: str, corners: Sequence[float], difficult: object = None) -> str:

@@ -22,7 +22,7 @@ from common.data.values import (
     side,
     whole_number,
 )
-from common.plain import InputError
+from tests.common.data.forms import refused
 
 BAD = object()
 
@@ -70,24 +70,23 @@ def test_texts_of_every_editor_are_read(tmp_path, encoding):
 
 
 def test_files_that_cannot_be_read_are_one_sentence(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="no annotations at"):
+    with refused("no annotations at"):
         read_unicode_json(tmp_path / "gone.json")
-    with pytest.raises(InputError, match="cannot be read"):
+    with refused("cannot be read"):
         read_unicode_json(tmp_path)
     for contents in (b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"[" + b"9" * 5000 + b"]"):
         (tmp_path / "bad.json").write_bytes(contents)
-        with pytest.raises(InputError, match="not valid JSON") as caught:
+        with refused("not valid JSON"):
             read_unicode_json(tmp_path / "bad.json")
-        assert "\n" not in str(caught.value)
     (tmp_path / "latin.txt").write_bytes("höhe".encode("latin-1"))
-    with pytest.raises(InputError, match=r"not UTF-8 text .* save it as UTF-8"):
+    with refused(r"not UTF-8 text .* save it as UTF-8"):
         read_text(tmp_path / "latin.txt")
 
     def listdir(folder):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("os.listdir", listdir)
-    with pytest.raises(InputError, match=r"cannot be listed \(Permission denied\)"):
+    with refused(r"cannot be listed \(Permission denied\)"):
         names_in(tmp_path)
 
 
@@ -95,7 +94,7 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path, monkeypatch):
     "name", ["../a.jpg", "a/../../b.jpg", "/etc/a.jpg", "C:\\a.jpg", "..\\a.jpg", "\\a.jpg", "", "a\0"]
 )
 def test_names_that_leave_their_folder_are_refused(name):
-    with pytest.raises(InputError, match="does not stay inside"):
+    with refused("does not stay inside"):
         refuse_escape(name, "file_name")
     for stays in ("a.jpg", "train/a b.jpg", "a..b.jpg", "...jpg"):
         refuse_escape(stays, "file_name")
@@ -104,19 +103,19 @@ def test_names_that_leave_their_folder_are_refused(name):
 # ---- from annotations to a set
 
 
-def annotations(folder: Path, boxes, size=(20, 30), classes=("a", "b"), **more) -> Annotations:
+def annotations(folder: Path, boxes, size=(20, 30)) -> Annotations:
     """Two images, the boxes all in the second."""
-    found = Annotations(Path("set.json"), (folder,), "annotation", list(classes), **more)
+    found = Annotations(Path("set.json"), (folder,), "annotation", ["a", "b"])
     for name in ("one.png", "two.png"):
         Image.new("RGB", (30, 20)).save(folder / name)
         found.add_image(name, size)
     for place, box in enumerate(boxes, start=1):
-        found.add_box(1, place, box, classes[0])
+        found.add_box(1, place, box, "a")
     return found
 
 
-def made(found, faults=None, categories=("a", "b")):
-    return assemble(found, "made", "train", categories, faults or Faults())
+def made(found, faults=None):
+    return assemble(found, "made", "train", ("a", "b"), faults or Faults())
 
 
 def test_boxes_given_in_any_order_are_grouped_by_image_and_keep_their_order(tmp_path):
@@ -143,7 +142,7 @@ def test_boxes_are_clipped_by_at_most_a_pixel_without_a_word(tmp_path):
     assert whole.boxes.tolist() == [[0, 0, 30, 20], [0, 0, 30, 20], [3.25, 4, 5, 6.5]]
     assert whole.notes == ()
     for bad in ((-1.1, 0, 5, 5), (0, -1.1, 5, 5), (0, 0, 31.1, 5), (0, 0, 5, 21.1)):
-        with pytest.raises(InputError, match=r"set\.json has 1 box over the edge .* first annotation 2 of 'two\.png'"):
+        with refused(r"set\.json has 1 box over the edge .* first annotation 2 of 'two\.png'"):
             made(annotations(tmp_path, [(1, 1, 2, 2), bad]))
 
 
@@ -159,11 +158,8 @@ FLAT = [(5, 5, 5, 9), (1, 1, 5, 5), (9, 9, 4, 12), (40, 2, 50, 9)]
     ],
 )
 def test_small_faults_are_counted_and_repaired_on_demand(tmp_path, boxes, kind, repair):
-    with pytest.raises(
-        InputError, match=rf"has {kind}, first annotation 1 .*add ,repair .* have them {repair}"
-    ) as caught:
+    with refused(rf"has {kind}, first annotation 1 .*add ,repair .* have them {repair}"):
         made(annotations(tmp_path, boxes))
-    assert "\n" not in str(caught.value)
     repaired = made(annotations(tmp_path, boxes), Faults(repair=True))
     kept = [box for box in boxes if box[0] < box[2] and box[1] < box[3] and box[0] < 30]
     expected = [[max(x, 0), max(y, 0), min(right, 30), min(bottom, 20)] for x, y, right, bottom in kept]
@@ -206,9 +202,8 @@ def test_faults_that_are_collected_leave_out_what_has_them(tmp_path):
 def test_what_cannot_be_used_is_one_sentence(tmp_path, change, sentence):
     found = annotations(tmp_path, [(1, 1, 5, 5)])
     change(found)
-    with pytest.raises(InputError, match=sentence) as caught:
+    with refused(sentence):
         made(found)
-    assert "\n" not in str(caught.value)
 
 
 def test_sizes_that_are_absent_come_from_the_pictures(tmp_path):
@@ -217,7 +212,7 @@ def test_sizes_that_are_absent_come_from_the_pictures(tmp_path):
     assert whole.boxes.tolist() == [[1, 1, 30, 5]]
     found = annotations(tmp_path, [(1, 1, 5, 5)], size=(0, 0))
     (tmp_path / "one.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"one\.png cannot be decoded"):
+    with refused(r"one\.png cannot be decoded"):
         made(found)
 
 
@@ -232,5 +227,5 @@ def test_images_are_found_in_the_first_folder_that_holds_them_all(tmp_path):
     whole = made(found)
     assert [whole.load_image.path(k) for k in range(2)] == [tmp_path / "all/a b.png", tmp_path / "all/in/two.png"]
     found.add_image("three.png", (20, 30))
-    with pytest.raises(InputError, match=r"1 of the 3 images listed in set\.json .* first .*all/three\.png"):
+    with refused(r"1 of the 3 images listed in set\.json .* first .*all/three\.png"):
         made(found)

@@ -12,26 +12,18 @@ from common.data.__main__ import CheckCommand, check, main
 from common.data.source import load
 from common.plain import InputError
 from sm_nas.presets import PHOTO
-
-IMAGES = 6
+from tests.common.data.forms import refused, write_coco
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A sound set of 6 images a split, 40x20 pixels, with a cat in the first five and a dog, ignored, in the first."""
-    random = np.random.default_rng(0)
-    for split in ("train", "val"):
-        (tmp_path / "annotations").mkdir(exist_ok=True)
-        (tmp_path / split).mkdir()
-        images = [{"id": k, "file_name": f"{k}.png", "width": 40, "height": 20} for k in range(IMAGES)]
-        for image in images:
-            pixels = random.integers(0, 255, (20, 40, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / split / image["file_name"])
-        boxes = [{"id": k, "image_id": k, "category_id": 1, "bbox": [4, 4, 8, 2 + k]} for k in range(5)]
-        boxes.append({"id": 9, "image_id": 0, "category_id": 2, "bbox": [1, 1, 9, 9], "iscrowd": 1})
-        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-        write(tmp_path, {"images": images, "annotations": boxes, "categories": categories}, split)
-    return tmp_path
+    images = [{"id": k, "file_name": f"{k}.png", "width": 40, "height": 20} for k in range(6)]
+    boxes = [{"id": k, "image_id": k, "category_id": 1, "bbox": [4, 4, 8, 2 + k]} for k in range(5)]
+    boxes.append({"id": 9, "image_id": 0, "category_id": 2, "bbox": [1, 1, 9, 9], "iscrowd": 1})
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    contents = {"images": images, "annotations": boxes, "categories": categories}
+    return write_coco(tmp_path, contents, images, folder="{}")
 
 
 def contents_of(folder, split="train"):
@@ -40,6 +32,13 @@ def contents_of(folder, split="train"):
 
 def write(folder, contents, split="train"):
     (folder / f"annotations/instances_{split}.json").write_text(json.dumps(contents))
+
+
+def cut_short(picture):
+    picture.write_bytes(picture.read_bytes()[:-40])
+
+
+OVER_THE_EDGE = {"id": 20, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 5]}
 
 
 def test_what_is_in_a_set(folder):
@@ -67,7 +66,7 @@ def test_what_is_in_a_set(folder):
 def test_all_faults_are_counted_and_training_would_refuse_the_set(folder, capsys):
     contents = contents_of(folder)
     contents["annotations"] += [
-        *({"id": 20 + k, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 5]} for k in range(7)),
+        *(OVER_THE_EDGE | {"id": 20 + k} for k in range(7)),
         {"id": 30, "image_id": 1, "category_id": 1, "bbox": [30, 4, 0, 5]},
         {"id": 31, "image_id": 99, "category_id": 1, "bbox": [30, 4, 1, 5]},
         {"id": 32, "image_id": 1, "category_id": 1, "bbox": "box"},
@@ -75,8 +74,10 @@ def test_all_faults_are_counted_and_training_would_refuse_the_set(folder, capsys
     ]
     contents["images"] += [{"id": 50, "file_name": "gone.png"}, {"id": 51, "file_name": "../out.png"}]
     write(folder, contents)
+    (folder / "val/2.png").unlink()
+    (folder / "val/2.png").symlink_to("gone.png")
     (folder / "val/3.png").write_bytes(b"no image")
-    (folder / "val/4.png").write_bytes((folder / "val/4.png").read_bytes()[:500])
+    cut_short(folder / "val/4.png")
     Image.new("RGB", (41, 20)).save(folder / "val/5.png")
     faults = {(fault["split"], fault["kind"]): fault for fault in check(str(folder))["faults"]}
     assert {key: fault["count"] for key, fault in faults.items()} == {
@@ -84,27 +85,27 @@ def test_all_faults_are_counted_and_training_would_refuse_the_set(folder, capsys
         ("train", "box without area in its image"): 1,
         ("train", "records that cannot be read"): 3,
         ("train", "images that are missing"): 2,
-        ("val", "images that cannot be decoded"): 2,
+        ("val", "images that cannot be decoded"): 3,
     }
     examples = faults["train", "boxes over the edge of their image"]["examples"]
     assert len(examples) == 3
     assert examples[0] == "annotation 20 of '1.png' (corners 30, 4, 50, 9, image 40x20)"
     decoded = check(str(folder), pictures=True)["faults"]
-    assert [fault["count"] for fault in decoded if fault["split"] == "val"] == [3]  # the cut file too
+    assert [fault["count"] for fault in decoded if fault["split"] == "val"] == [4]  # the cut file too
 
     with pytest.raises(SystemExit) as ended:
         run(main, CheckCommand, ["check", f"coco:{folder}"])
     assert ended.value.code == 2
     printed = capsys.readouterr()
     assert "train: 7 boxes over the edge of their image\n    annotation 20 of" in printed.out
-    assert printed.err.endswith("for 15 faults; mend the data\n")
+    assert printed.err.endswith("for 16 faults; mend the data\n")
     with pytest.raises(InputError):  # as it says
         load(f"coco:{folder}", "train")
 
 
 def test_repairs_are_no_faults(folder, capsys):
     contents = contents_of(folder)
-    contents["annotations"].append({"id": 20, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 5]})
+    contents["annotations"].append(OVER_THE_EDGE)
     write(folder, contents)
     run(main, CheckCommand, ["check", f"coco:{folder},repair"])
     printed = capsys.readouterr().out
@@ -130,6 +131,7 @@ def test_what_training_takes_but_someone_should_know(folder):
     assert report["remarks"] == [
         "val: 2 images are stored turned, and turned upright, but 1 of them not, as their annotations give the stored "
         "size",
+        "train: no object of dog",  # but what is ignored
         "val: no object of cat",
         "1 picture is both in train and in val: 4.png = 0.png",
     ]
@@ -148,7 +150,7 @@ def test_what_stops_the_reading_is_a_fault_of_its_split(folder):
 def test_faults_of_the_test_split_are_remarks(folder, capsys):
     """Training does not read it; and what is measured is what detectors of photographs see by default."""
     contents = contents_of(folder)
-    contents["annotations"].append({"id": 20, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 5]})
+    contents["annotations"].append(OVER_THE_EDGE)
     write(folder, contents, "test")
     shutil.copytree(folder / "train", folder / "test")
     (folder / "test/0.png").unlink()
@@ -163,20 +165,31 @@ def test_faults_of_the_test_split_are_remarks(folder, capsys):
 
 def test_a_set_without_splits_is_checked_once(folder):
     contents = contents_of(folder)
-    contents["annotations"].append({"id": 20, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 5]})
+    for image in contents["images"]:
+        image["width"] = 0  # so reading looks at the pictures too
     (folder / "train").rename(folder / "images")
+    shutil.rmtree(folder / "annotations")
     (folder / "annotations.json").write_text(json.dumps(contents))
-    for split in ("train", "val"):
-        (folder / f"annotations/instances_{split}.json").unlink()
-    report = check(str(folder))
-    assert [(fault["split"], fault["count"]) for fault in report["faults"]] == [("train", 1)]
-    assert [content["images"] for content in report["splits"].values()] == [5, 1]
+    damaged, cut, sound = load(f"coco:{folder}", "train").load_image.names[:3]
+    (folder / "images" / damaged).write_bytes(b"no image")
+    cut_short(folder / "images" / cut)
+    contents["annotations"].append(OVER_THE_EDGE | {"image_id": int(sound.removesuffix(".png"))})
+    (folder / "annotations.json").write_text(json.dumps(contents))
+    report = check(str(folder), pictures=True)
+    assert [(fault["split"], fault["kind"], fault["count"]) for fault in report["faults"]] == [
+        ("train", "images that cannot be decoded", 2),
+        ("train", "box over the edge of its image", 1),
+    ]
+    assert [content["images"] for content in report["splits"].values()] == [4, 1]
 
 
 def test_json_is_one_object_and_scenes_need_no_check(folder, capsys):
     run(main, CheckCommand, ["check", str(folder), "--json"])
     assert json.loads(capsys.readouterr().out)["form"] == "coco"
-    with pytest.raises(InputError, match="scenes are drawn"):
+    with refused("scenes are drawn"):
         check("scenes")
-    with pytest.raises(InputError, match="no folder nowhere"):
+    with refused("no folder nowhere"):
         check("nowhere")
+    for scale in (0, -3, float("nan")):
+        with refused("--anchor-scale must be greater than 0"):
+            check(str(folder), anchor_scale=scale)

@@ -1,16 +1,14 @@
 """The COCO reader: every layout, pycocotools as the oracle, habits of exporters, and every kind of bad input."""
 
 import copy
-import json
 from itertools import product
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools.coco import COCO
 
 from common.data.source import load
-from common.plain import InputError
+from tests.common.data.forms import refused, write_coco
 
 CONTENTS = {
     "images": [
@@ -25,7 +23,8 @@ CONTENTS = {
     ],
     "categories": [{"id": 8, "name": "cat"}, {"id": 2, "name": "dog"}],
 }
-
+NO_EMPTY_IMAGE = copy.deepcopy(CONTENTS)
+NO_EMPTY_IMAGE["annotations"].append({"id": 4, "image_id": 9, "category_id": 8, "bbox": [1, 1, 5, 5]})
 
 LAYOUTS = {
     "own": ("annotations/instances_{}.json", "images"),
@@ -38,15 +37,7 @@ ALIASES = {"train": ("train", "training"), "val": ("val", "valid", "validation")
 
 
 def write(root, contents, layout="own", names=("train", "val")):
-    """Write the annotations of each split, and the images that CONTENTS names."""
-    for name in names:
-        path, folder = (root / part.format(name) for part in LAYOUTS[layout])
-        for image in CONTENTS["images"]:
-            (folder / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (image["width"], image["height"]), (10, 200, 30)).save(folder / image["file_name"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(contents if isinstance(contents, str) else json.dumps(contents))
-    return root
+    return write_coco(root, contents, CONTENTS["images"], names, *LAYOUTS[layout])
 
 
 def read(root, split="train"):
@@ -80,9 +71,7 @@ def test_every_layout_gives_the_same_set(tmp_path, layout, split):
     ],
 )
 def test_a_file_without_splits(tmp_path, name, folder):
-    contents = copy.deepcopy(CONTENTS)
-    contents["annotations"].append({"id": 4, "image_id": 9, "category_id": 8, "bbox": [1, 1, 5, 5]})
-    write(tmp_path, contents, "own, images by split", ["train"])
+    write(tmp_path, NO_EMPTY_IMAGE, "own, images by split", ["train"])
     (tmp_path / "images/train").rename(tmp_path / "found")
     for path in (tmp_path / "found").iterdir():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -95,11 +84,9 @@ def test_a_file_without_splits(tmp_path, name, folder):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_val_split_is_found_by_any_name_and_else_taken_of_train(tmp_path, layout):
-    contents = copy.deepcopy(CONTENTS)
-    contents["annotations"].append({"id": 4, "image_id": 9, "category_id": 8, "bbox": [1, 1, 5, 5]})
     named = {("Train", "Validation", "Test"): [3, 3, 3], ("train", "test"): [2, 1, 3]}  # the first as CVAT writes them
     for names, expected in named.items():
-        root = write(tmp_path / names[0], contents, layout, names)
+        root = write(tmp_path / names[0], NO_EMPTY_IMAGE, layout, names)
         assert [len(read(root, split)) for split in ("train", "val", "test")] == expected
 
 
@@ -109,7 +96,7 @@ def test_the_two_flaws_of_train2017_are_dropped_there_and_refused_elsewhere(tmp_
     assert len(read(write(tmp_path / "a", contents, "official")).boxes) == 3
     for layout, identity in (("own", 918), ("official", 917)):
         contents["annotations"][-1]["id"] = identity
-        with pytest.raises(InputError, match=f"1 box without area in its image, first annotation {identity}"):
+        with refused(f"1 box without area in its image, first annotation {identity}"):
             read(write(tmp_path / layout, contents, layout))
 
 
@@ -160,7 +147,7 @@ def test_the_empty_parent_of_all_classes_is_left_out(tmp_path, parent):
     assert found.notes == (f"the empty parent class {parent!r} left out",)
     contents["annotations"][1]["category_id"] = 0  # a parent with boxes is a class
     if parent == "cat":
-        with pytest.raises(InputError, match="two categories of the name 'cat'"):
+        with refused("two categories of the name 'cat'"):
             read(write(tmp_path, contents))
     else:
         assert read(write(tmp_path, contents)).categories == ("animals", "dog", "cat", "fox")
@@ -212,9 +199,8 @@ def test_bad_input_is_one_clear_sentence(tmp_path, change, sentence):
         contents = change
     else:
         change(contents)
-    with pytest.raises(InputError, match=sentence) as caught:
+    with refused(sentence):
         read(write(tmp_path, contents))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

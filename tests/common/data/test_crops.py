@@ -6,10 +6,8 @@ import torch
 
 from common.data.crops import Crops, crop, object_crops
 from common.data.detection_set import DetectionSet
-from common.data.scenes import CATEGORIES, scenes
 from common.letterbox import PADDING
-from common.plain import InputError
-from tests.common.data.forms import made
+from tests.common.data.forms import made, refused
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
 
@@ -60,7 +58,7 @@ def test_beyond_the_border_is_padding():
 def test_crowds_and_slivers_are_left_out():
     dataset = _painted([[10, 10, 40, 30], [60, 50, 80, 90], [5, 70, 35, 73]], [2, 0, 1], crowd=[True, False, False])
     assert object_crops(dataset, 16).labels.tolist() == [0]
-    with pytest.raises(InputError, match="no object"):
+    with refused("no object"):
         object_crops(_painted([[10, 10, 12, 12]], [0]), 16)
 
 
@@ -73,15 +71,6 @@ def test_count_draws_without_replacement_and_by_seed():
     assert not torch.equal(first.labels, other.labels)
     assert torch.bincount(first.labels).max() <= 20  # each of the 20 red ones at most once
     assert len(object_crops(dataset, 8, count=1000).labels) == 60
-
-
-def test_scenes_give_crops_of_every_class():
-    dataset = scenes("train", 40, 64)
-    crops = object_crops(dataset, 24)
-    assert crops.categories == CATEGORIES
-    assert set(crops.labels.tolist()) == set(range(len(CATEGORIES)))
-    expected = crop(dataset.load_image(0), dataset.boxes[0], 24, 1.3)
-    np.testing.assert_array_equal(_images(crops)[0].permute(1, 2, 0).numpy(), expected)
 
 
 def test_split_and_repeated_keep_images_with_their_labels():

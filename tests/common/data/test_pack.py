@@ -1,7 +1,5 @@
 """A set with small pictures has the same objects in the same places of the same pictures."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +8,7 @@ from common.cli import run
 from common.data import pack as command
 from common.data.pack import pack
 from common.data.source import load
-from common.plain import InputError
+from tests.common.data.forms import refused, write_coco
 
 CONTENTS = {
     "images": [
@@ -29,17 +27,7 @@ CONTENTS = {
 
 @pytest.fixture
 def pets(tmp_path):
-    root, generator = tmp_path / "pets", np.random.default_rng(0)
-    for split in ("train", "val"):
-        for image in CONTENTS["images"]:
-            path = root / "images" / image["file_name"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            ramp = np.linspace(generator.integers(0, 100), 250, image["width"])
-            pixels = np.broadcast_to(ramp[None, :, None], (image["height"], image["width"], 3))
-            Image.fromarray(pixels.astype(np.uint8)).save(path)
-        (root / "annotations").mkdir(exist_ok=True)
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(CONTENTS))
-    return root
+    return write_coco(tmp_path / "pets", CONTENTS, CONTENTS["images"])
 
 
 def test_boxes_areas_and_pictures_shrink_alike(pets, tmp_path):
@@ -88,6 +76,6 @@ def test_a_command_says_what_it_wrote(pets, tmp_path, capsys):
 )
 def test_what_cannot_be_packed_is_refused(pets, tmp_path, change, says):
     asked = {"data": f"coco:{pets}", "out": "out", "side": 32} | change
-    with pytest.raises(InputError, match=says):
+    with refused(says):
         pack(**asked | {"out": tmp_path / asked["out"]})
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from common.plain import InputError
 
 @pytest.fixture(scope="module")
 def many():
-    return scenes("train", 1200, 96, seed=0)
+    return scenes("train", 600, 96, seed=0)
 
 
 def _digest(dataset, count=3) -> str:
@@ -57,7 +57,7 @@ def test_one_scene_at_every_size():
 
 def test_the_set_is_valid_and_its_statistics_are_those_promised(many):
     """About 6 objects an image; 52 % small, 46 % medium, 2 % large by the visible area on 160 pixels; even classes."""
-    assert (len(many), many.categories, len(set(CATEGORIES))) == (1200, CATEGORIES, 12)
+    assert (len(many), many.categories, len(set(CATEGORIES))) == (600, CATEGORIES, 12)
     assert ((many.boxes >= 0) & (many.boxes <= many.sizes[0, 0])).all()
     image = many.load_image(0)
     assert (image.shape, image.dtype) == ((96, 96, 3), np.uint8)

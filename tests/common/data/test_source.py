@@ -12,8 +12,8 @@ from common.cli import DATA_KINDS, data_parts, short_name
 from common.data import coco, source
 from common.data.detection_set import describe
 from common.data.source import load
-from common.plain import InputError
 from tests.common.data import forms
+from tests.common.data.forms import refused
 
 SPLITS = ("train", "val", "test")
 
@@ -59,25 +59,23 @@ def test_the_seed_chooses_the_subset_and_not_the_scenes():
 )
 def test_an_unknown_spec_is_answered_with_the_forms(spec):
     for call in (lambda: load(spec, "train"), lambda: short_name(spec)):
-        with pytest.raises(
-            InputError, match=r"unknown data .* give scenes\[.* yolo:DIR or bdd:DIR .DIR,repair"
-        ) as caught:
+        with refused(r"unknown data .* give scenes\[.* yolo:DIR or bdd:DIR .DIR,repair"):
             call()
-        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("settings", ["train", "train=", "train=-1", "train=0", "size=9.5", "tests=5", "train=٣", "=3"])
 def test_wrong_settings_of_scenes(settings):
-    with pytest.raises(InputError, match="is not understood"):
+    with refused("is not understood"):
         load(f"scenes:{settings}", "train")
 
 
 def test_an_unknown_split_and_a_missing_folder(tmp_path):
-    with pytest.raises(InputError, match="must be one of train, val, test, got 'dev'"):
+    with refused("must be one of train, val, test, got 'dev'"):
         load("scenes", "dev")
-    with pytest.raises(InputError, match=r"no folder .*gone"):
-        load(f"coco:{tmp_path}/gone", "train")
-    with pytest.raises(InputError, match=r"holds no annotations \(coco: .*; voc: .*; yolo: .*; bdd: "):
+    for gone in (f"{tmp_path}/gone", "~no such user/gone", "gone" * 100):
+        with refused(r"no folder .*gone"):
+            load(f"coco:{gone}", "train")
+    with refused(r"holds no annotations \(coco: .*; voc: .*; yolo: .*; bdd: "):
         load(f"auto:{tmp_path}", "train")
 
 
@@ -91,6 +89,7 @@ def test_parts_of_a_spec_and_short_names(tmp_path, monkeypatch):
     assert short_name("voc:/data/My Set_2") == "my-set-2"
     assert short_name("coco:.") == tmp_path.name.lower().replace("_", "-")
     assert short_name("bdd:/") == "bdd"
+    assert short_name("coco:~nobody-of-that-name/cells") == "cells"
 
 
 # ---- one set in every form
@@ -105,24 +104,27 @@ def write(root, form, splits=SPLITS):
 
 
 @pytest.mark.parametrize("form", forms.FORMS)
-def test_the_form_of_a_folder_is_found_out(tmp_path, form):
+def test_the_form_of_a_folder_is_found_out_and_its_spelling_and_its_disk_change_nothing(tmp_path, monkeypatch, form):
     kind = "coco" if form == "roboflow" else form
-    root = write(tmp_path, form)
+    root = write(tmp_path / "set", form)
+    shutil.copytree(root, tmp_path / "other disk", copy_function=shutil.copyfile)
+    monkeypatch.chdir(tmp_path)
+    spellings = [root, "./set/", f"../{tmp_path.name}/set", tmp_path / "other disk"]
     for split in SPLITS if form != "bdd" else SPLITS[:2]:
-        found, named = load(f"auto:{root}", split), load(f"{kind}:{root}", split)
-        assert found.fingerprint() == named.fingerprint()
+        found, *named = (load(spec, split) for spec in (f"auto:{root}", *(f"{kind}:{each}" for each in spellings)))
+        assert {each.fingerprint() for each in named} == {found.fingerprint()}
         assert (len(found), found.boxes.tolist()) == (2, [[4, 4, 20, 16]] * 2)
         assert found.categories[found.labels[0]] == "car"
         assert describe(found).endswith(f"; read as {kind}")
-        assert "read as" not in describe(named)
+        assert "read as" not in describe(named[0])
     if form == "bdd":
-        with pytest.raises(InputError, match="has no test split"):
+        with refused("has no test split"):
             load(f"auto:{root}", "test")
 
 
 @pytest.mark.parametrize("form", ["roboflow", "voc", "yolo"])
 def test_real_photographs_come_back_the_same_in_every_form(aquarium, tmp_path, form):
-    coco = load(f"coco:{aquarium}", "val")
+    coco = load(f"coco:{aquarium}", "val", limit=40)
     for split in ("train", "val"):
         pictures = {}
         for position in range(len(coco)):
@@ -148,22 +150,11 @@ def test_real_photographs_come_back_the_same_in_every_form(aquarium, tmp_path, f
     ],
 )
 def test_a_missing_split_is_said(tmp_path, form, place):
-    with pytest.raises(InputError, match=rf"holds no annotations \({form}: .*{place}"):
+    with refused(rf"holds no annotations \({form}: .*{place}"):
         load(f"{form}:{tmp_path}", "train")
     write(tmp_path, form, ["val"])
-    with pytest.raises(InputError, match=rf"has no train split \(looked for .*{place}.*; found val\)"):
+    with refused(rf"has no train split \(looked for .*{place}.*; found val\)"):
         load(f"{form}:{tmp_path}", "train")
-
-
-@pytest.mark.parametrize("form", forms.FORMS)
-def test_the_same_data_by_another_spelling_or_on_another_disk_is_the_same(tmp_path, monkeypatch, form):
-    kind = "coco" if form == "roboflow" else form
-    root = write(tmp_path / "set", form)
-    shutil.copytree(root, tmp_path / "other disk", copy_function=shutil.copyfile)
-    monkeypatch.chdir(tmp_path)
-    spellings = [root, f"{root}/", "set", "./set/", "../" + tmp_path.name + "/set", tmp_path / "other disk"]
-    for split in SPLITS[:2]:
-        assert len({load(f"{kind}:{spelling}", split).fingerprint() for spelling in spellings}) == 1
 
 
 @contextmanager
@@ -240,10 +231,10 @@ def test_a_set_without_splits_is_split_the_same_way_each_time(tmp_path):
         assert not copies[0] & copies[1]
     assert parts["a"] == parts["b"]
     assert "no val split, so 20% of the pictures are held out" in describe(load(f"coco:{tmp_path / 'a'}", "val"))
-    with pytest.raises(InputError, match="has no test split"):
+    with refused("has no test split"):
         load(f"coco:{tmp_path / 'a'}", "test")
     write_whole(tmp_path / "one", ["a.jpg"])
-    with pytest.raises(InputError, match=r"too few pictures \(1\) to make a train split"):
+    with refused(r"too few pictures \(1\) to make a train split"):
         load(f"coco:{tmp_path / 'one'}", "train")
 
 
@@ -263,14 +254,7 @@ def test_added_pictures_leave_nearly_all_others_on_their_side(tmp_path):
     assert len(sides[0] - sides[1]) <= 2
 
 
-@pytest.mark.parametrize("form", [*forms.FORMS, "voc in folders"])
+@pytest.mark.parametrize("form", forms.FORMS)
 def test_a_val_split_is_taken_of_train_where_there_is_none(tmp_path, form):
-    if form == "voc in folders":
-        root = write(tmp_path, "voc", ["train"])
-        for path in [*(root / "Annotations").iterdir(), *(root / "JPEGImages").iterdir()]:
-            (root / "train").mkdir(exist_ok=True)
-            path.rename(root / "train" / path.name)
-        shutil.rmtree(root / "Annotations")
-    else:
-        root = write(tmp_path, form, ["train"])
+    root = write(tmp_path, form, ["train"])
     assert [len(load(f"auto:{root}", split)) for split in ("train", "val")] == [1, 1]

@@ -5,23 +5,26 @@ import pytest
 
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
-from common.plain import InputError
 from tests.common.data import forms
+from tests.common.data.forms import refused
 
 DATA = "scenes:train=30,val=2"
 
 
 @pytest.mark.parametrize(
-    ("images", "held_out", "share", "expected"),
-    [(12, 5, None, (12, 5)), (None, 10, None, (20, 10)), (None, 10, SEARCH_SHARE, (24, 6)),
-     (12, 5, SEARCH_SHARE, (12, 5)), (29, 9, SEARCH_SHARE, (24, 6))],
-)  # fmt: skip
-def test_so_many_are_trained_on_and_no_more_than_a_share_is_held_out(images, held_out, share, expected):
-    training, search = training_and_held_out(DATA, images, held_out, "nano", share)
+    ("images", "held_out", "expected"),
+    [(12, 5, (12, 5)), (5, 5, (5, 5)), (None, 5, (25, 5)), (None, 10, (24, 6)), (29, 9, (24, 6))],
+)
+def test_so_many_are_trained_on_and_no_more_than_a_share_is_held_out(images, held_out, expected):
+    training, search = parted(DATA, images, held_out)
     assert (len(training), len(search)) == expected
     assert len({*training.image_ids.tolist(), *search.image_ids.tolist()}) == sum(expected)  # they share nothing
-    again = training_and_held_out(DATA, images, held_out, "nano", share)[1]
+    again = parted(DATA, images, held_out)[1]
     assert list(again.image_ids) == list(search.image_ids)
+
+
+def parted(data, images, held_out):
+    return training_and_held_out(data, images, held_out, "nano", SEARCH_SHARE)
 
 
 def names(dataset):
@@ -37,26 +40,26 @@ def test_copies_of_a_picture_are_all_trained_on_or_all_held_out(tmp_path):
 
     copies = data("copies", [f"{k // 3}_jpg.rf.{k}.jpg" for k in range(30)])
     for images, held_out, expected in ((None, 6, (24, 6)), (None, 2, (27, 3)), (20, 6, (20, 6))):
-        parts = training_and_held_out(copies, images, held_out, "nano")
+        parts = parted(copies, images, held_out)
         assert tuple(map(len, parts)) == expected
         kept, held = ({name.partition("_")[0] for name in names(part)} for part in parts)
         assert not kept & held
-    with pytest.raises(InputError, match="copies of one picture; add others"):
-        training_and_held_out(data("one", [f"a.rf.{k}.jpg" for k in range(9)]), None, 2, "nano")
+    with refused("copies of one picture; add others"):
+        parted(data("one", [f"a.rf.{k}.jpg" for k in range(10)]), None, 2)
 
     # without copies, published results rest on the very images
-    training, search = training_and_held_out(data("each", [f"{k:02d}.jpg" for k in range(30)]), None, 4, "nano")
+    training, search = parted(data("each", [f"{k:02d}.jpg" for k in range(30)]), None, 4)
     assert names(search) == {f"{k:02d}.jpg" for k in np.random.default_rng(0).permutation(30)[:4]}
     assert names(training) == {f"{k:02d}.jpg" for k in range(30)} - names(search)
-    search = training_and_held_out(DATA, None, 4, "nano")[1]
+    search = parted(DATA, None, 4)[1]
     assert search.image_ids.tolist() == load(DATA, "train").image_ids[[2, 11, 21, 26]].tolist()
 
 
 def test_too_few_images_are_said():
-    with pytest.raises(InputError, match=r"30 training images.*scale nano holds 16 out.*smaller scale"):
-        training_and_held_out(DATA, None, 16, "nano")
-    with pytest.raises(InputError, match=r"4 training images, and 20% of them.* give at least 5"):
-        training_and_held_out("scenes:train=4", None, 16, "nano", SEARCH_SHARE)
+    with refused(r"nano trains on 4 images of scenes:.* and holds 5 out .* on at least 5"):
+        parted(DATA, 4, 5)
+    with refused(r"4 training images, and 20% of them.* give at least 5"):
+        parted("scenes:train=4", None, 16)
 
 
 @pytest.mark.parametrize(("images", "expected"), [(None, 30), (10, 30), (30, 30), (75, 75)])
