@@ -1,4 +1,4 @@
-"""Boxes, xyxy in pixels: overlap, clipping, and their codes relative to a reference box."""
+"""Boxes, xyxy in pixels: overlap, and their codes relative to a reference box."""
 
 import math
 from functools import lru_cache
@@ -31,13 +31,6 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     intersection = width.clamp_(min=0) * height.clamp_(min=0)
     union = (area(first) + area(second)).sub_(intersection)
     return intersection / union.clamp_(min=torch.finfo(union.dtype).tiny)
-
-
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) cut at an image of `size`, height and width."""
-    height, width = size
-    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
-    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
 
 
 def encode(boxes: Tensor, references: Tensor, deviations: tuple[float, float, float, float]) -> Tensor:

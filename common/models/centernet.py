@@ -47,8 +47,8 @@ class CenterNet(nn.Module):
     categories: K, the number of classes.
     neck_widths: channels of the transposed convolutions; three bring the map to stride 4 (paper: 256, 256, 256).
     head_width: channels between the two convolutions of a head (paper: 64).
-    InputError where the neck does not fit the backbone's stride.
     elastic: the backbone's last width varies from step to step; the neck's first layer reads the channels there are.
+    InputError where the neck does not fit the backbone's stride.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class CenterNet(nn.Module):
         elastic: bool = False,
     ) -> None:
         super().__init__()
+        if categories < 1:
+            raise InputError(f"a detector must tell at least 1 class apart, got {categories}")
         if not neck_widths or backbone.stride % 2 ** len(neck_widths):
             raise InputError(
                 f"a CenterNet neck of {len(neck_widths)} transposed convolutions does not fit a backbone of stride "
@@ -157,7 +159,7 @@ class Targets:
 def gaussian_radius(height: Tensor, width: Tensor) -> Tensor:
     """How far, in cells, a box's Gaussian reaches; height and width in cells, any shape: float64 of that shape.
 
-    Meant is how far both corners may move while the box keeps an IoU of OVERLAP with the true one, the least over
+    Meant is how far both corners may move while the box keeps an IoU of _OVERLAP with the true one, the least over
     CornerNet's three cases: one corner inside and one outside the true box, both inside, both outside. The released
     CornerNet and CenterNet divide the root of each quadratic by 2 instead of 2a and take the larger root of the first
     two, so that the third case always wins, for a square with 3.3 times the radius meant. CenterNet's published

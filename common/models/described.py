@@ -414,7 +414,7 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(layer.body[-1].weight)
 
 
-def _layers(convolutions: Sequence[Convolution], norm: Norm, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+def _layers(convolutions: Sequence[Convolution], norm: Norm, activation: type[nn.Module]) -> nn.Sequential:
     """Each convolution without bias, its norm, and its activation where it is rectified."""
     layers = nn.Sequential()
     for each in convolutions:

@@ -63,20 +63,20 @@ def build_detector(description: dict[str, Any]) -> nn.Module:
 
 def _build(kinds: dict[str, str], part: str, description: dict[str, Any]) -> nn.Module:
     kind = description.get("kind") if isinstance(description, dict) else None
-    if kind not in kinds and not (kinds is _BACKBONES and _is_of_a_paper(kind)):
+    if not isinstance(kind, str) or (kind not in kinds and not (kinds is _BACKBONES and _is_of_a_paper(kind))):
         raise InputError(f"no {part} is of kind {kind!r}: known are {', '.join(sorted(kinds))}")
     module, name = kinds.get(kind, kind.replace(":", ".networks:")).split(":")
     try:
         backbone = (build_backbone(description["backbone"]),) if kinds is DETECTORS else ()
         return getattr(import_module(module), name).from_config(description, *backbone)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(f"the description of the {part} of kind {kind!r} cannot be built: {reason}") from error
 
 
-def _is_of_a_paper(kind: Any) -> bool:
+def _is_of_a_paper(kind: str) -> bool:
     """Whether a kind names a class of a paper's package, which holds the paper's printed numbers."""
-    package, _, name = kind.partition(":") if isinstance(kind, str) else ("", "", "")
+    package, _, name = kind.partition(":")
     return package.isidentifier() and name.isidentifier() and (_ROOT / package / "printed.json").is_file()
 
 

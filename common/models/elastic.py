@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from common.models.norm import shape_of
+from common.models.outline import outline
 
 DIRECT_FROM = 1 << 16  # elements of a weight from which the direct gradient pays
 
@@ -151,7 +152,7 @@ def make_elastic(module: nn.Module) -> nn.Module:
     It computes the same until less of it is activated. Layers of derived types stay. Returns `module`.
     """
     for name, child in list(module.named_children()):
-        with torch.device("meta"):
+        with outline():
             if type(child) is nn.Conv2d:
                 layer = ElasticConv2d(**shape_of(child))
             elif type(child) is nn.BatchNorm2d:

@@ -52,9 +52,8 @@ class FPN(nn.Module):
         if extra not in get_args(ExtraLevels):
             raise InputError(f"no extra levels are called {extra!r}: give one of {', '.join(get_args(ExtraLevels))}")
         self.first, self.last, self.width, self.norm, self.extra = first, last, width, norm, extra
-        self.levels = tuple(range(first, last + 1))
-        self.strides = tuple(map(level_stride, self.levels))
-        self.out_channels = (width,) * len(self.levels)
+        self.strides = tuple(map(level_stride, range(first, last + 1)))
+        self.out_channels = (width,) * len(self.strides)
         inside = in_channels[first - 1 : last]  # what the backbone gives of these levels
         make = partial(convolution, norm, out_channels=width, initialise=partial(nn.init.kaiming_uniform_, a=1))
         self.laterals = nn.ModuleList(make(channels, kernel=1) for channels in inside)
@@ -62,7 +61,7 @@ class FPN(nn.Module):
         self.extras = nn.ModuleList()
         if extra != "pool":
             source = inside[-1] if extra == "conv-on-input" else width
-            for _ in range(len(self.levels) - len(inside)):
+            for _ in range(len(self.strides) - len(inside)):
                 self.extras.append(make(source, kernel=3, stride=2))
                 source = width
 
@@ -74,7 +73,7 @@ class FPN(nn.Module):
             merged[level - 1] = finer + F.interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
         levels = [output(feature) for output, feature in zip(self.outputs, merged, strict=True)]
         if self.extra == "pool":
-            while len(levels) < len(self.levels):
+            while len(levels) < len(self.strides):
                 levels.append(F.max_pool2d(levels[-1], kernel_size=1, stride=2))
         x = features[-1] if self.extra == "conv-on-input" else levels[-1]
         for index, layer in enumerate(self.extras):
@@ -103,7 +102,6 @@ class NoPyramid(nn.Module):
 
     def __init__(self, in_channels: Sequence[int]) -> None:
         super().__init__()
-        self.levels = (len(in_channels),)
         self.strides = (level_stride(len(in_channels)),)
         self.out_channels = (in_channels[-1],)
 
@@ -112,4 +110,3 @@ class NoPyramid(nn.Module):
 
     def config(self) -> None:
         """There is nothing to say."""
-        return

@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from common.models.anchors import Anchors
-from common.models.boxes import constant, decode
+from common.models.boxes import area, constant, decode
 from common.models.deformable import OffsetConv2d
 from common.models.divisor import divisor
 from common.models.matching import match, rows_at, sample
@@ -138,7 +138,7 @@ def location_targets(
     An object belongs to the level whose square fits it best. Its middle makes locations there; what surrounds that, and
     the same region on the two neighbouring levels, does not count.
     """
-    side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=1e-6).sqrt()
+    side = area(boxes).clamp(min=1e-6).sqrt()
     level = (side / (settings.base * strides[0])).log2().round().clamp(0, len(strides) - 1)  # (B, G)
     located, ignored = [], []
     for index, (each, stride) in enumerate(zip(maps, strides, strict=True)):

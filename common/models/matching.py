@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from common.batch import Batch
-from common.models.boxes import clip, pairwise_iou
+from common.models.boxes import pairwise_iou
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
@@ -33,25 +34,20 @@ class MatchSettings:
 @dataclass(frozen=True)
 class Matches:
     """state: (B, N) int8, POSITIVE, NEGATIVE or IGNORED. target: (B, N) int64 the object of greatest overlap, 0..G-1;
-    only where positive does it mean anything. overlap: (B, N) with that object."""
+    only where positive does it mean anything."""
 
     state: Tensor
     target: Tensor
-    overlap: Tensor
 
 
 @torch.no_grad()
 def match(references: Tensor, boxes: Tensor, valid: Tensor, settings: MatchSettings, group: int = 1) -> Matches:
-    """References (N, 4) or (B, N, 4) against objects (B, G, 4), valid (B, G).
+    """References (N, 4) or (B, N, 4) against objects (B, G, 4), valid (B, G), G >= 1.
 
     group: this many references in a row count as one, which overlaps an object as the best of them does; N then counts
     groups. An image without objects has negatives only. The rules are torchvision's, except that objects that no
     reference box touches match nothing here.
     """
-    B, G = valid.shape  # batch, objects an image
-    if G == 0:
-        nothing = torch.zeros(B, references.shape[-2] // group, device=references.device)
-        return Matches(nothing.to(torch.int8), nothing.long(), nothing)
     overlaps = pairwise_iou(boxes, references)  # (B, G, N)
     if group > 1:
         overlaps = overlaps.unflatten(2, (-1, group)).amax(dim=3)
@@ -64,7 +60,7 @@ def match(references: Tensor, boxes: Tensor, valid: Tensor, settings: MatchSetti
         best = overlaps.amax(dim=2, keepdim=True)  # (B, G, 1)
         best = torch.where((best > 0) & (best >= settings.least_of_best), best, 2.0)  # 2: no overlap equals it
         state[(overlaps == best).any(dim=1)] = POSITIVE
-    return Matches(state, target, overlap.clamp(min=0))
+    return Matches(state, target)
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ def rows_at(values: Tensor, index: Tensor) -> Tensor:
 
 def visible_objects(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (B, G, 4) cut at the image, labels (B, G), valid (B, G); what then has no area is not valid. G >= 1."""
-    boxes = clip(batch.boxes.float(), batch.images.shape[-2:])
+    boxes = clip_boxes_to_image(batch.boxes.float(), batch.images.shape[-2:])
     valid = batch.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
     labels = batch.labels * valid
     if valid.shape[1] == 0:  # one that is not there, so that there is something to index

@@ -6,6 +6,7 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
+from common.models.architectures import STRIDES
 from common.models.norm import Norm
 from common.plain import to_json
 
@@ -27,8 +28,7 @@ class MobileNetV2(nn.Module):
         network = torchvision.models.mobilenet_v2(weights=None, width_mult=width, norm_layer=norm.layer)
         self.features = norm.convert(network.features)
         self.out_channels = tuple(network.features[index].out_channels for index in LAST_OF_STRIDE)
-        self.strides = (4, 8, 16, 32)
-        self.stride = 32
+        self.strides, self.stride = STRIDES, STRIDES[-1]
 
     def take_last_stage(self) -> nn.Sequential:
         """Take the layers of the last stride out: nobody reads them, or they are to be run on each region instead."""

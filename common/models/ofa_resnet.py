@@ -140,19 +140,17 @@ class _ResNetBody(nn.Module):
 class OFAResNet(_ResNetBody):
     """The super-network: full-size weights, of which `activate(path)` selects a sub-network. Starts at the largest.
 
-    `out_channels`: channels of the four features at full width; `path`: the active one, (C,) int8.
+    `out_channels`: channels of the four features at full width.
     zero_init_last: start with zero as the weight of the last norm of each block.
     """
 
     def __init__(self, space: _Space, zero_init_last: bool = False) -> None:
         super().__init__(ELASTIC, space.architecture(space.largest()), zero_init_last)
         self.space = space
-        self.path = space.largest()
 
     def activate(self, path: Sequence[int]) -> None:
         """Use the sub-network of `path` (C,) from the next forward on."""
         architecture = self.space.architecture(path)
-        self.path = np.array(path, dtype=np.int8)
         stem, middle = self.stem, architecture.stem_middle
         stem.uses_residual = architecture.stem_residual
         stem.first.conv.active_out_channels = stem.residual.conv.active_out_channels = middle
@@ -165,10 +163,10 @@ class OFAResNet(_ResNetBody):
             blocks[0].shortcut.project.conv.active_out_channels = width
         self.active_depths = tuple(len(middles) for middles in architecture.middle_widths)
 
-    def extract(self, path: Sequence[int] | None = None) -> "ResNet":
-        """The plain network of `path` (the active one by default), with copies of its weights and statistics."""
+    def extract(self, path: Sequence[int]) -> "ResNet":
+        """The plain network of `path`, with copies of its weights and statistics."""
         with outline():
-            plain = ResNet(self.space.architecture(self.path if path is None else path))
+            plain = ResNet(self.space.architecture(path))
         return copy_corner(self, plain)
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
 
 from common.batch import Batch, Detections
 from common.models.anchors import Anchors
-from common.models.boxes import clip, decode, encode
+from common.models.boxes import decode, encode
 from common.models.divisor import divisor
 from common.models.fpn import FPN, NoPyramid, keep_stages
 from common.models.matching import IGNORED, POSITIVE, MatchSettings, match, rows_at, visible_objects
@@ -164,7 +164,7 @@ def retinanet_losses(outputs: RetinaNetOutputs, batch: Batch) -> dict[str, Tenso
     positive = matches.state == POSITIVE  # (B, N)
     logits = outputs.logits.float()
     of_class = F.one_hot(labels.gather(1, matches.target), logits.shape[-1]) * positive.unsqueeze(-1)
-    focal = torchvision.ops.sigmoid_focal_loss(logits, of_class.float(), settings.alpha, settings.gamma)
+    focal = sigmoid_focal_loss(logits, of_class.float(), settings.alpha, settings.gamma)
     target = encode(rows_at(boxes, matches.target), outputs.anchors, DEVIATIONS)
     distance = (outputs.codes.float() - target).abs().sum(dim=-1)
     count = divisor(positive.sum())
@@ -189,7 +189,7 @@ def select(outputs: RetinaNetOutputs) -> Detections:
         scores = logits.sigmoid().flatten(1)  # (B, N_l * K)
         index, likely = best(scores, scores > settings.least_score, settings.candidates)
         boxes = decode(rows_at(codes, index // K), anchors[index // K], DEVIATIONS)
-        found.append((clip(boxes, outputs.size), scores.gather(1, index), index % K, likely))
+        found.append((clip_boxes_to_image(boxes, outputs.size), scores.gather(1, index), index % K, likely))
     boxes, scores, labels, likely = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
     order, likely = best(scores, likely, scores.shape[1])  # over the levels
     boxes, scores, labels = rows_at(boxes, order), scores.gather(1, order), labels.gather(1, order)

@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from common.models.boxes import constant
+from common.models.boxes import area, constant
 
 CANONICAL_SIDE, CANONICAL_STRIDE = 224.0, 16  # a region of 224x224 pixels is read from the level of stride 16
 
 
 def roi_levels(boxes: Tensor, strides: Sequence[int], canonical_side: float = CANONICAL_SIDE) -> Tensor:
     """Which of the levels each region (..., 4) is read from, 0..len(strides)-1; FPN paper, equation 1."""
-    side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0).sqrt()
+    side = area(boxes).clamp(min=0).sqrt()
     octave = torch.floor(torch.log2(side / canonical_side) + 1e-6)
     level = octave + (CANONICAL_STRIDE.bit_length() - strides[0].bit_length())
     return level.clamp(0, len(strides) - 1).long()

@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
 from common.batch import Detections
-from common.models.boxes import clip, decode, encode
+from common.models.boxes import decode, encode
 from common.models.divisor import divisor
 from common.models.matching import IGNORED, MatchSettings, match, rows_at, sample
 from common.models.norm import draw_weights
@@ -162,7 +163,7 @@ class RoIHead(nn.Module):
         if self.settings.class_specific:
             likeliest = logits[..., :-1].argmax(dim=-1)  # (B, R)
             codes = codes.gather(2, likeliest[..., None, None].expand(-1, -1, 1, 4))
-        return clip(decode(codes.squeeze(2), boxes, self.settings.stages[stage].deviations), size)
+        return clip_boxes_to_image(decode(codes.squeeze(2), boxes, self.settings.stages[stage].deviations), size)
 
     def predict(self, maps: Sequence[Tensor], boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Through all stages: probabilities (B, R, K + 1) by all of them, and the last one's codes (B, R, K or 1, 4)
@@ -193,7 +194,7 @@ class RoIHead(nn.Module):
             codes = rows_at(codes.flatten(1, 2), index)
         else:
             codes = rows_at(codes.squeeze(2), region)
-        found = clip(decode(codes, rows_at(boxes, region), settings.stages[-1].deviations), size)
+        found = clip_boxes_to_image(decode(codes, rows_at(boxes, region), settings.stages[-1].deviations), size)
         likely &= (found[..., 2:] - found[..., :2] >= settings.least_side).all(dim=-1)
         kept = suppress(found, likely, settings.overlap, label)
         return as_detections(found, scores, label, kept, settings.detections)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
 from common.models.anchors import Anchors
-from common.models.boxes import clip, constant, decode, encode
+from common.models.boxes import constant, decode, encode
 from common.models.divisor import divisor
 from common.models.elastic import active_weights
 from common.models.matching import MatchSettings, match, rows_at, sample
@@ -89,7 +90,7 @@ class ProposalNetwork(nn.Module):
         parts = outputs["anchors"].expand(maps[0].shape[0], -1, -1), self.scores(outputs), outputs["codes"]
         for anchors, scores, codes in zip(*(part.split(counts, dim=1) for part in parts), strict=True):
             scores, index = scores.topk(min(settings.candidates[test], scores.shape[1]), dim=1)
-            boxes = clip(decode(rows_at(codes, index), rows_at(anchors, index), self.deviations), size)
+            boxes = clip_boxes_to_image(decode(rows_at(codes, index), rows_at(anchors, index), self.deviations), size)
             valid = (boxes[..., 2:] - boxes[..., :2] >= settings.least_side).all(dim=-1) & (scores > -torch.inf)
             found.append((boxes, scores, suppress(boxes, valid, settings.overlap)))
         boxes, scores, kept = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))

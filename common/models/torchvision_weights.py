@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torchvision
@@ -75,7 +76,7 @@ def faster_rcnn_of_torchvision(state: Mapping[str, Tensor], classes: Sequence[in
     try:
         for part in ("weight", "bias"):
             scores, codes = f"roi.heads.0.classes.{part}", f"roi.heads.0.codes.{part}"
-            rows = list(classes or range(1, len(weights[scores])))
+            rows = list(range(1, len(weights[scores])) if classes is None else classes)
             weights[scores] = weights[scores][[*rows, 0]]  # our background comes last
             weights[codes] = weights[codes].unflatten(0, (-1, 4))[rows].flatten(0, 1)  # and has no box
         # a region's features are read channel by channel there, bin by bin here
@@ -96,7 +97,7 @@ def _counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_of_torchvision(file: Path) -> bool:
-    """Whether a file is taken for torchvision's: a .pth, or a .safetensors without the JSON that ours have beside."""
+    """Whether a file is taken for torchvision's: a .pth, a .pt, or a .safetensors without the JSON of ours."""
     lone = file.suffix == ".safetensors" and file.is_file() and not file.with_suffix(".json").exists()
     return file.suffix in (".pth", ".pt") or lone
 
@@ -182,16 +183,17 @@ IMAGENET_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext5
 def imagenet_backbone(name: str) -> dict[str, Tensor]:
     """ImageNet weights (IMAGENET1K_V1) of one of IMAGENET_BACKBONES by the names of its tensors; no classifier.
 
-    Downloaded once by torchvision; InputError, with the address and where to put the file, where that is not possible.
+    Downloaded once by torchvision; InputError, with the address and where to put the file, where that is not possible
+    or the file is damaged.
     """
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        kept = Path(torch.hub.get_dir()) / "checkpoints"
+    except (EOFError, OSError, RuntimeError, UnpicklingError) as error:
+        reason, kept = str(error).partition("\n")[0].rstrip(". "), Path(torch.hub.get_dir()) / "checkpoints"
         raise InputError(
-            f"the ImageNet weights of {name} cannot be downloaded ({error}): fetch {weights.url} into {kept}, or "
-            "choose a scale that pre-trains on object crops"
+            f"the ImageNet weights of {name} cannot be downloaded or read ({reason}): fetch {weights.url} into {kept}, "
+            "or choose a scale that pre-trains on object crops"
         ) from error
     state = _counters(state) | state  # the oldest files come without them
     return {key: tensor for key, tensor in state.items() if not key.startswith(("fc.", "classifier."))}

@@ -1,5 +1,7 @@
 """Thin networks of every family of backbones, with norms as trained ones might have them, and batches for them."""
 
+from dataclasses import replace
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -114,6 +116,19 @@ def make_batch(seed: int = 0, images: int = 2, objects: int = 3, classes: int = 
         valid,
         torch.arange(images),
         torch.ones(images),
+    )
+
+
+def widened(batch: Batch) -> Batch:
+    """The batch with further objects in each image that do not count: two are padding, the last has no area."""
+    device, images = batch.boxes.device, len(batch.images)
+    boxes = torch.tensor([[7.0, 7, 7, 7], [7, 7, 30, 30], [5, 5, 5, 9]], device=device).expand(images, -1, -1)
+    valid = torch.tensor([False, False, True], device=device).expand(images, -1)
+    return replace(
+        batch,
+        boxes=torch.cat([batch.boxes, boxes], dim=1),
+        labels=torch.cat([batch.labels, valid.long() - 1], dim=1),
+        valid=torch.cat([batch.valid, valid], dim=1),
     )
 
 

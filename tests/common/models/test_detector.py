@@ -22,7 +22,7 @@ from common.models.ofa_resnet import OFAResNet
 from common.models.resnet import ResNet
 from common.models.retinanet import RetinaNet
 from common.models.two_stage import TwoStage
-from common.plain import InputError
+from common.plain import InputError, to_json
 from detofa.space import OFAResNetSpace
 from sm_nas.encoding import BackboneCode
 from sm_nas.networks import EncodedBackbone
@@ -31,6 +31,7 @@ from tests.processes import ran
 
 SPACE = OFAResNetSpace(base_depths=(1, 1, 1, 1), depths=(0, 1), stage_widths=(16, 16, 24, 32), stem_width=8)
 DESCRIPTION = {"categories": ["bolt", "nut", "washer"], "input_size": 64, "cost": {"macs": 1}}
+OFA_WITHOUT_STRIDES = {"kind": "ofa_resnet", **to_json(SPACE.architecture(SPACE.smallest())), "stage_strides": []}
 
 
 def small_detector(path=None, seed: int = 0) -> CenterNet:
@@ -131,6 +132,12 @@ def rewrite(**changes):
     return change
 
 
+def on_backbone(neck_widths=(8, 8, 8), **backbone):
+    """Change the architecture in the JSON."""
+    parts = {"categories": 3, "neck_widths": neck_widths, "head_width": 8, "backbone": backbone}
+    return rewrite(architecture={"kind": "centernet", **parts})
+
+
 def reweigh(**changes):
     """Change tensors of the weights, as if they belonged to the JSON; None removes."""
 
@@ -171,6 +178,9 @@ def exchange(folder):
         (rewrite(architecture={"kind": "centernet"}), r"cannot be built: 'backbone' is missing"),
         (rewrite(architecture={"kind": "centernet", "backbone": {"kind": "vgg"}}), r"no backbone is of kind 'vgg'"),
         (rewrite(architecture=[]), r"no detector is of kind None"),
+        (on_backbone(kind="detofa:Net"), r"kind 'detofa:Net' cannot be built: No module named"),
+        (on_backbone(kind="resnet18", neck_widths=[-8]), "of kind 'centernet' cannot be built: .*negative dimension"),
+        (on_backbone(**OFA_WITHOUT_STRIDES), "of kind 'ofa_resnet' cannot be built: .*out of range"),
         (rewrite(categories=["bolt"]), r"names 1 categories.*tells 3"),
         (rewrite(normalisation={"mean": [0, 0]}), r"normalisation\.mean must have 3 items, got 2"),
         *((rewrite(input_size=size), rf"input_size {re.escape(repr(size))}") for size in ("large", [64, 40], [64])),
@@ -185,9 +195,9 @@ def test_damaged_detectors_are_refused_in_one_sentence(tmp_path, damage, message
 
 
 def test_kinds_that_are_not_on_the_list_are_not_imported():
-    for kind in ("os", "os:system", "common.models.resnet:ResNet", None):
+    for kind in ("os", "os:system", "common.models.resnet:ResNet", None, ["resnet18"]):
         for build in (build_backbone, build_detector):
-            with pytest.raises(InputError, match=f"is of kind {kind!r}: known are "):
+            with pytest.raises(InputError, match=re.escape(f"is of kind {kind!r}: known are ")):
                 build({"kind": kind, "backbone": {}})
 
 

@@ -16,7 +16,6 @@ from common.models.elastic import (
     copy_corner,
     corner,
     make_elastic,
-    sort_shared_channels,
 )
 from tests.common.models.families import randomise_norms
 
@@ -138,17 +137,6 @@ def test_copy_corner_gives_the_plain_layers(device, memory_format):
     torch.testing.assert_close(torch.cat(ends, dim=1), full(x, 7))
     nn.init.zeros_(plain[0].weight)
     assert full[0].weight.abs().sum() > 0
-
-
-def test_sort_shared_channels_keeps_the_function(device):
-    layers = randomise_norms(Layers()).eval().to(device)
-    x = torch.randn(2, 6, 6, 6, device=device)
-    before = layers(x, 12)
-    conv, norm, up, _, groups = layers
-    sort_shared_channels([conv, norm], [up, groups])
-    torch.testing.assert_close(layers(x, 12), before, atol=1e-5, rtol=1e-5)
-    importance = up.weight.abs().sum((1, 2, 3)) + groups.weight.abs().sum((0, 1))
-    assert (importance.diff() <= 1e-5).all()
 
 
 def test_a_plain_network_made_elastic_computes_the_same_until_less_is_activated(device):

@@ -36,7 +36,7 @@ def test_equals_torchvision(first, extra):
     inputs = features()
     expected = theirs(OrderedDict((str(index), each) for index, each in enumerate(inputs[first - 1 :])))
     found = ours(inputs)
-    assert len(found) == len(expected) == len(ours.levels)
+    assert len(found) == len(expected) == len(ours.strides)
     assert all(map(torch.equal, found, expected.values()))
 
 

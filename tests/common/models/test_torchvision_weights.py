@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.models.detector import build_backbone, load_detector
+from common.models.outline import outline
 from common.models.torchvision_weights import (
     COCO_CATEGORIES,
     COCO_NAMES,
@@ -93,10 +95,9 @@ class _Code:
         return (Path.touch, (Path("must-not-appear"),))
 
 
-def altered(rows: slice = slice(None), **changes: Tensor) -> dict[str, Tensor]:
-    """The state dict with rows of the scores' weights alone, or with other tensors."""
-    state = theirs().state_dict()
-    return state | {f"{SCORES}.weight": state[f"{SCORES}.weight"][rows]} | changes
+def scores(rows: int) -> dict[str, Tensor]:
+    """The weights of the scores alone, for so many classes."""
+    return {f"{SCORES}.weight": torch.zeros(rows, 2)}
 
 
 NARROW = {"roi_heads.box_head.fc7.weight": torch.zeros(8, 1024)}
@@ -110,12 +111,13 @@ NARROW = {"roi_heads.box_head.fc7.weight": torch.zeros(8, 1024)}
         (lambda: b"rubbish", CATEGORIES, "weights.pth is damaged or holds more than weights"),
         (lambda: {"model": _Code()}, CATEGORIES, "weights.pth is damaged or holds more than weights"),
         (lambda: [1, 2], CATEGORIES, "weights.pth holds no state dict"),
-        (lambda: altered(slice(4)), CATEGORIES, "head of 91 classes, .* has one of 4: which classes it tells apart"),
+        (lambda: scores(4), CATEGORIES, "head of 91 classes, .* has one of 4: which classes it tells apart"),
         (torchvision.models.resnet18().state_dict, CATEGORIES, "this has no such head"),
-        (altered, ("person", "yak", "N/A"), "COCO, which has no class 'yak', 'N/A': name the classes"),
-        (lambda: altered(**NARROW), CATEGORIES, "not the weights of a fasterrcnn_resnet50_fpn .*size mismatch"),
+        (lambda: scores(91), ("person", "yak", "N/A"), "COCO, which has no class 'yak', 'N/A': name the classes"),
+        (lambda: scores(91), CATEGORIES, r"not the weights of a fasterrcnn_resnet50_fpn .*codes\.weight"),
+        (lambda: theirs().state_dict() | NARROW, CATEGORIES, "of a fasterrcnn_resnet50_fpn .*size mismatch"),
     ],
-    ids=["missing", "damaged", "rubbish", "code", "list", "classes", "classifier", "names", "narrow"],
+    ids=["missing", "damaged", "rubbish", "code", "list", "classes", "classifier", "names", "few", "narrow"],
 )
 def test_what_cannot_be_taken_over_is_one_sentence(content, categories, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -136,15 +138,23 @@ def test_a_detector_that_lost_its_json_is_told_what_it_needs(tmp_path):
         write_faster_rcnn(file, CATEGORIES, tmp_path / "ours")
 
 
-def test_the_oldest_names_are_known_and_foreign_ones_are_not():
+def test_the_oldest_names_are_known_and_foreign_ones_and_no_class_are_not():
     state = theirs().state_dict()
     blocks, conv = r"(_blocks\.\d)\.0\.", r"^(rpn\.head\.conv)\.0\.0\."
     old = {re.sub(conv, r"\1.", re.sub(blocks, r"\1.", name)): tensor for name, tensor in state.items()}
     assert len(old.keys() - state.keys()) == 18
-    ours = [faster_rcnn_of_torchvision(each).state_dict() for each in (state, old)]
-    assert all(torch.equal(ours[0][name], ours[1][name]) for name in ours[0])
+    ours = faster_rcnn_of_torchvision(old).state_dict()
+    pairs = {"rpn.conv": "rpn.head.conv.0.0"}
+    for level in range(4):
+        pairs[f"fpn.laterals.{level}"] = f"backbone.fpn.inner_blocks.{level}.0"
+        pairs[f"fpn.outputs.{level}"] = f"backbone.fpn.layer_blocks.{level}.0"
+    for mine, other in pairs.items():
+        for part in ("weight", "bias"):
+            assert torch.equal(ours[f"{mine}.{part}"], state[f"{other}.{part}"])
     with pytest.raises(InputError, match=r"mask_head\.weight is unknown"):
         faster_rcnn_of_torchvision(state | {"mask_head.weight": torch.zeros(1)})
+    with pytest.raises(InputError, match="at least 1 class apart, got 0"):
+        faster_rcnn_of_torchvision(state, classes=[])
 
 
 # --- ImageNet ---------------------------------------------------------------------------------------------------------
@@ -152,7 +162,7 @@ def test_the_oldest_names_are_known_and_foreign_ones_are_not():
 
 @pytest.mark.parametrize("name", IMAGENET_BACKBONES)
 def test_imagenet_weights_are_downloaded_with_care_and_fit_the_backbone(name, monkeypatch):
-    with torch.device("meta"):
+    with outline():
         theirs, ours = torchvision.models.get_model(name, weights=None).state_dict(), build_backbone({"kind": name})
     asked = {}
 
@@ -169,10 +179,11 @@ def test_imagenet_weights_are_downloaded_with_care_and_fit_the_backbone(name, mo
     assert asked["address"] == torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
 
 
-def test_without_a_network_it_says_what_to_fetch(monkeypatch):
+@pytest.mark.parametrize("error", [URLError("no way"), UnpicklingError("no way.\nRead on"), EOFError("no way")])
+def test_without_a_network_or_a_whole_file_it_says_what_to_fetch(error, monkeypatch):
     def download(address, **options):
-        raise URLError("no route to host")
+        raise error
 
     monkeypatch.setattr(DOWNLOAD, download)
-    with pytest.raises(InputError, match=r"resnet50.*no route to host.*https://.*checkpoints"):
+    with pytest.raises(InputError, match=r"resnet50 cannot be downloaded or read \(.*no way.*https://.*checkpoints"):
         imagenet_backbone("resnet50")
