@@ -5,10 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from common.cli import short_name, typed_command
-from common.compare.exhibits import shares
+from common.compare.exhibits import bands
 from common.compare.measure import Record, detectors_in, measured
 from common.compare.methods import STANDARD, by_label, methods, printed_points
 from common.compare.presets import Options
@@ -19,7 +17,6 @@ from common.report.exhibit import ExhibitResult, Picture
 from common.report.page import build_page
 from common.report.reproduce import save
 from common.report.tables import Table
-from common.search.pareto import attainment
 from common.train.run_folder import describe_environment
 
 _COSTS = {
@@ -34,13 +31,8 @@ LONGEST = 200
 """Characters of an encoding that is told of a point."""
 _HEADS = ("Detector", "Kind", "Input", "AP", "AP50", "Latency", "MAC", "Parameters", "Search and training", "Seed")
 _UNITS = {
-    "AP": "points",
-    "AP50": "points",
-    "Latency": "ms",
-    "MAC": "M",
-    "Parameters": "M",
-    "Search and training": "CPU s",
-}
+    "AP": "points", "AP50": "points", "Latency": "ms", "MAC": "M", "Parameters": "M", "Search and training": "CPU s"
+}  # fmt: skip
 
 
 def compare(options: Options) -> None:
@@ -63,20 +55,17 @@ def compare(options: Options) -> None:
 def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, command: str) -> ExhibitResult:
     """The table of all detectors, the most accurate first, and a picture for every cost, bands over seeds."""
     groups = by_label(records)
-    ordered = sorted(
-        ((label, each) for label, some in groups.items() for each in some), key=lambda item: -item[1]["AP"]
-    )
     rows = [
         (
             each["name"], label, "x".join(map(str, each["input_size"])), each["AP"], each["AP50"], each["latency"],
             each["macs"] / 1e6, each["params"] / 1e6, each["cpu_seconds"], each["seed"],
         )
-        for label, each in ordered
+        for label, each in _best_first(groups)
     ]  # fmt: skip
     pictures = [_against(cost, groups) for cost in _COSTS]
     if several := {label: found for label, some in groups.items() if len(found := _by_seed(some)) > 1}:
-        pictures.append(_bands(several))
-    notes = [*problems]
+        pictures.append(bands("detectors-bands", several, "macs", *_COSTS["macs"]))
+    notes = list(problems)
     if not any("points" in picture.name for picture in pictures):
         notes.append(
             "The papers' printed points are of another scale, and are shown beside detectors of that scale only."
@@ -98,6 +87,12 @@ def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, 
         pictures=tuple(pictures),
         environment=describe_environment(command),
     )
+
+
+def _best_first(groups: Mapping[str, Sequence[Record]]) -> list[tuple[str, Record]]:
+    """Every detector with its label, the most accurate first."""
+    labelled = ((label, each) for label, some in groups.items() for each in some)
+    return sorted(labelled, key=lambda item: -item[1]["AP"])
 
 
 def _against(cost: str, groups: Mapping[str, Sequence[Record]]) -> Picture:
@@ -134,22 +129,11 @@ def _by_seed(records: Sequence[Record]) -> list[list[Record]]:
     return [[each for each in records if each["seed"] == seed] for seed in seeds]
 
 
-def _bands(several: Mapping[str, Sequence[Sequence[Record]]]) -> Picture:
-    """Of groups with several seeds, how far the seeds got."""
-    bands = {}
-    for label, found in several.items():
-        runs = [([each["macs"] / 1e6 for each in some], [each["AP"] for each in some]) for some in found]
-        bands[label] = {f"{share:g}": np.asarray(line) for share, line in attainment(runs, shares(len(runs))).items()}
-    return Picture("detectors-bands", "attainment_bands", {"bands": bands, "cost_label": _COSTS["macs"][0]})
-
-
 def text(records: Sequence[Record]) -> str:
     """A line for each detector, the most accurate first."""
     width = max(len(each["name"]) for each in records)
     lines = [f"{'':<{width}}{'AP':>7}{'ms':>9}{'M MAC':>10}{'M params':>10}{'CPU s':>9}  kind"]
-    for label, each in sorted(
-        ((label, each) for label, some in by_label(records).items() for each in some), key=lambda item: -item[1]["AP"]
-    ):
+    for label, each in _best_first(by_label(records)):
         took = "-" if each["cpu_seconds"] is None else f"{each['cpu_seconds']:,.0f}"
         lines.append(
             f"{each['name']:<{width}}{each['AP']:>7.1f}{each['latency']:>9.2f}{each['macs'] / 1e6:>10.4g}"

@@ -1,11 +1,11 @@
 """What the comparison measures and shows, and the rules of X-1 to X-3, written before any judged run.
 
 A front is judged by its area: the highest AP that it has within a budget of multiply-accumulates, averaged over budgets
-from the box's lower end to its upper one, all octaves alike (`area`). Differences are paired by seed: all fronts of a
-seed have the same training images, the same held out to compare candidates by, and the same to measure AP on. What
-they start from differs, and is not counted: each method pre-trains networks of its own on crops, for as long as its own
-scale says. At nano, crops are the same; SM-NAS's and Joint-DetNAS's backbones see them for 12 and 16 epochs, DetOFA's
-supernet twice for 16. Importable without torch.
+from the box's lower end to its upper one, all octaves alike (`front_area`). Differences are paired by seed: all fronts
+of a seed have the same training images, the same held out to compare candidates by, and the same to measure AP on.
+What they start from differs, and is not counted: each method pre-trains networks of its own on crops, for as long as
+its own scale says. At nano, crops are the same; SM-NAS's and Joint-DetNAS's backbones see them for 12 and 16 epochs,
+DetOFA's supernet twice for 16. Importable without torch.
 
 Evidence, first axis the seed:
     area:METHOD, area:METHOD:random (S,)                  of the front that the method found, and random search
@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from common.compare.methods import methods
 from common.compare.presets import Options
-from common.report.claims import Claim, Condition, Evidence, NotMeasured, NotTestable
+from common.report.claims import Claim, Evidence, NotMeasured, NotTestable, ap_rule
 from common.report.exhibit import Drawn, Exhibit, Measured, Picture, Setting, over_seeds, stacked
 from common.report.reproduce import Paper
 from common.report.statistics import Difference, farthest, holm
@@ -82,9 +82,9 @@ def ahead_there(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.mean([second[:, one] - second[:, other] for one, other in combinations(order, 2)], axis=0)
 
 
-def _areas(evidence: Evidence, kind: str = "") -> np.ndarray:
+def _areas(evidence: Evidence) -> np.ndarray:
     """(S, M) of all methods' fronts."""
-    return np.stack([evidence[f"area:{name}{kind}"] for name in TITLES], axis=1)
+    return np.stack([evidence[f"area:{name}"] for name in TITLES], axis=1)
 
 
 def _least_best(evidence: Evidence) -> np.ndarray:
@@ -111,11 +111,10 @@ _FRONTS = (
         "Table 1",
         "one method gives a better front than every other from the same CPU seconds",
         (
-            Condition(
+            ap_rule(
                 "area of the method of the largest mean minus that of the closest of the others, by an interval for "
                 "all pairs at once,",
                 lambda evidence: lead(_areas(evidence)),
-                unit="AP points",
                 effect=1.0,
                 null="equal methods: 0",
             ),
@@ -129,12 +128,7 @@ _FRONTS = (
         "Table 1",
         "every method's front is better than that of random search in its own space with the same CPU seconds",
         tuple(
-            Condition(
-                f"area of {title} minus that of its random search",
-                partial(_over_random, name),
-                unit="AP points",
-                effect=1.0,
-            )
+            ap_rule(f"area of {title} minus that of its random search", partial(_over_random, name), effect=1.0)
             for name, title in TITLES.items()
         ),
         level=_least_best,
@@ -146,11 +140,10 @@ _ORDER = Claim(
     "Table 3",
     "the order of the methods by area holds on another data set",
     (
-        Condition(
+        ap_rule(
             "area on the second data set of the method that is ahead on the first minus the other's, mean over all "
             "pairs of methods,",
             _order,
-            unit="AP points",
             effect=1.0,
             null="an order of one data set alone: 0 on average",
         ),
@@ -165,11 +158,8 @@ _ORDER = Claim(
 
 def _measure_fronts(study: "Comparison") -> Measured:
     """Every front of a seed: detectors, area, what it took; and what the claims are judged by."""
-    areas = {
-        f"area:{name}" + ":random" * random: partial(study.area, name, random)
-        for name in TITLES
-        for random in _SIDES.values()
-    }
+    areas = {f"area:{name}": partial(study.area, name, False) for name in TITLES}
+    areas |= {f"area:{name}:random": partial(study.area, name, True) for name in TITLES}
     best = {f"best:{name}": partial(_best, study, name) for name in TITLES}
     selects = {f"selects:{name}": partial(study.selects, name) for name in TITLES}
     return {"fronts": _fronts(study), "evidence": areas | best | selects, "budget": _budget(study)}
@@ -233,16 +223,8 @@ def _label(name: str, side: str) -> str:
 # ---- what is drawn
 
 _FRONT_HEADS = (
-    "Method",
-    "Search",
-    "Area",
-    "Best AP",
-    "MAC of the best",
-    "Latency of the best",
-    "Detectors",
-    "Taken",
-    "Images",
-    "Not counted",
+    *("Method", "Search", "Area", "Best AP", "MAC of the best", "Latency of the best"),
+    *("Detectors", "Taken", "Images", "Not counted"),
 )
 _FRONT_UNITS = {
     "Area": "AP points", "Best AP": "points", "MAC of the best": "M", "Latency of the best": "ms",
@@ -264,14 +246,11 @@ def draw_fronts(measured: Sequence[Measured], setting: Setting, of: str = "") ->
         for side in _SIDES:
             sides = [each[name][side] for each in fronts]
             best = [max(each["detectors"], key=lambda one: one["AP"], default=_NOTHING) for each in sides]
-            means = [over_seeds([each["area"] for each in sides])]
-            means += [
-                over_seeds([one[key] / unit for one in best])
-                for key, unit in (("AP", 1), ("macs", 1e6), ("latency", 1))
-            ]
-            means += [over_seeds([len(each["detectors"]) for each in sides])]
-            means += [over_seeds([each[key] for each in sides]) for key in ("cpu_seconds", "samples", "uncounted")]
-            rows.append([TITLES.get(name, name), "found" if side == "found" else "random", *means])
+            columns = [[each["area"] for each in sides]]
+            columns += [[one[key] / unit for one in best] for key, unit in (("AP", 1), ("macs", 1e6), ("latency", 1))]
+            columns += [[len(each["detectors"]) for each in sides]]
+            columns += [[each[key] for each in sides] for key in ("cpu_seconds", "samples", "uncounted")]
+            rows.append([TITLES.get(name, name), side, *map(over_seeds, columns)])
             notes += [f"{_label(name, side)}: {each['failed']}." for each in sides if each["failed"]]
     low, high = (end / 1e6 for end in setting.preset["box"])
     caption = (
@@ -280,8 +259,13 @@ def draw_fronts(measured: Sequence[Measured], setting: Setting, of: str = "") ->
         f"to {high:g} M on a logarithmic scale. Pre-training on other data that is done once, whatever is searched, is "
         "not counted; that of a backbone which a search found is. Nor is the pace that the spending is planned by."
     )
-    pictures = [_bands(f"{of}fronts-{cost}", fronts, [(name, "found") for name in fronts[0]], cost) for cost in _COSTS]
-    pictures += [_bands(f"{of}random-{name}", fronts, [(name, side) for side in _SIDES], "macs") for name in fronts[0]]
+
+    def picture(name: str, sides: Sequence[tuple[str, str]], cost: str) -> Picture:
+        found = {_label(*at): [each[at[0]][at[1]]["detectors"] for each in fronts] for at in sides}
+        return bands(of + name, found, cost, *_COSTS[cost])
+
+    pictures = [picture(f"fronts-{cost}", [(name, "found") for name in fronts[0]], cost) for cost in _COSTS]
+    pictures += [picture(f"random-{name}", [(name, side) for side in _SIDES], "macs") for name in fronts[0]]
     return Drawn(Table(_FRONT_HEADS, rows), caption, notes, _FRONT_UNITS, pictures)
 
 
@@ -307,17 +291,18 @@ def unequal(fronts: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def _bands(name: str, fronts: Sequence[Mapping[str, Any]], sides: Sequence[tuple[str, str]], cost: str) -> Picture:
-    label, unit = _COSTS[cost]
-    bands = {}
-    for side in sides:
-        found = [each[side[0]][side[1]]["detectors"] for each in fronts]
-        runs = [([one[cost] / unit for one in some], [one["AP"] for one in some]) for some in found]
-        bands[_label(*side)] = {f"{share:g}": corners for share, corners in attainment(runs, shares(len(runs))).items()}
-    return Picture(name, "attainment_bands", {"bands": bands, "cost_label": label})
+def bands(
+    name: str, fronts: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], cost: str, cost_label: str, unit: float
+) -> Picture:
+    """How far the seeds got. fronts: label -> detectors of each seed."""
+    reached = {}
+    for label, seeds in fronts.items():
+        runs = [([one[cost] / unit for one in some], [one["AP"] for one in some]) for some in seeds]
+        reached[label] = {f"{share:g}": corners for share, corners in attainment(runs, _shares(len(runs))).items()}
+    return Picture(name, "attainment_bands", {"bands": reached, "cost_label": cost_label})
 
 
-def shares(runs: int) -> tuple[float, ...]:
+def _shares(runs: int) -> tuple[float, ...]:
     """Percentiles of a band over so many runs: what any reached, the half of them, and all."""
     return tuple(dict.fromkeys((100 / runs, 50.0, 100.0))) if runs > 1 else (100.0,)
 

@@ -109,7 +109,7 @@ class Comparison(Recording):
         return {name: [by_key[key] for key in some if key in by_key] for name, some in keys.items()}
 
     def area(self, method: str, random: bool) -> float:
-        """See `common.compare.exhibits.area`."""
+        """See `common.compare.exhibits.front_area`."""
         self.side(method, random)
         found = self.detectors[method, random]
         return front_area([each["macs"] for each in found], [each["AP"] for each in found], self.options.preset.box)

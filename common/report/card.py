@@ -27,6 +27,7 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 TEMPLATES.filters["json"] = json.dumps
+_FEW_NAMES = 6
 _FEW_PICTURES = 6  # starting processes takes longer than drawing so many
 
 
@@ -34,9 +35,9 @@ _FEW_PICTURES = 6  # starting processes takes longer than drawing so many
 class Card:
     """What stands in one frame.
 
-    short: its title among the contents. made: a sentence on seeds or time. tables: name, heads and rows as text. about:
-    name -> text, what a mark of its pictures was made by. anchor, claims, root: where it stands on the page, what it
-    bears on, and the folder it was found under. images: whole pictures as HTML.
+    short: its title among the contents. made: a sentence on its seeds, "" for a run. tables: name, heads and rows as
+    text. about: name -> text, what a mark of its pictures was made by. anchor, claims, root: where it stands on the
+    page, what it bears on, and the folder it was found under. images: whole pictures as HTML.
     """
 
     title: str
@@ -60,7 +61,7 @@ def card_of(result: ExhibitResult) -> Card:
     about = {
         "Exhibit": f"{result.paper_title or result.paper}, {name}, {result.data}, {result.scale} scale",
         "Seeds": seeds,
-        "Runs": few(result.runs),
+        "Runs": _few(result.runs),
         "Command": result.command,
     }
     return Card(
@@ -76,10 +77,10 @@ def card_of(result: ExhibitResult) -> Card:
     )
 
 
-def few(names: Sequence[str], most: int = 6) -> str:
+def _few(names: Sequence[str]) -> str:
     """The first of some names, and how many there are when not all are said."""
-    said = ", ".join(islice(names, most))
-    return said if len(names) <= most else f"{said}, … ({len(names)} in all)"
+    said = ", ".join(names[:_FEW_NAMES])
+    return said if len(names) <= _FEW_NAMES else f"{said}, … ({len(names)} in all)"
 
 
 class Shown:

@@ -319,8 +319,9 @@ def attainment_bands(bands: Mapping[str, Mapping[float, ArrayLike]], *, cost_lab
     """How far the runs of each method got: a median staircase inside a band.
 
     bands: label -> {percentile: (F, 2) corners (cost, accuracy) from the cheapest on}, the front that at least so many
-    % of the runs reached. The line is the middle percentile, the band lies between the lowest and the highest. Where
-    the highest has not begun (some runs have nothing that cheap) the band reaches down to the axis.
+    % of the runs reached. The line is the middle percentile (of 50 and 100, which two runs have, it is 50), and
+    the band lies between the lowest and the highest. Where the highest has not begun (some runs have nothing that
+    cheap) the band reaches down to the axis.
     """
     figure, (axes,) = panels(6.4, 4.2)
     surfaces = {
@@ -333,7 +334,7 @@ def attainment_bands(bands: Mapping[str, Mapping[float, ArrayLike]], *, cost_lab
     for label, band in surfaces.items():
         look = look_of(label, list(bands)) | {"marker": ""}
         fronts_reached = list(band.values()) or [np.empty((0, 2))]
-        _staircase(axes, fronts_reached[len(fronts_reached) // 2], right, label=label, **look)
+        _staircase(axes, fronts_reached[(len(fronts_reached) - 1) // 2], right, label=label, **look)
         for percentile, reached in band.items():
             about = {"Reached by": f"{percentile:g} % of the runs"}
             _tell_points(figure, axes, label, [(*corner, about) for corner in reached], cost_label, ACCURACY)
@@ -377,10 +378,7 @@ def progress(
 
 DIGEST = "Digest of the data"
 """The PNG text chunk that says what a file was drawn from."""
-_DRAWN_BY = (
-    *(accuracy_against_cost, scatter_by_bucket, bars, heat_map, correlations),
-    *(fronts, attainment_bands, progress),
-)
+_DRAWN_BY = accuracy_against_cost, scatter_by_bucket, bars, heat_map, correlations, fronts, attainment_bands, progress
 KINDS: dict[str, Callable[..., Chart]] = {function.__name__: function for function in _DRAWN_BY}
 """The functions that draw pictures, by the name that `Picture.kind` gives."""
 

@@ -56,7 +56,12 @@ def build_page(roots: Sequence[Path], command: str = "", title: str = "") -> str
         )
     tabs = _tabs(exhibits, claims, several=len(roots) > 1)
     folders = [run for run in runs if run.folder]
-    run_cards = list(filter(None, map(card_of_run, folders))) if len(folders) <= _MOST_RUNS else []
+    run_cards = []
+    for run in folders if len(folders) <= _MOST_RUNS else ():
+        try:
+            run_cards += filter(None, [card_of_run(run)])
+        except InputError as error:
+            unreadable.append(str(error))
     draw([*run_cards, *(card for tab in tabs for group in tab["groups"] for row in group["rows"] for card in row)])
     environments = [run.environment for run in runs] or [found.result.environment for found in exhibits]
     return TEMPLATES.get_template("page.html").render(

@@ -78,16 +78,17 @@ def _stale(root: Path) -> Iterator[tuple[Path, bytes | None]]:
         parts = [told.read_text().strip(), *([photographs(measured)] if measured else [])]
         pages[root / "README.md"][PHOTOGRAPHS] = "\n\n".join(parts)
     for folder in pages_of(root):
-        published = published_folders(root, folder.name)
-        pages[folder / "README.md"] = {RESULTS: "\n\n".join(results(each, folder) for each in published)}
-        for each in published:
-            shown = [picture for result in _exhibits(each) for picture in result.pictures]
-            pictures = {each / f"{picture.name}.png": picture for picture in shown}
+        parts = []
+        for each in published_folders(root, folder.name):
+            exhibits = _exhibits(each)
+            parts.append(results(each, folder, exhibits))
+            pictures = {each / f"{picture.name}.png": picture for result in exhibits for picture in result.pictures}
             for path in sorted({*pictures, *each.glob("*.png")}):
                 if path not in pictures:
                     yield path, None
                 elif drawn_from(path) != digest(pictures[path]):
                     yield path, render(pictures[path])
+        pages[folder / "README.md"] = {RESULTS: "\n\n".join(parts)}
     for page, parts in pages.items():
         if not page.is_file():
             raise InputError(f"{page} is not there; write it, or name the repository's folder with --root")
@@ -234,9 +235,8 @@ def _amount(number: float, unit: str = "") -> str:
     return f"{digits} {unit}".strip()
 
 
-def results(folder: Path, paper: Path) -> str:
+def results(folder: Path, paper: Path, exhibits: Sequence[ExhibitResult]) -> str:
     """What one published folder holds, in markdown for the page of its paper, after its notes."""
-    exhibits = _exhibits(folder)
     parts = [f"### {result.data}, {result.scale} scale" for result in exhibits[:1]]
     parts += notes(folder)
     path = folder / "claims.json"

@@ -240,14 +240,14 @@ def _measure(
 
 def _published_seeds(paper: Paper, options: ReproduceOptions, exhibit: Exhibit) -> dict[int, Measured]:
     """Seeds of an exhibit that are taken from published results; `InputError` for those of other settings."""
-    where = published_folder(paper, options) / "measured.json"
-    known = (read_json_if_there(where) or {}).get(exhibit.name) if options.go_on_from_published else None
+    known = _published(paper, options, "measured").get(exhibit.name) if options.go_on_from_published else None
     if known is None:
         return {}
     if other := first_difference(known["setting"], to_json(setting_of(options))):
         raise InputError(
-            f"{where} holds {exhibit.name} measured with {other[0]} = {other[1]}, and this command asks for "
-            f"{other[2]}: give the same settings, or leave out --go-on-from-published"
+            f"{published_folder(paper, options) / 'measured.json'} holds {exhibit.name} measured with {other[0]} = "
+            f"{other[1]}, and this command asks for {other[2]}: give the same settings, or leave out "
+            "--go-on-from-published"
         )
     wanted = seeds_of(exhibit, options)
     return {seed: numbers for seed, numbers in by_number(known["seeds"]).items() if seed in wanted}
@@ -318,14 +318,13 @@ def save(result: ExhibitResult, folder: Path) -> None:
 def judge_folder(paper: Paper, options: ReproduceOptions, folder: Path) -> dict[str, dict[str, Any]]:
     """Every claim judged by the numbers of all exhibits measured so far, and of those that were published by the same
     settings, where results are published or gone on from."""
-    published = published_folder(paper, options)
     numbers = _measured_here(paper, options, folder)
     if options.publish or options.go_on_from_published:
-        there = _by_these_settings(options, read_json_if_there(published / "measured.json") or {})
+        there = _by_these_settings(options, _published(paper, options, "measured"))
         numbers = there | _not_behind(numbers, there)
     measured = {name: by_number(record["seeds"]) for name, record in numbers.items()}
     records = _records(paper, options, folder, measured)
-    why = read_json_if_there(published / "why.json") or {}
+    why = _published(paper, options, "why")
     return judge_measured(paper, options, measured, lambda runs: environment_of(runs, records), why)
 
 
@@ -470,7 +469,7 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
     target = published_folder(paper, options)
     anywhere = _without_places(options)
     names: dict[str, None] = {}
-    published = read_json_if_there(target / "measured.json") or {}
+    published = _published(paper, options, "measured")
     there = _by_these_settings(options, published)
     measured, numbers = _measured_here(paper, options, folder), {}
     here = _not_behind(measured, there)
@@ -494,7 +493,7 @@ def publish(paper: Paper, options: ReproduceOptions, folder: Path) -> Path:
     records = _records(paper, options, folder, {name: by_number(each["seeds"]) for name, each in numbers.items()})
     write_json(target / "measured.json", numbers)
     judged_by = {*here, *there}
-    before, claims = read_json_if_there(target / "claims.json") or {}, {}
+    before, claims = _published(paper, options, "claims"), {}
     for name, claim in read_json(folder / "claims.json").items():
         if name in before and judged_by.isdisjoint(paper.shown_by[name]):  # by other settings: its verdict stays
             claims[name] = before[name]
@@ -512,9 +511,9 @@ def published_folder(paper: Paper, options: ReproduceOptions) -> Path:
     return options.results / options.scale / paper.name / ("" if name == "scenes" else name)
 
 
-def _known(paper: Paper, options: ReproduceOptions) -> dict[str, Any]:
-    """Published records of runs, by name."""
-    return read_json_if_there(published_folder(paper, options) / "runs.json") or {}
+def _published(paper: Paper, options: ReproduceOptions, name: str) -> dict[str, Any]:
+    """What NAME.json in the published folder holds; nothing where it is not there."""
+    return read_json_if_there(published_folder(paper, options) / f"{name}.json") or {}
 
 
 def _records(
@@ -525,8 +524,7 @@ def _records(
 
     measured: exhibit -> seed -> numbers. A run of that name may lie here that they have nothing to do with.
     """
-    known = _known(paper, options)
-    published = read_json_if_there(published_folder(paper, options) / "measured.json") or {}
+    known, published = (_published(paper, options, name) for name in ("runs", "measured"))
     by_side: dict[bool, set[str]] = {True: set(), False: set()}
     for exhibit, seeds in measured.items():
         there = by_number(published.get(exhibit, {}).get("seeds", {}))
@@ -569,7 +567,7 @@ def _without_places(options: ReproduceOptions) -> ReproduceOptions:
 def generic_data(data: str) -> str:
     """The same data without the folders of this machine: coco:/some/where/aquarium -> coco:DIR/aquarium."""
     kind, _, rest = data.partition(":")
-    return data if kind == "scenes" or not rest else f"{kind}:DIR/{Path(rest).expanduser().resolve().name}"
+    return data if kind == "scenes" or not rest else f"{kind}:DIR/{Path(os.path.expanduser(rest)).resolve().name}"
 
 
 def listing(paper: Paper, chosen: Sequence[Exhibit], options: ReproduceOptions) -> str:
@@ -585,7 +583,7 @@ def listing(paper: Paper, chosen: Sequence[Exhibit], options: ReproduceOptions) 
 def _recorded_time(paper: Paper, exhibit: Exhibit, options: ReproduceOptions) -> str:
     folder = options.out / paper.name / options.run_folder
     own, published = folder / "exhibits" / exhibit.name / "result.json", published_folder(paper, options)
-    copy, known = published / f"{exhibit.name}.json", _known(paper, options)
+    copy, known = published / f"{exhibit.name}.json", _published(paper, options, "runs")
     if own.is_file():
         result, where = ExhibitResult.load(own), "here"
         there = {name: folder.parent / name for name in result.runs}

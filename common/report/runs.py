@@ -7,6 +7,7 @@ them, and where they are superseded, a superseded.md says by what.
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,10 @@ from common.report.exhibit import ExhibitResult
 
 _PUBLISHED = ("measured.json", "claims.json", "runs.json", "why.json")
 """What lies in a published folder beside the exhibits' records."""
-_COST_KEYS = ("seconds", "wall_s", "wall_seconds")  # wall clock, whichever a record carries
 SMOKE = "smoke"
 """The scale whose numbers mean nothing."""
-_OF_ONE_RUN = (
-    "command",
-    "time",
-    "resumed",
-    "config_sha256",
-    "candidates_bytes",
-)  # what an environment says of one run rather than of the machine
+_OF_ONE_RUN = ("command", "time", "resumed", "config_sha256", "candidates_bytes")
+"""What an environment says of one run rather than of the machine."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ def find_runs(roots: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
             try:
                 if path.name == "runs.json":
                     for name, record in read_json(path).items():
-                        folder = path.parent / name
+                        folder = Path(os.path.normpath(path.parent / name))  # a name may begin with ../ of a paper
                         spent = (record[key] for key in ("seconds", "candidate_seconds", "environment"))
                         runs.setdefault(folder, RunSummary(_name_below(root, folder), True, 0, 0, *spent))
                 elif path.parent.parent.name != "exhibits":
@@ -121,7 +116,7 @@ def find_runs(roots: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
 
 
 def _name_below(root: Path, folder: Path) -> str:
-    return (root.name / folder.relative_to(root)).as_posix()
+    return Path(os.path.relpath(folder, root.parent)).as_posix()
 
 
 def summarise(folder: Path, name: str | None = None) -> RunSummary:
@@ -130,7 +125,7 @@ def summarise(folder: Path, name: str | None = None) -> RunSummary:
     failed = sum(record.get("status") == "failed" for record in candidates)
     result = read_json_if_there(folder / "result.json")
     stages = [read_json(path) for path in sorted((folder / "stages").glob("*.json"))]
-    seconds = sum(_seconds(stage) or 0.0 for stage in stages) or (_seconds(result) if result else None)
+    seconds = sum(_seconds(stage) or 0.0 for stage in stages) or _seconds(result)
     spent = (seconds or None, sum(_seconds(record) or 0.0 for record in candidates) or None)
     environment = read_json_if_there(folder / "environment.json") or {}
     return RunSummary(name or folder.name, result is not None, len(candidates), failed, *spent, environment, folder)
@@ -164,9 +159,8 @@ def table_of_runs(runs: Sequence[RunSummary]) -> tuple[str, Sequence[str], list[
 
 
 def _seconds(record: Any) -> float | None:
-    if not isinstance(record, Mapping):
-        return None
-    return next((float(record[key]) for key in _COST_KEYS if isinstance(record.get(key), int | float)), None)
+    seconds = record.get("seconds") if isinstance(record, Mapping) else None
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def shared_environment(environments: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -30,9 +30,8 @@ def find_claims(roots: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]
             records += [{**record, "id": claim, "superseded": why} for claim, record in read_claims(path).items()]
         except InputError as error:
             unreadable.append(str(error))
-    return sorted(
-        records, key=lambda each: (natural(each["id"]), each.get("scale", ""), each.get("data", ""))
-    ), unreadable
+    records.sort(key=lambda each: (natural(each["id"]), each.get("scale", ""), each.get("data", "")))
+    return records, unreadable
 
 
 def natural(name: str) -> list[tuple[str, int]]:

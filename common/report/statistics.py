@@ -168,16 +168,14 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def seeds_needed(sd: float, effect: float, power: float = 0.8) -> int:
-    """The fewest seeds (at least 2) at which a paired, two-sided t test at 5 % finds `effect` with chance `power`.
+def seeds_needed(sd: float, effect: float) -> int:
+    """The fewest seeds (at least 2) at which a paired, two-sided t test at 5 % finds `effect` with a chance of 80 %.
 
     sd: standard deviation of the paired difference between seeds; effect: the distance from the threshold to be
     found; both in the same unit. From the noncentral t distribution. InputError where no number of seeds would do.
     """
-    if not effect or not math.isfinite(effect) or not math.isfinite(sd) or sd < 0 or not 0 < power < 1:
-        raise InputError(
-            f"seeds_needed: sd must be at least 0, effect not 0 and power inside (0, 1), got {sd}, {effect} and {power}"
-        )
+    if not effect or not math.isfinite(effect) or not math.isfinite(sd) or sd < 0:
+        raise InputError(f"seeds_needed: sd must be at least 0 and effect not 0, got {sd} and {effect}")
     from scipy import stats  # takes a second, and what only shows results does without
 
     ratio = abs(effect) / sd if sd else math.inf
@@ -185,7 +183,7 @@ def seeds_needed(sd: float, effect: float, power: float = 0.8) -> int:
     def enough(seeds: int) -> bool:
         shift = ratio * math.sqrt(seeds)
         # the chance in the far tail (the wrong sign) is left out: such a result would not be a finding
-        return shift > 100 or stats.nct.sf(_student_t(seeds), seeds - 1, shift) >= power
+        return shift > 100 or stats.nct.sf(_student_t(seeds), seeds - 1, shift) >= 0.8
 
     most = 2
     while not enough(most):

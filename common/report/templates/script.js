@@ -69,7 +69,12 @@ addEventListener("keydown", (event) => {
 // ---- tables: sorted by the column whose head is clicked, downloaded as CSV
 
 const text_of = (cell) => cell.dataset.text ?? cell.textContent.trim().replace(/\s+/g, " ");
-const number_of = (text) => parseFloat(text.replaceAll(",", "").replace("−", "-"));
+const SECONDS = { s: 1, min: 60, h: 3600 };  // a column of times has several units
+
+function number_of(text) {
+  const plain = text.replaceAll(",", "").replace("−", "-");
+  return parseFloat(plain) * (SECONDS[plain.split(" ")[1]] ?? 1);
+}
 
 function sort_by(table, head) {
   const place = head.cellIndex, down = head.ariaSort === "ascending", body = table.tBodies[0];

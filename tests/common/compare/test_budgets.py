@@ -19,6 +19,8 @@ from sm_nas import front as sm_nas
 from sm_nas.presets import NANO as SM
 
 IMAGES = 400
+JOINT_PACE = {"base image": 0.005, "pool image": [0.01, 0.03, 0.03], "pair image": 0.008, "measuring": 2.0}
+SM_PACE = {"one": [0.01, 0.03], "two": [0.02, 0.04], "measuring": 1.0, "pretraining": 150.0}
 
 
 def study(preset, pace: dict, **more):
@@ -51,9 +53,8 @@ def test_detofa_scales_its_trainings_and_samplings(seconds, random):
 
 @pytest.mark.parametrize("seconds", [200.0, 600.0, 2400.0])
 def test_joint_detnas_scales_base_and_pool_and_fills_the_rest_with_pairs(seconds):
-    pace = {"base image": 0.005, "pool image": [0.01, 0.03, 0.03], "pair image": 0.008, "measuring": 2.0}
-    own = joint_detnas.plan(study(JOINT, pace), seconds)
-    pools = zip(own.shrinking.phases, pace["pool image"], strict=True)
+    own = joint_detnas.plan(study(JOINT, JOINT_PACE), seconds)
+    pools = zip(own.shrinking.phases, JOINT_PACE["pool image"], strict=True)
     taken = IMAGES * (own.base_training.epochs * 0.005 + sum(phase.epochs * each for phase, each in pools))
     pair = JOINT.pair_training.epochs * IMAGES * 0.008 + 2.0
     taken += own.search.budget * pair
@@ -65,8 +66,7 @@ def test_joint_detnas_scales_base_and_pool_and_fills_the_rest_with_pairs(seconds
 
 @pytest.mark.parametrize("seconds", [600.0, 2400.0])
 def test_sm_nas_gives_each_stage_its_share(seconds):
-    pace = {"one": [0.01, 0.03], "two": [0.02, 0.04], "measuring": 1.0, "pretraining": 150.0}
-    own = sm_nas.plan(study(SM, pace), seconds)
+    own = sm_nas.plan(study(SM, SM_PACE), seconds)
     one = SM.stage_one_training.optimisation.epochs * IMAGES * 0.02 + 1
     two = SM.stage_two_training.optimisation.epochs * IMAGES * 0.03 + 1
     of_two = sm_nas.SHARES["two"] / own.groups
@@ -81,25 +81,23 @@ def test_sm_nas_gives_each_stage_its_share(seconds):
 
 def test_joint_detnas_selects_from_where_more_pairs_are_known_than_parents_are_listed():
     """Against a replay of its search: on each pair its list differs from that of its random search, or not."""
-    pace = {"base image": 0.005, "pool image": [0.01, 0.03, 0.03], "pair image": 0.008, "measuring": 2.0}
     counts = []
     for seconds in (300.0, 1500.0, 1900.0, 2400.0):
-        search = joint_detnas.plan(study(JOINT, pace), seconds).search
+        search = joint_detnas.plan(study(JOINT, JOINT_PACE), seconds).search
         known, decided = 1, 0  # the base
         while known <= search.budget:
             generation = min(search.generation, search.budget + 1 - known)
             decided += generation * (known > search.k)
             known += generation
-        counts.append(joint_detnas.selects(study(JOINT, pace), seconds))
+        counts.append(joint_detnas.selects(study(JOINT, JOINT_PACE), seconds))
         assert counts[-1] == decided
     assert counts[0] == 0 < counts[-1]
 
 
 def test_sm_nas_selects_where_it_proposes_more_than_it_begins_with():
-    pace = {"one": [0.01, 0.03], "two": [0.02, 0.04], "measuring": 1.0, "pretraining": 150.0}
-    own = sm_nas.plan(study(SM, pace), 2400.0)
+    own = sm_nas.plan(study(SM, SM_PACE), 2400.0)
     later = own.stage_one.budget - own.stage_one.first + own.groups * (own.stage_two.budget - own.stage_two.first)
-    assert sm_nas.selects(study(SM, pace), 2400.0) == later > 0
+    assert sm_nas.selects(study(SM, SM_PACE), 2400.0) == later > 0
 
 
 def test_a_budget_too_small_for_anything_leaves_the_least_of_everything():
@@ -133,7 +131,7 @@ def test_every_method_is_found_and_has_a_study_at_each_scale_of_the_comparison(t
         made = study_of(name, Options(out=tmp_path, workers=2, precision="bfloat16"), 3, "typed")
         assert (made.seed, made.options.workers, made.precision, made.preset.name) == (3, 2, "bfloat16", "smoke")
         assert made.folder == tmp_path / name / "scenes-smoke"
-    options = Options(out=tmp_path, scale="nano", preset=NANO)
+    options = Options(out=tmp_path, scale="nano", preset=NANO, data="scenes:train=1250,val=8")
     nano = [study_of(name, options, 3, "typed") for name in methods()]
     assert {len(each.sets["search"]) for each in nano} == {250}
     for images in (lambda each: each.training_set, lambda each: each.sets["search"], lambda each: each._source.epoch):

@@ -72,6 +72,7 @@ def test_random_search_trains_no_filter_and_evolves_nothing(tmp_path, monkeypatc
     paces = dict.fromkeys(("image", "pruned image", "path", "filter", "search"), 1.0)
     monkeypatch.setattr(detofa, "measure_pace", lambda *_: paces)
     monkeypatch.setattr(detofa.DetOFAStudy, "transferred", lambda _, supernet: supernet)
+    monkeypatch.setattr(detofa.DetOFAStudy, "_show", lambda *_: None)  # the pages of its runs
     study = comparison(tmp_path)
     with study.studies["detofa"].recording() as used:
         files = detofa.front(study.studies["detofa"], BUDGET, True)

@@ -1,5 +1,7 @@
 """Detectors that are there: found, evaluated as one evaluates them alone, timed in turn, and never twice."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -51,10 +53,9 @@ def test_detectors_are_found_in_folders_by_name_and_once(tmp_path):
 
 
 def test_the_same_network_at_another_size_is_another_detector(tmp_path):
-    cards = [read_json(write(tmp_path / str(number), 0, size)) for number, size in enumerate([(32, 32), (32, 64)] * 2)]
-    keys = list(map(key_of, cards))
-    assert keys[:2] == keys[2:]
-    assert keys[0] != keys[1]
+    sizes = {"here": (32, 32), "there": (32, 32), "larger": (32, 64)}
+    here, there, larger = (key_of(read_json(write(tmp_path / place, 0, size))) for place, size in sizes.items())
+    assert here == there != larger
 
 
 def test_what_is_measured_is_what_the_evaluator_says_and_is_kept(tmp_path, dataset, monkeypatch):
@@ -108,15 +109,13 @@ def test_who_comes_later_is_timed_beside_one_that_was_there_and_at_its_pace(tmp_
 
 def test_latencies_are_taken_in_turn(tmp_path, dataset, monkeypatch):
     order = []
-    monkeypatch.setattr(measure, "measure_latency", lambda module, *_, **__: order.append(module) or FakeLatency())
+    monkeypatch.setattr(
+        measure, "measure_latency", lambda module, *_, **__: order.append(module) or SimpleNamespace(median_ms=1.0)
+    )
     detectors = {str(seed): load_detector(write(tmp_path, seed)) for seed in (0, 1)}
     rounds = measure._in_turn(detectors, dataset, SMOKE, "cpu")
     assert [each.network for each in order] == [each.model for each in detectors.values()] * SMOKE.latency_rounds
     assert rounds == {"0": [1.0] * SMOKE.latency_rounds, "1": [1.0] * SMOKE.latency_rounds}
-
-
-class FakeLatency:
-    median_ms = 1.0
 
 
 def test_one_that_cannot_be_measured_is_named_and_costs_no_other(tmp_path, dataset):
@@ -157,7 +156,7 @@ def test_the_record_has_every_detector_and_a_front_for_each_method_and_its_rando
     assert (cost, points, said["Seed"], said["Latency (ms)"], said["Command"]) == (50, 21, 1, 3, "python -m search")
     assert len(said["Encoding"]) <= 200
     assert list(bands.data["bands"]) == [title]  # of two seeds
-    for picture in result.pictures:
+    for picture in (against[-1], bands):
         assert render(picture).startswith(b"\x89PNG")
 
 

@@ -1,5 +1,6 @@
 """A made-up paper, ToyNAS: two exhibits and three claims on numbers made up from the seed, without network or data."""
 
+import shutil
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ import pytest
 
 from common.cli import StudyOptions
 from common.plain import InputError, read_json_if_there, write_json
+from common.report import figures
 from common.report.claims import Claim, Condition
 from common.report.exhibit import Drawn, Exhibit, Picture, over_seeds, stacked, triple
-from common.report.reproduce import Paper, ReproduceOptions
+from common.report.reproduce import Paper, ReproduceOptions, reproduce
 from common.report.tables import Table
 
 PRINTED = {
@@ -122,17 +124,32 @@ def describe(study: ToyStudy) -> str:
     return "8 toys"
 
 
-@pytest.fixture
-def toy(tmp_path) -> SimpleNamespace:
-    """The paper; its options, with all folders below a temporary one; and `trained`, the nets trained so far."""
+@pytest.fixture(autouse=True, scope="module")
+def _equal_pictures_are_drawn_once():
+    """Into files; test_figures.py draws its own, and sees that equal ones are equal to the byte."""
+    render, drawn = figures.render, {}
+
+    def once(picture: Picture) -> bytes:
+        key = figures.digest(picture)
+        if key not in drawn:
+            drawn[key] = render(picture)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "render", once)
+        yield
+
+
+def toy_below(root: Path) -> SimpleNamespace:
+    """The paper; its options, with all folders below `root`; and `trained`, the nets trained so far."""
     trained: list[str] = []
-    write_json(tmp_path / "toynas" / "printed.json", PRINTED)
+    write_json(root / "toynas" / "printed.json", PRINTED)
     titled = ("figure1", "Two nets", "AP of two", measure_gain, draw_gain)
     alone = ("table2", "One net", "AP of one", measure_first_seed_only, draw_table)
     paper = Paper(
         name="toynas",
         title="ToyNAS",
-        folder=tmp_path / "toynas",
+        folder=root / "toynas",
         exhibits=(
             Exhibit(*titled, (claim(10, "ours", 1.0), claim(2, "gain", 3))),
             Exhibit(*alone, (claim(3, "table", 0.0, ("figure1",)),)),
@@ -142,9 +159,30 @@ def toy(tmp_path) -> SimpleNamespace:
     )
 
     def options(**given) -> ToyOptions:
-        return ToyOptions(**({"out": tmp_path / "runs", "results": tmp_path / "results"} | given))
+        return ToyOptions(**({"out": root / "runs", "results": root / "results"} | given))
 
-    return SimpleNamespace(paper=paper, options=options, Options=ToyOptions, trained=trained, root=tmp_path)
+    return SimpleNamespace(paper=paper, options=options, Options=ToyOptions, trained=trained, root=root)
+
+
+@pytest.fixture
+def toy(tmp_path) -> SimpleNamespace:
+    """See `toy_below`, in a temporary folder."""
+    return toy_below(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _reproduced(tmp_path_factory) -> Path:
+    toy = toy_below(tmp_path_factory.mktemp("reproduced"))
+    reproduce(toy.paper, toy.options(only=("table2",)))
+    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
+    return toy.root
+
+
+@pytest.fixture
+def runs(toy, _reproduced) -> Path:
+    """Runs of the paper: two seeds of the figure, one of the table; all is published beside them."""
+    shutil.copytree(_reproduced, toy.root, dirs_exist_ok=True)
+    return toy.root / "runs"
 
 
 @pytest.fixture

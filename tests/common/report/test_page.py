@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from common.cli import run
 from common.plain import InputError, read_json, write_json
+from common.report.__main__ import Options, main
 from common.report.card import Shown
 from common.report.exhibit import ExhibitResult
 from common.report.page import build_page, write_page_of_run
-from common.report.reproduce import reproduce
 
 ROOT = Path(__file__).resolve().parents[3]
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -48,14 +49,6 @@ class Checker(HTMLParser):
             self.texts.append(text)
 
 
-@pytest.fixture
-def runs(toy) -> Path:
-    """Runs of two seeds, their exhibits and claims; the claims are published, too."""
-    reproduce(toy.paper, toy.options(only=("table2",)))
-    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
-    return toy.root / "runs"
-
-
 def change(path: Path, **changes) -> None:
     write_json(path, read_json(path) | changes)
 
@@ -83,9 +76,8 @@ def test_claims_and_exhibits_lead_to_each_other(runs):
     ]
 
 
-def test_the_first_screen_says_what_was_learnt(toy, folder):
-    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
-    results = toy.root / "results"
+def test_the_first_screen_says_what_was_learnt(runs):
+    results = runs.parent / "results"
     assert "prose" not in build_page([results]).split("<main>")[1]
     (results / "learnt.md").write_text("**They** learn 2 < 3\n& more.\n\nSee [its page](toynas/README.md).\n")
     page = build_page([results])
@@ -94,19 +86,20 @@ def test_the_first_screen_says_what_was_learnt(toy, folder):
     assert "toynas" in Checker(page).anchors
 
 
-def test_the_first_screen_says_what_counts_and_what_does_not(toy, folder):
-    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
-    results = toy.root / "results"
-    assert "No claim is judged: " in build_page([results])
-    assert "its numbers mean nothing" in build_page([results])
+def test_the_first_screen_says_what_counts_and_what_does_not(runs):
+    results = runs.parent / "results"
+    change(results / "smoke/toynas/figure1.json", pictures=[])
+    page = build_page([results])
+    assert "No claim is judged: " in page
+    assert "its numbers mean nothing" in page
     claims = results / "smoke/toynas/claims.json"
     records = {name: record | {"scale": "nano", "level": 21.4} for name, record in read_json(claims).items()}
     records["T-2"]["level"] = 36.7
     write_json(claims, records)
-    assert "1 of 2 claims are reproduced at nano scale, by networks of 21 to 37 AP points." in build_page([results])
+    assert "1 of 3 claims are reproduced at nano scale, by networks of 21 to 37 AP points." in build_page([results])
     records["T-2"]["level"] = 21.2
     write_json(claims, records)
-    assert "1 of 2 claims are reproduced at nano scale, by networks of 21 AP points." in build_page([results])
+    assert "1 of 3 claims are reproduced at nano scale, by networks of 21 AP points." in build_page([results])
     (claims.parent / "superseded.md").write_text("Of former rules.")
     page = Checker(build_page([results]))
     assert "No claim is judged: " in page.text
@@ -114,7 +107,7 @@ def test_the_first_screen_says_what_counts_and_what_does_not(toy, folder):
     assert "Of former rules." in page.text
     (claims.parent / "superseded.md").rename(claims.parent / "note.md")
     page = Checker(build_page([results]))
-    assert "1 of 2 claims are reproduced" in page.text
+    assert "1 of 3 claims are reproduced" in page.text
     assert "Of former rules." in page.text
     assert "Superseded" not in page.texts
 
@@ -166,8 +159,8 @@ def test_many_pictures_are_drawn_as_few_are(runs, folder):
     path = folder / "exhibits/figure1/result.json"
     result = ExhibitResult.load(path)
     (one,) = re.findall(r"<svg.*?</svg>", build_page([runs]), re.DOTALL)
-    replace(result, pictures=[result.pictures[0]] * 8).save(path)
-    assert re.findall(r"<svg.*?</svg>", build_page([runs]), re.DOTALL) == [one] * 8
+    replace(result, pictures=[result.pictures[0]] * 7).save(path)
+    assert re.findall(r"<svg.*?</svg>", build_page([runs]), re.DOTALL) == [one] * 7
 
 
 def test_a_notebook_shows_a_record_without_the_pages_script(runs, folder):
@@ -183,33 +176,34 @@ def test_a_notebook_shows_a_record_without_the_pages_script(runs, folder):
 @pytest.fixture
 def search(tmp_path) -> Path:
     """A finished search with three candidates, one of which failed, two trained stages and a detector."""
-    run = tmp_path / "search-s3"
-    write_json(run / "config.json", {"seed": 3, "data": "scenes", "preset": {"name": "smoke"}})
+    folder = tmp_path / "search-s3"
+    write_json(folder / "config.json", {"seed": 3, "data": "scenes", "preset": {"name": "smoke"}})
     write_json(
-        run / "environment.json", {"command": "python -m toynas.search", "cpu": "An abacus", "config_sha256": "f0"}
+        folder / "environment.json", {"command": "python -m toynas.search", "cpu": "An abacus", "config_sha256": "f0"}
     )
-    write_json(run / "result.json", {"seconds": 300})
+    write_json(folder / "result.json", {"seconds": 300})
     log = [{"stage": "warm up", "epoch": epoch, "loss": 2 - epoch} for epoch in (0, 1)]
     log += [{"stage": "tune", "epoch": epoch, "loss": 0.5, "AP": 0.25} for epoch in (0, 1)]
-    (run / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
     candidates = [
         {"key": ["AP", f"d{n}"], "status": "done", "macs": 1e9 * n, "AP": 0.1 * n, "seconds": 2} for n in (1, 2)
     ]
     candidates += [{"key": "d3", "status": "failed", "seconds": 1}]
-    (run / "candidates.jsonl").write_text("\n".join(map(json.dumps, candidates)))
+    (folder / "candidates.jsonl").write_text("\n".join(map(json.dumps, candidates)))
     card = {
         "accuracy": {"AP": 0.25, "APl": -1.0, "per_class": {"<disc>": 0.5, "ring": -1.0, "cross": None}},
         "encoding": {"depth": [1, 2]},
     }
     card |= {"cost": {"macs_mmdet": 25e6, "params": 1234567}, "latency": None, "spent": {"samples": 1000}}
-    write_json(run / "detectors/macs-1.json", card)
-    (run / "detectors/macs-1.jpg").write_bytes(b"a sheet")
-    write_json(run / "detectors/other.json", {"of": "something else"})
-    return run
+    write_json(folder / "detectors/macs-1.json", card)
+    (folder / "detectors/macs-1.jpg").write_bytes(b"a sheet")
+    write_json(folder / "detectors/other.json", {"of": "something else"})
+    return folder
 
 
 def test_a_run_is_shown_with_its_curves_candidates_detectors_and_command(search):
-    page = Checker(build_page([search]))
+    text = build_page([search])
+    page = Checker(text)
     assert page.tags.count("svg") == 3  # loss, AP, candidates
     assert page.addresses.count("data:image/jpeg;base64,YSBzaGVldA==") == 1
     shown = {
@@ -220,16 +214,22 @@ def test_a_run_is_shown_with_its_curves_candidates_detectors_and_command(search)
     assert shown | {"25.0", "25M", "1.235M", "1,000", "<disc>", "50.0", "ring", "–"} <= set(page.texts)
     assert {"cross", "-100.0"}.isdisjoint(page.texts)
     assert 'macs-1 is {"depth": [1, 2]}' in page.text
-    marks = [json.loads(unescape(values)) for values in re.findall(r'data-values="(.*?)"', build_page([search]))]
+    marks = [json.loads(unescape(values)) for values in re.findall(r'data-values="(.*?)"', text)]
     assert {"Name": "warm up", "Epoch": "2", "Loss": "1"} in marks
     assert {"Name": "tune", "Epoch": "1", "AP (points)": "25"} in marks
-    assert {
-        "Name": "Candidates",
-        "Cost (GMACs)": "2",
-        "AP (points)": "20",
-        "Encoding": "AP d2",
-        "Took": "2.0 s",
-    } in marks
+    costs = {"Cost (GMACs)": "2", "AP (points)": "20"}
+    assert {"Name": "Candidates", **costs, "Encoding": "AP d2", "Took": "2.0 s"} in marks
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "detectors/macs-1.json"])
+def test_a_run_that_cannot_be_read_costs_no_other(search, tmp_path, damaged):
+    (search / "log.jsonl").unlink()  # the candidates are picture enough
+    shutil.copytree(search, tmp_path / "another-s4")
+    (search / damaged).write_text("{")
+    page = Checker(build_page([tmp_path]))
+    assert f"{search / damaged} is not valid JSON" in page.text
+    assert f"{tmp_path.name}/another-s4" in page.texts
+    assert page.tags.count("svg") == 1
 
 
 def test_a_runs_own_page_lies_in_its_folder(search):
@@ -250,43 +250,49 @@ def test_of_many_runs_there_is_a_table_alone(search, tmp_path):
 # ---- the command
 
 
-def test_nothing_to_show_is_one_sentence_and_exit_2(tmp_path):
+def test_nothing_to_show_is_one_sentence_and_exit_2(tmp_path, capsys):
     with pytest.raises(InputError, match="not a folder"):
         build_page([tmp_path / "absent"])
-    command = [sys.executable, "-m", "common.report", str(tmp_path), "--out", str(tmp_path / "page")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: no exhibit, claim or run below")
-    assert done.stderr.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        run(main, Options, [str(tmp_path), "--out", str(tmp_path / "page")])
+    error = capsys.readouterr().err
+    assert error.startswith("error: no exhibit, claim or run below")
+    assert error.count("\n") == 1
     assert not (tmp_path / "page").exists()
 
 
-def loaded_by(code: str) -> list[str]:
-    """The modules that a process of its own has imported when it has run some code."""
-    code += "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 HEAVY = {"torch", "pandas", "seaborn", "scipy", *(path.parent.name for path in ROOT.glob("*/printed.json"))}
+SHOWN_AND_THEN_THE_PAGE = """
+import json, runpy, sys
+from pathlib import Path
+from common.report.card import Shown
+from common.report.exhibit import ExhibitResult
+
+html = Shown(ExhibitResult.load(Path(sys.argv.pop())))._repr_html_()
+assert '<img' in html and 'Two nets' in html
+print(json.dumps(list(sys.modules)))
+runpy.run_module("common.report", run_name="__main__")
+print(json.dumps(list(sys.modules)))
+"""
 
 
-def test_the_command_writes_the_page_without_torch_or_a_paper(runs, toy):
-    arguments = ["report", str(runs), str(toy.root / "results"), "--out", str(toy.root / "page")]
-    run_it = f"import sys, runpy; sys.argv = {arguments!r}; runpy.run_module('common.report', run_name='__main__')"
-    assert not HEAVY & set(loaded_by(run_it))
+def test_an_exhibit_is_shown_again_by_at_most_eight_files_and_the_page_without_torch_or_a_paper(runs, toy, folder):
+    arguments = [runs, toy.root / "results", "--out", toy.root / "page", folder / "exhibits/figure1/result.json"]
+    command = [sys.executable, "-c", SHOWN_AND_THEN_THE_PAGE, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for_one, for_all = map(json.loads, done.stdout.splitlines())
+    ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert len([name for name in for_one if name.split(".")[0] in ours]) <= 8
+    assert not HEAVY & set(for_all)
     Checker((toy.root / "page" / "index.html").read_text())
 
 
-def test_a_finished_exhibit_is_shown_again_from_its_record_by_at_most_eight_files(runs, folder):
-    path = folder / "exhibits/figure1/result.json"
-    loaded = loaded_by(
-        "from pathlib import Path\nfrom common.report.card import Shown\n"
-        "from common.report.exhibit import ExhibitResult\n"
-        f"html = Shown(ExhibitResult.load(Path({str(path)!r})))._repr_html_()\n"
-        "assert '<img' in html and 'Two nets' in html\n"
-    )
-    ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert len([name for name in loaded if name.split(".")[0] in ours]) <= 8
-    assert not HEAVY & set(loaded)
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_times_are_sorted_by_their_length_and_numbers_by_their_value():
+    texts = ["89.9 s", "1.5 min", "1.6 h", "−1,234.5 ± 0.5 AP", "0.5 [0.4, 0.7]", "–", "min"]
+    script = (ROOT / "common/report/templates/script.js").read_text()
+    parse = script[script.index("const SECONDS") : script.index("function sort_by")]
+    code = f"{parse} console.log(JSON.stringify({json.dumps(texts)}.map(number_of)))"
+    done = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [89.9, 90.0, 5760.0, -1234.5, 0.5, None, None]

@@ -18,10 +18,8 @@ PART = "<!-- results:begin -->old<!-- results:end -->"
 
 
 @pytest.fixture
-def published(toy):
+def published(toy, runs):
     """The root of a repository with the results of two seeds on scenes, and of one on another set."""
-    reproduce(toy.paper, toy.options(only=("table2",)))
-    reproduce(toy.paper, toy.options(seeds=2, only=("figure1",), publish=True))
     reproduce(toy.paper, toy.options(data="coco:reef", only=("figure1",), publish=True))
     (toy.root / "results/learnt.md").write_text("They learn.\n")
     claims = read_json(path := toy.root / "results/smoke/toynas/claims.json")
@@ -112,16 +110,7 @@ def test_a_paper_without_results_is_named_alone(tmp_path):
     )
 
 
-def test_what_photographs_gave_is_told(tmp_path, capsys):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results/photographs.md").write_text("AP 0.5\n")
-    (tmp_path / "README.md").write_text(f"{BOARD}\n<!-- photographs:begin --><!-- photographs:end -->")
-    main(Options(root=tmp_path))
-    assert "<!-- photographs:begin -->\n\nAP 0.5\n\n<!-- photographs:end -->" in (tmp_path / "README.md").read_text()
-    assert not stale(tmp_path, capsys)
-
-
-def test_detectors_of_photographs_stand_beside_torchvisions(tmp_path):
+def test_what_photographs_gave_is_told_and_detectors_stand_beside_torchvisions(tmp_path, capsys):
     def side(ap: float, seconds: float, params: int, **more) -> dict:
         return {"AP": ap, "cpu_seconds": seconds, "params": params, **more}
 
@@ -134,9 +123,14 @@ def test_detectors_of_photographs_stand_beside_torchvisions(tmp_path):
         "torchvision": side(0.5, 171.0, 2_000_000),
         "environment": {"cpu": "a processor"},
     }
-    write_json(tmp_path / "results/photo/reef-toynas.json", record)
+    (tmp_path / "results").mkdir()
     (tmp_path / "results/photographs.md").write_text("AP 0.5\n")
     (tmp_path / "README.md").write_text(f"{BOARD}\n<!-- photographs:begin --><!-- photographs:end -->")
+    main(Options(root=tmp_path))
+    assert "<!-- photographs:begin -->\n\nAP 0.5\n\n<!-- photographs:end -->" in (tmp_path / "README.md").read_text()
+    assert not stale(tmp_path, capsys)
+    write_json(tmp_path / "results/photo/reef-toynas.json", record)
+    assert stale(tmp_path, capsys) == ["README.md"]
     main(Options(root=tmp_path))
     text = (tmp_path / "README.md").read_text()
     row = "reef, 234 for training, 256x192 | `detnas toynas train` | 55.1 | 50.0 | 3 | 3 | 1.23 | 2.00"
@@ -146,22 +140,9 @@ def test_detectors_of_photographs_stand_beside_torchvisions(tmp_path):
 
 
 def test_speeds_stand_beside_the_peers(tmp_path, capsys):
-    machine = {
-        "date": "2026-02-03",
-        "device": "cpu",
-        "cpu": "a processor",
-        "threads": 2,
-        "torch": "2.11",
-        "clock": "wall",
-    }
-    about = {
-        "summary": "Adding",
-        "target": "2 times as fast",
-        "bound": "carrying",
-        "unit": "s",
-        "case": "1 + 1",
-        "name": "adding",
-    }
+    machine = {"date": "2026-02-03", "device": "cpu", "cpu": "a processor", "threads": 2, "torch": "2.11"}
+    about = {"name": "adding", "summary": "Adding", "case": "1 + 1", "unit": "s", "clock": "wall"}
+    about |= {"target": "2 times as fast", "bound": "carrying"}
     rows = [
         {"ours": 0.12345, "peer": 1500.0, "ratio": 12151.0, "against": "abacus", "reason": None, "note": "exact"},
         {"ours": 0.12345, "peer": None, "ratio": None, "against": "fingers", "reason": "no fingers", "note": None},

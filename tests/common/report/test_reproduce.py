@@ -12,6 +12,7 @@ from common.plain import InputError, read_json, to_json, write_json
 from common.report import figures
 from common.report.exhibit import ExhibitResult, Setting
 from common.report.reproduce import (
+    Paper,
     command_for,
     draw,
     environment_of,
@@ -37,6 +38,14 @@ def verdicts(folder: Path) -> dict[str, tuple]:
 
 def measured_by(toy, seed: int, exhibit: int = 0) -> dict:
     return measure_exhibit(toy.paper.exhibits[exhibit], toy.paper.study(toy.options(), seed, "typed"))
+
+
+def with_a_table_of_every_seed(toy, **evidence: float) -> Paper:
+    def measure(study) -> dict:
+        return {"AP": study.net("ours"), "evidence": evidence | {"table": 5.0 + study.seed}}
+
+    figure, table = toy.paper.exhibits
+    return replace(toy.paper, exhibits=(figure, replace(table, measure=measure)))
 
 
 # ---- measuring
@@ -367,10 +376,7 @@ def test_what_is_published_holds_no_path_of_this_machine(toy):
 
 
 def test_a_claim_is_judged_by_the_seeds_that_all_its_exhibits_have_here_or_as_published(toy):
-    def measure_table(study):
-        return {"AP": study.net("ours"), "evidence": {"table": 5.0 + study.seed}}
-
-    paper = replace(toy.paper, exhibits=(toy.paper.exhibits[0], replace(toy.paper.exhibits[1], measure=measure_table)))
+    paper = with_a_table_of_every_seed(toy)
     reproduce(paper, toy.options(seeds=2, publish=True))
     toy.trained.clear()
     more = toy.options(out=toy.root / "elsewhere", seeds=3, only=("figure1",), publish=True, go_on_from_published=True)
@@ -421,11 +427,7 @@ def test_a_verdict_stays_where_another_exhibit_is_published_by_other_settings(to
 
 
 def test_a_claim_takes_the_numbers_of_its_own_exhibit_where_another_measured_the_same(toy):
-    def measure_table(study):
-        return {"AP": study.net("ours"), "evidence": {"gain": -7.0, "table": 5.0 + study.seed}}
-
-    paper = replace(toy.paper, exhibits=(toy.paper.exhibits[0], replace(toy.paper.exhibits[1], measure=measure_table)))
-    reproduce(paper, toy.options(seeds=2))
+    reproduce(with_a_table_of_every_seed(toy, gain=-7.0), toy.options(seeds=2))
     claims = read_json(toy.root / "runs/toynas/scenes-smoke/claims.json")
     assert claims["T-2"]["difference"] == pytest.approx(2.05)
     assert claims["T-3"]["difference"] == 5.5

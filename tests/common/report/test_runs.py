@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.plain import InputError, write_json
+from common.plain import InputError, read_json, write_json
 from common.report.reproduce import reproduce
 from common.report.runs import duration, find_exhibits, find_runs, summarise
 
@@ -32,6 +32,12 @@ def test_runs_are_found_once_and_named_from_the_folder_given(toy, folder):
     assert not unreadable
     assert (published.seconds, published.candidate_seconds, published.finished) == (90.0, None, True)
     assert published.environment["cpu"] == here.environment["cpu"] == "An abacus"
+    records = read_json(toy.root / "results/smoke/toynas/runs.json")
+    both = {f"../toynas/{name}": record for name, record in records.items()}  # as what compares papers names their runs
+    write_json(toy.root / "results/smoke/compare/runs.json", both)
+    assert [run.name for run in find_runs([toy.root / "results"])[0]] == [published.name]
+    assert [run.name for run in find_runs([toy.root / "results/smoke/compare"])[0]] == ["toynas/scenes-smoke/ours-s0"]
+    (toy.root / "results/smoke/compare/runs.json").unlink()
     (folder / "ours-s0/result.json").write_text("{")
     (toy.root / "results/smoke/toynas/runs.json").write_text("{")
     runs, faults = find_runs([folder, toy.root / "results"])
@@ -46,7 +52,7 @@ def test_runs_are_found_once_and_named_from_the_folder_given(toy, folder):
 def test_a_run_summary_counts_candidates_and_costs(tmp_path):
     write_json(tmp_path / "config.json", {})
     write_json(tmp_path / "stages/warm_up.json", {"seconds": 60.0})
-    write_json(tmp_path / "stages/fine_tune.json", {"wall_s": 120})
+    write_json(tmp_path / "stages/fine_tune.json", {"seconds": 120})
     lines = '{"seconds": 2.5}\n{"status": "failed", "seconds": 1}\n7\n{"status": "done"}\n{"AP": 0.'
     (tmp_path / "candidates.jsonl").write_text(lines)  # the last line was cut short
     run = summarise(tmp_path)

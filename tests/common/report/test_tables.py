@@ -1,4 +1,4 @@
-"""Tables as text: ours beside the paper's, in markdown and HTML."""
+"""Tables as text: ours beside the paper's, in markdown."""
 
 import math
 
