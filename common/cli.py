@@ -135,7 +135,7 @@ def short_name(data: str) -> str:
     kind, rest, _ = data_parts(data)
     if kind == "scenes":
         return kind
-    return re.sub(r"[^a-z0-9]+", "-", Path(rest).expanduser().resolve().name.lower()).strip("-") or kind
+    return re.sub(r"[^a-z0-9]+", "-", Path(os.path.expanduser(rest)).resolve().name.lower()).strip("-") or kind
 
 
 def data_parts(data: str) -> tuple[str, str, bool]:
@@ -279,7 +279,8 @@ def _holds_settings(value: Any) -> bool:
 def _flag(name: str, value: Any) -> list[str]:
     name = name.replace("_", "-")
     if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
+        records, dot, field = name.rpartition(".")
+        return [f"--{name}" if value else f"--{records}{dot}no-{field}"]
     return [f"--{name}", *_words(value)]
 
 

@@ -44,7 +44,9 @@ said = {{key: json.loads(text) for key, text in session.get_modelmeta().custom_m
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 canvas = Image.new("RGB", said["input_size"], tuple(said["padding"]))
 scale = min(canvas.width / photo.width, canvas.height / photo.height)
-canvas.paste(photo.resize((int(photo.width * scale), int(photo.height * scale)), Image.Resampling.BILINEAR))
+size = [int(side * scale + 1e-6) for side in photo.size]
+box = [0, 0, *(min(side, part / scale) for side, part in zip(photo.size, size))]
+canvas.paste(photo.resize(size, Image.Resampling.BILINEAR, box))
 pixels = ((numpy.array(canvas) / 255 - said["mean"]) / said["deviation"]).astype("float32").transpose(2, 0, 1)
 boxes, scores, labels, valid = session.run({outputs}, {{"images": pixels[None]}})
 for box, score, label in zip(boxes[valid] / scale, scores[valid], labels[valid]):
@@ -59,24 +61,21 @@ def onnx_of(detector: "Detector", size: tuple[int, int] | None = None) -> bytes:
     import torch
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
+    from common.evaluate.latency import Detection
     from common.letterbox import PADDING, SIDE_MULTIPLE, canvas_of
 
     width, height = canvas_of(detector.input_size if size is None else size)
     if width % SIDE_MULTIPLE or height % SIDE_MULTIPLE:
         raise InputError(f"the sides of a canvas must be multiples of {SIDE_MULTIPLE} pixels, got {width}x{height}")
 
-    class Detecting(torch.nn.Module):
-        """A detector's `detect` as a forward pass, its `Detections` as a tuple."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = detector.model
+    class Detecting(Detection):
+        """Detection whose `Detections` are a tuple."""
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            found = self.network.detect(images)
+            found = super().forward(images)
             return tuple(getattr(found, name) for name in OUTPUTS)
 
-    network = Detecting().eval()
+    network = Detecting(detector.model).eval()
     images = torch.zeros(2, 3, height, width, device=detector.device)  # a batch of one would be taken for a constant
     network(images)  # constants that are remembered are then real ones, not those of the exporter
     program = torch.onnx.export(

@@ -91,11 +91,12 @@ def from_json(kind: type[_Kind], value: Any, where: str = "value") -> _Kind:
         if value not in typing.get_args(kind):
             raise InputError(f"{where} must be one of {', '.join(map(str, typing.get_args(kind)))}, got {value!r}")
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if kind is Any or (isinstance(kind, type) and isinstance(value, kind) and (kind is bool or value is not True)):
+    truth = isinstance(value, bool)  # which Python takes for an int
+    if kind is float and isinstance(value, int) and not truth:
+        return float(value)
+    if kind is Any or (isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not truth)):
         return value
     raise InputError(f"{where} must be {_spelled(kind)}, got {value!r}")
 
@@ -104,8 +105,8 @@ def _items(kind: Any, value: Any, where: str) -> Iterator[Any]:
     if not isinstance(value, list | tuple):
         raise InputError(f"{where} must be a list, got {value!r}")
     inner = typing.get_args(kind)
-    if not inner or inner[-1] is Ellipsis or typing.get_origin(kind) is list:
-        inner = [inner[0] if inner else Any] * len(value)
+    if inner[-1] is Ellipsis or typing.get_origin(kind) is list:
+        inner = [inner[0]] * len(value)
     if len(inner) != len(value):
         raise InputError(f"{where} must have {len(inner)} items, got {len(value)}")
     for place, (item_kind, item) in enumerate(zip(inner, value, strict=True)):
@@ -113,7 +114,7 @@ def _items(kind: Any, value: Any, where: str) -> Iterator[Any]:
 
 
 def _spelled(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
+    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def first_difference(there: Any, here: Any, field: str = "") -> tuple[str, str, str] | None:
@@ -148,8 +149,8 @@ def cannot_write(path: Path, error: OSError) -> InputError:
 
 def make_folder(path: Path) -> Path:
     """The folder at `path`, made with its parents where it is missing, on disk when this returns."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -216,15 +217,11 @@ def append_line(path: Path, line: str) -> None:
         sync_entries(path.parent)
 
 
-def json_text(value: Any) -> str:
-    """`value` as the JSON text that files hold."""
-    return json.dumps(to_json(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def write_json(path: Path, value: Any) -> Path:
     """Write `value` as JSON, atomically, into a folder that is made where it is missing; returns the path."""
     make_folder(path.parent)
-    write_atomically(path, json_text(value).encode())
+    text = json.dumps(to_json(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
     return path
 
 

@@ -42,14 +42,24 @@ class _Command:
         self.bars: list[Progress] = []
         self.spoke = time.perf_counter()
 
+    @property
+    def under_way(self) -> _Stage | None:
+        """The innermost of the planned stages that are open."""
+        return next((each for each in reversed(self.open) if each.name in self.planned), None)
+
     def place(self, number: int) -> str:
         return f"stage {number} of {len(self.planned)}"
+
+    @property
+    def place_now(self) -> list[str]:
+        """The number of the planned stage under way, where there is one."""
+        return [] if self.under_way is None else [self.place(len(self.done) + 1)]
 
     def seconds_left(self) -> float | None:
         """Of the whole command, as if every stage took as long for its planned work as those before; None where no
         pace is known.
         """
-        under_way = next((each for each in reversed(self.open) if each.name in self.planned), None)
+        under_way = self.under_way
         own = 0.0 if under_way is None else self.planned[under_way.name]
         took = {name: seconds for name, seconds in self.done.items() if seconds is not None and self.planned[name]}
         bar = self.bars[0] if self.bars else None
@@ -131,8 +141,7 @@ class Progress:
         self._began = time.perf_counter()
         self._bar = None
         if sys.stderr.isatty() and not _command.silent:
-            outermost = _command.planned and not _command.bars
-            title = f"{_command.place(len(_command.done) + 1)}, {label}" if outermost else label
+            title = ", ".join([*([] if _command.bars else _command.place_now), label])
             self._bar = tqdm(desc=title, total=total, initial=done, unit=unit, dynamic_ncols=True, leave=False)
         _command.bars.append(self)
 
@@ -148,8 +157,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(count)
         elif time.perf_counter() - _command.spoke >= SPEAK_EVERY_S:
-            place = [_command.place(len(_command.done) + 1)] if _command.planned else []
-            where = ", ".join([*place, *(each.name for each in _command.open)])
+            where = ", ".join([*_command.place_now, *(each.name for each in _command.open)])
             _command.speak(": ".join(filter(None, [where, "; ".join(map(str, _command.bars))])) + _command.whole())
 
     def seconds_left(self) -> float | None:

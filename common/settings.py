@@ -64,33 +64,29 @@ class Optimisation:
     """Leave normalisation layers and biases out of the weight decay."""
 
     def __post_init__(self) -> None:
-        problems = {
-            f"epochs must be at least 1, got {self.epochs}": self.epochs < 1,
-            f"learning_rate must be positive, got {self.learning_rate}": not self.learning_rate > 0,
-            f"weight_decay must not be negative, got {self.weight_decay}": self.weight_decay < 0,
-            f"warmup_epochs must be between 0 and epochs ({self.epochs}), got {self.warmup_epochs}": not 0
-            <= self.warmup_epochs
-            <= self.epochs,
-            f"final_share must be between 0 and 1, got {self.final_share}": not 0 <= self.final_share <= 1,
-            f"milestones must increase, got {self.milestones}": list(self.milestones) != sorted(self.milestones),
-            f"clip_norm must be positive, got {self.clip_norm}": self.clip_norm is not None and not self.clip_norm > 0,
-            "policy multistep needs milestones": self.policy == "multistep" and not self.milestones,
+        wanted = {
+            f"epochs must be at least 1, got {self.epochs}": self.epochs >= 1,
+            f"learning_rate must be positive, got {self.learning_rate}": self.learning_rate > 0,
+            f"weight_decay must not be negative, got {self.weight_decay}": self.weight_decay >= 0,
+            f"warmup_epochs must be between 0 and epochs ({self.epochs}), got {self.warmup_epochs}": (
+                0 <= self.warmup_epochs <= self.epochs
+            ),
+            f"final_share must be between 0 and 1, got {self.final_share}": 0 <= self.final_share <= 1,
+            f"milestones must increase, got {self.milestones}": list(self.milestones) == sorted(self.milestones),
+            f"clip_norm must be positive, got {self.clip_norm}": self.clip_norm is None or self.clip_norm > 0,
+            "policy multistep needs milestones": self.policy != "multistep" or bool(self.milestones),
         }
-        for problem, there in problems.items():
-            if there:
-                raise InputError(f"these optimisation settings cannot be used: {problem}")
+        for sentence, met in wanted.items():
+            if not met:
+                raise InputError(f"these optimisation settings cannot be used: {sentence}")
 
 
 def lasting(optimisation: Optimisation, epochs: int) -> Optimisation:
     """The same schedule over so many epochs."""
     share = epochs / optimisation.epochs
     milestones = tuple(share * each for each in optimisation.milestones)
-    return replace(
-        optimisation,
-        epochs=epochs,
-        milestones=milestones,
-        warmup_epochs=min(optimisation.warmup_epochs, epochs),
-    )
+    warmup = min(optimisation.warmup_epochs, epochs)
+    return replace(optimisation, epochs=epochs, milestones=milestones, warmup_epochs=warmup)
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ class StudyPreset:
     """What every study reads of its preset; a paper adds its own fields."""
 
     name: str
-    """Scale: smoke, nano, mini or paper."""
+    """Scale: smoke, nano, photo, mini or paper."""
     train_images: int | None
     """Images of an epoch: of a larger set this many are drawn once, a smaller one is repeated; None means the whole
     set."""

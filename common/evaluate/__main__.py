@@ -31,7 +31,7 @@ class EvaluateCommand:
     out: Path | None = None
     """Folder for what is found of DETECTOR: evaluation.json, precision_recall.png, confusion.png, worst.png."""
     score: float | None = None
-    """Least score of the detections that confusion and mistakes count (default: that of the best F1)."""
+    """Least score, 0 to 1, of the detections that confusion and mistakes count (default: that of the best F1)."""
     device: str | None = None
     """Where DETECTOR runs: cpu, cuda or cuda:N (default: GPU if available; an .onnx runs on the CPU)."""
     gt: Path | None = None
@@ -53,6 +53,8 @@ def main(options: EvaluateCommand) -> None:
         ground_truth, file = read_ground_truth(options.gt)
         show(ground_truth.evaluate_rows(read_detections(options.dt, file)), options.json, _table)
         return
+    if options.score is not None and not 0 <= options.score <= 1:
+        raise InputError(f"--score must be from 0 to 1, got {options.score:g}")
     if files or options.data is None:
         raise InputError(f"{options.detector} is evaluated on a set that --data names: {DATA_FORMS}; no --gt or --dt")
 

@@ -1,7 +1,7 @@
 """What a detector finds, misses and confuses in a split: by class, by score and by picture."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -212,17 +212,11 @@ def write(folder: Path, report: dict[str, Any], dataset: DetectionSet) -> list[s
         ),
     }
     for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        write_atomically(folder / name, buffer.getvalue())
-    written = ["evaluation.json", *figures]
-    write_json(folder / written[0], {key: value for key, value in report.items() if key != "pictures"})
+        _save(folder / name, figure.savefig, format="png")
+    write_json(folder / "evaluation.json", {key: value for key, value in report.items() if key != "pictures"})
     if report["worst"]:
-        buffer = io.BytesIO()
-        _worst(report, dataset).save(buffer, "PNG")
-        write_atomically(folder / "worst.png", buffer.getvalue())
-        written.append("worst.png")
-    return written
+        _save(folder / "worst.png", _worst(report, dataset).save, format="PNG")
+    return ["evaluation.json", *figures, *(["worst.png"] if report["worst"] else [])]
 
 
 def write_sheet(path: Path, dataset: DetectionSet, device: str = "cpu") -> None:
@@ -234,9 +228,13 @@ def write_sheet(path: Path, dataset: DetectionSet, device: str = "cpu") -> None:
     with torch.random.fork_rng():  # a network is made with random weights, and no training may draw others for that
         report = inspect(load_detector(path, device), first)
     if report["worst"]:
-        buffer = io.BytesIO()
-        _worst(report, first).save(buffer, "JPEG", quality=70)
-        write_atomically(path.with_suffix(".jpg"), buffer.getvalue())
+        _save(path.with_suffix(".jpg"), _worst(report, first).save, format="JPEG", quality=70)
+
+
+def _save(path: Path, save: Callable[..., None], **how: Any) -> None:
+    buffer = io.BytesIO()
+    save(buffer, **how)
+    write_atomically(path, buffer.getvalue())
 
 
 def _curves(precisions: dict[str, list[float]]) -> Any:

@@ -34,7 +34,7 @@ class Latency:
 
 
 class Detection(nn.Module):
-    """Detection as a forward pass, so that it can be timed."""
+    """Detection as a forward pass, so that it can be timed or exported."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

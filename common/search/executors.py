@@ -205,7 +205,7 @@ def _shared_out(function: Callable[[_Item], Evaluation], todo: Mapping[str, _Ite
             try:
                 mine = _attempt(function, todo[some[rank]])
             except Exception as fault:
-                error = fault
+                error = _that_travels(fault)
         for name, (outcome, fault) in zip(some, distributed.gather((mine, error)), strict=False):
             if fault is not None:
                 raise fault
@@ -439,8 +439,12 @@ def _answer(function: Callable[[_Item], Evaluation], item: bytes) -> tuple[Outco
     try:
         return _attempt(function, pickle.loads(item)), None, ""
     except Exception as error:
-        place = traceback.format_exc()
-        return None, error if _pickles(error) else RuntimeError(f"{type(error).__name__}: {error}"), place
+        return None, _that_travels(error), traceback.format_exc()
+
+
+def _that_travels(error: Exception) -> Exception:
+    """The error, or another one that says the same where it cannot be sent to another process."""
+    return error if _pickles(error) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:

@@ -52,7 +52,7 @@ def start(device: str | None = None) -> torch.device:
     if not dist.is_initialized():
         try:
             store, own, processes = next(dist.rendezvous("env://", timeout=MEETING))
-        except (dist.DistError, TimeoutError) as error:
+        except (dist.DistError, TimeoutError, ValueError) as error:  # the last where a variable is missing
             place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
             own, processes = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
             minutes, why = MEETING.total_seconds() / 60, str(error).splitlines()[0]
@@ -259,23 +259,22 @@ def part_of(batch: Any) -> Any:
             f"a batch of {examples} does not divide among {size()} processes: choose a batch size that is a multiple"
         )
     share = examples // size()
-    return _slice(batch, slice(rank() * share, (rank() + 1) * share))
+    return _each_tensor(batch, lambda tensor: tensor[rank() * share : (rank() + 1) * share])
 
 
 def whole_of(part: Any) -> Any:
     """The batch of which `part_of` gave each process its part, in all of them: for a loss of pairs of examples."""
-    if size() == 1:
-        return part
-    if isinstance(part, Tensor):
-        parts = [torch.empty_like(part) for _ in range(size())]
-        dist.all_gather(parts, part.contiguous())
-        return torch.cat(parts)
-    parts = [whole_of(each) for each in _parts(part)]
-    return type(part)(*parts) if is_dataclass(part) else type(part)(parts)
+    return part if size() == 1 else _each_tensor(part, _gathered)
 
 
-def _slice(batch: Any, part: slice) -> Any:
+def _gathered(part: Tensor) -> Tensor:
+    parts = [torch.empty_like(part) for _ in range(size())]
+    dist.all_gather(parts, part.contiguous())
+    return torch.cat(parts)
+
+
+def _each_tensor(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(batch, Tensor):
-        return batch[part]
-    parts = [_slice(each, part) for each in _parts(batch)]
+        return change(batch)
+    parts = [_each_tensor(each, change) for each in _parts(batch)]
     return type(batch)(*parts) if is_dataclass(batch) else type(batch)(parts)

@@ -265,7 +265,12 @@ class Run:
 
         Of several records with the same "key" only the last counts: the candidate was tried again.
         """
-        return _with_fields(self._candidates.look(), where)
+        wanted = to_json(where)
+        return [
+            dict(record)
+            for record in self._candidates.look().values()
+            if all(record.get(name, _ABSENT) == value for name, value in wanted.items())
+        ]
 
     def candidate_named(self, key: Any) -> dict[str, Any] | None:
         """The last recorded candidate whose "key" is this one, or None; takes no longer when there are many."""
@@ -413,15 +418,6 @@ class _Records:
 def _with_shared_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A third of the memory of a million records is the names of their fields, unless they share them."""
     return {sys.intern(name): value for name, value in pairs}
-
-
-def _with_fields(records: Mapping[str, dict[str, Any]], where: Mapping[str, Any]) -> list[dict[str, Any]]:
-    wanted = to_json(where)
-    return [
-        dict(record)
-        for record in records.values()
-        if all(record.get(name, _ABSENT) == value for name, value in wanted.items())
-    ]
 
 
 def describe_environment(command: str | None = None) -> dict[str, Any]:

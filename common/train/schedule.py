@@ -58,9 +58,7 @@ def begin_with(moments: Mapping[str, Tensor], optimiser: optim.Optimizer, model:
     parameters = dict(model.named_parameters())
     for key, value in moments.items():
         name, _, kind = key.rpartition(".")
-        like = (
-            parameters[name] if value.dim() else value
-        )  # a count of steps stays where it is, a moment lies as its weight
+        like = parameters[name] if value.dim() else value  # a moment lies as its weight, a count of steps as it is
         optimiser.state[parameters[name]][kind] = torch.empty_like(like, requires_grad=False).copy_(value)
 
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 class Row:
     norm: Literal["batch", "group"] = "batch"
     optimisation: Optimisation = Optimisation(epochs=2)  # noqa: RUF009
+    deformable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ CHANGES = {
     "": {},
     "--preset.rows.1.optimisation.epochs 36": {"rows.1.optimisation.epochs": 36},
     "--preset.named.0.1.norm group": {"named.0.1.norm": "group"},
+    "--preset.imagenet --preset.rows.0.no-deformable": {"imagenet": True, "rows.0.deformable": False},
     "--preset.sizes 1 2 3 4 --preset.limit 0.5": {"sizes": [[1, 2], [3, 4]], "limit": 0.5},
     "--preset.augmentation.flip 0 --preset.rows.0.norm group": {"augmentation.flip": 0.0, "rows.0.norm": "group"},
     "--scale large --preset.limit None": {"limit": None},
@@ -153,15 +155,17 @@ def test_errors_of_the_work_end_without_a_traceback(error, code, text, capsys):
     assert text in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("typed", ["common", "common.cost --help", "joint_detnas.reproduce --help"])
-def test_output_that_nobody_reads_to_its_end_is_no_error(typed):
+@pytest.mark.parametrize(
+    ("typed", "unbuffered"),  # a screen or less waits for the end of Python, or not; the last is longer
+    [("common", ""), ("common.cost --help", ""), ("common.cost --help", "1"), ("joint_detnas.reproduce --help", "")],
+)
+def test_output_that_nobody_reads_to_its_end_is_no_error(typed, unbuffered):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    for unbuffered in ("", "1"):  # a screen or less waits for the end of Python, or not
-        variables = os.environ | {"PYTHONUNBUFFERED": unbuffered}
-        with subprocess.Popen([sys.executable, "-m", *typed.split()], cwd=ROOT, env=variables, **pipes) as started:
-            started.stdout.close()
-            assert started.stderr.read() == b""
-        assert started.returncode == 141
+    variables = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen([sys.executable, "-m", *typed.split()], cwd=ROOT, env=variables, **pipes) as started:
+        started.stdout.close()
+        assert started.stderr.read() == b""
+    assert started.returncode == 141
 
 
 def test_another_broken_pipe_is_told(capfd):
@@ -191,15 +195,16 @@ def commands() -> list[str]:
     return sorted(f"{path.parent.name}.{path.stem}" for path in mains if path.parent.name != "common")
 
 
-@pytest.mark.parametrize("module", commands())
-def test_help_and_wrong_flags_answer_without_torch(module):
+def test_help_and_wrong_flags_answer_without_torch():
+    """All in one process: the first of them that loads torch is named."""
     code = (
         "import sys, runpy\n"
-        "for flag in ('--help', '--nonsense'):\n"
-        "    sys.argv = ['x', flag]\n"
-        f"    try: runpy.run_module({module!r}, run_name='__main__')\n"
-        "    except SystemExit as ended: print(); print(ended.code, {'torch', 'scipy'} & set(sys.modules))"
+        f"for module in {commands()}:\n"
+        "    for flag in ('--help', '--nonsense'):\n"
+        "        sys.argv = ['x', flag]\n"
+        "        try: runpy.run_module(module, run_name='__main__')\n"
+        "        except SystemExit as ended: print('\\n#', module, ended.code, {'torch', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    answers = [line for line in done.stdout.splitlines() if line.endswith("set()")]
-    assert answers == ["0 set()", "2 set()"], done.stderr
+    answers = [line for line in done.stdout.splitlines() if line.startswith("#")]
+    assert answers == [f"# {module} {code} set()" for module in commands() for code in (0, 2)], done.stderr

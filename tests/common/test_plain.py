@@ -40,7 +40,7 @@ class Outer:
     on: bool = False
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     st.builds(
         Outer,
@@ -76,6 +76,7 @@ def test_values_of_every_kind_have_a_json_form():
         ({"inner": {"kind": "a"}, "pairs": 3}, "config.pairs must be a list, got 3"),
         ({"inner": {"kind": "a"}, "pairs": [], "limit": 1.5}, "config.limit must be int .* None, got 1.5"),
         ({"inner": {"kind": "a"}, "pairs": [[True, 1]]}, "config.pairs.0.0 must be int, got True"),
+        ({"inner": {"kind": "a"}, "pairs": [], "limit": False}, "config.limit must be int .* None, got False"),
     ],
 )
 def test_what_does_not_fit_is_named_with_its_place(value, sentence):

@@ -55,6 +55,16 @@ def test_what_is_not_planned_has_no_number_and_counts_for_the_stage_that_it_is_m
     ]
 
 
+def test_what_is_done_outside_of_all_planned_stages_has_no_number(clock, capsys):
+    progress.plan({"base": 1.0})
+    with progress.stage("base"):
+        clock(1)
+    bar = Progress("pictures", 4, unit="picture")
+    clock(1000)
+    bar.advance()
+    assert capsys.readouterr().err.splitlines()[1].startswith("pictures 1/4 pictures, 50:00 left")
+
+
 def test_a_long_stage_says_now_and_then_how_far_it_is(clock, capsys):
     progress.plan({"search": 8.0, "final": 4.0})
     with progress.stage("search"):

@@ -326,6 +326,12 @@ def test_pretraining_on_other_images_is_done_once_for_all_seeds(options):
     )
 
 
+class Named(nn.Identity):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
 def test_latencies_are_taken_in_turn(options, monkeypatch):
     order = []
 
@@ -334,10 +340,7 @@ def test_latencies_are_taken_in_turn(options, monkeypatch):
         return Latency(float(len(order)), 0.0, device, "float32", "none", 1)
 
     monkeypatch.setattr(study_module, "measure_latency", measure)
-    networks = {name: nn.Identity() for name in "ab"}
-    for name, network in networks.items():
-        network.name = name
-    found = Sums(options, 0).latencies_in_turn({name: (each, (32, 32)) for name, each in networks.items()}, "search")
+    found = Sums(options, 0).latencies_in_turn({name: (Named(name), (32, 32)) for name in "ab"}, "search")
     assert order == ["a", "b"] * PRESET.latency_rounds
     assert found["a"]["latency"] == np.median(np.arange(1, 2 * PRESET.latency_rounds, 2))
     assert found["b"]["rounds"][0] == 2.0
@@ -353,13 +356,10 @@ def test_a_run_that_is_interrupted_keeps_the_rounds_of_its_latencies(options, mo
         return {"latency": float(len(measured)), "latency_of": {}}
 
     monkeypatch.setattr(Sums, "latency_at", latency_at)
-    networks = {name: (nn.Identity(), (32, 32)) for name in "ab"}
-    for name, (network, _) in networks.items():
-        network.name = name
 
     def timed(*names: str) -> dict:
         sums = Sums(options, 0)
-        some = {name: networks[name] for name in names}
+        some = {name: (Named(name), (32, 32)) for name in names}
         return sums.once("-".join(names), lambda run: sums.latencies_in_turn(some, "search"), timed=True)
 
     with pytest.raises(KeyboardInterrupt):
@@ -403,16 +403,14 @@ def test_a_detector_is_validated_while_it_is_trained_and_nothing_else_is(options
                 backbone = OFAResNet(SPACE) if elastic else sums.backbone("resnet18")
                 network = CenterNet(backbone, len(sums.categories), (8,), 8, elastic)
                 batches = sums.training_batches((64, 32), 4)
-                fit(run, stage, network, batches, losses_of(network), sums.training(Optimisation(epochs=4)))
+                fit(run, stage, network, batches, losses_of(network), sums.training(Optimisation(epochs=2)))
             return {"done": True}
 
         sums.once("detector", make)
         return [logged(sums.run_path(what)) for what in ("detector", "classification-resnet18")]
 
-    measured, classified = train("measured", 2)
-    assert [(each["stage"], each["epoch"]) for each in measured if "AP" in each] == [
-        (stage, epoch) for stage in ("plain", "elastic") for epoch in (1, 3)
-    ]
+    measured, classified = train("measured", 1)
+    assert [(each["stage"], each["epoch"]) for each in measured if "AP" in each] == [("plain", 1), ("elastic", 1)]
     assert all(each["AP"] is None or 0 <= each["AP"] <= 1 for each in measured if "AP" in each)
     never, _ = train("never", 0)
     assert not any("AP" in each for each in never + classified)

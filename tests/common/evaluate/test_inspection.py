@@ -10,10 +10,12 @@ from torch import nn
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, Detections
 from common.cli import run
+from common.data.batches import DetectionBatches
 from common.data.scenes import scenes
+from common.evaluate import inspection
 from common.evaluate.__main__ import EvaluateCommand, main
 from common.evaluate.average_precision import METRICS, GroundTruth
-from common.evaluate.inspection import Matched, best_score, confusion, match
+from common.evaluate.inspection import Matched, as_trained, best_score, confusion, match
 from common.letterbox import letterbox_scale
 from common.models import detector as detectors
 from common.models.detector import Detector
@@ -122,19 +124,17 @@ def test_a_detector_is_evaluated_by_the_names_of_its_classes(tmp_path, monkeypat
         Image.open(tmp_path / "new" / name).verify()
 
     told.model.next = 0
+    monkeypatch.setattr(inspection, "write", lambda *_: ["drawn.png"])  # drawing takes long, and was done above
     run(main, EvaluateCommand, flags)
     printed = capsys.readouterr().out
     assert f"the detector does not know {lost}" in printed
-    assert "wrote " in printed
-    # a detector's own normalisation: the images that it is given
-    seen = []
-    told.model.next = 0
-    monkeypatch.setattr(told.model, "detect", lambda images: seen.append(images) or Told(found).detect(images))
-    monkeypatch.setattr(
-        detectors, "load_detector", lambda *_: Detector(told.model, known, side, (0.0,) * 3, (1.0,) * 3, {})
-    )
-    run(main, EvaluateCommand, flags)
-    assert 0 <= float(seen[0].min()) < 0.3 < float(seen[0].max()) <= 1.001
+    assert f"wrote {tmp_path / 'new'}: drawn.png" in printed
+
+
+def test_a_detector_sees_images_by_its_own_normalisation():
+    own = Detector(nn.Identity(), ("bolt",), 64, (0.0,) * 3, (1.0,) * 3, {})
+    [batch] = as_trained(own, DetectionBatches(scenes("test", 2, size=64), 64, 2))
+    assert 0 <= float(batch.images.min()) < 0.3 < float(batch.images.max()) <= 1.001
 
 
 def test_precision_at_each_recall_is_that_of_pycocotools_mean():
@@ -143,13 +143,12 @@ def test_precision_at_each_recall_is_that_of_pycocotools_mean():
     counts = np.diff(dataset.offsets)
     N, D = len(dataset), int(counts.max())
     generator = torch.Generator().manual_seed(0)
-    found = torch.zeros(N, D, 4)
+    found, labels = torch.zeros(N, D, 4), torch.zeros(N, D, dtype=torch.long)
     for image in range(N):
-        found[image, : counts[image]] = torch.from_numpy(dataset.boxes[dataset.boxes_of(image)])
+        rows = dataset.boxes_of(image)
+        found[image, : counts[image]] = torch.from_numpy(dataset.boxes[rows])
+        labels[image, : counts[image]] = torch.from_numpy(dataset.labels[rows])
     found += torch.randn(N, D, 4, generator=generator) * 2
-    labels = torch.zeros(N, D, dtype=torch.long)
-    for image in range(N):
-        labels[image, : counts[image]] = torch.from_numpy(dataset.labels[dataset.boxes_of(image)])
     valid = torch.arange(D) < torch.from_numpy(counts).unsqueeze(1)
     numbers = GroundTruth(dataset).evaluate(
         Detections(found, torch.rand(N, D, generator=generator), labels, valid), curves=True
@@ -167,6 +166,7 @@ def test_precision_at_each_recall_is_that_of_pycocotools_mean():
         (["best"], "best is evaluated on a set that --data names"),
         (["best", "--data", "scenes", "--gt", "a.json"], "no --gt or --dt"),
         (["best", "--data", "scenes:val=2"], "no class has the same name"),
+        (["best", "--data", "scenes:val=2", "--score", "30"], "--score must be from 0 to 1, got 30"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(flags, says, monkeypatch, capsys):

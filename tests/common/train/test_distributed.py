@@ -77,9 +77,9 @@ def train(folder: Path) -> float:
 
 
 class Scenes:
-    """Ten batches of noise with objects spread unevenly: 0 to 7 an image, most in the second half of a batch."""
+    """Five batches of noise with objects spread unevenly: 0 to 7 an image, most in the second half of a batch."""
 
-    steps_per_epoch = 10
+    steps_per_epoch = 5
 
     def epoch(self, epoch: int, start: int = 0, stage: str = ""):
         for index in range(start, self.steps_per_epoch):
@@ -97,7 +97,7 @@ class Scenes:
 
 
 def train_detector(folder: Path, kind: str) -> list[float]:
-    """The losses of this process's part at each of 20 steps."""
+    """The losses of this process's part at each of 10 steps."""
     torch.manual_seed(7)
     backbone = ResNet("resnet18", width=8)
     if kind == "one-stage":
@@ -215,6 +215,16 @@ def test_a_missing_gpu_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="finds no GPU here: give --device cpu"):
         distributed.start("cuda")
+
+
+def test_a_variable_of_torchrun_that_is_missing_is_named(monkeypatch):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        InputError, match=r"process \? of 2 did not find the others at \?:\? .* RANK expected.*torchrun"
+    ):
+        distributed.start("cpu")
 
 
 @pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1])
