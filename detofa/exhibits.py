@@ -46,7 +46,6 @@ from detofa.presets import VARIANTS, Options
 from detofa.space import OFAResNetSpace
 
 if TYPE_CHECKING:
-    from detofa.method import OperationScores
     from detofa.study import DetOFAStudy
 
 FOLDER = Path(__file__).parent
@@ -54,11 +53,8 @@ LABELS = {name: variant.title for name, variant in VARIANTS.items()} | {"random"
 _ORDER = tuple(LABELS[name] for name in ("ours", "ofa", "ofa-shrinking", "compofa", "random"))
 NAN = math.nan
 
-OVER_BUDGETS, AT_SMALLEST, AT_LARGEST = (
-    ", averaged over the budgets,",
-    " at the smallest budget",
-    " at the largest budget",
-)
+OVER_BUDGETS = ", averaged over the budgets,"
+AT_SMALLEST, AT_LARGEST = " at the smallest budget", " at the largest budget"
 BUDGETS = {OVER_BUDGETS: slice(None), AT_SMALLEST: slice(0, 1), AT_LARGEST: slice(-1, None)}
 
 
@@ -507,19 +503,14 @@ def tau_within_blocks(index: np.ndarray, score: np.ndarray, cost: np.ndarray, la
     return [0.0 if math.isnan(tau) else float(tau) for tau in taus]
 
 
-def _shuffled_tau(scores: "OperationScores", study: "DetOFAStudy") -> list[float]:
-    """The null of Figure 7: (blocks,) tau after scores changed places at random."""
-    mixed = np.random.default_rng([study.seed, 77]).permutation(scores.score)
-    return tau_within_blocks(scores.index, mixed, scores.cost, study.space.layer_stage)
-
-
 def _measure_figure7(study: "DetOFAStudy") -> Measured:
-    """Operation scores after pre-training on classification, and after the warm-up on detection."""
+    """Operation scores after pre-training on classification, and after the warm-up on detection; tau of the latter once
+    more after they changed places at random."""
+    layer_block = study.space.layer_stage
     scores = {name: study.operation_scores(what) for name, what in _SUPERNETS.items()}
-    taus = {
-        name: tau_within_blocks(each.index, each.score, each.cost, study.space.layer_stage)
-        for name, each in scores.items()
-    }
+    taus = {name: tau_within_blocks(each.index, each.score, each.cost, layer_block) for name, each in scores.items()}
+    detection = scores["detection"]
+    mixed = np.random.default_rng([study.seed, 77]).permutation(detection.score)
 
     def mean_tau(name: str) -> float:
         study.shared(_SUPERNETS[name])  # what it rests on
@@ -527,8 +518,8 @@ def _measure_figure7(study: "DetOFAStudy") -> Measured:
 
     return {
         "supernets": {name: {"score": scores[name].score.tolist(), "tau": taus[name]} for name in _SUPERNETS},
-        "index": scores["detection"].index.tolist(),
-        "shuffled": _shuffled_tau(scores["detection"], study),
+        "index": detection.index.tolist(),
+        "shuffled": tau_within_blocks(detection.index, mixed, detection.cost, layer_block),
         "evidence": {f"tau:{name}": partial(mean_tau, name) for name in _SUPERNETS},
     }
 

@@ -41,14 +41,7 @@ from common.train import distributed
 from common.train.loop import FitReport, Step, StepLosses, Training, fit
 from common.train.run_folder import Run
 from common.train.shrinking import shrink
-from detofa.presets import (
-    Elastic,
-    FilterSettings,
-    OperationPruning,
-    Phase,
-    PruningSettings,
-    ShrinkingSettings,
-)
+from detofa.presets import Elastic, FilterSettings, Phase, PruningSettings, ShrinkingSettings
 from detofa.space import Constraint, EvolutionResult, EvolutionSettings, NoPath, OFAResNetSpace, evolve
 
 if TYPE_CHECKING:
@@ -85,9 +78,8 @@ class Operations:
     @staticmethod
     def compound(space: OFAResNetSpace) -> "Operations":
         """CompOFA*, second row of Table 1: a block's depth and width rise together."""
-        if len(space.depths) != len(space.widths):
-            raise InputError("CompOFA* couples depths with widths one to one: give the space as many of each")
-        coupled = np.eye(len(space.depths), dtype=bool)[None, :, :, None]
+        coupled = np.zeros((len(space.depths), len(space.widths), 1), dtype=bool)
+        coupled[tuple(zip(*space.pairs(coupled=True), strict=True))] = True
         return Operations(space, Operations.all(space).allowed & coupled)
 
     def block_choices(self, block: int) -> np.ndarray:
@@ -168,14 +160,11 @@ def sample_per_bucket(
     return np.array([path for chosen in kept for path in chosen.values()], dtype=np.int8)
 
 
+WALK_STEPS = 300
+
+
 def _walk_into(
-    bucket: int,
-    operations: Operations,
-    constraint: Constraint,
-    paths: np.ndarray,
-    walks: int,
-    generator,
-    steps: int = 300,
+    bucket: int, operations: Operations, constraint: Constraint, paths: np.ndarray, walks: int, generator
 ) -> np.ndarray:
     """Random walks from the `paths` nearest to a bucket; returns those that have arrived, canonical.
 
@@ -190,7 +179,7 @@ def _walk_into(
 
     nearest = np.argsort(distance(paths), kind="stable")[:walks]
     walkers = paths[nearest[np.arange(walks) % len(nearest)]]
-    for _ in range(steps):
+    for _ in range(WALK_STEPS):
         redrawn = generator.random(walkers.shape) < 2 / walkers.shape[1]
         moved = np.where(redrawn, operations.draw(walks, generator), walkers)
         taken = operations.contains(moved) & (distance(moved) <= distance(walkers))
@@ -307,43 +296,39 @@ class PathLosses:
         """A random `share` of the paths and the rest (the paper: 80 % training, 20 % validation)."""
         order = generator.permutation(len(self.paths))
         first, second = np.split(order, [round(share * len(order))])
-        return self._take(first), self._take(second)
+        return self[first], self[second]
 
-    def _take(self, index: np.ndarray) -> "PathLosses":
+    def __getitem__(self, index: np.ndarray) -> "PathLosses":
         return PathLosses(self.paths[index], self.losses[index])
 
 
 @dataclass(frozen=True)
 class _FilterBatch:
+    """Paths as a filter learns from them; tokens (P, L) int64, buckets (P,) int64, losses (P,) float64."""
+
     tokens: Tensor
     buckets: Tensor
     losses: Tensor
 
+    @staticmethod
+    def of(data: PathLosses, space: OFAResNetSpace, constraint: Constraint, device: torch.device | str):
+        arrays = tokenise(space, data.paths), constraint.bucket(data.paths), data.losses
+        return _FilterBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+
 
 class _FilterBatches:
-    """Batches of paths for the training loop: shuffled by (seed, stage, epoch)."""
+    """Batches of `whole` for the training loop: shuffled by (seed, stage, epoch)."""
 
-    def __init__(self, data: PathLosses, space, constraint: Constraint, batch_size: int, seed: int, device):
-        self._tokens = torch.from_numpy(tokenise(space, data.paths)).to(device)
-        self._buckets = torch.from_numpy(constraint.bucket(data.paths)).to(device)
-        self._losses = torch.from_numpy(data.losses).to(device)
-        self._batch_size, self._seed = min(batch_size, len(data.paths)), seed
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, len(self._losses) // self._batch_size)
+    def __init__(self, whole: _FilterBatch, batch_size: int, seed: int):
+        self._whole, self._batch_size, self._seed = whole, min(batch_size, len(whole.losses)), seed
+        self.steps_per_epoch = max(1, len(whole.losses) // self._batch_size)
 
     def epoch(self, epoch: int, start: int = 0, stage: str = "") -> Iterator[_FilterBatch]:
-        generator = np.random.default_rng([self._seed, zlib.crc32(stage.encode()), epoch])
-        order = torch.from_numpy(generator.permutation(len(self._losses)))
+        whole, generator = self._whole, np.random.default_rng([self._seed, zlib.crc32(stage.encode()), epoch])
+        order = torch.from_numpy(generator.permutation(len(whole.losses)))
         for step in range(start, self.steps_per_epoch):
-            yield self._take(order[step * self._batch_size : (step + 1) * self._batch_size].to(self._losses.device))
-
-    def whole(self) -> _FilterBatch:
-        return self._take(slice(None))
-
-    def _take(self, index) -> _FilterBatch:
-        return _FilterBatch(self._tokens[index], self._buckets[index], self._losses[index])
+            index = order[step * self._batch_size : (step + 1) * self._batch_size].to(whole.losses.device)
+            yield _FilterBatch(whole.tokens[index], whole.buckets[index], whole.losses[index])
 
 
 def train_filter(
@@ -360,9 +345,8 @@ def train_filter(
     In float32, whatever the precision of the supernets.
     """
     settings, seed, device = path_filter.settings, training.seed, training.device
-    learnt_from, validation = data.split(0.8, np.random.default_rng([seed, 80]))
-    batches = _FilterBatches(learnt_from, space, constraint, settings.batch_size, seed, device)
-    held_out = _FilterBatches(validation, space, constraint, settings.batch_size, seed, device).whole()
+    parts = data.split(0.8, np.random.default_rng([seed, 80]))
+    learnt_from, held_out = (_FilterBatch.of(part, space, constraint, device) for part in parts)
     best = f"{stage}-best"
 
     def losses_of(batch: _FilterBatch) -> Tensor:
@@ -382,7 +366,7 @@ def train_filter(
         run,
         stage,
         path_filter,
-        batches,
+        _FilterBatches(learnt_from, settings.batch_size, seed),
         lambda batch, step: [{"loss": losses_of(distributed.whole_of(batch))}],  # every pair counts
         replace(training, precision="float32"),
         after_epoch=keep_best,
@@ -393,11 +377,11 @@ def train_filter(
 
 
 def ridge_scores(
-    space: OFAResNetSpace, constraint: Constraint, learnt_from: PathLosses, paths: np.ndarray, strength: float = 1.0
+    space: OFAResNetSpace, constraint: Constraint, learnt_from: PathLosses, paths: np.ndarray
 ) -> np.ndarray:
     """(P,) scores of paths by a ridge regression of loss on one-hot tokens, bucket, cost and its square.
 
-    Not in the paper: what a filter has to beat.
+    Not in the paper: what a filter has to beat. Its penalty has the weight 1.
     """
     mean, deviation = (measure(constraint.cost(learnt_from.paths)) for measure in (np.mean, np.std))
 
@@ -408,7 +392,7 @@ def ridge_scores(
         return np.hstack([tokens, np.eye(constraint.buckets)[constraint.bucket(paths)], cost, cost**2])
 
     known, level = features(learnt_from.paths), learnt_from.losses.mean()
-    gram = known.T @ known + strength * np.eye(known.shape[1])
+    gram = known.T @ known + np.eye(known.shape[1])
     return -features(paths) @ np.linalg.solve(gram, known.T @ (learnt_from.losses - level))
 
 
@@ -453,9 +437,7 @@ def score_operations(
 def prune_operations(
     operations: Operations,
     scores: OperationScores,
-    strategy: OperationPruning,
-    ratio_all: float,
-    ratio_bucket: float,
+    settings: PruningSettings,
     buckets: int,
     generator: np.random.Generator,
 ) -> Operations:
@@ -482,16 +464,16 @@ def prune_operations(
             else:
                 allowed[where] = True
 
-    if strategy == "none":
+    if settings.operations == "none":
         return left
     worst_first = np.argsort(scores.score, kind="stable")
-    if strategy == "flops":
+    if settings.operations == "flops":
         worst_first = generator.permutation(len(scores.score))
-    if strategy == "score_all":
-        remove(worst_first, round(ratio_all * len(worst_first)))
+    if settings.operations == "score_all":
+        remove(worst_first, round(settings.ratio_all * len(worst_first)))
     for which in range(buckets):
         members = [o for o in worst_first if bucket[o] == which and allowed[tuple(scores.index[o])]]
-        remove(np.array(members, dtype=int), round(ratio_bucket * len(members)))
+        remove(np.array(members, dtype=int), round(settings.ratio_bucket * len(members)))
     return left
 
 
@@ -516,12 +498,12 @@ class PathSampler:
     """Algorithm 1, lines 10 to 13: a ~ U of the pruned space, drawn again while its score is under the threshold."""
 
     operations: Operations
-    scorer: PathScorer | None = None
-    thresholds: np.ndarray | None = None
+    scorer: PathScorer
+    thresholds: np.ndarray
 
     def __call__(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """(count, C) accepted paths; whole groups are scored at once rather than one path at a time."""
-        if self.scorer is None or self.thresholds is None or np.isneginf(self.thresholds).all():
+        if np.isneginf(self.thresholds).all():
             return self.operations.sample(count, generator)
         accepted: list[np.ndarray] = []
         while sum(map(len, accepted)) < count:
@@ -594,9 +576,9 @@ def validate_paths(
         return [purpose, space.key(path)]
 
     validate = partial(_validate, supernet, evaluator)
-    records = list(evaluate_all(validate, paths, run, key, how, score=None, label=f"{purpose} paths"))
-    done = np.array([record["status"] == "done" for record in records], dtype=bool)
-    return PathLosses(paths[done], np.array([record["loss"] for record in records if record["status"] == "done"]))
+    records = evaluate_all(validate, paths, run, key, how, score=None, label=f"{purpose} paths")
+    losses = np.array([record["loss"] if record["status"] == "done" else math.nan for record in records])
+    return PathLosses(paths, losses)[np.isfinite(losses)]
 
 
 def _validate(supernet: nn.Module, evaluator: Evaluator, path: np.ndarray) -> dict[str, float]:
@@ -635,6 +617,11 @@ def sample_paths(
     generator = np.random.default_rng([study.seed, 3])
     paths = sample_per_bucket(operations, study.constraint, per_bucket, generator)
     losses = validate_paths(run, purpose, supernet, task.evaluator, paths, study.options)
+    if not len(losses.paths):
+        raise InputError(
+            f"none of the {len(paths)} sampled paths could be validated: {run.path / 'candidates.jsonl'} has the "
+            "reason for each; --retry-failed tries them again"
+        )
     records = [record for record in run.candidates() if record["key"][0] == purpose]
     return losses, {name: sum(record.get(name, 0.0) for record in records) for name in ("seconds", "cpu_seconds")}
 
@@ -645,15 +632,7 @@ def prune(
     """Algorithm 1, lines 5 and 6: the sampler of the pruned space, and the scores that it was pruned by."""
     generator = np.random.default_rng([seed, 5])
     scores = score_operations(operations, scorer, operation_samples, generator)
-    left = prune_operations(
-        operations,
-        scores,
-        settings.operations,
-        settings.ratio_all,
-        settings.ratio_bucket,
-        scorer.constraint.buckets,
-        generator,
-    )
+    left = prune_operations(operations, scores, settings, scorer.constraint.buckets, generator)
     thresholds = path_thresholds(left, scorer, settings.ratio_path, generator)
     return PathSampler(left, scorer, thresholds), scores
 
@@ -713,20 +692,17 @@ def algorithm_1(
     run: where this supernet is trained. pruning: None leaves out lines 5, 6 and 11 to 13, which is OFA without
     progressive shrinking. fine_tuning: the preset's, unless the supernet is to have the time that another took.
     """
-    preset, space = study.preset, Operations.all(study.space)
     # Input (`pretrain_supernet`, `pretrain_filter`): supernet weights and path filter, pre-trained on classification.
     study.shared("classification")
     study.shared("filter")
     # Line 1: the space that is searched begins as the whole of A.
-    sampler: Sampler = space.sample
+    sampler: Sampler = Operations.all(study.space).sample
     # Lines 2 to 4 (`warm_up`): warm-up from the transferred weights, sampled paths, fine-tuning of the filter.
     warmed_up = study.shared("warm-up")["costs"]
     supernet, costs = study.restore(study.detector(), "warm-up", "warm-up"), {"warm-up": warmed_up["warm-up"]}
     if pruning is not None:
         # Lines 5 and 6 (`prune`): operations are pruned by the filter, then each FLOPs bucket gets a score threshold.
-        sampler, _ = prune(
-            space, study.scorer(study.filter_of("warm-up")), pruning, preset.operation_samples, study.seed
-        )
+        sampler, _ = study.pruned(pruning)
         costs |= {part: warmed_up[part] for part in ("sampling", "filter")}
     # Lines 7 to 16 (`train`): gradient descent on one path a step; `PathSampler` does lines 10 to 13.
     report = train(run, "fine-tuning", supernet, study.detection_task, sampler, study.training(fine_tuning))
@@ -862,10 +838,8 @@ def progressive_shrinking(
     full_net: the static teacher, in evaluation mode, its batch-norm statistics its own. Channels are sorted by
     importance before each phase; what the phases before have trained computes the same after it.
     """
-    space, trained = (
-        supernet.backbone.space,
-        dict(zip(settings.phases, [(), *(p.elastic for p in settings.phases)], strict=False)),
-    )
+    space = supernet.backbone.space
+    trained = dict(zip(settings.phases, [(), *(phase.elastic for phase in settings.phases)], strict=False))
 
     def step_losses_of(phase: Phase) -> StepLosses:
         operations = phase_operations(space, phase.elastic)

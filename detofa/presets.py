@@ -11,7 +11,10 @@ from typing import ClassVar, Literal
 from common.cli import StudyOptions
 from common.plain import InputError
 from common.settings import Augmentation, Optimisation, Parallel, ShrinkingPhase, StudyPreset
-from detofa.space import BucketSpacing, EvolutionSettings, OFAResNetSpace
+from detofa.space import BucketSpacing, Constraint, CostTable, EvolutionSettings, OFAResNetSpace
+
+UNITS = {"macs": "MAC", "params": "parameters", "latency": "ms"}
+"""What a path may cost, and in what unit."""
 
 # ---- Settings
 
@@ -38,6 +41,13 @@ class FilterSettings:
     """Training on paths of the classification supernet."""
     fine_tuning: Optimisation = field(default_factory=lambda: Optimisation(epochs=60, learning_rate=3e-4))
     """Training on paths of the detection supernet, from the pre-trained filter."""
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.dimensions < 2 or self.dimensions % 2 or self.dimensions % self.heads:
+            raise InputError(
+                f"the path filter's dimensions must be even and a multiple of its heads, got {self.dimensions} and "
+                f"{self.heads}"
+            )
 
 
 OperationPruning = Literal["none", "flops", "score_bucket", "score_all"]
@@ -136,6 +146,15 @@ class Preset(StudyPreset):
                 f"the search space holds one network twice: {twins}; give choices that differ more, wider stages or a "
                 "smaller channel_multiple"
             )
+        if self.space.elastic_stem:
+            raise InputError(
+                "the path filter has no token for stem choices (the paper's Table 1 has none): fix the stem"
+            )
+
+    def constraint(self, name: Literal["macs", "params"]) -> Constraint:
+        """What the backbone of a path costs in multiply-accumulates or parameters, on images of this scale."""
+        table = CostTable.macs(self.space, self.image_size) if name == "macs" else CostTable.params(self.space)
+        return Constraint.of(name, UNITS[name], table, self.bucket_spacing)
 
 
 # ---- The scales
@@ -395,9 +414,6 @@ ABLATIONS = {
 """Changes to the path filter, in the order of Table 2's rows."""
 
 # ---- Flags
-
-UNITS = {"macs": "MAC", "params": "parameters", "latency": "ms"}
-"""What a path may cost, and in what unit."""
 
 
 @dataclass(frozen=True, kw_only=True)

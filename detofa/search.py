@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from common.cli import Quantity, Switch, metric, next_with, run, show, typed_command
+from common.cli import Quantity, Switch, exact, metric, next_with, run, show, typed_command
 from common.plain import InputError, to_json
 from detofa.exhibits import paper_table, printed_sizes
 from detofa.presets import PRESETS, UNITS, Preset
@@ -99,7 +99,7 @@ def find_all(
 
     study.command = command
     limit = limit_of(study, constraint)
-    budgets = tuple(budgets) or [limit.budget(share) for share in study.preset.budget_shares]
+    budgets = list(dict.fromkeys(budgets or [limit.budget(share) for share in study.preset.budget_shares]))
     for budget in budgets:
         if not budget >= limit.lowest:
             raise InputError(
@@ -107,37 +107,34 @@ def find_all(
                 f"one between that and {metric(limit.highest)} (the dearest path)"
             )
     out = study.run.path / "detectors" if out is None else out
-    environment = describe_environment(command)
-    common = {
-        "run": str(study.run.path),
-        "data": study.data,
-        "seed": study.seed,
-        "constraint": limit.name,
-        "commit": environment["git_commit"],
-        "commit_of_run": study.run.environment.get("git_commit"),
-    }
-    found, networks = {}, {}
-    for budget in budgets:
-        name = f"{limit.name}-{budget:.4g}".replace("+", "")
-        found[name], networks[name] = find_one(study, limit, budget, evaluate)
-    for name, network in networks.items():
-        timed = study.latency_at(network, study.size, "validation") if evaluate else {}
-        record = found[name] | timed
-        file = study.save_with_card(out / name, network, study.size, study.run, record["architecture"], record)
-        found[name] = {**record, "file": str(file)}
+    numbers = [f"{budget:.4g}".replace("+", "") for budget in budgets]
+    if len(set(numbers)) < len(numbers):  # some are equal in four figures
+        numbers = [exact(budget) for budget in budgets]
+    searched = [find_one(study, limit, budget, evaluate) for budget in budgets]
+    found = []
+    for number, (record, network) in zip(numbers, searched, strict=True):
+        record |= study.latency_at(network, study.size, "validation") if evaluate else {}
+        path = out / f"{limit.name}-{number}"
+        file = study.save_with_card(path, network, study.size, study.run, record["architecture"], record)
+        found.append({**record, "file": str(file)})
     note = None
     if limit.name != study.constraint.name:
         note = f"scores are compared inside buckets of {study.constraint.name}, which the path filter was trained with"
     return to_json(
         {
-            **common,
+            "run": str(study.run.path),
+            "data": study.data,
+            "seed": study.seed,
+            "constraint": limit.name,
+            "commit": describe_environment(command)["git_commit"],
+            "commit_of_run": study.run.environment.get("git_commit"),
             "variant": study.name,
             "scale": study.preset.name,
             "unit": limit.unit,
             "range": [limit.lowest, limit.highest],
             "space": {"size": study.space_left.size()},
             "note": note,
-            "found": list(found.values()),
+            "found": found,
         }
     )
 
@@ -215,15 +212,9 @@ def describe(preset: Preset) -> dict[str, Any]:
     space, size = preset.space, preset.image_size
     with_stem, macs = replace(space, elastic_stem=True), CostTable.macs(space, size)
     path, values = space.sample(1, np.random.default_rng(0))[0], printed_sizes()
-    printed = {
-        key: {"formula": formula + note, "value": values[method], "printed": about}
-        for (method, _, formula, about), key, note in zip(
-            paper_table("table1").rows,
-            ("ofa", "compofa"),
-            ("", ", one factor a stage: to the fourth power"),
-            strict=True,
-        )
-    }
+    notes, printed = {"ofa": "", "compofa": ", one factor a stage: to the fourth power"}, {}
+    for (key, note), (method, _, formula, about) in zip(notes.items(), paper_table("table1").rows, strict=True):
+        printed[key] = {"formula": formula + note, "value": values[method], "printed": about}
 
     def cost(table: CostTable, unit: str) -> dict[str, Any]:
         lowest, highest = table.range()

@@ -75,6 +75,8 @@ class OFAResNetSpace:
             raise InputError("every stage needs at least one layer: raise base_depths or the smallest of depths")
         if min(self.widths[0], self.expands[0]) <= 0:
             raise InputError("widths and expands must be positive")
+        if min(self.channel_multiple, self.stem_width, *self.stage_widths) < 1:
+            raise InputError("channel_multiple, stem_width and stage_widths must be at least 1")
 
     # ---- columns of the encoding
 
@@ -170,19 +172,27 @@ class OFAResNetSpace:
         path[0] = self.choices[0][-1]
         return path
 
-    def size(self, coupled: bool = False) -> int:
-        """The exact number of different networks. coupled: of those whose depth and width rise together in each stage,
-        as in CompOFA*.
+    def pairs(self, coupled: bool = False) -> list[tuple[int, int]]:
+        """The (depth, width) choices of a stage. coupled: those of CompOFA*, whose depth and width rise together.
+
+        Raises `InputError` when there are not as many depths as widths to couple.
         """
+        depths, widths = range(len(self.depths)), range(len(self.widths))
+        if not coupled:
+            return list(itertools.product(depths, widths))
+        if len(depths) != len(widths):
+            raise InputError("CompOFA* couples depths with widths one to one: give the space as many of each")
+        return list(zip(depths, widths, strict=True))
+
+    def size(self, coupled: bool = False) -> int:
+        """The exact number of different networks. coupled: of those in CompOFA*'s space."""
         skips, middles, outs = self.choices[self.stem_columns]
         size = len(skips) * len(set(map(self.stem_middle, middles))) * len(set(map(self.stem_out, outs)))
-        depths, widths = range(len(self.depths)), range(len(self.widths))
-        pairs = list(zip(depths, widths, strict=False) if coupled else itertools.product(depths, widths))
         for stage, base in enumerate(self.base_depths):
             networks = {
                 (depth, self.stage_width(stage, width)): len(set(self._middle_widths(stage, width)))
                 ** (base + self.depths[depth])
-                for depth, width in pairs
+                for depth, width in self.pairs(coupled)
             }
             size *= sum(networks.values())
         return size
@@ -229,37 +239,35 @@ class OFAResNetSpace:
     def architecture(self, path: Sequence[int]) -> OFAResNetArchitecture:
         """The path (C,) in channels."""
         path = np.asarray(path)
-        skip, stem_mid, stem_out = (int(index) for index in path[self.stem_columns])
-        widths = [int(index) for index in path[self.width_columns]]
-        middles: list[list[int]] = [[] for _ in range(_STAGES)]
-        active = self.active_layers(path)
-        for stage, keep, expand in zip(self.layer_stage, active, path[self.expand_columns], strict=True):
-            if keep:
-                middles[stage].append(self.middle_width(int(stage), widths[stage], int(expand)))
+        skip, stem_mid, stem_out = path[self.stem_columns]
+        stages = list(zip(range(_STAGES), path[self.width_columns], self._kept_expands(path), strict=True))
         return OFAResNetArchitecture(
             stem_residual=not skip,
             stem_middle=self.stem_middle(stem_mid),
             stem_width=self.stem_out(stem_out),
-            stage_widths=tuple(self.stage_width(stage, width) for stage, width in enumerate(widths)),
+            stage_widths=tuple(self.stage_width(stage, width) for stage, width, _ in stages),
             stage_strides=self.stage_strides,
-            middle_widths=tuple(map(tuple, middles)),
+            middle_widths=tuple(
+                tuple(self.middle_width(stage, width, expand) for expand in kept) for stage, width, kept in stages
+            ),
         )
+
+    def _kept_expands(self, path: np.ndarray) -> list[np.ndarray]:
+        """The expand choices of the layers that the path (C,) keeps, stage by stage."""
+        active, expands = self.active_layers(path), path[self.expand_columns]
+        return [expands[active & (self.layer_stage == stage)] for stage in range(_STAGES)]
 
     # ---- names and descriptions
 
     def describe(self, path: Sequence[int]) -> dict:
         """The path (C,) as readable JSON: multipliers and ratios instead of indices, dropped layers left out."""
         path = np.asarray(path)
-        skip, stem_mid, stem_out = (int(index) for index in path[self.stem_columns])
-        active, expands = self.active_layers(path), path[self.expand_columns]
+        skip, stem_mid, stem_out = path[self.stem_columns]
         return {
             "stem": {"residual": not skip, "middle": self.widths[stem_mid], "width": self.widths[stem_out]},
             "depth": [self.depths[index] for index in path[self.depth_columns]],
             "width": [self.widths[index] for index in path[self.width_columns]],
-            "expand": [
-                [self.expands[index] for index in expands[active & (self.layer_stage == stage)]]
-                for stage in range(_STAGES)
-            ],
+            "expand": [[self.expands[index] for index in kept] for kept in self._kept_expands(path)],
         }
 
     def key(self, path: Sequence[int]) -> str:
@@ -269,9 +277,8 @@ class OFAResNetSpace:
             return "".join(_DIGITS[index] for index in indices)
 
         path = np.asarray(path)
-        active, expands = self.active_layers(path), path[self.expand_columns]
         stem = f"s{digits(path[self.stem_columns])}-" if self.elastic_stem else ""
-        expand = ".".join(digits(expands[active & (self.layer_stage == stage)]) for stage in range(_STAGES))
+        expand = ".".join(map(digits, self._kept_expands(path)))
         return f"{stem}d{digits(path[self.depth_columns])}-w{digits(path[self.width_columns])}-e{expand}"
 
     def from_key(self, key: str) -> np.ndarray:
@@ -368,15 +375,8 @@ class BlockShape:
 
 _Cost = Callable[[StemShape | BlockShape], float]
 Rows = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A part of the cost: `columns` of a path, each with so many choices, and the cost for every combination."""
-
-    columns: tuple[int, ...]
-    counts: tuple[int, ...]
-    costs: np.ndarray  # (prod(counts),), the last column varying fastest
+_Part = tuple[Sequence[int], np.ndarray]
+"""A part of the cost: columns of a path, and the cost for every combination of their choices, an axis a column."""
 
 
 class CostTable:
@@ -410,16 +410,15 @@ class CostTable:
             size = _halved(size) if space.stage_strides[stage] == 2 else size
         if head is not None:
             costs = np.array([head(space.stage_width(_STAGES - 1, width)) for width in range(len(space.widths))])
-            parts.append(_Part((space.width_columns.stop - 1,), costs.shape, costs))
-        self._costs = np.concatenate([part.costs for part in parts])
+            parts.append(([space.width_columns.stop - 1], costs))
+        self._costs = np.concatenate([costs.ravel() for _, costs in parts])
         # Codes of the joined table are whole numbers below its length: float32 holds those under 2^24 exactly.
         number = np.float32 if len(self._costs) < 1 << 24 else np.float64
-        starts = np.cumsum([0, *(len(part.costs) for part in parts[:-1])])
+        starts = np.cumsum([0, *(costs.size for _, costs in parts[:-1])])
         self._starts = starts.astype(number)[:, None]
         self._radix = np.zeros((len(parts), len(space.columns)), dtype=number)
-        for row, part in zip(self._radix, parts, strict=True):
-            for position, column in enumerate(part.columns):
-                row[column] = prod(part.counts[position + 1 :])
+        for row, (columns, costs) in zip(self._radix, parts, strict=True):
+            row[columns] = [prod(costs.shape[axis + 1 :]) for axis in range(costs.ndim)]
 
     def __call__(self, paths: np.ndarray) -> np.ndarray:
         """paths (P, C) int8, canonical or not -> costs (P,)."""
@@ -451,7 +450,7 @@ def _stem_part(space: OFAResNetSpace, cost: _Cost, size: _Size) -> _Part:
     for skip, middle, width in itertools.product(*space.choices[space.stem_columns]):
         shape = StemShape(space.stem_middle(middle), space.stem_out(width), not skip, size)
         costs[skip, middle, width] = cost(shape)
-    return _Part((0, 1, 2), costs.shape, np.array(costs.ravel().tolist()))
+    return range(STEM_COLUMNS), np.array(costs.tolist())
 
 
 def _stage_parts(space: OFAResNetSpace, stage: int, cost: _Cost, size: _Size) -> Iterator[_Part]:
@@ -486,10 +485,12 @@ def _stage_parts(space: OFAResNetSpace, stage: int, cost: _Cost, size: _Size) ->
             term = (further if layer else opening)[:, :, None] * kept  # (width before or 1, width, depth, expand)
             term = term.reshape(*term.shape, *[1] * (len(group) - 1))
             costs += np.moveaxis(term, len(shared), len(shared) + axis)
-        yield _Part((*columns, *layers[list(group)].tolist()), costs.shape, costs.ravel())
+        yield [*columns, *layers[list(group)]], costs
 
 
 BucketSpacing = Literal["equal", "quantile"]
+BUCKETS = 5
+"""Cost buckets of a space (Section 3.1.1)."""
 
 
 @dataclass(frozen=True)
@@ -508,11 +509,11 @@ class Constraint:
     buckets_of: "Constraint | None" = None
 
     @staticmethod
-    def of(name: str, unit: str, table: CostTable, spacing: BucketSpacing = "equal", buckets: int = 5) -> "Constraint":
-        """The constraint on what a table says. spacing: buckets of equal width, as in the paper (Section 3.1.1: five),
-        or such that uniform paths fall into all of them equally often.
+    def of(name: str, unit: str, table: CostTable, spacing: BucketSpacing = "equal") -> "Constraint":
+        """The constraint on what a table says. spacing: buckets of equal width, as in the paper, or such that uniform
+        paths fall into all of them equally often.
         """
-        shares, (lowest, highest) = np.linspace(0, 1, buckets + 1), table.range()
+        shares, (lowest, highest) = np.linspace(0, 1, BUCKETS + 1), table.range()
         inner = lowest + shares * (highest - lowest)
         if spacing == "quantile":
             inner = np.quantile(table(table.space.sample(100_000, np.random.default_rng(0))), shares)
@@ -576,13 +577,11 @@ class EvolutionSettings:
 class EvolutionResult:
     """What a search found.
 
-    best: (C,) int8. score: its score. history: (generations + 1,) best score so far. scored: how many different
-    individuals were scored.
+    best: (C,) int8. score: its score. scored: how many different individuals were scored.
     """
 
     best: np.ndarray
     score: float
-    history: np.ndarray
     scored: int
 
 
@@ -677,7 +676,6 @@ def evolve(
         return np.where(generator.random(mothers.shape) < 0.5, mothers, fathers)
 
     breeds, wanted = (mutate, cross), np.array([mutants, settings.population - mutants])
-    history = [values.max()]
     for _ in range(settings.generations):
         # Parents are different: a population of copies of one early winner would stop searching.
         distinct = np.sort(np.unique(keys, return_index=True)[1])
@@ -687,11 +685,8 @@ def evolve(
         population = np.concatenate([parents, children])
         values = np.concatenate([values[order], scores(children, child_keys)])
         keys = np.concatenate([keys[order], child_keys])
-        history.append(values.max())
     winner = int(values.argmax())
-    return EvolutionResult(
-        canonical(population[winner : winner + 1])[0], float(values[winner]), np.array(history), len(scores)
-    )
+    return EvolutionResult(canonical(population[winner : winner + 1])[0], float(values[winner]), len(scores))
 
 
 def _children(

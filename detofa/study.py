@@ -7,10 +7,12 @@ the full net, the warm-up. What a run is made of stands in detofa/method.py.
     VARIANT                            one supernet of `presets.VARIANTS`, with the nets found in it for every budget
     sampled-VARIANT                    AP of uniform paths of it (Figure 6)
     filter-ablation-NAME               the path filter, cross-validated (Table 2)
+    plateau-KIND-LENGTH                the full net or a uniform supernet, trained shorter or longer
     latency                            milliseconds of the space's blocks, for all seeds
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -118,18 +120,21 @@ class DetOFAStudy(Study):
     def constraint(self) -> Constraint:
         """What a path costs, at the size of the detection images."""
         if self.options.constraint == "latency":
-            self.once("latency", self._time_blocks, shared=True, timed=True, pretrained=None)
+            self._milliseconds()  # a run that is used whenever the constraint is asked for
         return self._constraint
 
     @cached_property
     def _constraint(self) -> Constraint:
-        name, size = self.options.constraint, self.preset.image_size
-        if name == "latency":
-            known = self.once("latency", self._time_blocks, shared=True, timed=True, pretrained=None)["blocks"]
-            table = CostTable(self.space, lambda shape: known[str(shape)], size)
-        else:
-            table = CostTable.macs(self.space, size) if name == "macs" else CostTable.params(self.space)
-        return Constraint.of(name, UNITS[name], table, self.preset.bucket_spacing)
+        preset, name = self.preset, self.options.constraint
+        if name != "latency":
+            return preset.constraint(name)
+        known = self._milliseconds()
+        table = CostTable(self.space, lambda shape: known[str(shape)], preset.image_size)
+        return Constraint.of(name, UNITS[name], table, preset.bucket_spacing)
+
+    def _milliseconds(self) -> dict[str, float]:
+        """Block or stem -> its latency."""
+        return self.once("latency", self._time_blocks, shared=True, timed=True, pretrained=None)["blocks"]
 
     def _time_blocks(self, run: Run) -> dict[str, Any]:
         """Measured once for all seeds: every process then has the same buckets and budgets."""
@@ -319,9 +324,7 @@ class DetOFAStudy(Study):
         ours, own, shortest = self.result("ours")["costs"], self.result(name)["costs"], self.preset.fine_tuning
         missing = training_budget(ours)["cpu_seconds"] - training_budget(own)["cpu_seconds"]
         longer = max(1.0, 1 + missing / own["fine-tuning"]["cpu_seconds"])
-        epochs = round(longer * shortest.epochs)
-        milestones = tuple(milestone * epochs / shortest.epochs for milestone in shortest.milestones)
-        return replace(shortest, epochs=epochs, milestones=milestones)
+        return lasting(shortest, round(longer * shortest.epochs))
 
     def measured(
         self, run: Run, supernet: CenterNet, paths: Sequence[np.ndarray | None]
@@ -381,7 +384,7 @@ class DetOFAStudy(Study):
             scores = np.empty(len(fold))
             for held_out in range(self.preset.filter_folds):
                 path_filter, inside = self.new_filter(settings), fold != held_out
-                chosen = PathLosses(data.paths[inside], data.losses[inside])
+                chosen = data[inside]
                 if name == "ridge":
                     scores[~inside] = method.ridge_scores(self.space, constraint, chosen, data.paths[~inside])
                     continue
@@ -410,7 +413,8 @@ class DetOFAStudy(Study):
             return {"samples": report.samples, "paths": self.measured(run, supernet, paths)}
 
         result = self.once(f"plateau-{kind}-{length:g}", make)
-        return result["samples"], *(100 * path["AP"] for path in result["paths"])
+        found = [path.get("AP") for path in result["paths"]]  # None: not measured, for what is trained has diverged
+        return result["samples"], *(math.nan if each is None else 100 * each for each in found)
 
     def operation_scores(self, what: str) -> OperationScores:
         """Figure 7: scores of all operations by the filter of a shared run; every filter scores the same paths."""

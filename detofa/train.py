@@ -16,7 +16,6 @@ from common.cli import OneSeed, Switch, exact, metric, run, show, typed_command,
 from common.plain import InputError, read_json, to_json
 from detofa import presets
 from detofa.presets import UNITS, VARIANTS
-from detofa.space import Constraint, CostTable
 
 if TYPE_CHECKING:
     from detofa.study import DetOFAStudy
@@ -67,20 +66,18 @@ def main(options: Options) -> None:
 def stages(study: "DetOFAStudy", name: str) -> dict[str, float]:
     """Runs that a variant's training and search go through -> work, see `Study.work`."""
     preset, variant = study.preset, VARIANTS[name]
-    once = study.work(preset.fine_tuning.epochs, study.size)
+    warm_up, own = preset.warm_up.epochs, preset.fine_tuning.epochs
+    epochs = {"warm-up": warm_up, name: own} if variant.shared_warm_up else {name: warm_up + own}
+    if variant.shrinking:
+        epochs = {"fullnet": warm_up + own, name: sum(phase.epochs for phase in preset.shrinking.phases)}
     work = {"latency": 0.0} if study.options.constraint == "latency" else {}
-    if variant.transfer or not variant.full_net:
-        work |= {"classification": (1 if study.options.pretrained else 2) * study.crop_work}
+    work |= {"classification": (1 if study.options.pretrained else 2) * study.crop_work}
     if not variant.full_net:
         work |= {"filter": 0.0}
-    if variant.shared_warm_up:
-        work |= {"warm-up": study.work(preset.warm_up.epochs, study.size)}
-    if variant.shrinking:
-        work |= {"fullnet": once, name: study.work(sum(each.epochs for each in preset.shrinking.phases), study.size)}
     planned = {study.run_name(what, what == "latency"): pixels for what, pixels in work.items()}
     for other in ("ours", variant.equal_cost_of) if variant.equal_cost_of else ():
         planned |= stages(study, other)
-    return planned | ({} if variant.shrinking else {study.run_name(name): once})
+    return planned | {study.run_name(what): study.work(count, study.size) for what, count in epochs.items()}
 
 
 def describe(options: Options) -> dict[str, Any]:
@@ -91,9 +88,7 @@ def describe(options: Options) -> dict[str, Any]:
     cost: dict[str, Any] = {"name": options.constraint, "unit": UNITS[options.constraint]}
     budgets = None  # latency is measured when training begins
     if options.constraint != "latency":
-        macs = options.constraint == "macs"
-        table = CostTable.macs(preset.space, preset.image_size) if macs else CostTable.params(preset.space)
-        constraint = Constraint.of(**cost, table=table, spacing=preset.bucket_spacing)
+        constraint = preset.constraint(options.constraint)
         cost |= {"lowest": constraint.lowest, "highest": constraint.highest}
         budgets = [constraint.budget(share) for share in preset.budget_shares]
     plan = {
@@ -121,11 +116,9 @@ def plan_text(plan: Mapping[str, Any]) -> str:
         f"{metric(cost['lowest'])} to {metric(cost['highest'])} {cost['unit']}" if "lowest" in cost else "measured ms"
     )
     changed = "".join(f", {name} {value}" for name, value in plan["changed"].items())
-    stages = [
-        preset["warm_up"],
-        preset["fine_tuning"],
-        *(preset["shrinking"]["phases"] if variant["shrinking"] else ()),
-    ]
+    stages = [preset["warm_up"], preset["fine_tuning"]]
+    if variant["shrinking"]:
+        stages += preset["shrinking"]["phases"]
     epochs = " + ".join(str(stage["epochs"]) for stage in stages)
     longer = " (more: as many CPU seconds as ours takes)" if variant["equal_cost_of"] else ""
     pretraining = f"2 x {preset['classification']['epochs']} epochs on object crops"
@@ -158,11 +151,11 @@ def report_text(report: Mapping[str, Any]) -> str:
     """What was found for each budget, what it took, and what to type next."""
     unit = report["unit"]
     if "full" in report:
-        lines = [f"full net: {metric(report['full']['cost'])} {unit}, AP {points(report['full'])}"]
+        lines = [f"full net: {_cost(report['full'])} {unit}, AP {points(report['full'])}"]
     else:
         lines = [f"{'budget':>12}{'cost':>12} {unit:<12}{'AP':>6}{'AP, random':>12}  path"]
         for budget, found, chance in zip(report["budgets"], report["found"], report["random"], strict=True):
-            numbers = f"{metric(budget):>12}{metric(found['cost']):>12} {'':<12}{points(found):>6}{points(chance):>12}"
+            numbers = f"{metric(budget):>12}{_cost(found):>12} {'':<12}{points(found):>6}{points(chance):>12}"
             lines.append(f"{numbers}  {found['path']}")
     used = sum(part["seconds"] for part in report["costs"].values())
     memory = "unknown" if report["peak_memory"] is None else f"{report['peak_memory'] / 2**30:.2f} GiB"
@@ -172,6 +165,11 @@ def report_text(report: Mapping[str, Any]) -> str:
         f"next: {report['next']}",
     ]
     return "\n".join(lines)
+
+
+def _cost(record: Mapping[str, Any]) -> str:
+    """What a network costs; "-" where it could not be measured."""
+    return metric(record["cost"]) if "cost" in record else "-"
 
 
 def points(record: Mapping[str, Any] | None) -> str:

@@ -21,7 +21,8 @@ def trained(tmp_path_factory) -> SimpleNamespace:
 
     options = Options(data=DATA, out=tmp_path_factory.mktemp("runs"), device="cpu", json=True, preset=SMALL)
     printed, said = io.StringIO(), io.StringIO()
-    with redirect_stdout(printed), redirect_stderr(said):
+    with redirect_stdout(printed), redirect_stderr(said), pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
         main(options)
     report = json.loads(printed.getvalue())
     run, said = Path(report["run"]), said.getvalue().splitlines()
@@ -29,10 +30,11 @@ def trained(tmp_path_factory) -> SimpleNamespace:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """A few draws for each bucket: an empty bucket of a tiny space would be looked for 40 times."""
+    """A few draws and short walks for each bucket: an empty one of a tiny space would be looked for at length."""
     from detofa import method
 
     patch.setattr(method, "sample_per_bucket", partial(method.sample_per_bucket, draws=1))
+    patch.setattr(method, "WALK_STEPS", 30)
 
 
 @pytest.fixture(scope="module")

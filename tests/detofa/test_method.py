@@ -72,9 +72,8 @@ def test_all_that_the_header_names_is_there_in_the_papers_order():
     assert spoken_of >= set(range(1, 17))
 
 
-def _constraint(space, table=None, buckets=5, name="macs") -> Constraint:
-    table = table or CostTable.macs(space, 64)
-    return Constraint.of(name, "MAC", table, buckets=buckets)
+def _constraint(space, table=None, name="macs") -> Constraint:
+    return Constraint.of(name, "MAC", table or CostTable.macs(space, 64))
 
 
 def _latency(space):
@@ -200,10 +199,11 @@ def test_paths_a_bucket_are_different_and_in_their_bucket():
     assert constraint.bucket(paths).tolist() == np.repeat(range(5), 7).tolist()
     assert len(np.unique(paths, axis=0)) == 35
     assert operations.contains(paths).all()
-    again = sample_per_bucket(operations, constraint, 7, np.random.default_rng(0))
-    other = sample_per_bucket(operations, constraint, 7, np.random.default_rng(1))
-    assert (again == paths).all()
-    assert not (other == paths).all()
+    first, again, other = (
+        sample_per_bucket(Operations.all(TINY), _constraint(TINY), 1, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
+    assert (again == first).all()
+    assert not (other == first).all()
 
 
 def test_a_bucket_without_enough_paths_stays_shorter():
@@ -503,7 +503,8 @@ def _buckets_of(scores: OperationScores, buckets=5) -> np.ndarray:
 @pytest.mark.parametrize("strategy", ["none", "flops", "score_bucket", "score_all"])
 def test_operations_are_pruned_as_section_3_2_says(strategy):
     scores, operations = _operation_scores(PAPER), Operations.all(PAPER)
-    left = prune_operations(operations, scores, strategy, 0.1, 0.3, 5, np.random.default_rng(0))
+    pruning = PruningSettings(strategy, ratio_all=0.1, ratio_bucket=0.3)
+    left = prune_operations(operations, scores, pruning, 5, np.random.default_rng(0))
     worst_first, bucket = np.argsort(scores.score), _buckets_of(scores)
     if strategy == "flops":
         worst_first = np.random.default_rng(0).permutation(len(scores.score))
@@ -525,9 +526,8 @@ def test_operations_are_pruned_as_section_3_2_says(strategy):
 )
 def test_a_path_always_remains(seed, strategy, ratio_all, ratio_bucket):
     generator = np.random.default_rng(seed)
-    left = prune_operations(
-        Operations.all(TINY), _operation_scores(TINY, seed), strategy, ratio_all, ratio_bucket, 5, generator
-    )
+    pruning = PruningSettings(strategy, ratio_all, ratio_bucket)
+    left = prune_operations(Operations.all(TINY), _operation_scores(TINY, seed), pruning, 5, generator)
     assert all(left.block_choices(block).any() for block in range(4))
     assert left.size() >= 1
     assert left.contains(left.sample(20, generator)).all()
@@ -556,18 +556,18 @@ def test_the_sampler_draws_again_below_the_threshold():
     thresholds = path_thresholds(operations, scorer, 0.25, np.random.default_rng(0))
     sampler = PathSampler(operations, scorer, thresholds)
     generator = np.random.default_rng(1)
-    one_by_one = np.concatenate([sampler(1, generator) for _ in range(1500)])
+    one_by_one = np.concatenate([sampler(1, generator) for _ in range(400)])
     together = sampler(1500, generator)
     uniform = operations.sample(20_000, generator)
     kept = uniform[scorer(uniform) >= thresholds[scorer.constraint.bucket(uniform)]]
     assert len(kept) / len(uniform) == pytest.approx(0.75, abs=0.03)
-    for paths in (one_by_one, together):
-        assert paths.shape == (1500, len(TINY.columns))
+    for paths, count in ((one_by_one, 400), (together, 1500)):
+        assert paths.shape == (count, len(TINY.columns))
         assert (scorer(paths) >= thresholds[scorer.constraint.bucket(paths)]).all()
-        np.testing.assert_allclose(paths.mean(axis=0), kept.mean(axis=0), atol=0.06)
+        np.testing.assert_allclose(paths.mean(axis=0), kept.mean(axis=0), atol=2.4 / count**0.5)
+    unfiltered = PathSampler(operations, Scorer(TINY, None), np.full(5, -np.inf))
     expected = operations.sample(9, np.random.default_rng(0))
-    for sampler in (PathSampler(operations), PathSampler(operations, Scorer(TINY, None), np.full(5, -np.inf))):
-        assert (sampler(9, np.random.default_rng(0)) == expected).all()
+    assert (unfiltered(9, np.random.default_rng(0)) == expected).all()
 
 
 def test_prune_joins_the_parts():
@@ -677,23 +677,27 @@ def test_a_path_that_cannot_be_evaluated_is_recorded_and_left_out(run):
 # --- 3.3 search -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "share"),
-    [("macs", 0.15), ("macs", 0.5), ("macs", 1.0), ("params", 0.9), ("latency", 0.5)],
-)
+def _search(operations, scorer, budget, wanted: float):
+    """A search; evolution may end beside the best once in a while: then another seed's."""
+    for seed in (1, 2):
+        found = search(operations, scorer, budget, EvolutionSettings(100, 60), seed)
+        if found.score == pytest.approx(wanted):
+            break
+    return found
+
+
+@pytest.mark.parametrize(("kind", "share"), [("macs", 0.15), ("macs", 1.0), ("latency", 0.5)])
 def test_search_finds_what_brute_force_finds(kind, share):
     scorer = Scorer(TINY, _constraint(TINY, TABLES[kind], name=kind))
     operations = _random_pruning(TINY, np.random.default_rng(2), 0.1)
     budget = scorer.constraint.budget(share)
-    # evolution may end beside the best once in a while: the better of two searches
-    both = [search(operations, scorer, budget, EvolutionSettings(100, 60), seed) for seed in (1, 2)]
-    found = max(both, key=lambda result: result.score)
     fit = EVERY_PATH[operations.contains(EVERY_PATH) & (scorer.constraint.cost(EVERY_PATH) <= budget)]
     buckets = scorer.constraint.bucket(fit)
     left = EVERY_PATH[operations.contains(EVERY_PATH)]
     affordable, bucket = scorer.constraint.cost(left) <= budget, scorer.constraint.bucket(left)
     dearest = max(each for each in range(5) if affordable[bucket == each].mean() >= 0.1)
     best = scorer(fit[buckets == dearest]).max()
+    found = _search(operations, scorer, budget, dearest + best)
     assert scorer(found.best[None])[0] == pytest.approx(best)
     assert scorer.constraint.cost(found.best[None])[0] <= budget
     assert scorer.constraint.bucket(found.best[None])[0] == dearest
@@ -710,8 +714,9 @@ def test_a_path_that_costs_just_the_budget_is_one_of_its_bucket():
         at_budget = EVERY_PATH[constraint.cost(EVERY_PATH) == budget]
         assert set(constraint.bucket(at_budget)) == {bucket}
         fit = EVERY_PATH[constraint.bucket(EVERY_PATH) == bucket]
-        both = [search(Operations.all(TINY), scorer, budget, EvolutionSettings(100, 60), seed) for seed in (1, 2)]
-        assert max(scorer(each.best[None])[0] for each in both) == pytest.approx(scorer(fit).max())
+        best = scorer(fit).max()
+        found = _search(Operations.all(TINY), scorer, budget, bucket + best)
+        assert scorer(found.best[None])[0] == pytest.approx(best)
     assert constraint.bucket(EVERY_PATH).max() == 3
     assert constraint.bucket(TINY.smallest()[None]) == 0
 
@@ -722,9 +727,8 @@ def test_a_search_is_not_confined_to_the_few_paths_that_a_budget_reaches_of_a_bu
     scorer, operations = Scorer(TINY, _constraint(TINY)), Operations.all(TINY)
     costs, buckets = scorer.constraint.cost(EVERY_PATH), scorer.constraint.bucket(EVERY_PATH)
     budget = float(np.quantile(costs[buckets == 2], reached, method="lower"))
-    both = [search(operations, scorer, budget, EvolutionSettings(100, 60), seed) for seed in (1, 2)]
-    best = scorer(EVERY_PATH[(buckets == bucket) & (costs <= budget)]).max()
-    assert max(each.score for each in both) == pytest.approx(bucket + best)
+    best = bucket + scorer(EVERY_PATH[(buckets == bucket) & (costs <= budget)]).max()
+    assert _search(operations, scorer, budget, best).score == pytest.approx(best)
 
 
 @pytest.mark.parametrize(("share", "bucket"), [(0.05, 0), (0.1, 0), (0.7, 2), (0.9, 3), (0.99, 4)])

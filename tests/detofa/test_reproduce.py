@@ -11,6 +11,7 @@ from common.plain import read_json
 from common.report.exhibit import ExhibitResult
 from common.train import loop
 from detofa.exhibits import PAPER
+from detofa.method import Evaluator
 from detofa.presets import PRESETS, VARIANTS
 from detofa.reproduce import Options, main
 from tests.detofa.tiny_space import TINY_PRESET
@@ -97,5 +98,6 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(folder, options
 
     before = contents()
     monkeypatch.setattr(loop._Stage, "train", lambda *_: pytest.fail("something was trained again"))
+    monkeypatch.setattr(Evaluator, "loss", lambda *_: pytest.fail("a path was validated again"))
     main(options)
     assert contents() == before

@@ -46,10 +46,10 @@ def test_every_path_is_counted_and_canonical(elastic_stem):
     assert TINY.size(coupled=True) == (depths == widths).all(axis=1).sum()
 
 
-@pytest.mark.parametrize("multiple", [*(pytest.param(each, marks=pytest.mark.slow) for each in (1, 2, 3)), 4])
+@pytest.mark.parametrize("multiple", [1, 2, 3, 4])
 def test_the_size_is_that_of_different_networks(multiple):
     """Rounding makes some choices equal: every path's network is listed, and equal ones count once."""
-    few = {"widths": (0.5, 0.6, 1.0), "expands": (0.25, 0.4), "depths": (0,), "base_depths": (1, 1, 1, 2)}
+    few = {"widths": (0.5, 0.6), "expands": (0.25, 0.4), "depths": (0,), "base_depths": (1, 1, 1, 2)}
     space = dataclasses.replace(TINY, channel_multiple=multiple, elastic_stem=True, **few)
     paths = list_paths(space)
     networks = {space.architecture(path) for path in paths}
@@ -124,6 +124,7 @@ def test_what_is_no_name_is_refused(key):
         ({"base_depths": (2, 2, 2)}, "must each give 4 numbers"),
         ({"base_depths": (0, 1, 1, 1)}, "at least one layer"),
         ({"expands": (0.0, 0.5)}, "must be positive"),
+        ({"channel_multiple": 0}, "channel_multiple, stem_width and stage_widths must be at least 1"),
     ],
 )
 def test_illegal_spaces_are_refused(change, word):
@@ -143,17 +144,17 @@ def _counted(space, path, size):
 
 
 @pytest.mark.parametrize("space", [ELASTIC_STEM, UNEVEN, THIN])
-@pytest.mark.parametrize("largest_table", [module.LARGEST_TABLE, 1])
-def test_tables_equal_counting_each_network(space, largest_table, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST_TABLE", largest_table)
+def test_tables_equal_counting_each_network(space, monkeypatch):
     size = (226, 165)  # odd after some halvings
-    paths = np.stack([*space.sample(4, np.random.default_rng(0)), space.smallest(), space.largest()])
+    paths = np.stack([*space.sample(3, np.random.default_rng(0)), space.smallest(), space.largest()])
     counted = np.array([_counted(space, path, size) for path in paths])
-    macs, params = CostTable.macs(space, size), CostTable.params(space)
-    assert macs(paths).dtype == np.int64
-    assert (macs(paths) == counted[:, 0]).all()
-    assert (params(paths) == counted[:, 1]).all()
-    assert params.range() == (counted[-2, 1], counted[-1, 1])
+    for largest_table in (module.LARGEST_TABLE, 1):
+        monkeypatch.setattr(module, "LARGEST_TABLE", largest_table)
+        macs, params = CostTable.macs(space, size), CostTable.params(space)
+        assert macs(paths).dtype == np.int64
+        assert (macs(paths) == counted[:, 0]).all()
+        assert (params(paths) == counted[:, 1]).all()
+        assert params.range() == (counted[-2, 1], counted[-1, 1])
 
 
 def test_the_papers_range():
@@ -241,9 +242,9 @@ def _search(score=_additive, feasible=None, settings=SMALL, seed=0, sample=_samp
 
 
 def test_the_same_seed_gives_the_same_search_and_another_seed_another():
-    first, again, other = (_search(settings=EvolutionSettings(20, 3), seed=seed).history for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
+    first, again, other = (_search(settings=EvolutionSettings(20, 3), seed=seed) for seed in (0, 0, 1))
+    assert (first.best.tolist(), first.score) == (again.best.tolist(), again.score)
+    assert first.best.tolist() != other.best.tolist()
 
 
 def test_the_optimum_of_an_additive_score_is_found():
@@ -252,21 +253,14 @@ def test_the_optimum_of_an_additive_score_is_found():
     assert found.score == pytest.approx(WEIGHT.max(axis=1).sum())
 
 
-def test_only_feasible_rows_are_scored_and_none_twice():
+@pytest.mark.parametrize("generations", [0, 1, SMALL.generations])
+def test_only_feasible_rows_are_scored_none_twice_and_the_best_is_kept(generations):
     score = Counted()
-    found = _search(score, lambda rows: _cost(rows) <= 12)
+    found = _search(score, lambda rows: _cost(rows) <= 12, EvolutionSettings(SMALL.population, generations))
     scored = np.array(score.rows)
     assert _cost(scored).max() <= 12
-    assert len(np.unique(scored, axis=0)) == len(scored) == found.scored < SMALL.population * (SMALL.generations + 1)
+    assert len(np.unique(scored, axis=0)) == len(scored) == found.scored <= SMALL.population * (generations + 1)
     assert found.score == _additive(found.best[None])[0] == _additive(scored).max()
-
-
-@pytest.mark.parametrize("generations", [0, 1, 25])
-def test_history_only_rises_and_ends_at_the_best(generations):
-    found = _search(settings=EvolutionSettings(30, generations))
-    assert found.history.shape == (generations + 1,)
-    assert (np.diff(found.history) >= 0).all()
-    assert found.history[-1] == found.score
 
 
 def test_better_than_random_search_with_as_many_evaluations():

@@ -1,8 +1,6 @@
 """`python -m detofa.train`: its plan without torch, its report, and one-sentence errors."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,30 +14,24 @@ from detofa.train import Options, describe, main, stages
 from tests.detofa.tiny_space import SMALL
 
 
-@pytest.mark.parametrize("module", ["train", "search", "reproduce", "exhibits", "presets", "space"])
-def test_flags_and_spaces_need_no_torch(module):
-    loaded = f"import sys; import detofa.{module}; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "False\n"
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_plan_says_space_costs_and_budgets(variant):
-    plan = describe(Options(scale="nano", preset=NANO, variant=variant))
+def test_the_plan_names_run_and_space(variant):
+    plan = describe(Options(scale="nano", preset=NANO, variant=variant, constraint="latency"))
     assert plan["run"] == f"runs/detofa/scenes-nano/{variant}-s0"
     assert plan["space"]["size_before_pruning"] == NANO.space.size(coupled="compofa" in variant)
-    table = CostTable.macs(NANO.space, NANO.image_size)
+    assert (plan["cost"], plan["budgets"]) == ({"name": "latency", "unit": "ms"}, None)
+
+
+def test_the_plan_says_costs_and_budgets():
+    plan, table = describe(Options(scale="nano", preset=NANO)), CostTable.macs(NANO.space, NANO.image_size)
     assert (plan["cost"]["lowest"], plan["cost"]["highest"]) == table.range()
     costs = table(NANO.space.sample(20_000, np.random.default_rng(1)))
     ends = [*np.quantile(costs, [0.2, 0.4, 0.6, 0.8]), table.range()[1]]
     assert plan["budgets"] == pytest.approx(ends, rel=0.03)
     assert plan["preset"]["fine_tuning"]["epochs"] == NANO.fine_tuning.epochs
-
-
-def test_the_plan_of_other_costs():
     params = describe(Options(constraint="params"))["cost"]
-    assert (params["unit"], params["lowest"] < params["highest"]) == ("parameters", True)
-    latency = describe(Options(constraint="latency"))
-    assert (latency["cost"], latency["budgets"]) == ({"name": "latency", "unit": "ms"}, None)
+    assert (params["lowest"], params["highest"]) == CostTable.params(SMOKE.space).range()
+    assert params["unit"] == "parameters"
 
 
 def test_describe_prints_one_object_and_makes_nothing(tmp_path, capsys):
@@ -72,19 +64,21 @@ def test_each_stage_leaves_a_line_and_the_supernets_are_validated(trained, logge
 
 
 @pytest.mark.parametrize(
-    ("variant", "runs"),
+    ("variant", "epochs"),  # of two in the warm-up, one in fine-tuning, four in shrinking
     [
-        ("fullnet", "classification fullnet"),
-        ("compofa", "classification filter compofa"),
-        ("ofa-shrinking", "classification filter fullnet ofa-shrinking"),
-        ("ofa-equal-cost", "classification filter warm-up ours ofa ofa-equal-cost"),
+        ("fullnet", {"fullnet": 3}),
+        ("ours", {"filter": 0, "warm-up": 2, "ours": 1}),
+        ("compofa", {"filter": 0, "compofa": 3}),
+        ("ofa-shrinking", {"filter": 0, "fullnet": 3, "ofa-shrinking": 4}),
+        ("ofa-equal-cost", {"filter": 0, "warm-up": 2, "ours": 1, "ofa": 1, "ofa-equal-cost": 1}),
     ],
 )
-def test_stages_of_a_variant(variant, runs, tmp_path):
-    study = DetOFAStudy(Options(data="scenes:train=80,val=24", out=tmp_path, device="cpu"), 3)
-    planned = stages(study, variant)
-    assert planned.keys() == {f"{name}-s3" for name in runs.split()}
-    assert planned[f"{variant}-s3"] >= SMOKE.fine_tuning.epochs * SMOKE.train_images * SMOKE.image_size**2
+def test_stages_of_a_variant(variant, epochs, tmp_path):
+    preset = replace(SMOKE, warm_up=replace(SMOKE.warm_up, epochs=2))
+    study = DetOFAStudy(Options(data="scenes:train=80,val=24", out=tmp_path, device="cpu", preset=preset), 3)
+    planned, images = stages(study, variant), SMOKE.train_images * SMOKE.image_size**2
+    assert planned.pop("classification-s3") == 2 * SMOKE.crops * SMOKE.crop_size**2
+    assert list(planned.items()) == [(f"{name}-s3", count * images) for name, count in epochs.items()]
 
 
 def test_same_command_again_trains_nothing_and_says_the_same(trained, capsys):
@@ -99,14 +93,13 @@ def test_same_command_again_trains_nothing_and_says_the_same(trained, capsys):
 
 
 def test_full_net_has_no_budgets_but_a_number(monkeypatch, capsys, tmp_path):
-    def result(self, name):
-        return {"costs": {"fine-tuning": {"seconds": 5.0}}, "full": {"cost": 12.0, "AP": 0.25}}
-
-    monkeypatch.setattr("detofa.study.DetOFAStudy.result", result)
-    main(Options(variant="fullnet", data="scenes:train=80", out=tmp_path, device="cpu"))
-    shown = capsys.readouterr().out
-    assert "full net: 12 MAC, AP 25.0" in shown
-    assert "next: python -m detofa.train --variant ours" in shown
+    for full, said in (({"cost": 12.0, "AP": 0.25}, "12 MAC, AP 25.0"), ({"status": "failed"}, "- MAC, AP -")):
+        result = {"costs": {"fine-tuning": {"seconds": 5.0}}, "full": full}
+        monkeypatch.setattr("detofa.study.DetOFAStudy.result", lambda self, name, result=result: result)
+        main(Options(variant="fullnet", data="scenes:train=80", out=tmp_path, device="cpu"))
+        shown = capsys.readouterr().out
+        assert f"full net: {said}\n" in shown
+        assert "next: python -m detofa.train --variant ours" in shown
 
 
 @pytest.mark.parametrize(
@@ -117,6 +110,9 @@ def test_full_net_has_no_budgets_but_a_number(monkeypatch, capsys, tmp_path):
         (["--data", "sceness", "--describe"], "unknown data 'sceness'"),
         (["--data", "scenes:train=4"], "training images"),
         (["--preset.fine-tuning.epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--preset.path-filter.heads", "3"], "must be even and a multiple of its heads, got 16 and 3"),
+        (["--preset.space.elastic-stem", "--preset.space.stem-width", "16"], "fix the stem"),
+        (["--preset.space.depths", "0", "1", "--variant", "compofa"], "give the space as many of each"),
         (["--pretrained", "nowhere.pth"], "--pretrained cannot be used: nowhere.pth is not there"),
         (["--pretrained", __file__], "test_train.py is damaged or holds more than weights"),
     ],
