@@ -9,7 +9,8 @@ Figure 5 shows, is on held-out training images, as the search has it.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from functools import reduce
+from operator import getitem, itemgetter, methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -145,10 +146,7 @@ class Shown:
     @property
     def size(self) -> str:
         """The input size; several, in the order of the seeds, where the seeds found different ones."""
-        found = self.measured
-        for key in self.keys:
-            found = [each[key] for each in found]
-        return ", ".join(dict.fromkeys(each["size"] for each in found))
+        return ", ".join(dict.fromkeys(reduce(getitem, (*self.keys, "size"), each) for each in self.measured))
 
 
 def detector(backbone: str) -> str:
@@ -167,10 +165,9 @@ def _drawn(
     return Drawn(Table([*units], rows), caption, notes, {name: unit for name, unit in units.items() if unit}, pictures)
 
 
-def _curve(values: ArrayLike, first: int = 0) -> list[list[float]]:
-    """A line for `common.report.figures.progress`. values: (S, N) -> x from `first` on, mean, low, high, each (N,)."""
-    every = [triple(over_seeds(at)) for at in np.asarray(values, dtype=float).T]
-    return [list(range(first, first + len(every))), *map(list, zip(*every, strict=True))]
+def _curve(x: Sequence[float], means: Sequence[Difference]) -> list[list[float]]:
+    """A line for `common.report.figures.progress`: x, mean, low and high, each (N,)."""
+    return [list(x), *map(list, zip(*map(triple, means), strict=True))]
 
 
 def _score_curves(name: str, curves: Mapping[str, Any]) -> Picture:
@@ -280,15 +277,15 @@ _JD1 = claim(
 
 def _measure_table2(study: "JointDetNASStudy") -> Measured:
     """Base detectors as they were, and with so many per cent pruned."""
-    rows, ap, spent = {}, [], []
+    rows, ap, spent = {}, [], {}
     for backbone in study.preset.pruned_backbones:
         of = study.upgrading(backbone)
         pruned = {str(percentage): of.pruned(percentage) for percentage in study.preset.percentages}
         rows[backbone] = {"baseline": _detector_numbers(of.base())}
         rows[backbone] |= {percentage: _detector_numbers(each) for percentage, each in pruned.items()}
         ap.append([row["AP"] for row in rows[backbone].values()])
-        spent.append(pruned)
-    sides = {("not_pruned" if not int(name) else f"pruned_by_{name}_%"): spent[0][name] for name in spent[0]}
+        spent = spent or pruned
+    sides = {(f"pruned_by_{name}_%" if int(name) else "not_pruned"): each for name, each in spent.items()}
     return {"rows": rows, "evidence": {"pruned": ap}, "budget": budget(**sides)}
 
 
@@ -439,9 +436,9 @@ def _measure_figure4(study: "JointDetNASStudy") -> Measured:
 def _draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, curves = [], {}
     for name, (_, label) in _KD_CURVES.items():
-        scores = stacked(measured, "curves", name)  # (S, pairs + 1)
-        curves[label] = _curve(scores)
-        rows += [[label, place, over_seeds(at)] for place, at in enumerate(scores.T)]
+        scores = [over_seeds(at) for at in stacked(measured, "curves", name).T]  # (pairs + 1,)
+        curves[label] = _curve(range(len(scores)), scores)
+        rows += [[label, place, score] for place, score in enumerate(scores)]
     ends, way = (Shown(measured)["evidence", key].mean() for key in ("dynamic ends", "dynamic on the way"))
     return _drawn(
         {"Teacher": "", "Pairs trained": "", "Best score": "points of H"},
@@ -988,9 +985,9 @@ def _draw_table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
     before = {part: Shown(measured)["preparation", part].values for part in ("base", "pool")}
     for name, method in _SEARCHES.items():
         row = Shown(measured)["searches", name]
-        scores = row["scores"].values  # (S, pairs + 1)
-        curves[method] = _curve(scores)
-        found = [row["macs_mmdet"].mean(1e-6), row.ap, over_seeds(scores[:, -1])]
+        scores = [over_seeds(at) for at in row["scores"].values.T]  # (pairs + 1,)
+        curves[method] = _curve(range(len(scores)), scores)
+        found = [row["macs_mmdet"].mean(1e-6), row.ap, scores[-1]]
         preparation, search = sum(before.values()), row["search seconds"].values
         costs = [over_seeds(minutes * each) for each in (preparation + search, preparation, search)]
         rows.append([method, *found, row["pairs"].mean().mean, *costs])
@@ -1184,11 +1181,6 @@ def _draw_penalty(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-def _measure_pairs(study: "JointDetNASStudy") -> Measured:
-    """AP after one pair's training by several schedules, with and without a teacher, in several orders."""
-    return study.pair_trials()
-
-
 def _draw_pairs(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, before = [], 100 * stacked(measured, "before")  # (S,)
     percentage, cost = setting.preset["search"]["morphism"]["percentage"], stacked(measured, "cost").mean()
@@ -1226,7 +1218,7 @@ def _draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
         values = stacked(measured, "rows", name, "AP")  # (S, lengths)
         ap, rises = ([over_seeds(each) for each in at.T] for at in (values, np.diff(values)))
         rows += [[label, *row] for row in zip(points["samples"], ap, [None, *rises], strict=True)]
-        curves[label] = [points["samples"], *map(list, zip(*map(triple, ap), strict=True))]
+        curves[label] = _curve(points["samples"], ap)
     return _drawn(
         {"Network": "", "Samples": "", "AP": "points", "Rise by doubling": "AP points"},
         rows,
@@ -1277,7 +1269,7 @@ EXHIBITS = (
     Exhibit("figure7", *TITLES["figure7"], _measure_figure7, _draw_figure7, (_JD10,)),
     Exhibit("choices", *TITLES["choices"], _measure_choices, _draw_choices, pilot=2),
     Exhibit("penalty", *TITLES["penalty"], _measure_penalty, _draw_penalty, pilot=2),
-    Exhibit("pairs", *TITLES["pairs"], _measure_pairs, _draw_pairs, pilot=1),
+    Exhibit("pairs", *TITLES["pairs"], methodcaller("pair_trials"), _draw_pairs, pilot=1),
     Exhibit("plateau", *TITLES["plateau"], _measure_plateau, _draw_plateau, pilot=1),
 )
 

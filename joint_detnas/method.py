@@ -58,6 +58,7 @@ from common.models.divisor import divisor
 from common.models.elastic import first_channels
 from common.models.elastic_detector import ElasticTwoStage, plain_two_stage
 from common.models.matching import visible_objects
+from common.models.mode import evaluation_mode
 from common.models.norm import Norm
 from common.models.outline import outline
 from common.models.roi_head import Regions, RoISettings, region_losses, sample_regions
@@ -177,10 +178,15 @@ def legal_actions(student: Architecture, settings: MorphismSettings = MORPHISM) 
 def sample_action(
     student: Architecture, generator: np.random.Generator, settings: MorphismSettings = MORPHISM
 ) -> Action:
-    """One of the legal actions: first its kind, all equally likely, then one of that kind (18)."""
+    """One of the legal actions: first its kind, all equally likely, then one of that kind (18). InputError where there
+    is none.
+    """
     by_kind: dict[str, list[Action]] = defaultdict(list)
     for action in legal_actions(student, settings):
         by_kind[action.kind].append(action)
+    if not by_kind:
+        kinds = ", ".join(settings.kinds)
+        raise InputError(f"the student {student} allows no action of the kinds {kinds}: give more of them")
     kinds = list(by_kind)
     chosen = by_kind[kinds[int(generator.integers(len(kinds)))]]
     return chosen[int(generator.integers(len(chosen)))]
@@ -405,7 +411,8 @@ def integrated_progressive_shrinking(
     def before_phase(phase: Phase) -> None:
         if space_of(phase).count() > 1:
             model.adapter.reset_parameters()
-            before = space_of(settings.phases[settings.phases.index(phase) - 1])
+            place = settings.phases.index(phase)
+            before = space_of(settings.phases[place - 1]) if place else near_largest(model.pool.space, 0)
             every = [Teacher(before.largest().depths, (width,) * len(STRIDES), width) for width in before.widths]
             model.pool.sort_channels([described(before, each) for each in every])  # (22)
 
@@ -682,19 +689,23 @@ class RegionAdapter(nn.Linear):
     def fit_features(self, student: TwoStage, teacher: TwoStage, batches: Iterable[Batch]) -> None:
         """Be the least-squares map from the student's RoI features of the objects in `batches` to the teacher's.
 
-        teacher: in evaluation mode; the student is put into it meanwhile. Weights that neither has stay as they are.
+        teacher: in evaluation mode; the student is put into it meanwhile. Weights that neither has stay as they are,
+        and all do where the batches hold no object.
         """
-        mode, products = student.training, 0.0
-        student.eval()
-        for batch in batches:
-            features = [
-                look_at(each, each.fpn(each.backbone(batch.images)), batch.boxes).features[batch.valid].flatten(0, 1)
-                for each in (student, teacher)
-            ]  # (cells of all objects, C_student) and (..., C_teacher)
-            own, other = (each.double() for each in features)
-            own = F.pad(own, (0, 1), value=1.0)  # for the bias
-            products = products + own.T @ torch.cat([own, other], dim=1)
-        student.train(mode)
+        products = None
+        with evaluation_mode(student):
+            for batch in batches:
+                if not batch.valid.any():
+                    continue
+                cells = []  # (cells of all objects, C_student) and (..., C_teacher)
+                for network in (student, teacher):
+                    maps = network.fpn(network.backbone(batch.images))
+                    cells.append(look_at(network, maps, batch.boxes).features[batch.valid].flatten(0, 1).double())
+                own = F.pad(cells[0], (0, 1), value=1.0)  # for the bias
+                found = own.T @ torch.cat([own, cells[1]], dim=1)
+                products = found if products is None else products + found
+        if products is None:
+            return
         inputs = len(products) - 1
         squares, goals = products[:, : inputs + 1], products[:, inputs + 1 :]
         squares = squares + 1e-6 * squares.diagonal().mean() * torch.eye(inputs + 1).to(squares)  # a dead channel has 0
@@ -859,11 +870,9 @@ def kept_channels(
         size = (256, 256)  # any will do for a share
         goal = (1 - percentage / 100) * backbone_cost(backbone.architecture, size, backbone.norm).macs_mmdet
         return kept_at_cost(backbone, goal, size, settings, fewest=1)
-    granules, budget = (
-        {each.name: each.granule for each in sets},
-        percentage / 100 * sum(each.channels for each in sets),
-    )
+    granules = {each.name: each.granule for each in sets}
     gone = np.cumsum([granules[name] for name, _ in units])
+    budget = percentage / 100 * sum(each.channels for each in sets)
     return _kept_without(backbone, units[: max(1, int((gone <= budget + 1e-6).sum()))])
 
 

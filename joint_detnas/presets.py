@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 from common.cli import StudyOptions
-from common.models.architectures import ARCHITECTURES, round_channels
+from common.models.architectures import ARCHITECTURES, STRIDES, round_channels
 from common.plain import InputError
 from common.settings import Augmentation, Optimisation, Parallel, ShrinkingPhase, StudyPreset, TwoStageSettings
 
@@ -27,8 +27,6 @@ def size_name(size: Size) -> str:
 
 
 BACKBONES = (*ARCHITECTURES, "mobilenet_v2")
-_STRIDES = (4, 8, 16, 32)
-"""Of a backbone's four stages."""
 KINDS = ("layer pruning", "channel pruning", "add-layer", "rearrange")
 """Kinds of the student's actions (Figure 3)."""
 
@@ -81,7 +79,7 @@ class Teacher:
     neck: float
 
     def __post_init__(self) -> None:
-        stages = len(_STRIDES)
+        stages = len(STRIDES)
         if len(self.depths) != stages or len(self.widths) != stages:
             raise InputError(f"a teacher has {stages} depths and {stages} widths, got {self.depths} and {self.widths}")
 
@@ -120,12 +118,12 @@ class TeacherSpace:
     """Widths are rounded to a multiple of this."""
 
     def __post_init__(self) -> None:
-        stages = len(_STRIDES)
+        stages = len(STRIDES)
         if len(self.depths) != stages or any(not 1 <= fewest <= most for fewest, most in self.depths):
             raise InputError(f"depths must give the fewest and most blocks of {stages} stages, got {self.depths}")
         if not self.widths or self.widths[0] <= 0 or any(a >= b for a, b in itertools.pairwise(self.widths)):
             raise InputError(f"widths must be positive multipliers that increase, got {self.widths}")
-        for base in (self.width, self.neck_width):
+        for base in (*(self.width * 2**stage for stage in range(stages)), self.neck_width):
             if len({self._channels(base, each) for each in self.widths}) < len(self.widths):
                 raise InputError(
                     f"two of the widths {self.widths} are the same number of channels once {base} times them is "
@@ -135,7 +133,7 @@ class TeacherSpace:
     @property
     def choices(self) -> tuple[Sequence[Any], ...]:
         """Of each place of an encoding: four depths, four widths, the neck."""
-        return (*(range(fewest, most + 1) for fewest, most in self.depths), *(self.widths,) * (len(_STRIDES) + 1))
+        return (*(range(fewest, most + 1) for fewest, most in self.depths), *(self.widths,) * (len(STRIDES) + 1))
 
     def count(self) -> int:
         """How many teachers there are: 64,152 in the paper's space (19)."""
@@ -144,14 +142,14 @@ class TeacherSpace:
     def at(self, places: Sequence[int]) -> Teacher:
         """The teacher of those places among `choices`."""
         parts = [choices[place] for choices, place in zip(self.choices, places, strict=True)]
-        return Teacher(tuple(parts[: len(_STRIDES)]), tuple(parts[len(_STRIDES) : -1]), parts[-1])
+        return Teacher(tuple(parts[: len(STRIDES)]), tuple(parts[len(STRIDES) : -1]), parts[-1])
 
     def places_of(self, teacher: Teacher) -> list[int]:
         """Where a teacher's parts are among `choices`; InputError for a teacher outside this space."""
         parts = (*teacher.depths, *teacher.widths, teacher.neck)
         for number, (part, choices) in enumerate(zip(parts, self.choices, strict=True), 1):
             if part not in choices:
-                what = f"{part} blocks in stage {number}" if number <= len(_STRIDES) else f"a width of {part:g}"
+                what = f"{part} blocks in stage {number}" if number <= len(STRIDES) else f"a width of {part:g}"
                 raise InputError(f"the teacher {teacher} has {what}: give one of {', '.join(map(str, choices))}")
         return [choices.index(part) for part, choices in zip(parts, self.choices, strict=True)]
 
@@ -282,8 +280,8 @@ class CascadeSettings:
     """Heads of the cascade, the found one included: 1 to 4."""
 
     def __post_init__(self) -> None:
-        if not set(self.deformable_strides) <= set(_STRIDES):
-            raise InputError(f"deformable_strides must be some of {_STRIDES}, got {self.deformable_strides}")
+        if not set(self.deformable_strides) <= set(STRIDES):
+            raise InputError(f"deformable_strides must be some of {STRIDES}, got {self.deformable_strides}")
         if not 1 <= self.heads <= 4:
             raise InputError(f"heads must be between 1 and 4, got {self.heads}")
 
@@ -367,6 +365,11 @@ class Preset(StudyPreset):
     """Of the upgraded detectors that Table 6 also shows so."""
 
     def __post_init__(self) -> None:
+        if self.base_size not in self.sizes:
+            sizes = ", ".join(map(size_name, self.sizes))
+            raise InputError(f"base_size must be one of the sizes {sizes}, got {size_name(self.base_size)}")
+        if self.percentages[:1] != (0,):
+            raise InputError(f"percentages must begin with 0, which prunes nothing, got {self.percentages}")
         if not 0 <= self.penalised_share < 1:
             raise InputError(f"penalised_share must be at least 0 and below 1, got {self.penalised_share:g}")
         if self.pair_orders < 2:

@@ -6,6 +6,7 @@ pool                       the elastic teacher pool
 search-BACKBONE            the search; `pairs/` in it holds the weights of pairs that may yet be parents
 search-BACKBONE-CONTROL    the search with one thing changed, see `searching`
 latencies-BACKBONE         base detector and what the search made of it, timed in turn
+plateau-NAME               AP after trainings of half, the same and twice the base detector's length
 trained-on-BACKBONE-N      the base detector trained on for N pairs, with neither teacher nor actions
 pair-trials-BACKBONE       the base detector after one pair's training by each of several schedules, in several orders
 alone-NAME-AS              the network of a teacher, trained without the pool, for as many epochs or CPU seconds
@@ -195,6 +196,7 @@ class JointDetNASStudy(BackboneStudy):
         """What is printed of a detector at its input size: AP on the validation images, latency, costs; and AP at every
         size. as_it_is: see `precisions`."""
         numbers, cost = self.precisions(network, "validation", True, as_it_is), count(network, size)
+        at_base_size = cost if size == self.preset.base_size else count(network, self.preset.base_size)
         return {
             "size": size,
             **numbers[size],
@@ -205,8 +207,14 @@ class JointDetNASStudy(BackboneStudy):
             "params": cost.params,
             "backbone_macs_mmdet": cost.parts["backbone"]["macs_mmdet"],
             "backbone_params": cost.parts["backbone"]["params"],
-            "backbone_macs_at_base_size": count(network, self.preset.base_size).parts["backbone"]["macs_mmdet"],
+            "backbone_macs_at_base_size": at_base_size.parts["backbone"]["macs_mmdet"],
         }
+
+    def _written(self, run: Run, network: TwoStage, took: Mapping[str, Any]) -> dict[str, Any]:
+        """What is reported of a detector at the base size, and what its training took; it is written to disk."""
+        result = self.report(network, self.preset.base_size)
+        self.write_detector(run, network, result)
+        return {**result, **took}
 
     def write_detector(self, run: Run, network: TwoStage, result: Mapping[str, Any], name: str = "detector") -> None:
         """The network in its run's folder, for `load_detector(RUN/detector)`. result: as `report` gives it."""
@@ -255,10 +263,7 @@ class JointDetNASStudy(BackboneStudy):
                 self.settle(network)
                 return given | {"settled_AP": self.precision_at(network, padded(size), "validation")["AP"]}
             network = self.base_detector()
-            took = spent(self.train_detector(run, network, self.preset.base_training))
-            result = self.report(network, self.preset.base_size)
-            self.write_detector(run, network, result)
-            return {**result, **took}
+            return self._written(run, network, spent(self.train_detector(run, network, self.preset.base_training)))
 
         result = self.once(what, make)
         return result | (self._detector_of(what) if self.given is None else _on_disk(self.given))
@@ -305,9 +310,7 @@ class JointDetNASStudy(BackboneStudy):
             reports = integrated_progressive_shrinking(run, model, self.batches(), shrinking, training)
             return {
                 "teachers": preset.teachers.count(),
-                **{
-                    name: sum(getattr(each, name) for each in reports) for name in ("seconds", "cpu_seconds", "samples")
-                },
+                **together(reports),
                 "phases": [phase.name for phase in preset.shrinking.phases],
                 "losses": [each.losses for each in reports],
             }
@@ -642,15 +645,13 @@ class JointDetNASStudy(BackboneStudy):
     def trained_on(self, pairs: int) -> dict[str, Any]:
         """The base detector after so many pairs' trainings one after the other, with neither teacher nor actions: as
         `base`. What a search gains is counted from here."""
-        preset = self.preset
 
         def make(run: Run) -> dict[str, Any]:
             pupil, reports = self._pupil(read_base(Path(self.base()["file"]), self.device)), []
             for number in range(pairs):
-                pupil = child_of(pupil, None, 0, preset.search.morphism)
-                reports.append(self.train_on(run, f"pair-{number}", pupil, None))
-                pupil.moments = run.load_weights(f"pair-{number}-moments")[0]
-            return {**self.report(pupil.student, preset.base_size), **together(reports)}
+                pupil, report = self.train_on(run, number, pupil, None)
+                reports.append(report)
+            return {**self.report(pupil.student, self.preset.base_size), **together(reports)}
 
         return self.once(f"trained-on-{self.name}-{pairs}", make, base=self.base()["weights_sha256"])
 
@@ -684,10 +685,13 @@ class JointDetNASStudy(BackboneStudy):
 
         return self.once(f"pair-trials-{self.name}", make, base=self.base()["weights_sha256"])
 
-    def train_on(self, run: Run, stage: str, pupil: Pupil, teacher: TwoStage | None) -> FitReport:
-        """A pair's training, of a student in place."""
+    def train_on(self, run: Run, number: int, parent: Pupil, teacher: TwoStage | None) -> tuple[Pupil, FitReport]:
+        """One pair of several in one run: the parent's student as it is, trained as a pair's is."""
+        pupil, stage = child_of(parent, None, 0, self.preset.search.morphism), f"pair-{number}"
         training = self.training(self.preset.pair_training)
-        return train_pupil(run, stage, pupil, teacher, self.batches(), self.preset, training)
+        report = train_pupil(run, stage, pupil, teacher, self.batches(), self.preset, training)
+        pupil.moments = run.load_weights(f"{stage}-moments")[0]
+        return pupil, report
 
     def pruned(self, percentage: int) -> dict[str, Any]:
         """The base detector after one channel pruning (0: none) and some training without a teacher."""
@@ -708,9 +712,11 @@ class JointDetNASStudy(BackboneStudy):
         unpenalised = replace(preset, search=replace(preset.search, morphism=morphism))
 
         def make(run: Run) -> dict[str, Any]:
-            student = as_described(self.base_detector())
-            network, imitation = self.teacher(dict(preset.equivalents)[teacher]), method == "imitation"
-            took = self.train_student(run, student, preset.base_training, network, imitation, unpenalised, _AS_BASE)
+            student, network = as_described(self.base_detector()), self.teacher(dict(preset.equivalents)[teacher])
+            if method == "imitation":
+                took = self._train_imitator(run, student, network)
+            else:
+                took = self.train_student(run, student, preset.base_training, network, unpenalised, _AS_BASE)
             return {**self.report(student, preset.base_size), **took}
 
         return self.once(f"distilled-{self.name}-{method}", make, teacher=teacher)
@@ -721,25 +727,25 @@ class JointDetNASStudy(BackboneStudy):
         student: TwoStage,
         optimisation: Optimisation,
         teacher: TwoStage | None,
-        imitation: bool = False,
         preset: Preset | None = None,
         drawn_as: str | None = None,
     ) -> dict[str, Any]:
         """Train a student, in place, all along under one teacher, or under none; what it took.
 
-        imitation: by fine-grained feature imitation; else by the loss of section 3.3, whose weights are those of a
-        preset; None means the study's. drawn_as: see `Training`.
+        preset: whose weights the loss of section 3.3 has; None means the study's. drawn_as: see `Training`.
         """
-        training = self.training(optimisation, drawn_as=drawn_as)
-        if not imitation:
-            pupil = self._pupil(student, teacher)
-            return spent(train_pupil(run, "student", pupil, teacher, self.batches(), preset or self.preset, training))
+        pupil, training = self._pupil(student, teacher), self.training(optimisation, drawn_as=drawn_as)
+        return spent(train_pupil(run, "student", pupil, teacher, self.batches(), preset or self.preset, training))
+
+    def _train_imitator(self, run: Run, student: TwoStage, teacher: TwoStage) -> dict[str, Any]:
+        """The same by fine-grained feature imitation, as long as the base detector and on its batches."""
         torch.manual_seed(self.seed)
         model = self.placed(Imitator(student, teacher.fpn.width))
 
         def losses(batch: Batch, _: Step) -> Iterator[dict[str, Tensor]]:
             yield model.losses(batch, teacher)
 
+        training = self.training(self.preset.base_training, drawn_as=_AS_BASE)
         return spent(fit(run, "student", model, self.batches(), losses, training))
 
     # ---- pipelines and the cascade: Tables 5 and 6
@@ -752,9 +758,7 @@ class JointDetNASStudy(BackboneStudy):
         def make(run: Run) -> dict[str, Any]:
             student = as_described(self.base_detector())
             took = self.train_student(run, student, self.preset.base_training, None, drawn_as=_AS_BASE)
-            result = self.report(student, self.preset.base_size)
-            self.write_detector(run, student, result)
-            return {**result, **took}
+            return self._written(run, student, took)
 
         return self.once(what, make) | self._detector_of(what)
 
@@ -788,9 +792,8 @@ class JointDetNASStudy(BackboneStudy):
                     network = keep_channels(network, kept)
                     self.settle(network)
                     pupil = self._pupil(network, teacher)
-                pupil = child_of(pupil, None, 0, morphism)
-                reports.append(self.train_on(run, f"pair-{number}", pupil, None if number < penalised else teacher))
-                pupil.moments = run.load_weights(f"pair-{number}-moments")[0]
+                pupil, report = self.train_on(run, number, pupil, None if number < penalised else teacher)
+                reports.append(report)
             trained = together(reports)
             trained |= {key: trained[key] + number for key, number in took.items()}
             return {**self.report(pupil.student, tuple(goal["size"])), **trained, "before": before}
@@ -812,11 +815,8 @@ class JointDetNASStudy(BackboneStudy):
                 teaching = taught_by(teacher, batch.images)
                 yield cascade_losses(pupil.student(batch.images), batch, teaching, pupil.adapter, preset.distillation)
 
-            training = self.training(preset.cascade.optimisation)
-            took = spent(fit(run, "detector", pupil, self.batches(), losses, training))
-            result = self.report(pupil.student, preset.base_size)
-            self.write_detector(run, pupil.student, result)
-            return {**result, **took}
+            report = fit(run, "detector", pupil, self.batches(), losses, self.training(preset.cascade.optimisation))
+            return self._written(run, pupil.student, spent(report))
 
         return self.once(what, make) | self._detector_of(what)
 

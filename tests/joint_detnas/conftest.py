@@ -71,10 +71,11 @@ def steady_latency(network, input_shape, device="cpu", **_):
 
 @pytest.fixture
 def tiny(monkeypatch) -> Preset:
-    """TINY, which the commands take for smoke; latencies are made up."""
+    """TINY, which the commands take for smoke; latencies are made up, and runs have no pages."""
     from common import study
 
     monkeypatch.setitem(PRESETS, "smoke", TINY)
+    monkeypatch.setattr(Options, "SHOWS_RUNS", False)
     monkeypatch.setattr(study, "measure_latency", steady_latency)
     return TINY
 

@@ -168,7 +168,7 @@ def test_what_follows_a_training_is_of_the_same_runs():
 
 
 @pytest.mark.parametrize("scale", PRESETS)
-def test_description_of_the_space(said, answer, scale):
+def test_description_of_the_space(answer, scale):
     described, preset, counted = answer(search, "--describe", "--scale", scale), PRESETS[scale], COUNTED[scale]
     assert count_space(preset, preset.backbone) == counted
     teachers, student = described["teachers"], described["student"]
@@ -179,7 +179,7 @@ def test_description_of_the_space(said, answer, scale):
     assert Teacher.parse(teachers["encoding"]["example"]) == preset.teachers.largest()
     assert list(student["actions"]) == list(KINDS)
     assert described["sizes"] == ["x".join(map(str, size)) for size in preset.sizes]
-    text = said(search, "--describe", "--scale", scale)
+    text = search._description_text(described)
     assert f"{preset.teachers.count():,}" in text
     assert "64,152" in text
 
@@ -206,8 +206,8 @@ def test_plans_say_costs_and_schedule(said, answer):
     assert plan["student"]["cost"]["backbone_macs_mmdet"] == pytest.approx(88.03e9, rel=1e-4)
     assert "88.03 G MAC" in text
     assert "24 epochs by sgd at 0.02" in text
-    flags = ("--describe", "--what", "pool", "--teacher", "d3-4-6-3_w1-1-1-1_n1")
-    plan, text = answer(train, *flags), said(train, *flags)
+    plan = answer(train, "--describe", "--what", "pool", "--teacher", "d3-4-6-3_w1-1-1-1_n1")
+    text = train._plan_text(plan)
     assert plan["cost"]["params"] == pytest.approx(41.75e6, rel=0.01), "R50-FPN"
     assert "64,152 teachers" in text
     assert "full 24 epochs, one-step 12 epochs, all 24 epochs; 2 sub-networks a step" in text
@@ -217,9 +217,9 @@ def test_plans_say_costs_and_schedule(said, answer):
     ("scale", "backbone"),
     [("smoke", "resnet18"), pytest.param("paper", "resnext101_32x4d", marks=pytest.mark.slow)],
 )
-def test_a_cascades_plan_says_the_cost_before_and_after(said, answer, scale, backbone):
-    flags = ("--describe", "--what", "cascade", "--scale", scale, "--backbone", backbone)
-    plan, text = answer(train, *flags), said(train, *flags)
+def test_a_cascades_plan_says_the_cost_before_and_after(answer, scale, backbone):
+    plan = answer(train, "--describe", "--what", "cascade", "--scale", scale, "--backbone", backbone)
+    text = train._plan_text(plan)
     before, after = plan["cost"]["before"], plan["cost"]["after"]
     heads = after["parts"]["roi"]["macs"] / before["parts"]["roi"]["macs"]
     assert heads == plan["cascade"]["heads"] == 3

@@ -176,6 +176,11 @@ def test_the_adapter_can_begin_as_the_least_squares_map(student, teacher, batch)
     assert errors[1] == pytest.approx(errors[0], rel=1e-2)
     assert errors[1] < errors[2]
     assert torch.equal(adapter.weight[-3:], torch.eye(teacher.fpn.width + 3, student.fpn.width).to(device)[-3:])
+    fitted = {name: each.clone() for name, each in adapter.state_dict().items()}
+    adapter.fit_features(
+        student, teacher, [replace(batch, valid=batch.valid & False), make_batch(objects=0).to(device)]
+    )
+    assert all(torch.equal(each, fitted[name]) for name, each in adapter.state_dict().items()), "nothing to fit to"
 
 
 def test_detection_losses_are_those_without_a_teacher(student, teacher, batch, device):

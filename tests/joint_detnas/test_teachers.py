@@ -254,6 +254,16 @@ def _shrink(folder, batches=None, settings=SETTINGS, model=None):
         return model, reports, run
 
 
+def test_a_first_phase_that_shrinks_sorts_all_channels(tmp_path, monkeypatch):
+    """Nothing was trained before it, so no width stays together."""
+    sorted_by = []
+    monkeypatch.setattr("common.train.shrinking.fit", lambda *_: None)
+    monkeypatch.setattr(TeacherPool, "sort_channels", lambda _, trained: sorted_by.append(trained))
+    _shrink(tmp_path, settings=replace(SETTINGS, phases=SETTINGS.phases[1:]))
+    assert sorted_by[0] == [described(SPACE, SPACE.largest())]
+    assert len(sorted_by[1]) == 2
+
+
 def test_phases_contain_what_they_should_and_a_broken_run_ends_alike(tmp_path, monkeypatch, logged):
     seen, sorted_at = [], []
     losses, sort = Shrinking.losses, TeacherPool.sort_channels
