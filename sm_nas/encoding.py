@@ -270,8 +270,7 @@ class Structure:
         """
         if self.backbone not in STANDARD_BACKBONES:
             return replace(self, backbone=str(BackboneCode.parse(self.backbone).first(self.stages_read)))
-        read = {name: BackboneCode.standard(name, 64).first(self.stages_read) for name in STANDARD_BACKBONES}
-        return replace(self, backbone=next(name for name in read if read[name] == read[self.backbone]))
+        return replace(self, backbone=_first_alike(self.backbone, self.stages_read))
 
     @property
     def block(self) -> str:
@@ -283,3 +282,10 @@ class Structure:
         """Width and height of the canvas that images are fitted into: the size in whole multiples of 32 pixels."""
         width, height = (-(-side // 32) * 32 for side in self.size)
         return width, height
+
+
+@lru_cache
+def _first_alike(backbone: str, stages: int) -> str:
+    """The first standard backbone that has the same first stages."""
+    read = {name: BackboneCode.standard(name, 64).first(stages) for name in STANDARD_BACKBONES}
+    return next(name for name in read if read[name] == read[backbone])

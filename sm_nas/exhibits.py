@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial, reduce
-from operator import getitem
+from operator import getitem, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -120,9 +120,9 @@ def _mean_budget(sides: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
     }
 
 
-def _over(measured: Sequence[Measured], *keys: str, scale: float = 1.0) -> Difference:
+def _over(measured: Sequence[Measured], *keys: str) -> Difference:
     """Mean over the seeds of what lies under `keys`."""
-    return over_seeds(scale * stacked(measured, *keys))
+    return over_seeds(stacked(measured, *keys))
 
 
 def _structure_of(measured: Sequence[Measured], *keys: str) -> Structure:
@@ -147,16 +147,21 @@ def parts_of(structure: Structure) -> tuple[str, str, str, str, str]:
     return _size(structure), _backbone(structure), neck, rpn, head
 
 
-def _drawn(columns: Mapping[str, str], rows: Sequence[Sequence[Any]], caption: str, *more: Sequence[Any]) -> Drawn:
-    """columns: name -> unit, which may be empty. more: notes, and pictures."""
-    notes, pictures = (*more, (), ())[:2]
+def _drawn(
+    columns: Mapping[str, str],
+    rows: Sequence[Sequence[Any]],
+    caption: str,
+    notes: Sequence[str] = (),
+    pictures: Sequence[Picture] = (),
+) -> Drawn:
+    """columns: name -> unit, which may be empty."""
     units = {name: unit for name, unit in columns.items() if unit}
     return Drawn(Table(list(columns), rows), caption, notes, units, pictures)
 
 
 def _rule(name: str, quantity: str, *rule: Any, **more: Any) -> Condition:
     """A condition on one value of the evidence: direction, threshold, unit and effect."""
-    return Condition(quantity, lambda evidence: evidence[name], *rule, **more)
+    return Condition(quantity, itemgetter(name), *rule, **more)
 
 
 NOBODY = -1.0
@@ -175,11 +180,6 @@ def _pooled(
         return bootstrap_interval(lambda items: statistic(*map(np.array, zip(*items, strict=True))), seeds, alike=alike)
 
     return Condition(quantity, value, *rule, **more)
-
-
-def _judged(level: str) -> dict[str, Any]:
-    """What all claims share about trained networks: the evidence that says how good the networks are."""
-    return {"level": lambda evidence: evidence[level]}
 
 
 def _preset(setting: Setting) -> Preset:
@@ -263,7 +263,7 @@ _SM_1 = Claim(
         _rule("RetinaNet cost, 20 classes", "that ratio with VOC's 20 classes", *LESS),
     ),
     "39.3 @54.9 ms vs 39.1 @72.0 ms",
-    **_judged("weakest"),
+    level=itemgetter("weakest"),
     before=Before(
         "AP of Cascade R50 minus FPN R101's above 0, RetinaNet's latency over FPN's above 1 here and below 1 on a "
         "second data set",
@@ -330,17 +330,13 @@ def hypervolumes(records: Sequence[Mapping[str, Any]], dearest: float) -> list[f
 
 def _measure_figure3(study: "SMNAS") -> Measured:
     """Stage one: all candidates, the picks, and every backbone within one structure."""
-
-    def backbones() -> dict[str, dict[str, float]]:
-        return {
-            name: {"AP": _points(record.get("AP")), LATENCY: record.get(LATENCY), FLOPS: record.get(FLOPS)}
-            for name, record in study.backbones.items()
-        }
-
     return {
         **_search_numbers(study.stage_one),
         "picks": {f"C{place}": str(each.structure) for place, each in enumerate(study.picks)},
-        "backbones": backbones(),
+        "backbones": {
+            name: {"AP": _points(record.get("AP")), LATENCY: record.get(LATENCY), FLOPS: record.get(FLOPS)}
+            for name, record in study.backbones.items()
+        },
         "evidence": {},
         "budget": _searches_of(study.stage_one),
     }
@@ -369,10 +365,7 @@ def _draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     if len(measured) == 1:
         known = {one["structure"]: one for one in candidates}
         picks = {name: _pairs([known[text]], LATENCY)[0] for name, text in measured[0]["picks"].items()}
-    sizes, backbones = (
-        [f"{width}x{height}" for width, height in preset.structural.sizes],
-        list(_BACKBONE_NAMES.values()),
-    )
+    sizes, backbones = [f"{width}x{height}" for width, height in preset.structural.sizes], [*_BACKBONE_NAMES.values()]
     pictures = [
         fronts("sizes", sizes, _size, LATENCY, highlighted=picks),
         fronts("backbones-time", backbones, _backbone, LATENCY, order=backbones),
@@ -505,7 +498,7 @@ _SM_4 = Claim(
         _rule("mobilenet time", "its time of detection over ResNet18's, taken in turn,", *MORE),
         _rule("mobilenet behind", "AP of ResNet18 minus MobileNetV2's, trained to the end,", *_MORE_AP),
     ),
-    **_judged("ResNet18 AP"),
+    level=itemgetter("ResNet18 AP"),
     before=Before(
         "AP of the best backbone that is no slower minus MobileNetV2's above 0",
         "times were taken hours apart, so chance decided which backbones are no slower; now they are taken in turn",
@@ -579,7 +572,7 @@ _SM_8 = Claim(
         _pooled("ranked", _tau, _TAU, "above", 0.4, "tau", 0.2, alike=True),
         _pooled("ranked", _tau_beyond_cost, _TAU_BEYOND_COST, *CORRELATED, alike=True, null=_UNRELATED),
     ),
-    **_judged("ranked AP"),
+    level=itemgetter("ranked AP"),
     before=Before(
         "Kendall's tau of five random candidates a seed above 0.4",
         "five are too few to rank, and a ranking by cost alone would have passed; the detectors are the same in every "
@@ -678,7 +671,7 @@ _SM_5 = Claim(
         _rule("pushed", _PUSHED.format("that structure's"), *_MORE_AP),
         _rule("pushed further", _PUSHED.format("what random search found so"), *_MORE_AP),
     ),
-    **_judged("least AP"),
+    level=itemgetter("least AP"),
     before=Before(
         "AP of what stage two found minus its structure's above 0",
         "random codes might do as well: the same choice among as many random candidates is the control; and where "
@@ -737,8 +730,10 @@ def _measure_table2(study: "SMNAS") -> Measured:
 def _draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
     def architecture(some: Sequence[Measured], *keys: str) -> list[Any]:
         """The columns of one network, from its records of several seeds."""
-        costs = [_over(some, *keys, "backbone_macs_mmdet", scale=1e-6).mean, _over(some, *keys, "of_standard").mean]
-        return [*parts_of(_structure_of(some, *keys)), *costs, _over(some, *keys, LATENCY), _over(some, *keys, "AP")]
+        macs, share, latency, points = (
+            _over(some, *keys, key) for key in ("backbone_macs_mmdet", "of_standard", LATENCY, "AP")
+        )
+        return [*parts_of(_structure_of(some, *keys)), macs.mean / 1e6, share.mean, latency, points]
 
     rows = []
     for name in in_all(measured, "models", list(measured[0]["models"])):
@@ -881,9 +876,7 @@ def _measure_table4(study: "SMNAS") -> Measured:
     """E0 to E5 and the classic detectors."""
     models, classics = dict(study.preset.models), dict(study.preset.classics)
     named = models | classics
-
-    def compared() -> dict[str, dict[str, dict[str, Any]]]:
-        return _compared(study, "table4", {})
+    compared = partial(_compared, study, "table4", {})
 
     def of_both(measure: Callable[..., float]) -> Callable[[], float]:
         return lambda: measure(*(list(compared()[kind].values()) for kind in ("models", "classics")))
@@ -990,7 +983,7 @@ _SM_3 = Claim(
             "dominated", "share of the classic detectors that one of E0 to E5 so dominates", "above", 0.5, "of all", 0.1
         ),
     ),
-    **_judged("classics AP"),
+    level=itemgetter("classics AP"),
     before=Before(
         "the same with this scale's latency in the place of the cost",
         "thin networks on a CPU turn the order of costs round; the paper's own networks can be counted exactly",
@@ -1009,7 +1002,7 @@ _SM_10 = Claim(
         _rule("E5 AP", "AP of E5 minus FPN R101's", *_MORE_AP, printed=6.5),
     ),
     "E2 40.0 at 39.5 ms, FPN R101 39.4 at 84.0 ms; E5 45.9 at 108.1 ms, Mask R-CNN 40.2 at 105.0 ms",
-    **_judged("classics AP"),
+    level=itemgetter("classics AP"),
 )
 _TABLE4 = Exhibit(
     "table4",
@@ -1098,7 +1091,7 @@ _SM_7 = Claim(
         for name in ("E1", "E3")
     ),
     "VOC +1.0..+4.0, BDD +1.0..+2.7",
-    **_judged("transfer:FPN"),
+    level=itemgetter("transfer:FPN"),
 )
 _TABLE5 = Exhibit(
     "table5",
@@ -1138,11 +1131,13 @@ def _measure_figure5(study: "SMNAS") -> Measured:
 
 
 def _trained_in_stage_two(study: "SMNAS") -> list[list[Evaluated]]:
-    """Candidates of each group's search and of its control, those that both trained once."""
+    """Candidates of each group's search and of its control, those that both proposed once."""
     groups = []
     for place in range(len(study.picks)):
-        searched, first = study.stage_two(place), study.preset.stage_two.first
-        groups.append([*searched.found.evaluated, *searched.random.evaluated[first:]])
+        searched, group = study.stage_two(place), {}
+        for each in (*searched.found.evaluated, *searched.random.evaluated):
+            group.setdefault(each.structure, each)
+        groups.append([*group.values()])
     return groups
 
 
@@ -1175,13 +1170,8 @@ def factors_of(code: BackboneCode) -> dict[str, float]:
     depth: blocks; width: base channels; DC_x: where the channels double for the x-th time, as a share of all blocks, 1
     where they do not; len_x: the x-th stage's share of all blocks.
     """
-    factors = dict.fromkeys(FACTORS, 0.0) | {
-        "depth": code.blocks,
-        "width": code.base,
-        "DC_1": 1.0,
-        "DC_2": 1.0,
-        "DC_3": 1.0,
-    }
+    factors = dict.fromkeys(FACTORS, 0.0) | {"depth": code.blocks, "width": code.base}
+    factors |= dict.fromkeys(("DC_1", "DC_2", "DC_3"), 1.0)
     factors |= {f"DC_{place}": at / code.blocks for place, at in enumerate(code.doublings, start=1)}
     return factors | {f"len_{place}": len(stage) / code.blocks for place, stage in enumerate(code.stages, start=1)}
 
@@ -1236,7 +1226,7 @@ _SM_6 = Claim(
             (_of_factor(2), f"{_AT_ONE_COST} the last stage's share of the blocks minus the first one's", CORRELATED),
         )
     ),
-    **_judged("architectures AP"),
+    level=itemgetter("architectures AP"),
     before=Before(
         "the mean over groups of Spearman's rank correlations of a dozen candidates, cost not looked at",
         "a dozen candidates cannot be ranked; pooled over seeds there are enough, and where blocks stand moves their "
@@ -1445,8 +1435,7 @@ def _draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
         columns | {"More than before": "AP points"},
         rows,
         "AP on validation images against the length of training, on a seed that nothing is judged by.",
-        (),
-        [Picture("plateau", "progress", {"curves": curves, "x_label": "Samples", "y_label": "AP (points)"})],
+        pictures=[Picture("plateau", "progress", {"curves": curves, "x_label": "Samples", "y_label": "AP (points)"})],
     )
 
 

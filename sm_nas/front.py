@@ -109,18 +109,18 @@ def searched(study: SMNAS, stage: Stage, random: bool, run: Run) -> dict[str, An
 def length(
     study: SMNAS, own: SMNAS, left: float, searches: list[str], found: Mapping[str, Structure], run: Run
 ) -> dict[str, Any]:
-    """Epochs of every final training that use up the seconds that are left. searches: runs of stage two.
+    """Epochs of every final training that use up the seconds that are left. searches: runs of stage two, one for each
+    network found.
 
     A structure takes as long in it as it took in stage two, but for what pre-trained batch norm saves.
     """
     pace = study.once("pace", partial(measure_pace, study), shared=True)
     ratio = np.mean(pace["one"]) / np.mean(pace["two"])
     images, total = own.images_an_epoch, 0.0
-    for searching in searches:
-        for structure in found.values():
-            record = Run.read(own.run_path(searching)).candidate_named(str(structure))
-            if record is not None and record["status"] == "done":
-                total += ratio * images * record["train_cpu_seconds"] / record["samples"]
+    for searching, structure in zip(searches, found.values(), strict=True):
+        record = Run.read(own.run_path(searching)).candidate_named(str(structure))
+        if record["status"] == "done":
+            total += ratio * images * record["train_cpu_seconds"] / record["samples"]
     return {"epochs": max(1, round(left / total)) if total else 1, "left": left}
 
 

@@ -180,13 +180,12 @@ class StructuralSpace:
         while True:
             parts = [_chosen(choices, generator) for choices in self._choices()]
             structure = _built(parts)
-            if structure.backbone == parts[0]:
+            if self._parts(structure) == parts:
                 return structure
 
     def mutate(self, structure: Structure, generator: np.random.Generator) -> Structure:
         """The structure with one of its modules, or its size, exchanged for another choice, where there is any."""
-        neck, head = (structure.levels, structure.neck_width), (structure.rpn, structure.heads)
-        parts = [structure.backbone, structure.size, neck, head]
+        parts = self._parts(structure)
         others = [
             [choice for choice in choices if _built([*parts[:place], choice, *parts[place + 1 :]]) != structure]
             for place, choices in enumerate(self._choices())
@@ -200,6 +199,11 @@ class StructuralSpace:
 
     def _choices(self) -> tuple[Sequence[Any], ...]:
         return self.backbones, self.sizes, self.necks, self.heads
+
+    def _parts(self, structure: Structure) -> list[Any]:
+        """The choices that give a structure; of backbones that are the same as far as they are read, the first."""
+        rest = [structure.size, (structure.levels, structure.neck_width), (structure.rpn, structure.heads)]
+        return [next(each for each in self.backbones if _built([each, *rest]) == structure), *rest]
 
 
 def _built(parts: Sequence[Any]) -> Structure:
@@ -556,13 +560,13 @@ def evolve(
         for child, parent in proposed:
             if len(chosen) == left:
                 break  # nobody asks about the rest
-            against = None
             if generation and settings.pruning and cost is not None:
-                against = speaks_against(child, cost(child), history, settings.order)
-            if against is None:
-                chosen.append((child, parent))
-            else:
-                history.skipped.append(Skipped(child, cost(child), generation, *against))
+                known = cost(child)
+                against = speaks_against(child, known, history, settings.order)
+                if against is not None:
+                    history.skipped.append(Skipped(child, known, generation, *against))
+                    continue
+            chosen.append((child, parent))
         history.evaluated += _evaluated(chosen, evaluate, generation)
         generation += 1
     return history
@@ -642,13 +646,12 @@ def speaks_against(
     If a network that is deeper and wider is already no more accurate than one that costs no more than the candidate,
     the candidate cannot come onto the front.
     """
-    front = history.front()
+    affordable = [member for member in history.front() if member.cost <= cost]
     for witness in history.evaluated:
-        if not math.isfinite(witness.accuracy) or not not_larger(structure, witness.structure, order):
-            continue
-        for member in front:
-            if member.accuracy >= witness.accuracy and member.cost <= cost and member.structure != witness.structure:
-                return witness.structure, member.structure
+        better = (each for each in affordable if each.accuracy >= witness.accuracy and each is not witness)
+        member = next(better, None)
+        if member is not None and not_larger(structure, witness.structure, order):
+            return witness.structure, member.structure
     return None
 
 

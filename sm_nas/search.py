@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from common.cli import OneSeed, Switch, command, next_with, run, show, typed_command
-from common.plain import InputError
 from sm_nas.encoding import BLOCK_OF, BackboneCode, Structure
 from sm_nas.method import FLOPS, LATENCY, Evaluated, Group, ModularSpace, structural_to_modular
 from sm_nas.presets import Preset, SearchOptions
+from sm_nas.train import points
 
 if TYPE_CHECKING:
     from sm_nas.study import SMNAS, Searched
@@ -101,15 +101,11 @@ def search(study: "SMNAS", both: bool = True, final: bool = True) -> dict[str, A
     network of each group; with `final`, "final" of it says what the final schedule made of it, and "file" where it is.
     Raises `InputError` where no candidate of stage one could be measured.
     """
-    one, picks = study.stage_one, study.picks
-    if not picks:
-        reason = min(str(record.get("reason")) for record in one.pool.values())
-        raise InputError(f"all candidates of stage one failed ({reason}): see {study.run_path('stage-one')}")
-    names = {each.structure: f"C{place}" for place, each in enumerate(picks)}
+    names = {each.structure: f"C{place}" for place, each in enumerate(study.picks)}
     groups, found = [], {}
     if both:
-        for structure, name in names.items():
-            two = study.stage_two(len(groups))
+        for place, (structure, name) in enumerate(names.items()):
+            two = study.stage_two(place)
             begun = two.found.evaluated[0].structure
             searched = _searched(two, FLOPS, "MAC", lambda each, begun=begun: {"start": each == begun})
             groups.append({"name": name, "structure": str(structure), **searched})
@@ -119,15 +115,16 @@ def search(study: "SMNAS", both: bool = True, final: bool = True) -> dict[str, A
             study.flops,
             lambda name, structure: _found(study, name, structure, final),
         )
-        for name, network in found.items() if final else ():
-            network["final"] = study.finals("search", study.found())[name]  # timed in turn
+        if final:
+            for name, result in study.finals("search", study.found()).items():  # timed in turn
+                found[name]["final"] = result
     return {
         "paper": "sm_nas",
         "scale": study.preset.name,
         "data": study.data,
         "seed": study.seed,
         "folder": study.folder,
-        "stage_one": _searched(one, LATENCY, "ms", lambda each: {"pick": names.get(each)}),
+        "stage_one": _searched(study.stage_one, LATENCY, "ms", lambda each: {"pick": names.get(each)}),
         "groups": groups,
         "found": list(found.values()),
     }
@@ -203,9 +200,9 @@ def _report_text(report: Mapping[str, Any]) -> str:
         ]
     for network in found:
         final = network.get("final")
-        measured = f"{'-':>7}{'-':>9}" if final is None else f"{_points(final['AP']):>7}{final[LATENCY]:>9.2f}"
+        measured = f"{'-':>7}{'-':>9}" if final is None else f"{points(final['AP']):>7}{final[LATENCY]:>9.2f}"
         lines.append(
-            f"  {network['name']:<4}{_billions(network[FLOPS]):>9}{_points(network['AP']):>7}{measured}  "
+            f"  {network['name']:<4}{_billions(network[FLOPS]):>9}{points(network['AP']):>7}{measured}  "
             f"{network['structure']}"
         )
     written = [network for network in found if "file" in network]
@@ -222,7 +219,7 @@ def _front_lines(searched: Mapping[str, Any]) -> list[str]:
     lines = [f"  {'':<4}{unit:>9}{'AP':>7}  structure"]
     for each in searched["front"]:
         mark = each.get("pick") or ("from" if each.get("start") else "")
-        lines.append(f"  {mark:<4}{shown(each['cost']):>9}{_points(each['AP']):>7}  {each['structure']}")
+        lines.append(f"  {mark:<4}{shown(each['cost']):>9}{points(each['AP']):>7}  {each['structure']}")
     return lines
 
 
@@ -230,10 +227,6 @@ def _counts(searched: Mapping[str, Any]) -> str:
     parts = [f"{searched['evaluated']} candidates"]
     parts += [f"{searched[what]} {what}" for what in ("failed", "skipped") if searched[what]]
     return ", ".join(parts)
-
-
-def _points(share: float | None) -> str:
-    return "failed" if share is None else f"{100 * share:.1f}"
 
 
 def _billions(operations: float | None) -> str:

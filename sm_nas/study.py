@@ -223,8 +223,13 @@ class SMNAS(BackboneStudy):
 
     @property
     def picks(self) -> list[Evaluated]:
-        """C0, C1, ...: the structures that stage two goes on with."""
-        return method.pick(self.stage_one.found.front(), self.preset.groups)
+        """C0, C1, ...: the structures that stage two goes on with. InputError where no candidate could be measured."""
+        one = self.stage_one
+        front = one.found.front()
+        if not front:
+            reason = min(str(record.get("reason")) for record in one.pool.values())
+            raise InputError(f"all candidates of stage one failed ({reason}): see {self.run_path('stage-one')}")
+        return method.pick(front, self.preset.groups)
 
     def stage_two(self, group: int) -> Searched:
         """The modular search within C`group`."""

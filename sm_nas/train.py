@@ -4,6 +4,7 @@ Its backbone is trained on classification first where the strategy says so, unle
 goes on from where it stopped.
 """
 
+import math
 import re
 import sys
 import time
@@ -196,11 +197,11 @@ def plan_text(plan: Mapping[str, Any]) -> str:
 
 def _report_text(report: Mapping[str, Any]) -> str:
     sizes = zip(("small", "medium", "large"), ("APs", "APm", "APl"), strict=True)
-    by_size = ", ".join(f"{name} {_points(report[key])}" for name, key in sizes if report.get(key) is not None)
+    by_size = ", ".join(f"{name} {points(report[key])}" for name, key in sizes if report.get(key) is not None)
     measured = report["latency_of"]
     return "\n".join(
         [
-            f"{report['model']}: AP {_points(report['AP'])} ({by_size})",
+            f"{report['model']}: AP {points(report['AP'])} ({by_size})",
             f"latency {report['latency']:.2f} ms (quartiles {report['latency_iqr']:.2f} apart) on "
             f"{measured['device']}, {measured['precision']}, {measured['software']}",
             f"backbone {report['backbone_macs_mmdet'] / 1e9:.4g} G MAC, detector {report['macs_mmdet'] / 1e9:.4g} G, "
@@ -215,8 +216,12 @@ def _report_text(report: Mapping[str, Any]) -> str:
     )
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.1f}" if share >= 0 else "-"  # COCO's -1: there is nothing to find
+def points(share: float | None) -> str:
+    """AP for people: in points; "failed" where it was not measured, "-" for the -1 that COCO has where there is nothing
+    to find."""
+    if share is None or math.isnan(share):
+        return "failed"
+    return f"{100 * share:.1f}" if share >= 0 else "-"
 
 
 if __name__ == "__main__":

@@ -63,27 +63,29 @@ def test_help_explains_every_flag(module, own, capsys):
     assert ended.value.code == 0
     assert len(text.splitlines()) <= 80
     assert all(f"--{flag}" in text for flag in ("scale", "data", "out", "device", "precision", *own.split()))
+    words = {word.rstrip(",;") for word in text.replace("│", " ").split()}
+    assert {f"{kind}:" for kind in ("auto", "coco", "voc", "yolo")} <= words
     assert "--preset.groups" in settings
     assert "--preset.final-training.optimisation.epochs" in settings
 
 
-@pytest.mark.parametrize(
-    ("module", "flags", "code", "words"),
-    [
-        ("train", ["--model", "E6"], 2, ""),
-        ("search", ["--describe", "--json"], 0, '"size": 10620'),
-        ("reproduce", ["--list"], 0, "".join(f"\n{name} " for name in PAPER.by_name)),
-    ],
-)
-def test_what_needs_no_torch_is_said_without_it(module, flags, code, words, tmp_path):
-    folders = ["--out", str(tmp_path), *(["--results", str(tmp_path)] if module == "reproduce" else [])]
+def test_what_needs_no_torch_is_said_without_it(tmp_path):
+    """All three commands, in one process."""
     script = (
-        f"import sys, sm_nas.{module} as module\n"
+        "import sys\n"
         "from common.cli import run\n"
-        f"try: run(module.main, module.Options, {[*flags, *folders]})\n"
-        "finally: print('torch' in sys.modules)"
+        "from sm_nas import reproduce, search, train\n"
+        "def tried(module, *flags):\n"
+        f"    try: run(module.main, module.Options, [*flags, '--out', {str(tmp_path)!r}])\n"
+        "    except SystemExit as ended: print('ended', ended.code)\n"
+        "tried(train, '--model', 'E6')\n"
+        "tried(search, '--describe', '--json')\n"
+        f"tried(reproduce, '--list', '--results', {str(tmp_path)!r})\n"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "False"), done.stderr
-    assert all(line.strip() in done.stdout for line in words.splitlines())
-    assert done.stdout.count("not run here") == (len(PAPER.exhibits) if module == "reproduce" else 0)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, lines[0], lines[-1]) == (0, "ended 2", "False"), done.stderr
+    assert '"size": 10620' in done.stdout
+    assert all(f"\n{name} " in done.stdout for name in PAPER.by_name)
+    assert done.stdout.count("not run here") == len(PAPER.exhibits)

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -83,6 +83,18 @@ def test_what_is_the_same_as_far_as_it_is_read_is_one_network():
     assert np.mean(twins) == pytest.approx(20, rel=0.2), "no likelier than others"
     structure = Structure("resnet50", (64, 64), (1, 2), 16, "rpn", 1)
     assert all(space.mutate(structure, generator) != structure for _ in range(200))
+
+
+def test_of_twins_a_space_may_have_the_one_that_the_network_is_not_named_by():
+    """P1 to P2 of ResNet50 and ResNet101 are one network, which is written with ResNet50."""
+    space = StructuralSpace(("resnet101",), ((64, 64),), (1,), 3, (16,), (1,), without_fpn=False)
+    generator = np.random.default_rng(0)
+    sampled = {space.sample(generator) for _ in range(100)}
+    assert len(sampled) == space.networks() == 6
+    twin = Structure("resnet50", (64, 64), (1, 2), 16, "rpn", 1)
+    assert twin in sampled
+    children = {space.mutate(twin, generator) for _ in range(50)}
+    assert {each.backbone for each in children if each.levels == (1, 3)} == {"resnet101"}
 
 
 def test_a_mutation_of_stage_one_exchanges_one_module():
@@ -267,6 +279,7 @@ def test_stage_by_stage_a_shallower_standard_network_is_not_larger():
     assert not not_larger(small, large, "position"), "its channels double sooner"
 
 
+@cache
 def cost_of(structure: Structure) -> float:
     """Multiply-accumulates of the blocks, about: width squared at every place, over the stride's square."""
     code = BackboneCode.parse(structure.backbone)
@@ -333,6 +346,7 @@ def test_nobody_asks_about_what_is_proposed_beyond_the_budget(monkeypatch):
 # ---- the search
 
 
+@cache
 def landscape(structure: Structure) -> float:
     """Twice the cost is one point better; the third stage is to be long, the first short, and doublings come early."""
     code = BackboneCode.parse(structure.backbone).whole()
@@ -419,7 +433,7 @@ def test_a_broken_search_goes_on_to_the_same_end(stops):
 
 
 def test_evolution_beats_random_search():
-    """At the paper's budget, by the area between front and a poor, dear network with the cost in octaves; 10 seeds.
+    """At the paper's budget, by the area between front and a poor, dear network with the cost in octaves; 5 seeds.
 
     At a quarter of that budget neither is better: the random candidates that both begin with are most of it.
     """
@@ -432,9 +446,9 @@ def test_evolution_beats_random_search():
     ratios = [
         area(evolve(GROUP, published, measure(landscape), (seed,), cost_of, start))
         / area(random_search(GROUP, published, measure(landscape), (seed,), start))
-        for seed in range(10)
+        for seed in range(5)
     ]
-    assert sum(ratio > 1 for ratio in ratios) >= 9
+    assert sum(ratio > 1 for ratio in ratios) >= 4
     assert np.mean(ratios) > 1.05
 
 
@@ -467,7 +481,7 @@ def test_a_small_space_ends(space, size):
     def flat(structures):
         return iter([{"cost": 1.0, "AP": 0.1}] * len(structures))
 
-    settings = SearchSettings(budget=100, first=size // 2 or 1, generation=4, fresh=0.3)
+    settings = SearchSettings(budget=size + 5, first=size // 2 or 1, generation=4, fresh=0.3)
     for history in (evolve(space, settings, flat, (0,)), random_search(space, settings, flat, (0,))):
         structures = [each.structure for each in history.evaluated]
         assert len(structures) == len(set(structures)) == size

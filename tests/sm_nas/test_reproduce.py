@@ -9,27 +9,26 @@ from common.plain import read_json, to_json
 from common.report.exhibit import ExhibitResult, Setting
 from common.report.reproduce import draw
 from common.train.loop import _Stage
+from sm_nas import exhibits
 from sm_nas.exhibits import PAPER
 from sm_nas.presets import PRESETS, SMOKE
 from sm_nas.reproduce import Options, main
+from tests.sm_nas import conftest
+from tests.sm_nas.conftest import DATA
 
-DATA = "scenes:train=48,val=16"
 # These train named detectors to the end, all of them or on a second set too: in a slow test of their own.
 LONG = ("figure1", "table1", "mobilenet", "ranking", "table2", "table3", "table4", "table5")
 JUDGED = [name for name, exhibit in PAPER.by_name.items() if not exhibit.pilot and name not in LONG]
 PNG = b"\x89PNG\r\n\x1a\n"
-# Fewer images than the scale has: here it is the code that is looked at.
-TINY = replace(
-    SMOKE,
-    train_images=16,
-    search_images=8,
-    validation_images=8,
-    crops=16,
-    latency_images=1,
-    stage_one=replace(SMOKE.stage_one, budget=4, first=3),
-    stage_two=replace(SMOKE.stage_two, budget=3, first=2),
-    final_training=SMOKE.stage_one_training,
-)
+TINY = replace(conftest.TINY, final_training=SMOKE.stage_one_training)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_table():
+    """Of made-up accuracies, for the exhibit on pruning."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exhibits, "_TABLES", 1)
+        yield
 
 
 @pytest.fixture(scope="module")

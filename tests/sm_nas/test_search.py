@@ -1,6 +1,7 @@
 """The command that runs both searches."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -8,9 +9,12 @@ import pytest
 from common import study as shared
 from common.cli import parse, run
 from common.models.detector import load_detector
+from common.plain import InputError
+from common.report.reproduce import measure_exhibit
 from common.train import distributed, loop
 from sm_nas import reproduce
 from sm_nas.encoding import BackboneCode, Structure
+from sm_nas.exhibits import PAPER as PAPER_OF_EXHIBITS
 from sm_nas.presets import PAPER
 from sm_nas.search import Options, _next, main, search, stages
 from sm_nas.study import SMNAS
@@ -100,7 +104,10 @@ def test_a_search_of_which_nothing_is_left(capsys, flags, tmp_path, monkeypatch)
     with pytest.raises(SystemExit) as ended:
         said(capsys, *flags, "--out", str(tmp_path))
     assert ended.value.code == 2
-    assert "all candidates of stage one failed (does not fit in memory (9 GiB)): see" in capsys.readouterr().err
+    said_once = "all candidates of stage one failed (does not fit in memory (9 GiB)): see"
+    assert said_once in capsys.readouterr().err
+    with pytest.raises(InputError, match=re.escape(said_once)):
+        measure_exhibit(PAPER_OF_EXHIBITS.by_name["figure4"], SMNAS(tiny_options(tmp_path)))
 
 
 def test_a_search_does_not_start_in_several_processes(tmp_path, capsys, monkeypatch):

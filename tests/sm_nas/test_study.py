@@ -448,7 +448,9 @@ def touched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 @pytest.mark.parametrize("name", ["table1", pytest.param("figure3", marks=pytest.mark.slow)])
 def test_an_exhibit_names_exactly_the_runs_that_measuring_it_touched(tmp_path, name, monkeypatch):
-    options = Options(scale="smoke", preset=TINY, device="cpu", data=DATA, out=tmp_path / "runs")
+    small = tuple((each, replace(structure, backbone="resnet18")) for each, structure in TINY.classics)
+    preset = replace(TINY, classics=small)
+    options = Options(scale="smoke", preset=preset, device="cpu", data=DATA, out=tmp_path / "runs")
     used = touched(monkeypatch)
     first = measure_exhibit(PAPER.by_name[name], SMNAS(options))
     assert set(first["runs"]) == used
