@@ -1,6 +1,7 @@
 """DetOFA's exhibits and claims: made-up numbers against naive formulas; no training."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from detofa import exhibits
 from detofa.exhibits import FOLDER, LABELS, PAPER
 from detofa.presets import NANO, VARIANTS
 from detofa.space import OFAResNetSpace
+from tests.drawn import check_drawn
 
 SETTING = Setting("scenes", "nano", to_json(NANO), {"constraint": "macs"})
 T = 12.706204736  # quantile of Student's t with one degree of freedom: two seeds
@@ -52,6 +54,7 @@ def assert_same(found, expected) -> None:
 def drawing(name: str, measured, setting: Setting = SETTING) -> tuple[list, dict]:
     """Rows of the exhibit's table, and its pictures' data by name."""
     drawn = BY_NAME[name].draw(measured, setting)
+    check_drawn(Path(__file__).parent, name, drawn)
     assert all(len(row) == len(drawn.table.columns) for row in drawn.table.rows)
     return list(drawn.table.rows), {picture.name: to_json(picture.data) for picture in drawn.pictures}
 

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from joint_detnas.exhibits import (
     share_until,
     without_effect,
 )
-from joint_detnas.presets import BACKBONES, KINDS, PRESETS, other_choices
+from joint_detnas.presets import BACKBONES, KINDS, PRESETS, Preset, other_choices
+from tests.drawn import check_drawn
 
 PILOTS = ["choices", "penalty", "pairs", "plateau"]
 NAMES = [*(f"table{number}" for number in range(1, 8)), *(f"figure{number}" for number in range(4, 8))]
@@ -150,12 +152,15 @@ class MadeUpStudy:
         return {"samples": [100, 200, 400], "AP": [number(self.seed, run, at) for at in range(3)]}
 
 
-def measured(name: str) -> dict[int, dict[str, Any]]:
-    return {seed: measure_exhibit(PAPER.by_name[name], MadeUpStudy(seed)) for seed in SEEDS}
+def measured(name: str, seed: int) -> dict[str, Any]:
+    return measure_exhibit(PAPER.by_name[name], MadeUpStudy(seed))
 
 
-def drawn(name: str) -> ExhibitResult:
-    return draw(PAPER, PAPER.by_name[name], measured(name), Setting("scenes", "smoke", to_json(SMOKE)), "command")
+def drawn(name: str, preset: Preset = SMOKE) -> ExhibitResult:
+    every = {seed: measured(name, seed) for seed in SEEDS}
+    result = draw(PAPER, PAPER.by_name[name], every, Setting("scenes", "smoke", to_json(preset)), "command")
+    check_drawn(Path(__file__).parent, name, result)
+    return result
 
 
 def mean(formula: Callable[[int], Any]) -> Difference:
@@ -425,9 +430,8 @@ def test_curves_and_bars_are_those_of_the_tables():
     [(True, "from the start. After NAS, 50 % of a pipeline's"), (False, "included; 50 % of a pipeline's")],
 )
 def test_notes_say_when_the_penalty_trains(base, text):
-    setting = Setting("scenes", "smoke", to_json(replace(SMOKE, penalised_base=base, penalised_share=0.5)))
     for name in ("table5", "penalty"):
-        found = draw(PAPER, PAPER.by_name[name], measured(name), setting, "command")
+        found = drawn(name, replace(SMOKE, penalised_base=base, penalised_share=0.5))
         assert any(f"{text} pairs, rounded down, come before" in note for note in found.notes), found.notes
 
 
@@ -439,7 +443,7 @@ def test_every_seed_in_which_no_pair_came_to_the_cost_is_counted(monkeypatch, na
     found = drawn(name)
     assert not found.table.rows
     assert "In 3 of 3 seeds no pair of the search came to the cost." in found.notes
-    assert not measured(name)[0].get("evidence")
+    assert not measured(name, 0).get("evidence")
 
 
 # ---- evidence
@@ -484,7 +488,7 @@ def lost(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_evidence_is_what_the_rule_gives():
-    found = {key: value for name in NAMES for key, value in measured(name)[1]["evidence"].items()}
+    found = {key: value for name in NAMES for key, value in measured(name, 1)["evidence"].items()}
     ahead = [
         score_after(1, "search-resnet18-fixed-student", n) - score_after(1, "search-resnet18-fixed-pair", n)
         for n in range(7)
@@ -549,7 +553,7 @@ def test_evidence_is_what_the_rule_gives():
 
 
 def test_every_side_of_a_comparison_has_its_budget():
-    sides = {name: measured(name)[0].get("budget", {}) for name in NAMES}
+    sides = {name: measured(name, 0).get("budget", {}) for name in NAMES}
     assert {name: list(each) for name, each in sides.items() if each} == {
         "table1": [
             "pool",
