@@ -133,7 +133,7 @@ class Options:
     """Our parts against the peers', each pair in one run. A ratio above 1 means that ours is better."""
 
     names: Positional[tuple[str, ...]] = ()
-    """Benchmarks to run (none: all)."""
+    """Benchmarks to run (default: all)."""
     json: Switch = False
     """Print one JSON list instead of a table."""
     list: Switch = False

@@ -8,7 +8,6 @@ Command: python -m benchmarks.capacity --out results/nano/common/capacity.json -
 Time: about 25 minutes on one CPU core that computes with bfloat16.
 """
 
-import shlex
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from common.cli import run
+from common.cli import run, typed_command
 from common.plain import InputError, write_json
 from common.settings import Augmentation, Optimisation, Precision
 
@@ -70,7 +69,7 @@ def main(options: Options) -> None:
         "settings": {name: value for name, value in asdict(options).items() if name not in NO_SETTING},
         **measured,
         **compared(measured["results"]),
-        "environment": describe_environment(shlex.join(["python", "-m", "benchmarks.capacity", *sys.argv[1:]])),
+        "environment": describe_environment(typed_command()),
     }
     write_json(options.out, record)
     for step in record["steps"]:

@@ -6,12 +6,18 @@ in OUT/parts, so the same command goes on after whatever broke off; OUT/gpu.json
 and OUT/gpu.tar.gz what is worth keeping. --dry runs every part, tiny, on the CPU: its numbers mean nothing.
 """
 
+import json
+import signal
+import subprocess
 import sys
+import tarfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -140,8 +146,6 @@ def summary(found: dict[str, Any]) -> str:
 
 def archive(out: Path) -> Path:
     """Record, parts, and the text files of the runs; no weights."""
-    import tarfile
-
     file = out / "gpu.tar.gz"
     with tarfile.open(file, "w:gz") as packed:
         for each in sorted(out.rglob("*.json*")):
@@ -173,8 +177,6 @@ def detectors(scale: str) -> dict[str, Callable[[], tuple["nn.Module", Callable,
         return network if elastic else network.extract(largest), centernet_losses, (preset.image_size,) * 2
 
     def structure(**changes: Any) -> tuple:
-        from dataclasses import replace
-
         preset, norm = SM_NAS[scale], changes.pop("norm", "batch")
         asked = replace(preset.strategy_model, **changes)
         network = networks.build_detector(asked, CLASSES, preset.detector, norm)
@@ -202,18 +204,8 @@ def detectors(scale: str) -> dict[str, Callable[[], tuple["nn.Module", Callable,
 CLASSES = 12  # of Scenes
 
 
-def batches(machine: Machine, split: str, images: int, size: tuple[int, int], batch: int) -> list["Batch"]:
-    """Scenes, decoded, on the CPU."""
-    from common.data.batches import DetectionBatches
-    from common.data.scenes import scenes
-
-    return list(DetectionBatches(scenes(split, images, min(size)), size, batch, "cpu").in_order())
-
-
 def agreements() -> list[tuple[str, Callable[[Machine], dict[str, Any]]]]:
     """A part for each kind of detector, thin."""
-    from functools import partial
-
     return [(f"equal-{name.replace(' ', '-')}", partial(agreement, name)) for name in detectors("nano")]
 
 
@@ -221,6 +213,7 @@ def agreement(name: str, machine: Machine) -> dict[str, Any]:
     """A network trained a little on the device, then the same on both: losses, gradients, detections, AP."""
     import torch
 
+    from benchmarks.networks import scene_batches
     from common.data.scenes import scenes
     from common.evaluate.average_precision import GroundTruth
     from common.evaluate.subnetworks import average_precision
@@ -228,12 +221,12 @@ def agreement(name: str, machine: Machine) -> dict[str, Any]:
     torch.manual_seed(0)
     network, losses, size = detectors("nano")[name]()
     steps, images = (1, 4) if machine.dry else (150, 32)
-    training = [each.to(machine.device) for each in batches(machine, "train", 8 * images, size, images)]
+    training = scene_batches("train", 8 * images, size, images, machine.device)
     network.to(machine.device, memory_format=torch.channels_last).train()
     step = training_step(network, losses, "float32")
     for number in range(steps):
         step(training[number % len(training)])
-    unseen = batches(machine, "val", images, size, 4)
+    unseen = scene_batches("val", images, size, 4, "cpu")
     truth = GroundTruth(scenes("val", images, min(size)))
     found = []  # of the CPU, of the device
     with exactly():
@@ -306,15 +299,13 @@ def training_step(network: "nn.Module", losses: Callable, precision: str) -> Cal
 
 def measurements() -> list[tuple[str, Callable[[Machine], dict[str, Any]]]]:
     """Parts that measure, the most telling ones first."""
-    from functools import partial
-
     names = ("detofa supernet", "sm-nas faster", "joint-detnas teacher")
     steps = [
         (f"step-{name.replace(' ', '-')}-{scale}", partial(steps_of, name, scale)) for name in names for scale in SCALES
     ]
     return [
         ("ceiling", ceiling),
-        *(((f"torchvision-{side}"), partial(torchvision, side)) for side in (320, 800)),
+        *((f"torchvision-{side}", partial(torchvision, side)) for side in (320, 800)),
         *steps,
         ("evaluation", evaluation),
         *((name, partial(benchmark, name)) for name in ("bn-reestimation", "elastic-step", "average-precision")),
@@ -346,13 +337,14 @@ def steps_of(name: str, scale: str, machine: Machine) -> dict[str, Any]:
     """
     import torch
 
+    from benchmarks.networks import scene_batches
     from common.cost import count
 
     torch.manual_seed(0)
     network, losses, size = detectors("nano" if machine.dry else scale)[name]()
     network.to(machine.device, memory_format=torch.channels_last).train()
     images = 2 if machine.dry else {"nano": 32, "mini": 32, "paper": 8}[scale]
-    batch = batches(machine, "train", images, size, images)[0].to(machine.device)
+    [batch] = scene_batches("train", images, size, images, machine.device)
     if machine.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     step = training_step(network, losses, "bfloat16")
@@ -382,12 +374,9 @@ def steps_of(name: str, scale: str, machine: Machine) -> dict[str, Any]:
 
 def synchronisations(machine: Machine, work: Callable[[], object]) -> int | None:
     """How often a piece of work waits for the GPU; None on a CPU."""
-    import warnings
-
     import torch
 
     if machine.device != "cuda":
-        work()
         return None
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -410,28 +399,14 @@ def torchvision(side: int, machine: Machine) -> dict[str, Any]:
 
 def beside_torchvision(side: int, images: int, machine: Machine) -> dict[str, float]:
     """Images a second of both."""
-    import torch
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
-
-    from common.models.torchvision_weights import faster_rcnn_of_torchvision
+    from benchmarks.networks import twin_of_torchvision
     from common.models.two_stage import two_stage_losses
 
-    torch.manual_seed(0)
-    theirs = fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=1 + CLASSES, min_size=side, max_size=side
-    ).to(machine.device)
-    theirs.transform.image_mean, theirs.transform.image_std = [0.0] * 3, [1.0] * 3  # images are normalised
-    ours = faster_rcnn_of_torchvision(theirs.state_dict())
-    ours.to(machine.device, memory_format=torch.channels_last).train()
-    batch = batches(machine, "train", images, (side, side), images)[0].to(machine.device)
-    targets = [
-        {"boxes": boxes[valid], "labels": labels[valid] + 1}
-        for boxes, labels, valid in zip(batch.boxes, batch.labels, batch.valid, strict=True)
-    ]
+    ours, theirs, batch, targets = twin_of_torchvision(side, images, machine.device)
     plain = theirs.train().forward
     theirs.forward = lambda images: plain(list(images), targets)
     steps = (
-        training_step(ours, two_stage_losses, "bfloat16"),
+        training_step(ours.train(), two_stage_losses, "bfloat16"),
         training_step(theirs, lambda outputs, _: {"loss": sum(outputs.values())}, "bfloat16"),
     )
     our_s, their_s = (machine.seconds(lambda step=step: step(batch)) for step in steps)
@@ -446,6 +421,7 @@ def evaluation(machine: Machine) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from benchmarks.networks import scene_batches
     from common.data.scenes import scenes
     from common.evaluate.average_precision import GroundTruth
     from common.evaluate.recalibrate import reestimate_batch_norm
@@ -457,7 +433,7 @@ def evaluation(machine: Machine) -> dict[str, Any]:
     supernet, _, size = detectors("nano" if machine.dry else "mini")["detofa supernet"]()
     supernet.to(machine.device, memory_format=torch.channels_last)
     images, paths = (4, 2) if machine.dry else (500, 12)
-    unseen = [each.to(machine.device) for each in batches(machine, "val", images, size, min(images, 64))]
+    unseen = scene_batches("val", images, size, min(images, 64), machine.device)
     calibration = [each.images for each in unseen[:2]]
     truth = GroundTruth(scenes("val", images, min(size)))
     sampled = supernet.backbone.space.sample(paths, np.random.default_rng(0))
@@ -482,8 +458,6 @@ def evaluation(machine: Machine) -> dict[str, Any]:
 
 def benchmark(name: str, machine: Machine) -> dict[str, Any]:
     """The rows of `python -m benchmarks NAME --device cuda`."""
-    from dataclasses import asdict
-
     from benchmarks.__main__ import measure
     from benchmarks.harness import Timing
 
@@ -493,8 +467,6 @@ def benchmark(name: str, machine: Machine) -> dict[str, Any]:
 
 def latency(machine: Machine) -> dict[str, Any]:
     """Milliseconds of one image through the detectors of the paper's scale, by number format."""
-    from dataclasses import asdict
-
     import torch
 
     from common.evaluate.latency import measure_latency
@@ -515,10 +487,6 @@ def latency(machine: Machine) -> dict[str, Any]:
 
 def training(machine: Machine) -> dict[str, Any]:
     """DetOFA's supernet at mini scale, as far as the time goes; the same command goes on with it."""
-    import json
-    import signal
-    import subprocess
-
     scale, precision = ("smoke", "float32") if machine.dry else ("mini", "bfloat16")
     command = [sys.executable, "-m", "detofa.train", "--scale", scale, "--data", machine.data, "--device"]
     command += [machine.device, "--precision", precision, "--out", str(machine.out / "runs"), "--json"]

@@ -15,6 +15,7 @@ from common.batch import Batch
 from common.data.batches import DetectionBatches
 from common.data.scenes import scenes
 from common.evaluate.recalibrate import reestimate_batch_norm
+from common.letterbox import Size
 from common.models.classifier import Classifier
 from common.models.elastic import corner
 from common.models.ofa_resnet import OFAResNet
@@ -74,9 +75,10 @@ class Case:
         return scene_batches("train", self.batches * self.batch_size, self.image_size, self.batch_size, device)
 
 
-def scene_batches(split: str, count: int, side: int, batch_size: int, device: str) -> list[Batch]:
-    """So many scenes of side x side pixels, all decoded."""
-    return list(DetectionBatches(scenes(split, count, side), side, batch_size, device).in_order())
+def scene_batches(split: str, count: int, size: Size, batch_size: int, device: str) -> list[Batch]:
+    """So many scenes, all decoded: squares, fitted into the size where that is none."""
+    side = size if isinstance(size, int) else min(size)
+    return list(DetectionBatches(scenes(split, count, side), size, batch_size, device).in_order())
 
 
 def training_step(
@@ -190,25 +192,33 @@ def two_stage(timing: Timing, batch_size: int, side: int = 320) -> list[Row]:
 
     Batch norm, everything trained, 2000 proposals, 512 regions an image. side: of square images, pixels.
     """
-    torch.manual_seed(0)
-    theirs = fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=1 + _CATEGORIES, min_size=side, max_size=side
-    ).to(timing.device)
-    theirs.transform.image_mean, theirs.transform.image_std = [0.0] * 3, [1.0] * 3  # images come normalised
-    ours = faster_rcnn_of_torchvision(theirs.state_dict())
-    ours.to(timing.device, memory_format=CHANNELS_LAST)
-    [batch] = scene_batches("train", batch_size, side, batch_size, timing.device)
+    ours, theirs, batch, targets = twin_of_torchvision(side, batch_size, timing.device)
     images = list(batch.images.contiguous())  # torchvision's layout
-    targets = [
-        {"boxes": boxes[valid], "labels": labels[valid] + 1}  # no padding, and 0 is the background
-        for boxes, labels, valid in zip(batch.boxes, batch.labels, batch.valid, strict=True)
-    ]
     _agree_on_outputs(ours.eval(), theirs.eval(), batch)
 
     our_step = training_step(ours, lambda: two_stage_losses(ours(batch.images), batch)["loss"], batch_size)
     their_step = training_step(theirs, lambda: sum(theirs(images, targets).values()), batch_size)
     case = f"{side}x{side}, batch {batch_size}"
     return compare("img/s", our_step, {"torchvision": lambda: their_step}, timing, case=case)
+
+
+def twin_of_torchvision(
+    side: int, images: int, device: str
+) -> tuple[TwoStage, nn.Module, Batch, list[dict[str, Tensor]]]:
+    """Our Faster R-CNN R50-FPN, torchvision's of the same weights, a batch of scenes, and its targets for theirs."""
+    torch.manual_seed(0)
+    theirs = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=1 + _CATEGORIES, min_size=side, max_size=side
+    ).to(device)
+    theirs.transform.image_mean, theirs.transform.image_std = [0.0] * 3, [1.0] * 3  # images come normalised
+    ours = faster_rcnn_of_torchvision(theirs.state_dict())
+    ours.to(device, memory_format=CHANNELS_LAST)
+    [batch] = scene_batches("train", images, side, images, device)
+    targets = [
+        {"boxes": boxes[valid], "labels": labels[valid] + 1}  # no padding, and 0 is the background
+        for boxes, labels, valid in zip(batch.boxes, batch.labels, batch.valid, strict=True)
+    ]
+    return ours, theirs, batch, targets
 
 
 @torch.no_grad()

@@ -8,15 +8,13 @@ seconds as all that the detector rests on took, but for pre-training on crops.
 Command: python -m benchmarks.photographs DETECTOR --data auto:DIR --out results/photo/NAME.json
 """
 
-import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from common.cli import run, short_name
+from common.cli import run, short_name, typed_command
 from common.letterbox import canvas_of
 from common.plain import InputError, write_json
 from common.settings import lasting
@@ -50,11 +48,9 @@ def main(options: Options) -> None:
     from joint_detnas.study import JointDetNASStudy
 
     card = load_detector(options.detector).description
-    made = card["provenance"]
-    if made["scale"] not in PRESETS:
-        raise InputError(
-            f"{options.detector} was trained at the scale {made['scale']!r}: give one of a scale with a name"
-        )
+    made = card.get("provenance", {})
+    if made.get("scale") not in PRESETS:
+        raise InputError(f"{options.detector} was trained at none of the scales {', '.join(PRESETS)}")
     precision = Run.read(Path(made["run"])).config["precision"]  # what a second of training is worth depends on it
     how = {"scale": made["scale"], "preset": PRESETS[made["scale"]], "precision": precision, "device": "cpu"}
     study = JointDetNASStudy(StudyOptions(data=options.data, out=options.runs, **how))
@@ -74,7 +70,7 @@ def main(options: Options) -> None:
         "precision": precision,
         "ours": ours | {"macs": card["cost"]["macs"], "command": made["command"]},
         "torchvision": theirs,
-        "environment": describe_environment(shlex.join(["python", "-m", "benchmarks.photographs", *sys.argv[1:]])),
+        "environment": describe_environment(typed_command()),
     }
     write_json(options.out, record)
     print(

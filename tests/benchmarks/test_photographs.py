@@ -11,6 +11,7 @@ from benchmarks import photographs
 from benchmarks.torchvision_detector import TorchvisionDetector
 from common.cli import run
 from common.models.resnet import ResNet
+from common.plain import read_json, write_json
 from joint_detnas import train
 from joint_detnas.presets import SMOKE
 from tests.common.models.families import make_batch
@@ -75,14 +76,20 @@ def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys, bfloat16_an
 
     record = compared(DATA)
     run_folder = tmp_path / "runs/joint_detnas/scenes-smoke/base-resnet18-s0"
-    took = json.loads((run_folder / "stages/detector.json").read_text())["cpu_seconds"]
+    took = read_json(run_folder / "stages/detector.json")["cpu_seconds"]
     assert record["ours"]["cpu_seconds"] == pytest.approx(took), "training on crops counts on neither side"
     (pace,) = Path(tmp_path / "theirs").rglob("pace.json")
-    paced = json.loads(pace.read_text())
+    paced = read_json(pace)
     assert record["torchvision"]["samples"] == paced["samples"] * max(1, round(took / paced["cpu_seconds"]))
     assert record["photographs"] == "scenes"
     assert record["precision"] == "bfloat16"
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        compared("scenes:train=40,val=8,size=32")
-    assert "was measured on other images than --data" in capsys.readouterr().err
+
+    def refused(data: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            compared(data)
+        return capsys.readouterr().err
+
+    assert "was measured on other images than --data" in refused("scenes:train=40,val=8,size=32")
+    write_json(Path(file), read_json(Path(file)) | {"provenance": {"torchvision": "fasterrcnn.pth"}})
+    assert "was trained at none of the scales smoke, " in refused(DATA)
