@@ -38,7 +38,7 @@ def main(options: Options) -> None:
 
 def names() -> tuple[str, ...]:
     """Every notebook that has a script."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("build", "__init__")))
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "build"))
 
 
 def unexecuted(name: str) -> "NotebookNode":
@@ -46,10 +46,9 @@ def unexecuted(name: str) -> "NotebookNode":
     import jupytext
     from nbformat import NotebookNode, from_dict
 
-    script = FOLDER / f"{name}.py"
-    if not script.is_file():
+    if name not in names():
         raise InputError(f"unknown notebook {name!r}: give some of {', '.join(names())}")
-    notebook = jupytext.read(script, fmt="py:percent")
+    notebook = jupytext.read(FOLDER / f"{name}.py", fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"{name}-{number:02d}", NotebookNode()
     notebook.metadata = from_dict(KERNEL)

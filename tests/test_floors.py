@@ -1,29 +1,30 @@
-"""The floors of the house: what may import what, and that a paper's method is in one file."""
+"""What may import what, what an installation must bring for it, and that a paper's method is in one file."""
 
 import ast
 import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(path.parent.name for path in ROOT.glob("*/printed.json"))  # found, not listed
-FOLDERS = ["common", *PAPERS]
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
 
 
-def _imports(file: Path) -> set[str]:
-    """The dotted names that a file imports, wherever in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative imports hide what is imported"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    return names
+def _imported(folder: Path) -> set[str]:
+    """The packages that the files under a folder import, wherever in them."""
+    names = set()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module)
+    return {name.partition(".")[0] for name in names}
 
 
 def test_the_contracts_are_kept():
@@ -35,18 +36,25 @@ def test_the_contracts_are_kept():
     assert "3 kept, 0 broken" in done.stdout
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_no_folder_knows_a_paper_but_itself(folder):
+def test_the_contracts_are_about_every_paper():
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    papers = known["contracts"][0]["layers"][1].split(" | ")  # "|": none of them imports another
+    assert sorted(papers) == PAPERS
     assert len(PAPERS) >= 3
-    foreign = {paper for paper in PAPERS if paper != folder}
-    for file in (ROOT / folder).rglob("*.py"):
-        assert not {name.split(".")[0] for name in _imports(file)} & foreign, file
+    assert set(known["root_packages"]) == {"benchmarks", "common", *PAPERS}
 
 
 def test_the_report_needs_no_torch():
-    heavy = {"torch", "torchvision", "hotcoco", "pycocotools"}
-    for file in (ROOT / "common" / "report").glob("*.py"):
-        assert not {name.split(".")[0] for name in _imports(file)} & heavy, file
+    assert not _imported(ROOT / "common" / "report") & {"torch", "torchvision", "hotcoco", "pycocotools"}
+
+
+def test_an_installation_needs_what_is_imported_and_nothing_else():
+    first, *others = re.split(r"^# extra: (\w+)$", (ROOT / "requirements.txt").read_text(), flags=re.M)
+    names = [set(re.findall(r"^[a-z][\w-]*", text, re.M)) for text in (first, *others[1::2])]
+    always, extras = {IMPORTED_AS.get(name, name) for name in names[0]}, dict(zip(others[::2], names[1:], strict=True))
+    imported = set().union(*(_imported(ROOT / folder) for folder in ("common", *PAPERS)))
+    assert always <= imported
+    assert imported - {*sys.stdlib_module_names, "common", *PAPERS} <= always | extras["export"] | {"ray"}
 
 
 @pytest.mark.parametrize("paper", PAPERS)

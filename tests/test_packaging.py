@@ -1,6 +1,5 @@
-"""What an installation brings: the one command, and the packages that it needs."""
+"""The one command that an installation brings."""
 
-import ast
 import dataclasses
 import importlib
 import itertools
@@ -17,7 +16,6 @@ from common import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(path.parent.name for path in ROOT.glob("*/printed.json"))
-IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
 
 
 def typed(monkeypatch, *words: str) -> None:
@@ -73,19 +71,3 @@ def test_words_are_given_on_and_unknown_ones_told(monkeypatch, capsys):
         typed(monkeypatch, "trian", "--help")
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: no command 'trian --help': known are predict, ")
-
-
-def test_an_installation_needs_what_is_imported_and_nothing_else():
-    first, *others = re.split(r"^# extra: (\w+)$", (ROOT / "requirements.txt").read_text(), flags=re.M)
-    names = [set(re.findall(r"^[a-z][\w-]*", text, re.M)) for text in (first, *others[1::2])]
-    always, extras = names[0], dict(zip(others[::2], names[1:], strict=True))
-    imported = set()
-    for folder in ("common", *PAPERS):
-        for file in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(file.read_text())):
-                found = [each.name for each in node.names] if isinstance(node, ast.Import) else []
-                found += [node.module] if isinstance(node, ast.ImportFrom) else []
-                imported |= {each.split(".")[0] for each in found}
-    known = set(sys.stdlib_module_names) | {"common", *PAPERS}
-    assert {IMPORTED_AS.get(name, name) for name in always} <= imported
-    assert imported - known <= {IMPORTED_AS.get(name, name) for name in always} | extras["export"] | {"ray"}

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,21 +13,33 @@ from tests.processes import ran
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 
 
-def typed(folder: Path, module: str, *arguments: str, flag: str = "-m") -> subprocess.CompletedProcess:
-    """`python -m module arguments` in a folder, the made-up paper on the path."""
+IN_TURN = """
+import json, runpy, sys
+
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def typed(folder: Path, *commands: Sequence[str]) -> subprocess.CompletedProcess:
+    """`python -m ...` of each command in a folder, the made-up paper on the path, in one process."""
+    return executed(folder, IN_TURN, json.dumps(commands))
+
+
+def executed(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    """`python -c code arguments` in a folder, the made-up paper on the path."""
     path = os.pathsep.join(map(str, (ROOT, HERE)))
-    return ran(flag, module, *arguments, folder=folder, environment={"PYTHONPATH": path})
+    return ran("-c", code, *arguments, folder=folder, environment={"PYTHONPATH": path})
 
 
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory) -> Path:
     """A folder in which the paper was searched, reproduced over two seeds and published."""
     folder = tmp_path_factory.mktemp("fourth")
-    found = typed(folder, "widenet.search", "--json")
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["width"] in (8, 16)
-    done = typed(folder, "widenet.reproduce", "--seeds", "2", "--publish")
+    done = typed(folder, ["widenet.search", "--json"], ["widenet.reproduce", "--seeds", "2", "--publish"])
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["width"] in (8, 16)
     return folder
 
 
@@ -50,7 +63,7 @@ def test_its_claim_rests_on_just_the_runs_that_it_compares(reproduced):
 
 
 def test_a_changed_setting_gets_a_folder_of_its_own(reproduced):
-    done = typed(reproduced, "widenet.train", "--preset.training.epochs", "2", "--json")
+    done = typed(reproduced, ["widenet.train", "--preset.training.epochs", "2", "--json"])
     assert json.loads(done.stdout)["samples"] == 32
     folders = sorted(path.name for path in (reproduced / "runs/widenet").iterdir())
     assert folders[0] == "scenes-smoke"
@@ -60,14 +73,17 @@ def test_a_changed_setting_gets_a_folder_of_its_own(reproduced):
 
 
 def test_list_names_the_recorded_time_or_says_that_there_is_none(reproduced):
-    assert " a seed, here (" in typed(reproduced, "widenet.reproduce", "--list").stdout
-    assert "not run here" in typed(reproduced, "widenet.reproduce", "--list", "--scale", "nano").stdout
+    listed = ["widenet.reproduce", "--list"]
+    _, here, nano = typed(reproduced, listed, [*listed, "--scale", "nano"]).stdout.split("Exhibits of WideNet")
+    assert " a seed, here (" in here
+    assert "not run here" in nano
 
 
 def test_report_and_scoreboard_show_it(reproduced):
-    for folder in ("runs", "results"):
-        done = typed(reproduced, "common.report", folder, "--out", f"page-{folder}")
-        assert done.returncode == 0, done.stderr
+    folders = ("runs", "results")
+    done = typed(reproduced, *(["common.report", folder, "--out", f"page-{folder}"] for folder in folders))
+    assert done.returncode == 0, done.stderr
+    for folder in folders:
         page = (reproduced / f"page-{folder}/index.html").read_text()
         assert all(text in page for text in ("WideNet", "WN-1: wider is better", '<svg class="plot"'))
 
@@ -77,7 +93,7 @@ def test_it_is_compared_at_a_budget_and_its_detectors_on_one_page(reproduced):
     alone = "[methods().pop(name) for name in [*methods()] if name != 'widenet']"  # the others take their time
     code = f"from common.compare.methods import methods; {alone}; from common.cli import run; "
     code += "from common.compare.__main__ import Options, main; run(main, Options)"
-    done = typed(reproduced, code, "--budget", "5", "--seeds", "2", "--publish", flag="-c")
+    done = executed(reproduced, code, "--budget", "5", "--seeds", "2", "--publish")
     assert done.returncode == 0, done.stderr
     published = reproduced / "results/smoke/compare"
     claims = json.loads((published / "claims.json").read_text())
@@ -93,7 +109,7 @@ def test_it_is_compared_at_a_budget_and_its_detectors_on_one_page(reproduced):
     assert [len(fronts[side]["detectors"]) for side in ("found", "random")] == [2, 1]
     assert [fronts[side]["samples"] for side in ("found", "random")] == [32, 16]
 
-    done = typed(reproduced, "common.compare", "runs/widenet", "--data", "scenes:val=8")
+    done = typed(reproduced, ["common.compare", "runs/widenet", "--data", "scenes:val=8"])
     assert done.returncode == 0, done.stderr
     record = json.loads((reproduced / "runs/compare/scenes-val/exhibits/detectors/result.json").read_text())
     assert sorted(row[:2] for row in record["table"]["rows"]) == [
@@ -106,6 +122,6 @@ def test_it_is_compared_at_a_budget_and_its_detectors_on_one_page(reproduced):
 
 
 def test_a_wrong_flag_gives_one_sentence(tmp_path):
-    done = typed(tmp_path, "widenet.reproduce", "--only", "table2")
+    done = typed(tmp_path, ["widenet.reproduce", "--only", "table2"])
     assert (done.returncode, done.stderr) == (2, "error: unknown exhibit 'table2': give some of table1\n")
     assert not (tmp_path / "runs").exists()
