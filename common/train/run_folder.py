@@ -439,17 +439,21 @@ def describe_environment(command: str | None = None) -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any]:
-    """The commit of the code that runs (not of the current folder), and whether files differ from it."""
-    root = Path(__file__).resolve().parents[2]
+    """The commit of the code that runs (not of the current folder), and whether files differ from it; None for both
+    where the code is no part of a repository, though it may be installed inside somebody's.
+    """
+    file = Path(__file__).resolve()
     answers = []
-    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
+    for arguments in (["rev-parse", "HEAD", f"HEAD:./{file.name}"], ["status", "--porcelain"]):
         try:
-            done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=30)
+            done = subprocess.run(["git", "-C", file.parent, *arguments], capture_output=True, text=True, timeout=30)
         except (OSError, subprocess.TimeoutExpired):
+            done = None
+        if done is None or done.returncode != 0:
             return {"git_commit": None, "git_dirty": None}
-        answers.append(done.stdout.strip() if done.returncode == 0 else None)
-    commit, changes = answers
-    return {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
+        answers.append(done.stdout.split("\n"))
+    (commit, *_), changes = answers
+    return {"git_commit": commit, "git_dirty": any(changes)}
 
 
 def _plain(name: str) -> str:

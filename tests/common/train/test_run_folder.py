@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,28 @@ def test_environment_names_versions_and_neither_host_nor_user(monkeypatch):
         environment
     )
     assert os.uname().nodename not in json.dumps(environment)
+
+
+def test_the_commit_is_that_of_the_code_not_of_a_repository_that_it_is_installed_in(tmp_path, monkeypatch):
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    installed = tmp_path / "site-packages" / "run_folder.py"
+    installed.parent.mkdir()
+    installed.write_text("pass")
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "-m", "Somebody's")
+    monkeypatch.setattr(run_folder, "__file__", str(installed))
+    found = describe_environment()
+    assert (found["git_commit"], found["git_dirty"]) == (None, None)
+    git("add", ".")
+    git("commit", "--quiet", "-m", "The code")
+    for dirty in (False, True):
+        found = describe_environment()
+        assert (found["git_commit"], found["git_dirty"]) == (git("rev-parse", "HEAD"), dirty)
+        installed.write_text("changed")
 
 
 def test_each_resumption_is_noted_until_the_run_is_done_and_clears_the_leftovers_of_a_kill(tmp_path, capsys):
