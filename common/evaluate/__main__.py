@@ -48,6 +48,8 @@ def main(options: EvaluateCommand) -> None:
     if options.detector is None:
         if len(files) < 2:
             raise InputError("say what to evaluate: DETECTOR with --data, or two files with --gt and --dt")
+        if any(each is not None for each in (options.data, options.out, options.score, options.device)):
+            raise InputError("--data, --out, --score and --device are about a DETECTOR: name one, or leave them out")
         from common.evaluate.files import read_detections, read_ground_truth
 
         ground_truth, file = read_ground_truth(options.gt)

@@ -163,6 +163,7 @@ def test_precision_at_each_recall_is_that_of_pycocotools_mean():
     [
         ([], "say what to evaluate"),
         (["--gt", "a.json"], "say what to evaluate"),
+        (["--gt", "a.json", "--dt", "b.json", "--out", "found"], "are about a DETECTOR"),
         (["best"], "best is evaluated on a set that --data names"),
         (["best", "--data", "scenes", "--gt", "a.json"], "no --gt or --dt"),
         (["best", "--data", "scenes:val=2"], "no class has the same name"),
