@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from common.cli import StudyOptions
+from common.plain import InputError
 from common.settings import Augmentation, Optimisation, Parallel, StudyPreset, TwoStageSettings
 from sm_nas.encoding import Structure
 from sm_nas.method import ModularSpace, SearchSettings, Settings, Strategy, StructuralSpace
@@ -45,11 +46,21 @@ class Preset(StudyPreset, Settings):
     plateau: tuple[float, ...] = (0.5, 1, 2)
     """Multiples of the final schedule that the pilot trains by, to see where more of it brings nothing."""
     transfer_baselines: tuple[str, ...] = ("FPN R50", "FPN R101")
-    """The plain detectors that searched ones are compared with on other data, at each one's input size."""
+    """The plain detectors that searched ones are compared with on other data, at each one's input size; FPN R50 is the
+    one that the claim is judged by."""
     models: tuple[tuple[str, Structure], ...]
     """E0 to E5 of Table 2, as this scale has them."""
     classics: tuple[tuple[str, Structure], ...]
     """The detectors that the found ones are compared with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known, wanted = dict((*self.models, *self.classics)), ("FPN R50", *self.transfer_baselines)
+        if "FPN R50" not in self.transfer_baselines or not known.keys() >= set(wanted):
+            raise InputError(
+                f"transfer_baselines must be FPN R50 and others of {', '.join(known)}, got "
+                f"{', '.join(self.transfer_baselines) or 'none'}"
+            )
 
 
 def _models(sizes: tuple[tuple[int, int], ...], thinner: int = 1) -> tuple[tuple[str, Structure], ...]:

@@ -259,6 +259,9 @@ def test_every_setting_is_a_flag():
     assert options.preset.stage_one == NANO.stage_one
     with pytest.raises(InputError, match="groups must be at least 1"):
         parse(Options, ["--preset.groups", "0"])
+    for names in (["FPN R101"], ["FPN R50", "YOLO"]):
+        with pytest.raises(InputError, match=r"transfer_baselines must be FPN R50 and others of E0, .*, got FPN R"):
+            parse(Options, ["--preset.transfer-baselines", *names])
     with pytest.raises(InputError, match="--workers must be at least 0, got -1"):
         parse(SearchOptions, ["--workers", "-1"])
     assert parse(SearchOptions, []).preset == SMOKE
