@@ -31,7 +31,7 @@ class Preset:
     """Rounds in which all detectors are timed in turn."""
 
 
-SMOKE = Preset(budget=10, box=(1e6, 256e6), validation_images=16, latency_images=4, latency_rounds=2)
+SMOKE = Preset(budget=10, box=(1e6, 256e6), validation_images=16, latency_images=10, latency_rounds=5)
 """Every code path in seconds; its numbers mean nothing."""
 NANO = Preset(budget=900, box=(20e6, 320e6), validation_images=1000, held_out_images=250, latency_images=20)
 """Verdicts on two CPU cores. 900 s are up to 2 times what DetOFA's and SM-NAS's searches take at their own nano scales.
