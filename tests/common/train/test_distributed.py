@@ -77,9 +77,9 @@ def train(folder: Path) -> float:
 
 
 class Scenes:
-    """Five batches of noise with objects spread unevenly: 0 to 7 an image, most in the second half of a batch."""
+    """Ten batches of noise with objects spread unevenly: 0 to 7 an image, most in the second half of a batch."""
 
-    steps_per_epoch = 5
+    steps_per_epoch = 10
 
     def epoch(self, epoch: int, start: int = 0, stage: str = ""):
         for index in range(start, self.steps_per_epoch):
@@ -97,7 +97,7 @@ class Scenes:
 
 
 def train_detector(folder: Path, kind: str) -> list[float]:
-    """The losses of this process's part at each of 10 steps."""
+    """The losses of this process's part at each of 20 steps."""
     torch.manual_seed(7)
     backbone = ResNet("resnet18", width=8)
     if kind == "one-stage":
