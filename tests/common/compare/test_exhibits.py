@@ -1,20 +1,26 @@
 """The comparison's rules and tables on made-up numbers, against definitions spelt out."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from common.compare import exhibits
-from common.compare.exhibits import ahead_there, draw_fronts, draw_pairs, front_area, lead, unequal
+from common.compare.exhibits import ahead_there, front_area, lead, unequal
 from common.compare.methods import methods
 from common.compare.presets import NANO
+from common.compare.study import Side
 from common.plain import to_json
 from common.report.claims import Evidence, NotMeasured, judge_all
-from common.report.exhibit import Setting
+from common.report.exhibit import Drawn, Setting
 from common.report.figures import render
+from common.report.reproduce import measure_exhibit
 from common.report.statistics import holm, mean_interval
+from common.study import Recording
+from tests.drawn import check_drawn
 
 NAMES = list(methods())
 SETTING = Setting("scenes", "nano", to_json(NANO), {"budget": 700.0})
@@ -146,7 +152,133 @@ def test_weak_networks_few_seeds_and_missing_numbers_judge_nothing(values, seeds
         assert records[claim]["reason"].startswith(reason)
 
 
+# ---- what is measured
+
+
+class MadeUpComparison(Recording):
+    """Answers like common.compare.study.Comparison; the last method found a detector less than it has files."""
+
+    seed = 4
+
+    def __init__(self, second: str | None = None, scale: float = 1.0, recorders: list | None = None) -> None:
+        self.options, self.scale = SimpleNamespace(second_data=second), scale
+        self._recorders = [] if recorders is None else recorders
+
+    def on(self, data: str) -> "MadeUpComparison":
+        assert data == "coco:DIR/cells"
+        return MadeUpComparison(None, 2.0, self._recorders)
+
+    def side(self, name: str, random: bool) -> Side:
+        for used in self._recorders:
+            used[f"{name}-{random:d}-x{self.scale:g}"] = None
+        place = NAMES.index(name)
+        spent = {"cpu_seconds": 100.0 + 10 * place + random, "samples": 1000 + place}
+        failed = "a training failed" if (place, random) == (1, True) else None
+        return Side((Path("a"), Path("b")), spent, {"cpu_seconds": 7.0 + place, "samples": 9}, (), failed)
+
+    @property
+    def detectors(self) -> dict[tuple[str, bool], list[dict]]:
+        return {
+            (name, random): [
+                {
+                    "AP": self.scale * (10 * place + 5 * at + random),
+                    "macs": 1e6 * (3 + at),
+                    "latency": 2.0 + at,
+                    "params": 50 + place,
+                    "encoding": f"{name}{at}",
+                    "input_size": [64, 64],
+                    "file": "not told",
+                }
+                for at in range(1 if (place, random) == (2, False) else 2)
+            ]
+            for place, name in enumerate(NAMES)
+            for random in (False, True)
+        }
+
+    def area(self, name: str, random: bool) -> float:
+        self.side(name, random)
+        return self.scale * (1.0 + NAMES.index(name) + random / 2)
+
+    def selects(self, name: str) -> int:
+        return NAMES.index(name) + 3
+
+
+def expected_fronts(study: MadeUpComparison) -> dict[str, dict]:
+    found: dict[str, dict] = {name: {} for name in NAMES}
+    for (name, random), detectors in study.detectors.items():
+        place = NAMES.index(name)
+        found[name]["random" if random else "found"] = {
+            "detectors": [{key: value for key, value in each.items() if key != "file"} for each in detectors],
+            "area": study.scale * (1.0 + place + random / 2),
+            "cpu_seconds": 100.0 + 10 * place + random,
+            "samples": 1000 + place,
+            "uncounted": 7.0 + place,
+            "failed": None,
+        }
+    found[NAMES[1]]["random"]["failed"] = "a training failed"
+    found[NAMES[2]]["found"]["failed"] = "1 of its detectors, whose boxes are not finite, count as AP 0"
+    return found
+
+
+def expected_budget() -> dict[str, dict]:
+    sides = ((place, name, random) for place, name in enumerate(NAMES) for random in (False, True))
+    return {
+        exhibits.TITLES[name] + ", random search" * random: {
+            "samples": 1000 + place,
+            "cpu_seconds": 100.0 + 10 * place + random,
+        }
+        for place, name, random in sides
+    }
+
+
+def test_fronts_are_measured_with_the_evidence_of_x1_and_x2():
+    study = MadeUpComparison()
+    numbers = measure_exhibit(exhibits.PAPER.by_name["table1"], study)
+    assert numbers["fronts"] == expected_fronts(study)
+    assert numbers["budget"] == expected_budget()
+    evidence = {f"area:{name}": 1.0 + place for place, name in enumerate(NAMES)}
+    evidence |= {f"area:{name}:random": 1.5 + place for place, name in enumerate(NAMES)}
+    evidence |= {f"best:{name}": best for name, best in zip(NAMES, (5.0, 15.0, 20.0), strict=True)}
+    assert numbers["evidence"] == evidence | {f"selects:{name}": place + 3 for place, name in enumerate(NAMES)}
+    first = NAMES[0]
+    assert numbers["rests_on"][f"area:{first}:random"] == [f"{first}-1-x1"]
+    assert numbers["rests_on"][f"best:{first}"] == [f"{first}-0-x1"]
+    areas = measure_exhibit(exhibits.PAPER.by_name["table2"], study)
+    assert areas["areas"] == {name: 1.0 + place for place, name in enumerate(NAMES)}
+
+
+def test_the_second_set_is_measured_with_the_evidence_of_x3():
+    table3 = exhibits.PAPER.by_name["table3"]
+    nothing = measure_exhibit(table3, MadeUpComparison())
+    assert (nothing["fronts"], nothing["evidence"], nothing["runs"]) == ({}, {}, [])
+    study = MadeUpComparison("coco:DIR/cells")
+    numbers = measure_exhibit(table3, study)
+    assert numbers["fronts"] == expected_fronts(study.on("coco:DIR/cells"))
+    assert numbers["budget"] == expected_budget()
+    assert numbers["evidence"] == {"second": [2.0, 4.0, 6.0], "second best": [10.0, 30.0, 40.0]}
+    assert numbers["rests_on"]["second"] == [f"{name}-0-x2" for name in NAMES]
+
+
+def test_a_detector_less_front_is_an_ap_of_0(monkeypatch):
+    study = MadeUpComparison()
+    monkeypatch.setattr(MadeUpComparison, "detectors", {(NAMES[0], False): []})
+    assert exhibits._best(study, NAMES[0]) == 0.0
+
+
+def test_the_plan_names_methods_budget_and_images():
+    studies = {name: SimpleNamespace(training_set=[0] * count) for name, count in zip(NAMES, (5, 4, 5), strict=True)}
+    study = SimpleNamespace(studies=studies, options=SimpleNamespace(seconds=900.0))
+    titles = ", ".join(exhibits.TITLES[name] for name in NAMES)
+    assert exhibits.PAPER.describe(study) == f"{titles}; 900 CPU s a front; 4/5 training images"
+
+
 # ---- what is drawn
+
+
+def drawing(name: str, measured: list[dict]) -> Drawn:
+    found = exhibits.PAPER.by_name[name].draw(measured, SETTING)
+    check_drawn(Path(__file__).parent, name, found)
+    return found
 
 
 def fronts(seed: int, seconds: float = 600.0) -> dict:
@@ -162,7 +294,7 @@ def fronts(seed: int, seconds: float = 600.0) -> dict:
 
 
 def test_a_row_for_every_front_and_pictures_that_can_be_drawn():
-    drawn = draw_fronts([{"fronts": fronts(seed)} for seed in range(3)], SETTING)
+    drawn = drawing("table1", [{"fronts": fronts(seed)} for seed in range(3)])
     rows = [dict(zip(drawn.table.columns, row, strict=True)) for row in drawn.table.rows]
     assert [row["Search"] for row in rows] == ["found", "random"] * 3
     assert rows[3]["Area"] == mean_interval([12.0, 12.1, 12.2])
@@ -182,7 +314,7 @@ def test_a_row_for_every_front_and_pictures_that_can_be_drawn():
 def test_a_side_that_failed_has_a_note_and_nothing_to_show():
     some = [fronts(seed) for seed in range(3)]
     some[1][NAMES[0]]["found"] |= {"detectors": [], "area": 0.0, "failed": "a training failed"}
-    drawn = draw_fronts([{"fronts": each} for each in some], SETTING)
+    drawn = drawing("table1", [{"fronts": each} for each in some])
     assert f"{exhibits.TITLES[NAMES[0]]}: a training failed." in drawn.notes
     row = dict(zip(drawn.table.columns, drawn.table.rows[0], strict=True))
     assert (row["Area"].mean, row["Best AP"].mean) == pytest.approx(((12.0 + 12.2) / 3, (20.0 + 20.2) / 3))
@@ -190,14 +322,16 @@ def test_a_side_that_failed_has_a_note_and_nothing_to_show():
     assert render(drawn.pictures[0]).startswith(b"\x89PNG")
     for each in some:
         each[NAMES[0]]["found"]["detectors"] = []
-    everywhere = draw_fronts([{"fronts": each} for each in some], SETTING)
+    everywhere = drawing("table1", [{"fronts": each} for each in some])
     assert math.isnan(everywhere.table.rows[0][4].mean)
     assert all(render(picture).startswith(b"\x89PNG") for picture in everywhere.pictures[:3])
 
 
 def test_without_a_second_set_it_says_so():
-    drawn = draw_fronts([{"fronts": {}}], SETTING, of="second-")
+    drawn = drawing("table3", [{"fronts": {}}])
     assert (drawn.table.rows, drawn.caption) == ((), "Not measured: give --second-data.")
+    there = drawing("table3", [{"fronts": fronts(0)}])
+    assert [picture.name.split("-")[0] for picture in there.pictures] == ["second"] * 5
 
 
 def test_a_side_that_took_a_tenth_more_is_named():
@@ -217,7 +351,7 @@ def test_a_side_that_took_a_tenth_more_is_named():
 def test_pairs_are_ordered_and_tested_together():
     areas = {name: [10.0 + 2 * place + 0.3 * seed * place for seed in range(4)] for place, name in enumerate(NAMES)}
     measured = [{"areas": {name: areas[name][seed] for name in NAMES}} for seed in range(4)]
-    rows = draw_pairs(measured, SETTING).table.rows
+    rows = drawing("table2", measured).table.rows
     better = [(NAMES[1], NAMES[0]), (NAMES[2], NAMES[0]), (NAMES[2], NAMES[1])]
     p_values = {}
     for (one, other), row in zip(better, rows, strict=True):
@@ -226,4 +360,4 @@ def test_pairs_are_ordered_and_tested_together():
         p_values[one, other] = difference.p_value()
     assert [row[3] for row in rows] == pytest.approx(list(p_values.values()))
     assert [row[4] for row in rows] == pytest.approx(list(holm(p_values).values()))
-    assert [row[3] for row in draw_pairs(measured[:1], SETTING).table.rows] == [None] * 3
+    assert [row[3] for row in drawing("table2", measured[:1]).table.rows] == [None] * 3
