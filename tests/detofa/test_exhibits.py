@@ -311,9 +311,15 @@ def test_costs_have_their_unit(constraint, highest, factor, unit, label):
 def test_figure6_takes_away_what_cost_alone_explains():
     study = Study({"ours": {}, "ofa": {}})
     measured = BY_NAME["figure6"].measure(study)
+    assert measured.keys() == {"sampled", "edges", "missing", "budget", "evidence"}
     assert measured["edges"] == study.constraint.edges
-    ((gain, asked),) = evidence_of(measured, study).values()
-    assert asked == ["sampled-ours", "sampled-ofa"]
+    assert measured["missing"] == {}
+    assert measured["budget"] == {LABELS[name]: {"samples": 7, "cpu_seconds": 2.0} for name in ("ours", "ofa")}
+    found = evidence_of(measured, study)
+    gain, asked = found["gain"]
+    assert (len(found), asked) == (1, ["sampled-ours", "sampled-ofa"])
+    alone = BY_NAME["figure6"].measure(Study({"ours": {}, "ofa": InputError("it diverged")}))
+    assert (alone["missing"], alone["evidence"]) == ({LABELS["ofa"]: "it diverged"}, {})
     ours, ofa = ([each for each in study.sampled(name) if "AP" in each] for name in ("ours", "ofa"))
     parabola = np.polyfit(np.log([path["cost"] for path in ofa]), [100 * path["AP"] for path in ofa], 2)
 
@@ -361,9 +367,9 @@ def test_tau_within_blocks_equals_a_naive_loop_and_ignores_other_blocks():
 def test_figure7():
     study = Study()
     measured = BY_NAME["figure7"].measure(study)
-    assert {name: each["tau"] for name, each in measured["supernets"].items()} == {
-        "classification": [-1.0, 1.0],
-        "detection": [1.0, 1.0],
+    assert measured["supernets"] == {
+        "classification": {"score": [0.4, 0.3, 0.1, 0.2], "tau": [-1.0, 1.0]},
+        "detection": {"score": [0.1, 0.2, 0.3, 0.9], "tau": [1.0, 1.0]},
     }
     expected = {"tau:classification": (0.0, ["filter"]), "tau:detection": (1.0, ["warm-up"])}
     assert evidence_of(measured, study) == expected
