@@ -26,6 +26,7 @@ from joint_detnas.exhibits import (
     PAPER,
     STEPS,
     detector,
+    pruning_evidence,
     share_until,
     without_effect,
 )
@@ -735,3 +736,16 @@ def test_few_seeds_weak_networks_and_missing_numbers_leave_a_claim_open(claim):
     weak |= {name: HELD[name] - 30 for name in asked & {"pruned", "distilled"}}
     assert judged(claim, HELD | weak)["verdict"] == "not testable at this scale"
     assert record["level"] > 29
+
+
+def test_the_evidence_of_jd9_is_of_steps_of_the_student_that_raised_the_score():
+    gains = [("channel pruning", 1, 3.0), ("channel pruning", 2, 0.0), ("layer pruning", 5, 0.5), ("add-layer", 7, 0.5)]
+    gains += [("channel pruning", 3, 2.0), ("rearrange", 4, -9.0), ("new teacher", 6, 8.0)]
+    steps = [{"kind": kind, "pair": pair, "gain": gain} for kind, pair, gain in gains]
+    found = pruning_evidence(steps, 8)
+    assert found == {"pruning's share": 5 / 6, "pruning's share by number": 3 / 6, "pruning's place": (2 - 6) / 8}
+    assert pruning_evidence(steps[1:], 8)["pruning's share by number"] == 2 / 5
+    for alone, share in ((steps[:2], 1.0), (steps[2:4], 0.0), (steps[5:], 0.0), ([], 0.0)):
+        found = pruning_evidence(alone, 8)
+        assert (found["pruning's share"], found["pruning's place"]) == (share, 0.0)
+    assert pruning_evidence(steps[6:], 8)["pruning's share by number"] == 0.0

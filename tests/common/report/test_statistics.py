@@ -155,6 +155,8 @@ def test_partial_tau_takes_out_what_a_covariate_explains():
     seed = np.repeat([0, 1], 150)  # a shift of a whole seed, in scores and cost, changes nothing
     shifted = partial_tau(first + 9 * seed, second - 5 * seed, cost + 3 * seed, seed)
     assert shifted == pytest.approx(partial_tau(first, second, cost, seed))
+    stretched = partial_tau(first * (1 + 9 * seed), second, cost, seed)  # no pair of two seeds counts
+    assert stretched == pytest.approx(partial_tau(first, second, cost, seed))
     assert math.isnan(partial_tau(first[:8], second[:8], cost[:8], np.repeat([0, 1], 4))), "a curve goes through four"
 
 
