@@ -76,7 +76,7 @@ class Case:
 
 
 def scene_batches(split: str, count: int, size: Size, batch_size: int, device: str) -> list[Batch]:
-    """So many scenes, all decoded: squares, fitted into the size where that is none."""
+    """So many decoded scenes. They are drawn square, and letterboxed where `size` (pixels) is not."""
     side = size if isinstance(size, int) else min(size)
     return list(DetectionBatches(scenes(split, count, side), size, batch_size, device).in_order())
 

@@ -178,8 +178,9 @@ def legal_actions(student: Architecture, settings: MorphismSettings = MORPHISM) 
 def sample_action(
     student: Architecture, generator: np.random.Generator, settings: MorphismSettings = MORPHISM
 ) -> Action:
-    """One of the legal actions: first its kind, all equally likely, then one of that kind (18). InputError where there
-    is none.
+    """One of the legal actions: first its kind, all equally likely, then one of that kind (18).
+
+    Raises InputError if no action is legal.
     """
     by_kind: dict[str, list[Action]] = defaultdict(list)
     for action in legal_actions(student, settings):
