@@ -127,15 +127,18 @@ class Study(Recording):
         and seed, kept in its config: a run with other settings is refused. An interrupted run goes on where it stopped,
         with as many processes as it was begun with.
         """
-        name = self.run_name(what, shared)
+        path = self.run_path(what, shared)
+        name = f"{path.parent.name}/{path.name}"
         if timed:
             settings["timed_on"] = self._timer()
+        if not shared and not self.is_pretraining(what):
+            settings["seed"] = self.seed
         if name not in self._results:
-            with self._opened(name, what, settings | ({} if shared else {"seed": self.seed}), reads) as run:
+            with self._opened(path, what, settings, reads) as run:
                 found = distributed.by_first(partial(_finished, run))
                 if found is None:
                     self._source.announce()
-                    with progress.stage(name), self.recording() as used:
+                    with progress.stage(path.name), self.recording() as used:
                         self._making.append(run)
                         try:
                             result = make(run)
@@ -146,22 +149,35 @@ class Study(Recording):
                     self._show(run)
                     found = distributed.by_first(partial(_finished, run))
                 self._results[name] = found
-                progress.found_done(name, *(used.rpartition("/")[2] for used in found["uses"]))
+                progress.found_done(path.name, *(used.rpartition("/")[2] for used in found["uses"]))
         for recorder in self._recorders:
-            recorder |= dict.fromkeys([*self._results[name]["uses"], f"{self.folder.name}/{name}"])
+            recorder |= dict.fromkeys([*self._results[name]["uses"], name])
         return self._results[name]["result"]
+
+    def is_pretraining(self, what: str) -> bool:
+        """Whether a run learns from crops of another set alone: there is one for all seeds and data sets."""
+        return False
+
+    @property
+    def pretraining_folder(self) -> Path:
+        """Where such runs lie: in the folder of the set that they learn from."""
+        if not self.pretrained_once:
+            return self.folder
+        name = replace(self.options, data=self.preset.pretraining_data).run_folder
+        return self.folder if name == self.options.run_folder else self.folder.with_name(name)
 
     def run_name(self, what: str, shared: bool = False) -> str:
         """The name of this seed's run folder of `what`, or of that of all seeds."""
-        return what if shared else f"{what}-s{self.seed}"
+        return what if shared or self.is_pretraining(what) else f"{what}-s{self.seed}"
 
     def run_path(self, what: str, shared: bool = False) -> Path:
         """This seed's run folder of `what`, or that of all seeds."""
-        return self.folder / self.run_name(what, shared)
+        folder = self.pretraining_folder if self.is_pretraining(what) else self.folder
+        return folder / self.run_name(what, shared)
 
-    def weights(self, what: str, stage: str, shared: bool = False) -> dict[str, Tensor]:
+    def weights(self, what: str, stage: str) -> dict[str, Tensor]:
         """Weights of a stage of a finished run, on the CPU."""
-        return Run.read(self.run_path(what, shared)).load_weights(stage)[0]
+        return Run.read(self.run_path(what)).load_weights(stage)[0]
 
     def restore(self, network: nn.Module, what: str, stage: str) -> nn.Module:
         """`network` with the weights of a stage of a finished run."""
@@ -228,8 +244,8 @@ class Study(Recording):
         except Exception as error:
             print(f"the page of {run.path} could not be drawn ({error}); the run itself is whole", file=sys.stderr)
 
-    def _opened(self, name: str, what: str, settings: Mapping[str, Any], reads: Sequence[str] | None) -> Run:
-        path, preset = self.folder / name, asdict(self.preset)
+    def _opened(self, path: Path, what: str, settings: Mapping[str, Any], reads: Sequence[str] | None) -> Run:
+        preset = asdict(self.preset)
         if reads is not None:
             preset = {field: preset[field] for field in ("name", *reads)}
         made = self._config_of(path)
@@ -240,11 +256,7 @@ class Study(Recording):
             {
                 "paper": self.paper,
                 "what": what,
-                # the same images by another spelling are the same data
-                "data": made.get("data") or self.data,
-                "training_set": self.training_set.fingerprint(),
-                "validation_set": self.sets["validation"].fingerprint(),
-                **({"pretraining_set": self._source.pretraining.fingerprint()} if self.pretrained_once else {}),
+                **self._images_of(what, made),
                 "precision": self.precision,
                 "device": torch.device(self.device).type,
                 "processes": processes,
@@ -262,6 +274,18 @@ class Study(Recording):
         if again:
             run.forget_failed()
         return run
+
+    def _images_of(self, what: str, made: Mapping[str, Any]) -> dict[str, Any]:
+        """The images that a run depends on. made: its config, if it is there."""
+        pretraining = {"pretraining_set": self._source.pretraining.fingerprint()} if self.pretrained_once else {}
+        if self.is_pretraining(what):
+            return {"data": self.preset.pretraining_data, **pretraining}
+        return {
+            "data": made.get("data") or self.data,  # the same images by another spelling are the same data
+            "training_set": self.training_set.fingerprint(),
+            "validation_set": self.sets["validation"].fingerprint(),
+            **pretraining,
+        }
 
     def _config_of(self, path: Path) -> Mapping[str, Any]:
         """What a run was made with; nothing where it is not there."""
@@ -347,7 +371,7 @@ class Study(Recording):
 
     @property
     def pretrained_once(self) -> bool:
-        """Whether what is trained on crops is trained once, for all seeds: it learns from no seed's own images."""
+        """Whether what is trained on crops is trained once: it learns from images of no seed and no data set."""
         return self.preset.pretraining_data is not None
 
     def truth(self, where: str) -> GroundTruth:
@@ -457,10 +481,13 @@ class BackboneStudy(Study):
         """A fresh backbone by its name."""
         raise NotImplementedError
 
+    def is_pretraining(self, what: str) -> bool:
+        return self.pretrained_once and what.startswith("classification-")
+
     def pretraining_work(self, *backbones: str) -> dict[str, float]:
         """Run -> `crop_work` of each backbone that is trained on crops, for `common.progress.plan`."""
         own = [each for each in backbones if not self._is_of_torchvision(each)]
-        return {self.run_name(f"classification-{slug(each)}", self.pretrained_once): self.crop_work for each in own}
+        return {self.run_name(f"classification-{slug(each)}"): self.crop_work for each in own}
 
     def _is_of_torchvision(self, backbone: str) -> bool:
         return self.preset.imagenet and self.backbone_width == STANDARD_WIDTH and backbone in IMAGENET_BACKBONES
@@ -472,12 +499,12 @@ class BackboneStudy(Study):
         """
         if self._is_of_torchvision(backbone):
             return imagenet_backbone(backbone)
-        what, shared = f"classification-{slug(backbone)}", self.pretrained_once
+        what = f"classification-{slug(backbone)}"
         with outline():
             network = self.backbone(backbone).description
-        make = partial(self._pretrain, backbone=backbone, seed=0 if shared else self.seed)
-        self.once(what, make, shared=shared, reads=_PRETRAINING, network=network)
-        weights = self.weights(what, "classification", shared)
+        make = partial(self._pretrain, backbone=backbone, seed=0 if self.is_pretraining(what) else self.seed)
+        self.once(what, make, reads=_PRETRAINING, network=network)
+        weights = self.weights(what, "classification")
         return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
 
     def _pretrain(self, run: Run, backbone: str, seed: int) -> dict[str, Any]:

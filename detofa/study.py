@@ -65,8 +65,8 @@ class DetOFAStudy(Study):
         digest = None if self.released is None else self.released.digest
         return {"constraint": self.options.constraint, "pretrained": digest}
 
-    def run_name(self, what: str, shared: bool = False) -> str:
-        return super().run_name(what, shared or (what in PRETRAINED and self.pretrained_once))
+    def is_pretraining(self, what: str) -> bool:
+        return self.pretrained_once and what in (*PRETRAINED, "latency")  # the filter's buckets are those of its table
 
     @property
     def space(self) -> OFAResNetSpace:
@@ -229,11 +229,11 @@ class DetOFAStudy(Study):
 
     def shared(self, what: str) -> dict[str, Any]:
         """The result of one of `method.SHARED`."""
-        study, for_all = self, self.run_name(what) == what
-        if for_all and self.seed:  # the same whichever seed asks first
+        study = self
+        if self.is_pretraining(what) and self.seed:  # the same whichever seed asks first
             study = DetOFAStudy(self.options, 0, self.command)
             study._recorders = self._recorders
-        return self.once(what, partial(method.SHARED[what], study), shared=for_all)
+        return self.once(what, partial(method.SHARED[what], study))
 
     def validated(self, what: str) -> PathLosses:
         """The paths that a shared run validated, with their losses."""

@@ -333,10 +333,7 @@ class JointDetNASStudy(BackboneStudy):
     def preparation(self) -> dict[str, float]:
         """Seconds of training that a search builds on: "base" and "pool", each with its backbone's on crops."""
         parts = {"base": (self.base(), self.base_backbone), "pool": (self.pool(), POOL)}
-        crops = {
-            name: self.run_path(f"classification-{slug(backbone)}", self.pretrained_once)
-            for name, (_, backbone) in parts.items()
-        }
+        crops = {name: self.run_path(f"classification-{slug(backbone)}") for name, (_, backbone) in parts.items()}
         before = {name: Run.read(path).result["seconds"] if path.exists() else 0.0 for name, path in crops.items()}
         return {name: (result["seconds"] or 0.0) + before[name] for name, (result, _) in parts.items()}
 

@@ -77,7 +77,8 @@ def front(study: SMNAS, seconds: float, random: bool) -> list[Path]:
         found = method.structural_to_modular(own.preset, search, own.flops, lambda name, structure: structure)
         found = {name.replace("F", "R" if random else "F"): structure for name, structure in found.items()}
         own._pretrain_for(final, [structure.backbone for structure in found.values()])
-    taken = spent_by(own.folder.parent, [name for name in used if name.startswith(f"{own.folder.name}/")])
+    once = {study.folder.name, study.pretraining_folder.name}  # pace, and standard backbones
+    taken = spent_by(own.folder.parent, [name for name in used if name.partition("/")[0] not in once])
     left = partial(length, study, own, seconds - taken["cpu_seconds"], searches[1:], found)
     epochs = own.once("length" + "-random" * random, left)["epochs"]
     final, files = replace(final, optimisation=lasting(final.optimisation, epochs)), []
@@ -165,7 +166,7 @@ def measure_pace(study: SMNAS, run: Run) -> dict[str, Any]:
             measured[stage].append(record["train_cpu_seconds"] / record["samples"])
             measured["measuring"].append(record["cpu_seconds"] - record["train_cpu_seconds"])
     runs = [
-        study.run_path(f"classification-{slug(each)}", study.pretrained_once) for each in preset.structural.backbones
+        study.run_path(f"classification-{slug(each)}") for each in preset.structural.backbones
     ]
     crops = [Run.read(path).result["cpu_seconds"] for path in runs if path.is_dir()]
     return {

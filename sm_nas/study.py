@@ -169,7 +169,7 @@ class SMNAS(BackboneStudy):
 
     def _read_and_left(self, run: Run, structure: Structure) -> tuple[list[Path], list[Path]]:
         """Files of a candidate: the pre-trained backbone, and the weights that it is timed with."""
-        pretrained = self.run_path(f"classification-{slug(structure.backbone)}", self.pretrained_once)
+        pretrained = self.run_path(f"classification-{slug(structure.backbone)}")
         return [pretrained] if pretrained.is_dir() else [], [run.path / "training" / slug(str(structure))]
 
     def _timed(self, run: Run, strategy: Strategy, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

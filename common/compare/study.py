@@ -68,9 +68,9 @@ class Comparison(Recording):
                     files, failed = (), f"a training failed, which counts as an area of 0 ({error})"
             if not files and failed is None:
                 raise InputError(f"{method} found no detector in {self.options.seconds:g} s: give a larger --budget")
-            apart = {
-                name: name.startswith(tuple(f"{study.folder.name}/{each}" for each in hook.UNCOUNTED)) for name in used
-            }
+            folders = {study.folder.name, study.pretraining_folder.name}
+            begin = tuple(f"{folder}/{each}" for folder in folders for each in hook.UNCOUNTED)
+            apart = {name: name.startswith(begin) for name in used}
             parent = study.folder.parent
             spent, uncounted = (
                 spent_by(parent, [name for name in used if apart[name] is kind]) for kind in (False, True)

@@ -311,19 +311,23 @@ def test_pretraining_stays_when_detectors_are_set_otherwise(options, monkeypatch
         wider.pretrained("resnet18")
 
 
-def test_pretraining_on_other_images_is_done_once_for_all_seeds(options):
-    elsewhere = replace(PRESET, pretraining_data="scenes:train=9,size=32,seed=7")
-    first, other = (Sums(replace(options, preset=elsewhere), seed) for seed in (0, 1))
-    elsewhere = object_crops(load("scenes:train=9,size=32,seed=7", "train"), 16, 16, seed=0)
-    assert np.array_equal(first.crops.objects(3), elsewhere.objects(3))
-    with other.recording() as used:
-        theirs = other.pretrained("resnet18")
-    assert names(used) == ["classification-resnet18"]
-    ours = first.pretrained("resnet18")
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert Run.read(first.run_path("classification-resnet18", True)).config["pretraining_set"] == (
-        load("scenes:train=9,size=32,seed=7", "train").fingerprint()
-    )
+def test_pretraining_on_other_images_is_done_once_for_all_seeds_and_data_sets(options, bccd):
+    learnt = "scenes:train=9,size=32,seed=7"
+    options = replace(options, preset=replace(PRESET, pretraining_data=learnt))
+    first, other, on_cells = Sums(options, 0), Sums(options, 1), Sums(options, 0).on(f"coco:{bccd}")
+    assert np.array_equal(first.crops.objects(3), object_crops(load(learnt, "train"), 16, 16, seed=0).objects(3))
+    found = []
+    for study in (on_cells, other, first):
+        with study.recording() as used:
+            found.append(study.pretrained("resnet18"))
+        assert list(used) == [f"{first.folder.name}/classification-resnet18"]
+    assert all(torch.equal(ours, theirs[name]) for theirs in found for name, ours in found[0].items())
+    run = Run.read(first.run_path("classification-resnet18"))
+    assert run.config["pretraining_set"] == load(learnt, "train").fingerprint()
+    assert run.config["data"] == learnt
+    assert not on_cells.folder.exists(), "its own runs lie elsewhere"
+    on_cells.number("one")
+    assert list(on_cells.folder.iterdir()) == [on_cells.run_path("one")]
 
 
 class Named(nn.Identity):

@@ -1,6 +1,8 @@
 """Every method's front at smoke scale: detectors with cards, what they took, and nothing twice."""
 
 import math
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +14,12 @@ from common.compare.methods import front_of, methods
 from common.compare.presets import Options
 from common.compare.study import Comparison
 from common.models.detector import load_detector
-from common.plain import InputError, read_json
+from common.plain import InputError, read_json, write_json
 from common.train.loop import TrainingError
 from common.train.run_folder import Run
 from detofa import front as detofa
+from sm_nas.presets import SMOKE, SearchOptions
+from sm_nas.study import SMNAS
 from tests.common.compare.test_measure import write
 
 BUDGET = 1.0
@@ -85,8 +89,33 @@ def test_random_search_trains_no_filter_and_evolves_nothing(tmp_path, monkeypatc
 
 def toy(monkeypatch, front) -> None:
     """`front` takes the place of every method's, beside studies that have nothing but a folder."""
-    hook = SimpleNamespace(front=front, UNCOUNTED=("pace",))
+    hook = SimpleNamespace(front=front, UNCOUNTED=("classification", "pace"))
     monkeypatch.setattr(module, "front_of", lambda name: hook)
+
+
+def test_what_another_data_set_has_left_there_is_not_counted_either(tmp_path, monkeypatch, bccd):
+    """Pre-training on crops of Scenes is one for all data sets, and lies in the folder of Scenes."""
+    preset = replace(SMOKE, pretraining_data="scenes:seed=1,train=9")
+
+    def studies(there):
+        return {"sm_nas": SMNAS(SearchOptions(data=there.options.data, out=there.options.out, preset=preset))}
+
+    def front(study, seconds, random):
+        for name, taken in {"classification-resnet18": 5.0, "pace": 3.0, "search": 2.0}.items():
+            study.once(name, partial(take, taken))
+        return [write(tmp_path / "found", 0)]
+
+    def take(seconds, run):
+        write_json(run.path / "stages" / "one.json", {"cpu_seconds": seconds})
+        return {"seconds": seconds}
+
+    toy(monkeypatch, front)
+    monkeypatch.setattr(Comparison, "studies", property(studies))
+    first = comparison(tmp_path)
+    for study in (first.on(f"coco:{bccd}"), first):
+        side = study.side("sm_nas", False)
+        assert (side.spent["cpu_seconds"], side.uncounted["cpu_seconds"]) == (2.0, 8.0)
+        assert side.runs[0] == f"../sm_nas/{first.studies['sm_nas'].folder.name}/classification-resnet18"
 
 
 def test_a_side_whose_training_fails_counts_as_nothing_and_costs_no_other(tmp_path, monkeypatch):
