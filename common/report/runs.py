@@ -42,7 +42,7 @@ class FoundExhibit:
 class RunSummary:
     """A training or search run: its name, whether it is finished, and what it cost.
 
-    seconds: of its finished stages, or as its result says; candidate_seconds: spent on candidates alone. folder: None
+    seconds: of its finished stages, or as its result says, without candidate_seconds: spent on candidates. folder: None
     for a published one, of which there is no more than this.
     """
 
@@ -125,8 +125,11 @@ def summarise(folder: Path, name: str | None = None) -> RunSummary:
     failed = sum(record.get("status") == "failed" for record in candidates)
     result = read_json_if_there(folder / "result.json")
     stages = [read_json(path) for path in sorted((folder / "stages").glob("*.json"))]
-    seconds = sum(_seconds(stage) or 0.0 for stage in stages) or _seconds(result)
-    spent = (seconds or None, sum(_seconds(record) or 0.0 for record in candidates) or None)
+    of_candidates = sum(_seconds(record) or 0.0 for record in candidates)
+    seconds = sum(_seconds(stage) or 0.0 for stage in stages)
+    if not stages:  # a result's seconds are of all that the run did
+        seconds = (_seconds(result) or 0.0) - of_candidates
+    spent = (max(seconds, 0.0) or None, of_candidates or None)
     environment = read_json_if_there(folder / "environment.json") or {}
     return RunSummary(name or folder.name, result is not None, len(candidates), failed, *spent, environment, folder)
 

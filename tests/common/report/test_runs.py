@@ -62,7 +62,9 @@ def test_a_run_summary_counts_candidates_and_costs(tmp_path):
     assert (summarise(tmp_path).finished, summarise(tmp_path).seconds) == (True, 180.0)  # stages know better
     for path in (tmp_path / "stages").iterdir():
         path.unlink()
-    assert summarise(tmp_path).seconds == 999.0
+    assert summarise(tmp_path).seconds == 999.0 - 3.5
+    write_json(tmp_path / "result.json", {"seconds": 3.5})  # a search that trains nothing but candidates
+    assert (summarise(tmp_path).seconds, summarise(tmp_path).candidate_seconds) == (None, 3.5)
 
 
 def test_duration():
