@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from common.compare.methods import FOUND, RANDOM, STANDARD, budgeted, scaled
+from common.compare.published import Published
+from common.cost import count
 from common.settings import lasting
 from common.train.run_folder import Run
 from detofa import method
@@ -58,6 +60,32 @@ def front(study: DetOFAStudy, seconds: float, random: bool) -> list[Path]:
     else:
         result, name = own.result("ours")["found"], "ours"
     return written(own, name, result)
+
+
+def published(study: DetOFAStudy, known: Published) -> list[dict[str, Any]]:
+    """Figure 5: what was found in our supernet at each budget, what random search found there, and the full net.
+
+    The figure's costs are the backbones'. What neck and heads add depends on the last stage's width, which the figure
+    does not tell: here it is the middle between the least and the most.
+    """
+    figure = known.numbers("figure5")
+    if figure is None:
+        return []
+    space, constraint, supernet = study.space, study.constraint, study.detector()
+    paths = np.stack([space.smallest(), space.largest()])
+    wholes = [count(supernet.extract(path), study.size).macs_mmdet for path in paths]
+    least, most = np.array(wholes) - constraint.cost(paths)
+    took, full = known.minutes(figure["rests_on"]["ours"]), figure["full"]["AP"]
+    alone = known.minutes(figure["rests_on"]["full"])
+    detectors = [{"name": "Fullnet", "role": STANDARD, "AP": full, "macs_mmdet": wholes[-1], "minutes": alone}]
+    for curve, role in (("ours", FOUND), ("random", RANDOM)):
+        values = figure["curves"][curve]
+        for budget, ap, cost in zip(figure["budgets"], values["AP"], values["cost"], strict=True):
+            if ap is not None:  # random search may have been offered no path within the budget
+                name = f"backbone within {budget / 1e6:.1f} M"
+                about = {"macs_mmdet": cost + (least + most) / 2, "macs_within": (most - least) / 2, "minutes": took}
+                detectors.append({"name": name, "role": role, "AP": ap, **about})
+    return detectors
 
 
 def by_chance(study: DetOFAStudy, run: Run) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from common.compare.methods import FOUND, RANDOM, STANDARD, OnPretraining, budgeted, scaled
+from common.compare.published import Published
 from common.letterbox import padded
 from common.models.described import as_described
 from common.settings import lasting
+from common.study import slug
 from common.train.run_folder import Run
+from joint_detnas.exhibits import detector
 from joint_detnas.method import integrated_progressive_shrinking, train_pupil
 from joint_detnas.presets import Preset, size_name
 from joint_detnas.study import POOL, JointDetNASStudy, _fresh_pool, read_base
@@ -56,6 +59,26 @@ def selects(study: JointDetNASStudy, seconds: float) -> int:
     best of them are the latest, too."""
     search = plan(study, seconds).search
     return max(0, search.budget - search.generation * math.ceil(search.k / search.generation))
+
+
+def published(study: JointDetNASStudy, known: Published) -> list[dict[str, Any]]:
+    """Table 4: each base detector, and what the search made of it."""
+    table = known.numbers("table4")
+    if table is None:
+        return []
+    detectors = []
+    for backbone, rows in table["rows"].items():
+        own, others = slug(backbone), [slug(other) for other in table["rows"] if other != backbone]
+        runs = [run for run in table["rests_on"]["gain"] if not any(other in run for other in others)]
+        base = [run for run in runs if f"/classification-{own}" in run or f"/base-{own}" in run]
+        upgrade = [run for run in runs if "/trained-on-" not in run]
+        for name, row, role, behind in (
+            (detector(backbone), "baseline", STANDARD, base),
+            (f"{detector(backbone)}, upgraded", "ours", FOUND, upgrade),
+        ):
+            numbers = {key: rows[row][key] for key in ("AP", "macs_mmdet")}
+            detectors.append({"name": name, "role": role, **numbers, "minutes": known.minutes(behind)})
+    return detectors
 
 
 def at_every_size(study: JointDetNASStudy, run: Run, name: str) -> list[Path]:

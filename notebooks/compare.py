@@ -135,8 +135,9 @@ for row in result.table.rows:
 # %% [markdown]
 # ## The results
 #
-# What `python -m common.compare --scale nano --publish` committed to `results/nano/compare`: the fronts, the pairs, the
-# second data set, and the verdicts by the rules.
+# What `python -m common.compare --scale nano --publish` committed to `results/nano/compare`: the fronts, the pairs and
+# the second data set, as far as they are there; what the papers' own reproductions reached, at budgets that are not
+# equal; and the verdicts by the rules.
 
 # %%
 folder = Path(sys.path[0]) / "results" / "nano" / PAPER.name
@@ -147,7 +148,7 @@ for exhibit in EXHIBITS:
 # %%
 claims = find_claims([folder])[0] if folder.is_dir() else []
 display(
-    Markdown(scoreboard(claims) if claims else "No comparison has been published yet: its runs are still to be made.")
+    Markdown(scoreboard(claims) if claims else "X-1 to X-3 are not judged yet: their runs are still to be made.")
 )
 
 # %% [markdown]

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from common.compare.methods import FOUND, RANDOM, STANDARD, OnPretraining, budgeted, scaled
+from common.compare.methods import FOUND, RANDOM, STANDARD, THEIRS, OnPretraining, budgeted, scaled
+from common.compare.published import Published
 from common.settings import lasting
 from common.study import slug, spent_by
 from common.train.run_folder import Run
@@ -95,6 +96,21 @@ def selects(study: SMNAS, seconds: float) -> int:
     return one + own.groups * two
 
 
+def published(study: SMNAS, known: Published) -> list[dict[str, Any]]:
+    """Table 4: the paper's own E0 to E5, and the classic detectors, trained alike."""
+    table = known.numbers("table4")
+    if table is None:
+        return []
+    named, detectors = dict((*study.preset.models, *study.preset.classics)), []
+    for kind, role in (("models", THEIRS), ("classics", STANDARD)):
+        for name, row in table[kind].items():
+            behind = {f"classification-{slug(named[name].backbone)}", f"final-{slug(name)}-s{known.seed}"}
+            took = known.minutes(run for run in table["runs"] if run.rpartition("/")[2] in behind)
+            numbers = {key: row[key] for key in ("AP", "macs_mmdet")}
+            detectors.append({"name": name, "role": role, **numbers, "minutes": took})
+    return detectors
+
+
 def searched(study: SMNAS, stage: Stage, random: bool, run: Run) -> dict[str, Any]:
     """A stage's candidates: proposed by evolution, or all at random."""
     study._pretrain_for(stage.strategy, study.preset.structural.backbones)
@@ -165,9 +181,7 @@ def measure_pace(study: SMNAS, run: Run) -> dict[str, Any]:
             record = timed(study.train_and_measure, candidate, short, run.path / "training" / f"{stage}-{number}")
             measured[stage].append(record["train_cpu_seconds"] / record["samples"])
             measured["measuring"].append(record["cpu_seconds"] - record["train_cpu_seconds"])
-    runs = [
-        study.run_path(f"classification-{slug(each)}") for each in preset.structural.backbones
-    ]
+    runs = [study.run_path(f"classification-{slug(each)}") for each in preset.structural.backbones]
     crops = [Run.read(path).result["cpu_seconds"] for path in runs if path.is_dir()]
     return {
         **measured,

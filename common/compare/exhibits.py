@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from common.compare.methods import methods
+from common.compare.methods import STANDARD, THEIRS, by_label, methods
 from common.compare.presets import Options
 from common.report.claims import Claim, Evidence, NotMeasured, NotTestable, ap_rule
 from common.report.exhibit import Drawn, Exhibit, Measured, Picture, Setting, over_seeds, stacked
@@ -182,6 +182,13 @@ def _measure_second(study: "Comparison") -> Measured:
     return {"fronts": _fronts(there), "evidence": evidence, "budget": _budget(there)}
 
 
+def _measure_published(study: "Comparison") -> Measured:
+    """What the methods' own reproductions have published of a seed."""
+    from common.compare.published import published
+
+    return {"published": published(study)}
+
+
 def _best(study: "Comparison", name: str) -> float:
     study.side(name, False)
     return max((each["AP"] for each in study.detectors[name, False]), default=0.0)
@@ -324,6 +331,41 @@ def draw_pairs(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return Drawn(Table(heads, rows), "Areas of found fronts, differences paired by seed.", units={"By": "AP points"})
 
 
+_PUBLISHED_HEADS = ("Method", "Detector", "Kind", "AP", "MAC", "Minutes", "Seeds")
+_PUBLISHED_UNITS = {"AP": "points", "MAC": "M", "Minutes": "of one core"}
+
+
+def draw_published(measured: Sequence[Measured], setting: Setting) -> Drawn:
+    """A row for each detector, means over the seeds that have it, and all of them on one picture."""
+    of_seeds: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for numbers in measured:
+        for method, detectors in numbers["published"].items():
+            for each in detectors:
+                of_seeds.setdefault((method, each["role"], each["name"]), []).append(each)
+    rows, records, within = [], [], {}
+    for (method, role, name), seeds in of_seeds.items():
+        ap, macs, minutes = (over_seeds([each[key] for each in seeds]) for key in ("AP", "macs_mmdet", "minutes"))
+        rows.append([TITLES.get(method, method), name, role, ap, macs.mean / 1e6, minutes.mean, len(seeds)])
+        more = {"Detector": name, "Minutes": minutes.mean, "Seeds": len(seeds)}
+        records.append({"paper": method, "role": role, "name": name, "point": (macs.mean / 1e6, ap.mean, more)})
+        within[method] = max(within.get(method, 0.0), seeds[0].get("macs_within", 0.0))
+    groups = by_label(records)
+    notes = [f"{TITLES.get(name, name)}'s MAC are right to {off / 1e6:.1f} M." for name, off in within.items() if off]
+    caption = (
+        "What each paper's own reproduction reached, on the same validation images. Budgets are not equal: every "
+        "method trains for as long as its own scale says. Minutes are of all that a detector was made from, with "
+        "pre-training, and with the supernet or pool that others came from, too. So nothing here says which method is "
+        "the best: that is what X-1 to X-3 ask, at an equal budget."
+    )
+    data: dict[str, Any] = {"points": {label: [each["point"] for each in some] for label, some in groups.items()}}
+    data |= {"with_front": [label for label, some in groups.items() if some[0]["role"] != STANDARD]}
+    data |= {"highlighted": {each["name"]: each["point"][:2] for each in records if each["role"] in (STANDARD, THEIRS)}}
+    data |= {"cost_label": _COSTS["macs"][0], "log_cost": True}
+    return Drawn(
+        Table(_PUBLISHED_HEADS, rows), caption, notes, _PUBLISHED_UNITS, [Picture("published", "fronts", data)]
+    )
+
+
 # ---- as a paper is
 
 
@@ -359,6 +401,13 @@ EXHIBITS = (
         partial(draw_fronts, of="second-"),
         (_ORDER,),
         most_seeds=SECOND_SEEDS,
+    ),
+    Exhibit(
+        "table4",
+        "What the papers' own reproductions reach",
+        "detectors that are published, at unequal budgets",
+        _measure_published,
+        draw_published,
     ),
 )
 PAPER = Paper("compare", "Comparison", Path(__file__).parent, EXHIBITS, _make_study, _describe, module="common.compare")

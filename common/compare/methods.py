@@ -9,6 +9,8 @@ That module offers, and nothing else is asked of it, `selects` only where it may
     UNCOUNTED                       how the names of those runs of the given study begin that are not counted:
                                     pre-training, and the pace that the budget is planned by
     role(run)                       what a detector of a run of that name is: one of ROLES
+    published(study, known)         detectors that the paper's own reproduction has published of a seed, as
+                                    `common.compare.published` has them; may be left out
     PRINTED                         cost ("macs_mmdet" or "latency") -> exhibit of printed.json whose rows are points of
                                     AP against it, columns that name them, column of the cost, its unit, column of AP
 """
@@ -31,6 +33,8 @@ _Study = TypeVar("_Study")
 
 _ROOT = Path(__file__).resolve().parents[2]
 ROLES = FOUND, RANDOM, STANDARD = "found", "random search", "standard network"
+THEIRS = "found by the paper"
+"""What a published detector may be besides: the paper's search is behind it, and none of ours."""
 
 
 @cache
@@ -104,11 +108,11 @@ def printed_points(name: str) -> dict[str, dict[str, tuple[float, float]]]:
 
 
 def by_label(records: list[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Records of detectors by what pictures call them: a method's, its random search's, standard networks."""
+    """Records of detectors by what pictures call them: a method's, its random search's, its paper's, standard ones."""
     titles = {name: paper.title for name, paper in methods().items()}
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         title = titles.get(record["paper"], record["paper"] or "Others")
-        label = {FOUND: title, RANDOM: f"{title}, random search"}.get(record["role"], "Standard networks")
-        groups.setdefault(label, []).append(record)
+        named = {FOUND: title, RANDOM: f"{title}, random search", THEIRS: f"{title}, the paper's networks"}
+        groups.setdefault(named.get(record["role"], "Standard networks"), []).append(record)
     return dict(sorted(groups.items()))

@@ -162,13 +162,15 @@ def findings_and_scoreboard(root: Path) -> tuple[str, str]:
 
 
 def _comparison(root: Path) -> Iterator[str]:
-    """The first picture of what compares the papers, of its first published folder by name."""
+    """The first picture of what compares the papers, of its first published folder by name, and what it shows."""
     for page in sorted(set(pages_of(root)) - set(papers(root))):
         for folder in published_folders(root, page.name)[:1]:
             first = _exhibits(folder)[0]
             at = Path(os.path.relpath(folder, root)).as_posix()
             for picture in first.pictures[:1]:
                 yield f"![{first.title}]({at}/{picture.name}.png)"
+                link = Path(os.path.relpath(page, root)).as_posix()
+                yield f"**{first.title}** ([numbers]({link}/README.md)). {plain_markdown(first.caption)}"
 
 
 def _sum(judged: Sequence[Record]) -> str:

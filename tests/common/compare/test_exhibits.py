@@ -10,7 +10,7 @@ from scipy import stats
 
 from common.compare import exhibits
 from common.compare.exhibits import ahead_there, front_area, lead, unequal
-from common.compare.methods import methods
+from common.compare.methods import FOUND, RANDOM, STANDARD, THEIRS, methods
 from common.compare.presets import NANO
 from common.compare.study import Side
 from common.plain import to_json
@@ -272,6 +272,11 @@ def test_the_plan_names_methods_budget_and_images():
     assert exhibits.PAPER.describe(study) == f"{titles}; 900 CPU s a front; 4/5 training images"
 
 
+def test_what_is_published_is_measured_as_it_is(monkeypatch):
+    monkeypatch.setattr("common.compare.published.published", lambda study: {"one": [study.seed]})
+    assert measure_exhibit(exhibits.PAPER.by_name["table4"], MadeUpComparison())["published"] == {"one": [4]}
+
+
 # ---- what is drawn
 
 
@@ -361,3 +366,34 @@ def test_pairs_are_ordered_and_tested_together():
     assert [row[3] for row in rows] == pytest.approx(list(p_values.values()))
     assert [row[4] for row in rows] == pytest.approx(list(holm(p_values).values()))
     assert [row[3] for row in drawing("table2", measured[:1]).table.rows] == [None] * 3
+
+
+def test_published_detectors_are_means_over_the_seeds_that_have_them():
+    def each(seed: int, **more) -> dict:
+        return {"AP": 20.0 + seed, "macs_mmdet": 30e6 + 1e6 * seed, "minutes": 10.0 + 2 * seed} | more
+
+    first, second, third = NAMES
+    measured = [
+        {
+            "published": {
+                first: [each(seed, name="a", role=FOUND, macs_within=2.5e6), each(seed + 9, name="a", role=RANDOM)],
+                second: [each(seed, name="b", role=STANDARD)],
+                **({third: [each(seed, name="c", role=THEIRS)]} if seed < 2 else {}),
+            }
+        }
+        for seed in range(3)
+    ]
+    drawn = drawing("table4", measured)
+    titles = exhibits.TITLES
+    rows = {(row[0], row[2]): row for row in drawn.table.rows}
+    assert [rows[titles[first], FOUND][at] for at in (1, 4, 5, 6)] == ["a", 31.0, 12.0, 3]
+    assert rows[titles[first], FOUND][3] == mean_interval([20.0, 21.0, 22.0])
+    assert rows[titles[first], RANDOM][4] == 40.0
+    assert rows[titles[third], THEIRS][3:] == (mean_interval([20.0, 21.0]), 30.5, 11.0, 2)
+    (picture,) = drawn.pictures
+    assert picture.data["points"][titles[first]] == [(31.0, 21.0, {"Detector": "a", "Minutes": 12.0, "Seeds": 3})]
+    assert picture.data["highlighted"] == {"b": (31.0, 21.0), "c": (30.5, 20.5)}
+    assert "Standard networks" in picture.data["points"]
+    assert "Standard networks" not in picture.data["with_front"]
+    assert drawn.notes == [f"{titles[first]}'s MAC are right to 2.5 M."]
+    assert render(picture)

@@ -177,7 +177,8 @@ def test_what_compares_papers_has_a_page_as_they_have(toy):
     main(Options(root=toy.root))
     assert "![Figure 1: Two nets](../../results/smoke/toynas/figure1.png)" in (folder / "README.md").read_text()
     shown = (toy.root / "README.md").read_text()
-    assert "toynas/README.md" not in shown  # it is no paper
+    assert "(toynas/README.md)" not in shown  # it is no paper
+    assert "**Two nets** ([numbers](common/toynas/README.md)). " in shown
     assert shown.index("![Two nets](results/smoke/toynas/figure1.png)") < shown.index("findings:end")
 
 
