@@ -352,10 +352,10 @@ def draw_published(measured: Sequence[Measured], setting: Setting) -> Drawn:
     groups = by_label(records)
     notes = [f"{TITLES.get(name, name)}'s MAC are right to {off / 1e6:.1f} M." for name, off in within.items() if off]
     caption = (
-        "What each paper's own reproduction reached, on the same validation images. Budgets are not equal: every "
-        "method trains for as long as its own scale says. Minutes are of all that a detector was made from, with "
-        "pre-training, and with the supernet or pool that others came from, too. So nothing here says which method is "
-        "the best: that is what X-1 to X-3 ask, at an equal budget."
+        "AP on the same validation images. Budgets are not equal: every method trains for as long as its own scale "
+        "says. Minutes are of all that a detector was made from, with pre-training, and with the supernet or pool that "
+        "others came from, too. So nothing here says which method is the best: that is what X-1 to X-3 ask, at an "
+        "equal budget."
     )
     data: dict[str, Any] = {"points": {label: [each["point"] for each in some] for label, some in groups.items()}}
     data |= {"with_front": [label for label, some in groups.items() if some[0]["role"] != STANDARD]}

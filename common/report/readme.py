@@ -149,7 +149,7 @@ def findings_and_scoreboard(root: Path) -> tuple[str, str]:
         about = printed(folder)
         link = f"[{titles.get(folder.name, folder.name)}]({folder.name}/README.md)"
         rows.append((link, about["title"], about["authors"]))
-    found = [markdown_table(("Page", "Paper", "Authors"), rows)]
+    found = [markdown_table(("Page", "Paper", "Authors"), rows), *_comparison(root)]
     found += [" ".join(filter(None, (_sum(judged), _machine_hours(root), standing(judged))))] if judged else []
     if former:
         found.append(
@@ -158,7 +158,7 @@ def findings_and_scoreboard(root: Path) -> tuple[str, str]:
         )
     found += learnt([root / "results"])
     parts = [f"### {title}\n\n{counts(claims)}\n\n{scoreboard(claims)}" for title, claims in by_paper(judged).items()]
-    return "\n\n".join([*found, *_comparison(root)]), "\n\n".join(parts)
+    return "\n\n".join(found), "\n\n".join(parts)
 
 
 def _comparison(root: Path) -> Iterator[str]:
