@@ -28,7 +28,7 @@ def outlined(picture: NDArray[np.uint8], outlines: Sequence[Outline]) -> Image.I
     drawn = Image.fromarray(picture)
     pen = ImageDraw.Draw(drawn)
     line = max(1, round(max(drawn.size) / 320))
-    font = ImageFont.load_default(max(9, round(max(drawn.size) / 45)))
+    font = _font(max(9, round(max(drawn.size) / 45)))
     for each in reversed(outlines):
         left, top, right, bottom = each.box
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=each.colour, width=line)
@@ -53,10 +53,17 @@ def sheet(
     width, height = side + 2 * MARGIN, max(each.height for each in small) + CAPTION + 3 * MARGIN
     top = CAPTION + 2 * MARGIN
     whole = Image.new("RGB", (columns * width, ceil(len(small) / columns) * height + top), "white")
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(CAPTION)
+    pen, font = ImageDraw.Draw(whole), _font(CAPTION)
     pen.text((MARGIN, MARGIN), title, font=font, fill="black")
     for place, (picture, (_, caption)) in enumerate(zip(small, pictures, strict=True)):
         x, y = place % columns * width + MARGIN, place // columns * height + top
         whole.paste(picture, (x, y))
         pen.text((x, y + picture.height), caption, font=font, fill="black")
     return whole
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """matplotlib's own: that of Pillow has no letters beyond ASCII."""
+    import matplotlib
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)

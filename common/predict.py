@@ -10,6 +10,7 @@ categories have those ids, in COCO's form; `detections.csv`, a line for each det
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +39,8 @@ class PredictCommand:
 
     detector: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DETECTOR")]
     """A detector that this project wrote (its folder, or one of its files), or an .onnx export of it."""
-    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
-    """A picture, or a folder of pictures, those in folders inside it included."""
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGES")]
+    """Pictures, or folders of pictures, those in folders inside them included; at least one."""
     out: Path
     """Folder for what is found."""
     score: float = 0.3
@@ -54,6 +55,8 @@ def main(options: PredictCommand) -> None:
     """Detect, write, and say how much was found and what was left out."""
     if not 0 <= options.score <= 1:
         raise InputError(f"--score must be from 0 to 1, got {options.score:g}")
+    if not options.images:
+        raise InputError("no pictures are given; give a picture or a folder of them after the detector")
 
     from tqdm import tqdm
 
@@ -62,9 +65,11 @@ def main(options: PredictCommand) -> None:
     from common.models.mode import usable_device
 
     detector = load_detector(options.detector, usable_device(options.device))
-    root = options.images.parent if options.images.is_file() else options.images
+    # names are those below the folder that holds them all
+    root = os.path.commonpath([os.path.abspath(each if each.is_dir() else each.parent) for each in options.images])
     made = (make_folder(options.out) / "drawn").resolve()
-    paths = [path for path in picture_files(options.images) if made not in path.resolve().parents]
+    named = {os.path.relpath(path, root): path for place in options.images for path in picture_files(place)}
+    paths = [(Path(name), path) for name, path in named.items() if made not in path.resolve().parents]
     pictures: list[dict] = []
     records: list[dict] = []
     table = io.StringIO()
@@ -72,18 +77,20 @@ def main(options: PredictCommand) -> None:
     writer.writerow(COLUMNS)
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc="pictures", disable=None) as bar:
         for chunk in (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)):
-            read = [(path, each) for path, each in zip(chunk, pool.map(_read, chunk), strict=True) if each is not None]
+            pixels_of = pool.map(_read, (path for _, path in chunk))
+            read = [(name, each) for (name, _), each in zip(chunk, pixels_of, strict=True) if each is not None]
             found = detector.detect([each for _, each in read], _BATCH) if read else None
             drawn = []
-            for place, (path, pixels) in enumerate(read):
-                name = path.relative_to(root).as_posix()
+            for place, (name, pixels) in enumerate(read):
                 height, width = pixels.shape[:2]
                 kept = [each for each in found.image(place) if each.score >= options.score]
-                pictures.append({"id": len(pictures) + 1, "file_name": name, "width": width, "height": height})
+                pictures.append(
+                    {"id": len(pictures) + 1, "file_name": name.as_posix(), "width": width, "height": height}
+                )
                 records += _records(pictures[-1], kept)
                 for each in kept:
                     box = (f"{side:.1f}" for side in each.box)
-                    writer.writerow((name, each.name, f"{each.score:.4f}", *box))
+                    writer.writerow((name.as_posix(), each.name, f"{each.score:.4f}", *box))
                 drawn.append((options.out / "drawn" / name, pixels, kept))
             if options.draw:
                 list(pool.map(_draw, *zip(*drawn, strict=True)))
@@ -97,10 +104,12 @@ def main(options: PredictCommand) -> None:
     }.items():
         write_atomically(options.out / name, text.encode("utf-8", "replace"))
     left_out = f"; {len(paths) - len(pictures)} left out that cannot be read" if len(pictures) < len(paths) else ""
-    print(f"{len(records)} objects of score {options.score:g} or more in {len(pictures)} pictures{left_out}")
+    objects = f"{len(records)} object{'' if len(records) == 1 else 's'}"
+    looked_at = f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'}"
+    print(f"{objects} of score {options.score:g} or more in {looked_at}{left_out}")
     print(f"wrote {options.out}: {'drawn/, ' if options.draw else ''}detections.json, images.json, detections.csv")
     if not pictures:
-        raise InputError(f"no picture of {options.images} can be read: see above")
+        raise InputError("none of the pictures can be read: see above")
 
 
 def _read(path: Path) -> "np.ndarray | None":

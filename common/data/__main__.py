@@ -63,9 +63,9 @@ def check(
 ) -> dict[str, Any]:
     """What is wrong with a set, and what is in it.
 
-    Keys: form, input_size, anchor_scale; splits: name -> images, empty, boxes, ignored, classes (name -> boxes), sizes;
-    faults: a list of split (train or val), kind, count and examples, for which training would refuse the set; remarks:
-    sentences on what it would not refuse, faults of the test split among them.
+    Keys: form, pictures, input_size, anchor_scale; splits: name -> images, empty, boxes, ignored, classes (name ->
+    boxes), sizes; faults: a list of split (train or val), kind, count and examples, for which training would refuse the
+    set; remarks: sentences on what it would not refuse, faults of the test split among them.
     """
     if not anchor_scale > 0:
         raise InputError(f"--anchor-scale must be greater than 0, got {anchor_scale:g}")
@@ -98,7 +98,7 @@ def check(
     remarks += _classes_apart(sets)
     remarks += _duplicates(sets)
     splits = {split: _contents(dataset, input_size, anchor_scale) for split, dataset in sets.items()}
-    settings = {"form": form, "input_size": input_size, "anchor_scale": anchor_scale}
+    settings = {"form": form, "pictures": pictures, "input_size": input_size, "anchor_scale": anchor_scale}
     return {**settings, "splits": splits, "faults": faults, "remarks": remarks}
 
 
@@ -201,6 +201,8 @@ def _text(report: Mapping[str, Any]) -> str:
                 f"{100 * sizes['unreached']:.1f} % are reached by no anchor of {report['anchor_scale']:g} strides"
             )
     lines += report["remarks"]
+    if not report["pictures"]:
+        lines.append("pictures: only their headers were read; --pictures decodes them, and finds damaged ones")
     for fault in report["faults"]:
         lines.append(f"{fault['split']}: {fault['count']:,} {fault['kind']}")
         lines += [f"    {example}" for example in fault["examples"]]

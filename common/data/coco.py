@@ -100,7 +100,7 @@ def classes_of(path: Path) -> list[str] | None:
         return None
     file = _records({"images": [], "categories": records, "annotations": []}, path, Faults(collect=True))
     classes, left_out = _classes(file)
-    return None if left_out else list(dict.fromkeys(classes))
+    return None if left_out and b'"annotations"' in contents else list(dict.fromkeys(classes))
 
 
 def _classes(file: "CocoFile") -> tuple[list[str], list[str]]:

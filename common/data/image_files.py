@@ -61,7 +61,8 @@ class ImageFiles:
     def orientations(self, index: int) -> tuple[int, int]:
         """The EXIF orientation that the file states, and the one that is applied; only its header is read.
 
-        Raises `InputError` where the file is unreadable, too large, or of another size than the annotations say.
+        Raises `InputError` where the file is unreadable, too large, of more than 8 bits a channel, or of another size
+        than the annotations say.
         """
         with _opened(self.path(index)) as image:
             return _stated_orientation(image), self._applied_orientation(image, index)
@@ -69,11 +70,9 @@ class ImageFiles:
     def __call__(self, index: int) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB, turned upright as the file's EXIF orientation says. Grey, palette and CMYK become RGB.
 
-        Raises `InputError` where `orientations` does, and for a damaged file or more than 8 bits a channel.
+        Raises `InputError` where `orientations` does, and for a damaged file.
         """
         with _opened(self.path(index)) as image:
-            if image.mode.startswith(("I", "F")):
-                raise InputError(f"image {self.path(index)} has more than 8 bits a channel; convert it to 8 bits")
             orientation = self._applied_orientation(image, index)
             upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
             return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
@@ -140,6 +139,8 @@ def picture_files(place: Path) -> list[Path]:
     """
     if os.path.isfile(place):
         return [place]
+    if not os.path.lexists(place):
+        raise InputError(f"no file or folder {place}; check the path")
     # no folder, not an error: a path that no system could hold
     found = [path for path in files_below(place, SUFFIXES) if path.is_file()] if os.path.isdir(place) else []
     if not found:
@@ -162,6 +163,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                     f"image {path} is {image.width}x{image.height} pixels, and at most {MAX_PIXELS // 10**6} "
                     "megapixels are decoded; scale it down or cut it into tiles"
                 )
+            if image.mode.startswith(("I", "F")):
+                raise InputError(f"image {path} has more than 8 bits a channel; convert it to 8 bits")
             yield image
     except InputError:
         raise

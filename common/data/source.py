@@ -37,7 +37,8 @@ FORMS: dict[str, tuple[Callable[[Path], Layout | None], str]] = {
     ),
     "yolo": (
         find_yolo,
-        "data.yaml or classes.txt with images/{split}/ and labels/{split}/, or classes.txt with images/ and labels/",
+        "data.yaml (or one other .yaml with names) or classes.txt with images/{split}/ and labels/{split}/, or "
+        "classes.txt with images/ and labels/, or beside images and their .txt",
     ),
     "bdd": (find_bdd, " or ".join(pattern.format("{split}") for pattern in LABEL_FILES)),
 }

@@ -5,6 +5,7 @@ width and height, or an outline's points, as shares of the image's width and hei
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -36,14 +37,19 @@ CLASSES = "classes.txt"
 def find_yolo(directory: Path) -> Layout | None:
     """The splits of a YOLO folder; None for any other folder.
 
-    A split is what data.yaml says, else images/train/ or train/images/, and so on. Paths that are absolute or begin
-    with "../" are looked for by their last parts. Without data.yaml the classes are the lines of classes.txt, and where
-    there are no such folders "train" is all of images/. Raises `InputError` where the val split of data.yaml is absent
-    and a part of it, or something of nearly its name, is there.
+    A split is what data.yaml says, or the only other YAML file that names classes, else images/train/ or train/images/,
+    and so on. Paths that are absolute or begin with "../" are looked for by their last parts. Without a YAML file the
+    classes are the lines of classes.txt, and where there are no such folders "train" is all of images/, or all images
+    that lie beside their text files. Raises `InputError` where the val split of data.yaml is absent and a part of it,
+    or something of nearly its name, is there.
     """
     path = next((path for path in map(directory.joinpath, (*SETTINGS, CLASSES)) if path.is_file()), None)
     if path is None:
-        return None
+        others = [each for each in map(directory.joinpath, names_in(directory)) if each.suffix in (".yaml", ".yml")]
+        named = [each for each in others if each.is_file() and re.search("^names:", read_text(each), re.MULTILINE)]
+        if len(named) != 1:
+            return None
+        path = named[0]
     settings = {} if path.name == CLASSES else _settings(path)
     sources: dict[str, list[Path]] = {}
     for split, names in SPLIT_NAMES.items():
@@ -57,7 +63,10 @@ def find_yolo(directory: Path) -> Layout | None:
     if path.name == CLASSES:
         if not sources and (directory / "images").is_dir():
             sources["train"] = [directory / "images"]
-        if not sources or not any(place.is_dir() for place in (directory / "labels", *directory.glob("*/labels"))):
+        pictures = (each for each in directory.iterdir() if each.suffix.lower() in SUFFIXES)
+        if not sources and any(each.with_suffix(".txt").is_file() for each in pictures):
+            sources["train"] = [directory]  # as LabelImg writes them
+        elif not sources or not any(place.is_dir() for place in (directory / "labels", *directory.glob("*/labels"))):
             return None
         settings = {"names": [line for line in read_text(path).splitlines() if line.strip()]}
     classes = _classes(settings, path)

@@ -23,7 +23,7 @@ from common.plain import InputError, make_folder, write_atomically, write_json
 
 _OVERLAP = 0.5
 """IoU from which a detection is of an object."""
-FOUND, MISTAKEN, MISSED = "#029e73", "#d55e00", "#de8f05"
+FOUND, MISTAKEN, MISSED = "#029e73", "#d55e00", "#cc78bc"
 _BATCH = 16
 WORST = 12
 """Pictures on the sheet of the worst."""
@@ -272,5 +272,5 @@ def _worst(report: dict[str, Any], dataset: DetectionSet) -> Any:
         counts = ", ".join(f"{each[kind]} {kind}" for kind in ("missed", "false", "confused") if each[kind])
         caption = f"{Path(each['file']).name[:28]}: {counts}"
         cells.append((outlined(dataset.load_image(each["image"]), outlines), caption))
-    title = f"score {report['score']:.2f} or more: objects found are green, missed ones orange, wrong detections red"
+    title = f"score {report['score']:.2f} or more: objects found are green, missed ones pink, wrong detections red"
     return sheet(cells, title)

@@ -185,12 +185,15 @@ def save_detector(path: str | Path, model: nn.Module, description: dict[str, Any
 def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detector:
     """The detector that `save_detector` wrote under `path`, or an .onnx export of it, ready for use.
 
-    device: where it runs; an .onnx always runs on the CPU. InputError where a file is missing or damaged, or where the
+    path: also the folder of a run that trained one detector, which lies in its `detector/`. device: where it runs; an
+    .onnx always runs on the CPU. InputError where a file is missing or damaged, or where the
     weights are of another architecture than described.
     """
     if Path(path).suffix == ".onnx":
         return _load_onnx(Path(path))
     weights_path, description_path = _paths(path)
+    if not description_path.is_file() and (inside := Path(path, "detector")).is_dir():
+        weights_path, description_path = _paths(inside)
     for each in (weights_path, description_path):
         if not each.is_file():
             raise InputError(f"{each} is not there: a detector is a .safetensors file with its .json beside it")

@@ -122,8 +122,10 @@ class Run:
         difference = first_difference(self.config, config)
         if difference is not None:
             field, there, here = difference
+            changed = " (digests of a data set: its pictures or annotations have changed)"
+            meant = changed if field.endswith("_set") else ""  # as studies name the sets that a run rests on
             raise InputError(
-                f"{self.path} holds a run with {field} = {there}, and this command asks for {here}: "
+                f"{self.path} holds a run with {field} = {there}, and this command asks for {here}{meant}: "
                 "give the same setting to go on with it, name another output folder, or delete that one"
             )
 

@@ -36,6 +36,7 @@ def photos(tmp_path):
     """An upright picture, one stored turned, one in a folder, a damaged one, a hidden one, and a text."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
+    (folder / "notes").mkdir()
     pixels = scenes("val", 1, size=80).load_image(0)[:60]  # 80 x 60
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -90,12 +91,29 @@ def test_what_is_found_is_drawn_and_written(detector, photos, capsys):
             assert np.abs(np.array(picture, int) - pixels).max() > 60
 
 
+def test_several_pictures_keep_the_names_that_tell_them_apart(detector, photos, capsys):
+    out = photos.parent / "found"
+
+    def found_in(*places):
+        run(main, PredictCommand, [str(detector), *map(str, places), "--out", str(out), "--score", "1"])
+        return [each["file_name"] for each in json.loads((out / "images.json").read_text())["images"]]
+
+    assert found_in(photos / "a.jpg", photos / "b.JPG") == ["a.jpg", "b.JPG"]
+    assert found_in(photos / "b.JPG", photos / "more") == ["b.JPG", "more/a.png"]
+    assert found_in(photos / "a.jpg", photos / "more" / ".." / "a.jpg") == ["a.jpg"]
+    assert capsys.readouterr().out.count("0 objects of score 1 or more in 1 picture\n") == 1
+    with pytest.raises(SystemExit):
+        found_in()
+    assert "no pictures are given" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("images", "flags", "says"),
     [
         ("photos/more", ["--score", "30"], "--score must be from 0 to 1, got 30"),
-        ("photos/none", [], "holds no image (bmp, gif"),
-        ("photos/c.jpg", [], "no picture of "),
+        ("photos/none", [], "no file or folder "),
+        ("photos/notes", [], "holds no image (bmp, gif"),
+        ("photos/c.jpg", [], "none of the pictures can be read"),
         ("photos/more", ["--device", "tpu"], "device 'tpu' cannot be used here"),
     ],
 )
@@ -121,6 +139,12 @@ def test_boxes_are_drawn_where_they_are():
     assert np.array_equal(black, np.zeros_like(black))
     named = np.array(outlined(black, [Outline((10, 20, 30, 35), "nut", "#ff0000")]))
     assert (named[..., 1:] > 200).any(), "white letters"
+
+
+def test_letters_beyond_ascii_are_drawn():
+    black = np.zeros((40, 90, 3), np.uint8)
+    drawn = [np.array(outlined(black, [Outline((0, 20, 80, 35), name, "#ff0000")])) for name in ("öööö", "ßßßß")]
+    assert not np.array_equal(*drawn), "no boxes in place of letters"
 
 
 def test_a_sheet_holds_every_picture():

@@ -110,7 +110,7 @@ def test_repairs_are_no_faults(folder, capsys):
     run(main, CheckCommand, ["check", f"coco:{folder},repair"])
     printed = capsys.readouterr().out
     assert "7 boxes (1 ignored), 2 classes; 1 box over the edge of its image clipped\n" in printed
-    assert printed.endswith("no fault found\n")
+    assert printed.endswith("--pictures decodes them, and finds damaged ones\nno fault found\n")
     assert len(load(f"coco:{folder},repair", "train").boxes) == 7
 
 

@@ -75,8 +75,9 @@ def test_an_unreadable_image_is_named(tmp_path):
     with refused("80x60 pixels but 60x80 in the annotations"):
         one_file(whole, 80, 60)(0)
     Image.fromarray(np.full((6, 8), 4000, np.uint16)).save(tmp_path / "deep.png")  # it would come washed out
-    with refused(r"deep\.png has more than 8 bits a channel"):
-        one_file(tmp_path / "deep.png")(0)
+    for look in (one_file(tmp_path / "deep.png"), one_file(tmp_path / "deep.png").orientations):
+        with refused(r"deep\.png has more than 8 bits a channel"):
+            look(0)
 
 
 def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
@@ -95,6 +96,8 @@ def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
 def test_a_place_without_pictures_is_refused(tmp_path):
     (tmp_path / "gone.png").symlink_to("nowhere.png")
     (tmp_path / ".hidden.png").touch()
-    for place in (tmp_path, tmp_path / "gone", Path("gone" * 100)):
-        with refused(r"holds no image \(bmp, .* give an image file or a folder"):
+    with refused(r"holds no image \(bmp, .* give an image file or a folder"):
+        picture_files(tmp_path)
+    for place in (tmp_path / "gone", Path("gone" * 100)):
+        with refused("no file or folder .*; check the path"):
             picture_files(place)

@@ -99,6 +99,29 @@ def test_a_set_without_splits_is_split(tmp_path, settings):
     assert "no val split, so 20% of the pictures are held out" in parts[1].notes
 
 
+def test_a_yaml_file_of_another_name_will_do_where_it_alone_names_classes(tmp_path):
+    write(tmp_path, f"path: ../datasets/cats\ntrain: images/train\nval: images/val\ntest:\n{NAMES}")
+    (tmp_path / "data.yaml").rename(tmp_path / "cats.yaml")
+    (tmp_path / "compose.yml").write_text("services: {}\n")
+    assert [len(load(f"auto:{tmp_path}", split)) for split in ("train", "val")] == [3, 2]
+    shutil.copy(tmp_path / "cats.yaml", tmp_path / "dogs.yaml")
+    with refused("holds no annotations"):
+        read(tmp_path)
+
+
+def test_images_beside_their_text_files(tmp_path):
+    for k in range(10):
+        Image.new("RGB", (40, 20)).save(tmp_path / f"{k}.JPG")
+        (tmp_path / f"{k}.txt").write_text("1 .5 .5 .25 .5")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    assert [len(load(f"auto:{tmp_path}", split)) for split in ("train", "val")] == [8, 2]
+    assert read(tmp_path).boxes.tolist() == [[15, 5, 25, 15]] * 8
+    for path in tmp_path.glob("*.JPG"):
+        path.unlink()
+    with refused("holds no annotations"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("place", ["images/{}", "{}/images"])
 def test_folders_beside_classes_txt_are_splits(tmp_path, place):
     for split, count in (("train", 4), ("val", 2), ("test", 1)):

@@ -1,11 +1,13 @@
 """What is said of a detector on a split."""
 
+import itertools
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import nn
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, Detections
@@ -129,6 +131,11 @@ def test_a_detector_is_evaluated_by_the_names_of_its_classes(tmp_path, monkeypat
     printed = capsys.readouterr().out
     assert f"the detector does not know {lost}" in printed
     assert f"wrote {tmp_path / 'new'}: drawn.png" in printed
+
+
+def test_what_is_found_missed_and_wrong_is_told_apart_by_its_colour():
+    colours = (ImageColor.getrgb(each) for each in (inspection.FOUND, inspection.MISTAKEN, inspection.MISSED))
+    assert min(math.dist(*pair) for pair in itertools.combinations(colours, 2)) > 150
 
 
 def test_a_detector_sees_images_by_its_own_normalisation():

@@ -83,6 +83,12 @@ def test_every_way_to_name_a_detector(tmp_path, name, stem):
     assert load_detector(str(tmp_path / name)).input_size == 64
 
 
+def test_the_folder_of_a_run_names_its_detector(tmp_path):
+    save_detector(tmp_path / "detector" / "detector", small_detector(), DESCRIPTION)
+    (tmp_path / "detector.safetensors").write_bytes(b"the run's own weights")
+    assert load_detector(tmp_path).input_size == 64
+
+
 def detectors_of_every_kind() -> dict[str, nn.Module]:
     """One thin detector on each kind of backbone that a paper has, and on each kind of network."""
 

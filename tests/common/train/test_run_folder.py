@@ -37,7 +37,8 @@ def test_the_same_config_goes_on_and_another_is_refused_by_its_first_field(tmp_p
     plain = to_json(Config())
     for other, message in (
         (Config(inner=Inner(widths=(8, 32))), r"inner\.widths = \[8, 16\].*asks for \[8, 32\].*another output folder"),
-        ({**plain, "extra": 1}, r"extra = nothing.*asks for 1"),
+        ({**plain, "extra": 1}, r"extra = nothing.*asks for 1: "),
+        ({**plain, "training_set": "1d"}, r'asks for "1d" \(digests of a data set: .* have changed\): give'),
         ({key: plain[key] for key in plain if key != "name"}, r'name = "tiny".*asks for nothing'),
     ):
         for look in (Run.open, Run.read):
