@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from common.cli import run
+from common.cli import run, words_for
 from common.plain import make_folder, write_atomically
 
 
@@ -24,7 +24,7 @@ class Options:
 def main(options: Options) -> None:
     from common.report.page import build_page  # takes matplotlib
 
-    command = shlex.join(["python", "-m", "common.report", *map(str, options.folders), "--out", str(options.out)])
+    command = shlex.join([*words_for("common.report"), *map(str, options.folders), "--out", str(options.out)])
     text = build_page(options.folders, command)
     page = make_folder(options.out) / "index.html"
     write_atomically(page, text.encode())

@@ -274,7 +274,7 @@ def draw(
 ) -> ExhibitResult:
     """The exhibit's record. measured: seed -> numbers. typed: the command that gives them."""
     seeds = sorted(measured)
-    drawn = exhibit.draw([measured[seed] for seed in seeds], setting)
+    drawn = exhibit.draw([{"seed": seed, **measured[seed]} for seed in seeds], setting)
     runs = list(dict.fromkeys(run for seed in seeds for run in measured[seed].get("runs", ())))
     notes = list(drawn.notes)
     if len(seeds) == 1 and runs:

@@ -9,7 +9,7 @@ from common.cli import metric
 from common.plain import read_json
 from common.report.card import Card, image
 from common.report.exhibit import Picture
-from common.report.runs import SMOKE, RunSummary, duration, read_lines
+from common.report.runs import SMOKE, RunSummary, duration, read_candidates, read_lines
 
 CURVES = {"loss": (1, "Loss"), "accuracy": (100, "Accuracy (percent)"), "AP": (100, "AP (points)")}
 """What trainings log by epoch: factor and label of each quantity."""
@@ -25,7 +25,7 @@ _LONGEST = 300  # letters of an encoding
 
 def card_of_run(run: RunSummary) -> Card | None:
     """The card of a run's folder; None for one that has nothing to show."""
-    log, candidates = (read_lines(run.folder / f"{name}.jsonl") for name in ("log", "candidates"))
+    log, candidates = read_lines(run.folder / "log.jsonl"), read_candidates(run.folder)
     pictures, detectors = [*_curves(log), *_front(candidates)], dict(_detectors(run.folder))
     if not pictures and not detectors:
         return None

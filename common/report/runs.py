@@ -95,7 +95,10 @@ def find_exhibits(roots: Iterable[Path]) -> tuple[list[FoundExhibit], list[str]]
 
 
 def find_runs(roots: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
-    """Every run below the given folders, each once, named from the folder on; and what cannot be read."""
+    """Every run below the given folders, each once, named from the folder on; and what cannot be read.
+
+    What lies inside a run is a part of it, and none of its own.
+    """
     runs: dict[Path, RunSummary] = {}
     unreadable: dict[Path, str] = {}
     for root in (Path(root).resolve() for root in roots):
@@ -106,7 +109,7 @@ def find_runs(roots: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
                         folder = Path(os.path.normpath(path.parent / name))  # a name may begin with ../ of a paper
                         spent = (record[key] for key in ("seconds", "candidate_seconds", "environment"))
                         runs.setdefault(folder, RunSummary(_name_below(root, folder), True, 0, 0, *spent))
-                elif path.parent.parent.name != "exhibits":
+                elif path.parent.parent.name != "exhibits" and not _inside_a_run(path.parent, root):
                     runs.setdefault(path.parent, summarise(path.parent, _name_below(root, path.parent)))
             except InputError as error:
                 unreadable[path] = str(error)
@@ -115,13 +118,19 @@ def find_runs(roots: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
     return list(runs.values()), list(unreadable.values())
 
 
+def _inside_a_run(folder: Path, root: Path) -> bool:
+    """Whether a folder below `root` is a part of another run, such as a pair that a search trained."""
+    above = (parent for parent in folder.parents if parent.is_relative_to(root))
+    return any((parent / "config.json").is_file() for parent in above)
+
+
 def _name_below(root: Path, folder: Path) -> str:
     return Path(os.path.relpath(folder, root.parent)).as_posix()
 
 
 def summarise(folder: Path, name: str | None = None) -> RunSummary:
     """The summary of one run folder. name: None means the folder's."""
-    candidates = read_lines(folder / "candidates.jsonl")
+    candidates = read_candidates(folder)
     failed = sum(record.get("status") == "failed" for record in candidates)
     result = read_json_if_there(folder / "result.json")
     stages = [read_json(path) for path in sorted((folder / "stages").glob("*.json"))]
@@ -141,6 +150,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):  # the last line of a killed run may be cut short
             records.append(json.loads(line))
     return [record for record in records if isinstance(record, Mapping)]
+
+
+def read_candidates(folder: Path) -> list[dict[str, Any]]:
+    """The candidates of a run: of several records with the same "key" only the last counts."""
+    records = read_lines(folder / "candidates.jsonl")
+    named = {json.dumps(each.get("key", {"line": line}), sort_keys=True): each for line, each in enumerate(records)}
+    return list(named.values())
 
 
 def table_of_runs(runs: Sequence[RunSummary]) -> tuple[str, Sequence[str], list[tuple[str, ...]]]:

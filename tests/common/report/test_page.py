@@ -76,6 +76,14 @@ def test_claims_and_exhibits_lead_to_each_other(runs):
     ]
 
 
+def test_one_exhibit_is_no_several(runs):
+    for folder in runs.rglob("exhibits"):
+        shutil.rmtree(folder / "table2")
+    for path in runs.rglob("claims.json"):
+        path.unlink()
+    assert "1 exhibit, no claim judged." in build_page([runs])
+
+
 def test_the_first_screen_says_what_was_learnt(runs):
     results = runs.parent / "results"
     assert "prose" not in build_page([results]).split("<main>")[1]
@@ -207,7 +215,7 @@ def test_a_run_is_shown_with_its_curves_candidates_detectors_and_command(search)
     assert page.tags.count("svg") == 3  # loss, AP, candidates
     assert page.addresses.count("data:image/jpeg;base64,YSBzaGVldA==") == 1
     shown = {
-        "Finished; 5.0 min of training; 3 candidates, 1 failed; smoke scale: its numbers mean nothing.",
+        "Finished; 4.9 min of training; 3 candidates, 1 failed; smoke scale: its numbers mean nothing.",
         "python -m toynas.search",
         "An abacus",
     }

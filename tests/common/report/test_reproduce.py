@@ -338,7 +338,7 @@ def test_list_gives_the_recorded_time_with_the_machine(toy, folder, capsys):
     assert times() == ["4.5 min a seed, here (2 cores of An abacus)", "not run here"]
     (folder / "ours-s0" / "candidates.jsonl").write_text('{"seconds": 60}\n{"seconds": 120}\n')
     record("environment.json", {"gpus": ["H100", "H200"]})
-    assert times()[0] == "6.0 min a seed, here (H100, H200)"
+    assert times()[0] == "5.2 min a seed, here (H100, H200)"
     record("environment.json", {})
     record("result.json", {"AP": 1.0})  # timed by nobody
     assert times()[0] == "1.5 min a seed, here (? cores of ?)"
@@ -447,7 +447,7 @@ def test_published_runs_say_what_they_took_and_where(toy, folder):
     kept = {key: value for key, value in machine.items() if key != "command"}
     plain = {"seconds": 90.0, "candidate_seconds": None, "environment": kept, "resumed": []}
     runs = {f"scenes-smoke/{net}-s{seed}": plain for net in ("extra", "ours", "theirs") for seed in (0, 1)}
-    runs["scenes-smoke/ours-s0"] = plain | {"candidate_seconds": 60.0, "resumed": [{"time": "later"}]}
+    runs["scenes-smoke/ours-s0"] = plain | {"seconds": 30.0, "candidate_seconds": 60.0, "resumed": [{"time": "later"}]}
     assert read_json(target / "runs.json") == runs
 
 

@@ -67,6 +67,21 @@ def test_a_run_summary_counts_candidates_and_costs(tmp_path):
     assert (summarise(tmp_path).seconds, summarise(tmp_path).candidate_seconds) == (None, 3.5)
 
 
+def test_a_candidate_that_is_recorded_twice_is_one(tmp_path):
+    lines = ['{"key": ["a", 1], "status": "failed", "seconds": 2}', '{"key": "b", "seconds": 4}'] * 2
+    lines += ['{"key": ["a", 1], "status": "done", "seconds": 3}', '{"seconds": 1}', '{"seconds": 1}']
+    (tmp_path / "candidates.jsonl").write_text("\n".join(lines))
+    run = summarise(tmp_path)
+    assert (run.candidates, run.failed, run.candidate_seconds) == (4, 0, 9.0)
+
+
+def test_what_lies_inside_a_run_is_no_run_of_its_own(tmp_path):
+    for folder in ("search", "search/pairs/0000", "base"):
+        write_json(tmp_path / folder / "config.json", {})
+    assert [run.name.removeprefix(f"{tmp_path.name}/") for run in find_runs([tmp_path])[0]] == ["base", "search"]
+    assert len(find_runs([tmp_path / "search"])[0]) == len(find_runs([tmp_path / "search/pairs"])[0]) == 1
+
+
 def test_duration():
     texts = {None: "–", 0.0: "–", 89.94: "89.9 s", 90: "1.5 min", 5399: "90.0 min", 5400: "1.5 h", 36000: "10.0 h"}
     assert {seconds: duration(seconds) for seconds in texts} == texts
