@@ -43,7 +43,7 @@ from common.plain import InputError, read_json, read_json_if_there, sync_entries
 from common.settings import CROP_AUGMENTATION, Optimisation, StudyPreset
 from common.train import distributed
 from common.train.checkpoint import load_strictly
-from common.train.loop import FitReport, Training, fit
+from common.train.loop import REMEDY, FitReport, Training, TrainingError, fit
 from common.train.run_folder import Run, describe_environment
 
 CALIBRATION_IMAGES = 64
@@ -142,6 +142,8 @@ class Study(Recording):
                         self._making.append(run)
                         try:
                             result = make(run)
+                        except FloatingPointError as error:  # what is measured, long after a loss was last looked at
+                            raise TrainingError(f"a network of {path} has diverged ({error}): {REMEDY}") from error
                         finally:
                             self._making.pop()
                         run.write_json("uses", list(used))
@@ -443,6 +445,7 @@ class Study(Recording):
         """`latency_at` of several detectors that are to be compared, each of them once a round: what slows the machine
         for a while slows them alike. networks: name -> detector and its input size. "latency" is the median over the
         "rounds". The run that is being made keeps those that are done in rounds.json: an interrupted one goes on.
+        "latency_iqr": how far the quartiles of the rounds are apart.
         """
         run = self._making[-1] if self._making else None
         asked = {"detectors": list(networks), "where": where, "timed_on": self._timer()}
@@ -459,14 +462,13 @@ class Study(Recording):
                 bar.advance()
         finally:
             bar.close()
-        return {
-            name: {
-                "latency": float(np.median([each[name]["latency"] for each in rounds])),
-                "rounds": [each[name]["latency"] for each in rounds],
-                "latency_of": rounds[0][name]["latency_of"],
-            }
-            for name in networks
-        }
+        found = {}
+        for name in networks:
+            taken = [each[name]["latency"] for each in rounds]
+            apart = np.subtract(*np.percentile(taken, [75, 25]))
+            latency = {"latency": float(np.median(taken)), "latency_iqr": float(apart), "rounds": taken}
+            found[name] = latency | {"latency_of": rounds[0][name]["latency_of"]}
+        return found
 
 
 class BackboneStudy(Study):

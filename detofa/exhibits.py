@@ -421,8 +421,8 @@ def _draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
     factor, unit, label = cost_axis(setting, edges[-1])
     dots = {
         LABELS[name]: [
-            (cost / factor, accuracy, {"Path": path, "Seed": seed})
-            for seed, numbers in enumerate(measured)
+            (cost / factor, accuracy, {"Path": path, "Seed": numbers["seed"]})
+            for numbers in measured
             for cost, accuracy, path in zip(
                 *(numbers["sampled"][name][key] for key in ("cost", "AP", "path")), strict=True
             )

@@ -756,7 +756,7 @@ def affordable_bucket(
     bucket of FLOPs that happen to be fast: a search among these few would pass over better ones.
     """
     bucketed, enough = constraint.buckets_of or constraint, 40  # paths, to tell such a share by
-    drawn = operations.sample(5000, generator)
+    drawn = operations.draw(5000, generator)
     for bucket in range(constraint.buckets - 1, 0, -1):
         if bucketed is constraint and budget <= constraint.edges[bucket]:
             continue  # all of it costs more

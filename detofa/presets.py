@@ -140,6 +140,12 @@ class Preset(StudyPreset):
     """Folds of table 2's cross-validation."""
 
     def __post_init__(self) -> None:
+        images = ("calibration_images", "proxy_calibration_images", "latency_images")
+        for name, least in {"crops": 2, "filter_folds": 2, **dict.fromkeys((*images, "operation_samples"), 1)}.items():
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.budget_shares or not all(0 <= share <= 1 for share in self.budget_shares):
+            raise InputError(f"budget_shares must be one or more numbers from 0 to 1, got {self.budget_shares}")
         twins = self.space.twins()
         if twins is not None:
             raise InputError(

@@ -80,6 +80,7 @@ def limit_of(study: "FinishedStudy", name: str | None) -> "Constraint":
     if name is None or name == study.constraint.name:
         return study.constraint
     other = DetOFAStudy(replace(study.options, constraint=name, device=study.device), study.seed)
+    other.folder = study.folder  # latencies are measured beside the run
     return replace(other.constraint, buckets_of=study.constraint)
 
 
@@ -147,6 +148,7 @@ def find_one(
     Beside it in the record, under "random": the affordable one of least validated loss among the uniform paths that
     the predictor learnt from; None where none of them is affordable.
     """
+    from common.train.loop import REMEDY, TrainingError
     from detofa.method import PathScorer, best_affordable, search
 
     scorer = PathScorer(study.predictor, study.space, limit)
@@ -155,6 +157,11 @@ def find_one(
     seconds = time.perf_counter() - began
     score = float(scorer(result.best[None])[0])  # the filter's own, comparable within its bucket
     record, network = measured(study, limit, result.best, evaluate)
+    if "reason" in record:
+        raise TrainingError(
+            f"the network {record['path']} that {study.run.path} holds for a budget of {metric(budget)} {limit.unit} "
+            f"has diverged ({record['reason']}): {REMEDY}; --no-evaluate writes it all the same"
+        )
     by_chance = best_affordable(study.candidates, limit, budget)
     chance = None if by_chance is None else measured(study, limit, by_chance, evaluate)[0]
     return {"budget": budget, "score": score, **record, "random": chance, "seconds": seconds}, network
@@ -163,7 +170,10 @@ def find_one(
 def measured(
     study: "FinishedStudy", limit: "Constraint", path: np.ndarray, evaluate: bool
 ) -> tuple[dict[str, Any], "CenterNet"]:
-    """Name, cost and (with `evaluate`) the 12 COCO numbers of a path's network, and the network."""
+    """Name, cost and (with `evaluate`) the 12 COCO numbers of a path's network, and the network.
+
+    Of one that has diverged "AP" is None, and "reason" says why.
+    """
     from common.cost import count
 
     network = study.final_evaluator.recalibrate(study.trained.extract(path))
@@ -183,7 +193,10 @@ def measured(
         },
     }
     if evaluate:
-        record |= study.precision_at(network, study.size, "validation", per_class=True)
+        try:
+            record |= study.precision_at(network, study.size, "validation", per_class=True)
+        except FloatingPointError as error:
+            record |= {"AP": None, "reason": str(error)}
     return record, network
 
 

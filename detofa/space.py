@@ -430,9 +430,38 @@ class CostTable:
         return costs
 
     def range(self) -> tuple[float, float]:
-        """The costs of the smallest and of the largest path."""
-        lowest, highest = self(np.stack([self.space.smallest(), self.space.largest()])).tolist()
+        """The costs of the cheapest and of the dearest path; of milliseconds these may be any paths."""
+        lowest, highest = self(np.stack([self._outermost(np.argmin), self._outermost(np.argmax)])).tolist()
         return float(lowest), float(highest)
+
+    def _outermost(self, which: Callable[..., np.ndarray]) -> np.ndarray:
+        """(C,) int8: the cheapest path (np.argmin) or the dearest (np.argmax), stage by stage: what is best in a stage
+        depends on the widths before it and of it alone, and in a layer on no other choice besides."""
+        space = self.space
+        depths, widths = (np.arange(len(space.columns))[each] for each in (space.depth_columns, space.width_columns))
+        layers = np.arange(len(space.columns))[space.expand_columns]
+
+        def tried(paths: np.ndarray, column: int) -> np.ndarray:
+            """(P, C) -> (choices, P, C): the paths with every choice of a column."""
+            groups = np.repeat(paths[None], len(space.choices[column]), axis=0)
+            groups[..., column] = np.array(space.choices[column])[:, None]
+            return groups
+
+        def best(groups: np.ndarray) -> np.ndarray:
+            """(N, P, C) -> (P, C): of every N paths one."""
+            costs = self(groups.reshape(-1, groups.shape[-1])).reshape(groups.shape[:2])
+            return groups[which(costs, axis=0), np.arange(groups.shape[1])]
+
+        paths = space.largest()[None]  # so that all layers are there
+        for column in range(STEM_COLUMNS):
+            paths = np.concatenate(tried(paths, column))
+        for stage in range(_STAGES):
+            by_width = tried(paths, widths[stage])
+            after = np.concatenate(by_width)
+            for column in (*layers[space.layer_stage == stage], depths[stage]):
+                after = best(tried(after, column))
+            paths = best(after.reshape(by_width.shape).swapaxes(0, 1))  # one for each width
+        return best(paths[:, None])[0]
 
     @staticmethod
     def macs(space: OFAResNetSpace, input_size: int | _Size, head: Callable[[int], float] | None = None) -> "CostTable":
@@ -571,6 +600,12 @@ class EvolutionSettings:
     """Share of the population, best first, that becomes parents and survives."""
     mutation_share: float = 0.5
     """Share of the children made by mutation; the others by crossover."""
+
+    def __post_init__(self) -> None:
+        if self.population < 1:
+            raise InputError(f"population must be at least 1, got {self.population}")
+        if not 0 <= self.mutation_share <= 1:
+            raise InputError(f"mutation_share must be between 0 and 1, got {self.mutation_share:g}")
 
 
 @dataclass(frozen=True)

@@ -372,6 +372,15 @@ class Preset(StudyPreset):
             raise InputError(f"percentages must begin with 0, which prunes nothing, got {self.percentages}")
         if not 0 <= self.penalised_share < 1:
             raise InputError(f"penalised_share must be at least 0 and below 1, got {self.penalised_share:g}")
+        unknown = [name for name in self.cascaded_backbones if name not in self.upgraded_backbones]
+        if unknown:
+            raise InputError(f"cascaded_backbones must be among upgraded_backbones, got {unknown[0]}")
+        unknown = [teacher for _, teacher in self.lessons if teacher not in dict(self.equivalents)]
+        if unknown:
+            raise InputError(f"the teachers of lessons must be among equivalents, got {unknown[0]}")
+        for name in ("calibration_images", "latency_images", "latency_rounds"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.pair_orders < 2:
             raise InputError(f"pair_orders must be at least 2, so that they differ, got {self.pair_orders}")
 

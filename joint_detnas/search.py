@@ -79,6 +79,10 @@ def main(options: Options) -> None:
     from joint_detnas.study import JointDetNASStudy
 
     study = JointDetNASStudy(options, options.seed, typed_command(), options.base, options.backbone, options.pairs)
+    if study.searching(options.control).search.budget < 1:
+        asked = "these settings" if options.pairs is None else f"--pairs {options.pairs}"
+        least = 2 if options.control == "nas" else 1  # it trains half as many
+        raise InputError(f"--control {options.control} has no pair to train with {asked}: give --pairs {least} or more")
     images, base = len(study.training_set), study.name  # says what is wrong with data or base before anything is made
     print(
         f"{study.preset.name} scale on {images} images of {study.data}, seed {study.seed}, into {study.folder}, on "
@@ -128,6 +132,9 @@ def pool_stages(study: "JointDetNASStudy") -> dict[str, float]:
     return study.pretraining_work(POOL) | {study.run_name("pool"): study.work(epochs, *preset.sizes)}
 
 
+_TIMED = ("latency", "latency_iqr", "latency_of")
+
+
 def search(study: "JointDetNASStudy", control: Control = "none") -> dict[str, Any]:
     """Everything that a search found.
 
@@ -136,8 +143,8 @@ def search(study: "JointDetNASStudy", control: Control = "none") -> dict[str, An
     pool beside it). "steps" is the search, pair by pair.
     """
     searched, timed = study.search(control), study.latencies(control)
-    both = {"base": study.base(), "result": study.upgraded(control)}
-    latencies = {"base": timed["base"], "result": timed["upgraded"]}
+    in_turn = {name: {key: timed[name][key] for key in _TIMED} for name in ("base", "upgraded")}
+    base, result = study.base() | in_turn["base"], study.upgraded(control) | in_turn["upgraded"]
     return {
         "paper": "joint_detnas",
         "scale": study.preset.name,
@@ -145,9 +152,8 @@ def search(study: "JointDetNASStudy", control: Control = "none") -> dict[str, An
         "seed": study.seed,
         "control": control,
         "folder": study.run_path(study.named("search", control)),
-        **{
-            name: each | {key: latencies[name][key] for key in ("latency", "latency_of")} for name, each in both.items()
-        },
+        "base": base,
+        "result": result,
         "pool": None if study.searching(control).search.teacher == "none" else study.pool(),
         "pairs": len(searched["steps"]) - 1,
         "failed": sum(step["score"] is None for step in searched["steps"]),

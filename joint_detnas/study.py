@@ -231,8 +231,11 @@ class JointDetNASStudy(BackboneStudy):
     @cached_property
     def given(self) -> Path | None:
         """Where the detector to upgrade lies as this project writes it; torchvision's weights are taken over before."""
-        if self.base_file is None or not is_of_torchvision(self.base_file):
-            return self.base_file
+        if self.base_file is None:
+            return None
+        if not is_of_torchvision(self.base_file):
+            in_folder = (self.base_file / "detector.json", self.base_file / "detector" / "detector.json")
+            return next(filter(Path.is_file, in_folder), self.base_file)
         return write_faster_rcnn(self.base_file, self.categories, self.folder / "torchvision" / self.base_file.stem)
 
     @cached_property

@@ -345,8 +345,8 @@ def _measure_figure3(study: "SMNAS") -> Measured:
 def _draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     preset = _preset(setting)
     candidates = [
-        one | {"seed": seed}
-        for seed, numbers in enumerate(measured)
+        one | {"seed": numbers["seed"]}
+        for numbers in measured
         for kind in _SEARCHES
         for one in numbers[kind]
         if one["AP"] is not None
@@ -379,7 +379,7 @@ def _draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
         if math.isfinite(points):
             every.append(f"{_BACKBONE_NAMES[name]} {points:.1f} at {latency:.1f} ms and {flops / 1e6:.0f} MMACs")
     notes = [f"Every backbone within one structure, AP in points: {'; '.join(every)}."]
-    notes += _by_seed([numbers["picks"] for numbers in measured])
+    notes += _by_seed({numbers["seed"]: numbers["picks"] for numbers in measured})
     caption = (
         f"Stage one: {preset.structural.count():,} structures, AP on held-out training images after "
         f"{preset.stage_one_training.optimisation.epochs} epochs against the time of detection. The area is under the "
@@ -388,9 +388,9 @@ def _draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return _drawn(_SEARCH_COLUMNS, _search_rows(measured), caption, notes, pictures)
 
 
-def _by_seed(structures: Sequence[Mapping[str, str]]) -> list[str]:
+def _by_seed(structures: Mapping[int, Mapping[str, str]]) -> list[str]:
     """A sentence for each structure, by name, of each seed."""
-    return [f"{name} of seed {seed}: {text}." for seed, own in enumerate(structures) for name, text in own.items()]
+    return [f"{name} of seed {seed}: {text}." for seed, own in structures.items() for name, text in own.items()]
 
 
 def _pairs(records: Sequence[Mapping[str, Any]], cost: str) -> list[tuple[float, float]]:
@@ -632,8 +632,8 @@ def _draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
         rows += [[name, *row] for row in _search_rows(searched)]
         points[f"Searched from {name}"] = [
             told
-            for seed, one in enumerate(searched)
-            for told in _told([each | {"seed": seed} for each in one["found"]], FLOPS)
+            for numbers in measured
+            for told in _told([each | {"seed": numbers["seed"]} for each in numbers["groups"][name]["found"]], FLOPS)
         ]
         if len(measured) == 1:  # a search begins with its structure's own backbone
             marks[name] = _pairs(searched[0]["found"][:1], FLOPS)[0]
@@ -650,7 +650,9 @@ def _draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
     fronts = {"points": points, "cost_label": COSTS[FLOPS][0], "with_front": list(points), "highlighted": marks}
     skipped = sum(one["skipped"] for numbers in measured for one in numbers["groups"].values())
     notes.append(f"Partial order pruning left {skipped} candidates untrained.")
-    notes += _by_seed([{name: one["structure"] for name, one in each["finals"].items()} for each in measured])
+    notes += _by_seed(
+        {each["seed"]: {name: one["structure"] for name, one in each["finals"].items()} for each in measured}
+    )
     caption = (
         f"Stage two: {_preset(setting).modular.count():,} codes with a neck width for each structure, trained from "
         "scratch with group norm and weight standardisation; AP on held-out training images against FLOPs. A search "
@@ -741,10 +743,10 @@ def _draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
         there = [counted["backbone"] / 1e9, counted["of_standard"], counted["params"] / 1e6]
         rows.append([name, *architecture(measured, "models", name), *there])
     for place in range(_preset(setting).groups):
-        for seed, numbers in enumerate(measured):
+        for numbers in measured:
             if f"F{place}" in numbers["found"]:
                 found = architecture([numbers], "found", f"F{place}")
-                rows.append([f"F{place}, seed {seed}", *found, None, None, None])
+                rows.append([f"F{place}, seed {numbers['seed']}", *found, None, None, None])
     columns = dict.fromkeys(("Model", "Input", "Backbone", "Neck", "RPN", "Head"), "")
     columns |= {"Backbone FLOPs": "M", "Of the standard backbone": "ratio"} | _TIME_AND_AP
     columns |= {"Backbone FLOPs at the paper's size": "G", "Of the standard backbone there": "ratio"}

@@ -186,7 +186,8 @@ class SMNAS(BackboneStudy):
                 known = there.candidate_named(name) or {}
                 if LATENCY not in known:
                     raise InputError(f"{there.path} has no latency of {name}: give the runs of the very same search")
-                timed = {key: known[key] for key in (LATENCY, "rounds", "latency_of", "reference") if key in known}
+                kept = (LATENCY, "latency_iqr", "rounds", "latency_of", "reference")
+                timed = {key: known[key] for key in kept if key in known}
                 run.candidate(**run.candidate_named(name), **timed)
         elif names:
             reference = self.preset.strategy_model
@@ -206,8 +207,8 @@ class SMNAS(BackboneStudy):
             for name, each in timed.items():
                 known = run.candidate_named(name)
                 spent_on = (known.get("cpu_seconds") or known["train_cpu_seconds"]) + took
-                scaled = each | {LATENCY: each[LATENCY] * first / now, "reference": first, "cpu_seconds": spent_on}
-                run.candidate(**known | scaled)
+                scaled = {key: each[key] * first / now for key in (LATENCY, "latency_iqr")}
+                run.candidate(**known | each | scaled | {"reference": first, "cpu_seconds": spent_on})
         for record in records:
             remove_folder(run.path / "training" / slug(record["key"]))
         return [run.candidate_named(record["key"]) for record in records]
@@ -293,7 +294,8 @@ class SMNAS(BackboneStudy):
         finals = {name: self.final(name, structure) for name, structure in structures.items()}
         asked = {name: str(structure) for name, structure in structures.items()}
         timed = self.once(f"latencies-{exhibit}", make, timed=True, detectors=asked)
-        return {name: final | {LATENCY: timed[name][LATENCY]} for name, final in finals.items()}
+        in_turn = (LATENCY, "latency_iqr", "latency_of")
+        return {name: final | {key: timed[name][key] for key in in_turn} for name, final in finals.items()}
 
     def strategy(self, row: int) -> dict[str, Any]:
         """A row of Table 3."""

@@ -342,6 +342,8 @@ def draw_published(measured: Sequence[Measured], setting: Setting) -> Drawn:
         for method, detectors in numbers["published"].items():
             for each in detectors:
                 of_seeds.setdefault((method, each["role"], each["name"]), []).append(each)
+    if not of_seeds:
+        return Drawn(Table(_PUBLISHED_HEADS, []), "Nothing is published at this scale: see --publish of the papers.")
     rows, records, within = [], [], {}
     for (method, role, name), seeds in of_seeds.items():
         ap, macs, minutes = (over_seeds([each[key] for each in seeds]) for key in ("AP", "macs_mmdet", "minutes"))

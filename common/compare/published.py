@@ -60,7 +60,7 @@ class Published:
 def published(study: "Comparison") -> dict[str, list[Detector]]:
     """Method -> detectors of the study's seed, of those methods that have published any in --results.
 
-    Raises InputError where there are none, and where AP is of other images than the comparison's.
+    Raises InputError where AP is of other images than the comparison's.
     """
     options, found = study.options, {}
     for name, paper in methods().items():
@@ -69,9 +69,4 @@ def published(study: "Comparison") -> dict[str, list[Detector]]:
         known = Published(published_folder(paper, options), study.seed, images)
         if tell is not None and (detectors := tell(own, known)):
             found[name] = detectors
-    if not found:
-        raise InputError(
-            f"{options.results / options.scale} holds no detectors of seed {study.seed}: publish what a paper's "
-            "reproduction finds there first (--publish), or name another folder with --results"
-        )
     return found

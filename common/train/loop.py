@@ -36,6 +36,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h numbers the
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device once
 
 
+REMEDY = "lower the learning rate, clip the gradient, or train in float32, in another output folder"
+"""What to do where a training has diverged."""
+
+
 class TrainingError(InputError):
     """A loss or weight became NaN or infinite."""
 
@@ -345,8 +349,7 @@ class _Stage:
     def _diverged(self, step: Step, problem: str) -> TrainingError:
         return TrainingError(
             f"training stage {self.stage} of {self.run.path} stopped at epoch {step.epoch}, step {step.index}: "
-            f"{problem}; nothing was overwritten: lower the learning rate, clip the gradient, or train in float32, in "
-            "another output folder"
+            f"{problem}; nothing was overwritten: {REMEDY}"
         )
 
     # ---- the folder

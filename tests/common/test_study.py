@@ -29,7 +29,7 @@ from common.report.reproduce import measure_exhibit
 from common.search.executors import evaluate_all
 from common.settings import Augmentation, Optimisation, StudyPreset
 from common.study import BackboneStudy
-from common.train.loop import fit
+from common.train.loop import TrainingError, fit
 from common.train.run_folder import Run
 from detofa.space import OFAResNetSpace
 
@@ -330,6 +330,16 @@ def test_pretraining_on_other_images_is_done_once_for_all_seeds_and_data_sets(op
     assert list(on_cells.folder.iterdir()) == [on_cells.run_path("one")]
 
 
+def test_a_network_that_has_diverged_is_one_sentence(options):
+    def measured(run):
+        raise FloatingPointError("the network gives boxes that are not finite")
+
+    sums = Sums(options, 0)
+    with pytest.raises(TrainingError, match=r"a network of .*nan-s0 has diverged \(the network .* finite\): lower the"):
+        sums.once("nan", measured)
+    assert Run.read(sums.run_path("nan")).result is None
+
+
 class Named(nn.Identity):
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -346,7 +356,9 @@ def test_latencies_are_taken_in_turn(options, monkeypatch):
     monkeypatch.setattr(study_module, "measure_latency", measure)
     found = Sums(options, 0).latencies_in_turn({name: (Named(name), (32, 32)) for name in "ab"}, "search")
     assert order == ["a", "b"] * PRESET.latency_rounds
-    assert found["a"]["latency"] == np.median(np.arange(1, 2 * PRESET.latency_rounds, 2))
+    taken = np.arange(1, 2 * PRESET.latency_rounds, 2)
+    assert (found["a"]["rounds"], found["a"]["latency"]) == (taken.tolist(), np.median(taken))
+    assert found["a"]["latency_iqr"] == np.percentile(taken, 75) - np.percentile(taken, 25) > 0
     assert found["b"]["rounds"][0] == 2.0
 
 

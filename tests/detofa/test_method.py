@@ -745,10 +745,23 @@ def test_a_few_drawn_paths_of_a_bucket_do_not_speak_for_it(monkeypatch):
     bucket, costs = constraint.bucket(EVERY_PATH), constraint.cost(EVERY_PATH)
     dearest = EVERY_PATH[np.argsort(costs)[-3:]]
     drawn = np.concatenate([EVERY_PATH[bucket < 4], dearest])
-    monkeypatch.setattr(Operations, "sample", lambda *_: drawn)
+    draw = Operations.draw
+    monkeypatch.setattr(Operations, "draw", lambda self, *how: drawn if how[0] == 5000 else draw(self, *how))
     budget = float(np.median(costs[bucket == 4]))
     assert (constraint.cost(dearest) > budget).all()
     assert affordable_bucket(operations, constraint, budget, np.random.default_rng(0)) == 4
+
+
+def test_walks_into_a_bucket_begin_at_any_expand_ratio_of_dropped_layers(monkeypatch):
+    """At the least one, what a walk makes deeper would be too cheap."""
+    begun, constraint = [], _constraint(TINY)
+    monkeypatch.setattr(method, "_walk_into", lambda *given: begun.append(given[3]) or given[3][:0])
+    beyond = 2 * constraint.highest
+    with_an_empty_bucket = dataclasses.replace(constraint, edges=(*constraint.edges, beyond))
+    affordable_bucket(Operations.all(TINY), with_an_empty_bucket, beyond, np.random.default_rng(0))
+    paths = begun[0]
+    dropped = paths[:, TINY.expand_columns][~TINY.active_layers(paths)]
+    assert dropped.mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_search_takes_what_is_affordable_where_no_bucket_has_a_tenth_of_it():

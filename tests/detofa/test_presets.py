@@ -143,6 +143,24 @@ def test_a_space_that_holds_a_network_twice_is_refused(multiple, twins):
     assert all(scale.space.twins() is None for scale in PRESETS.values())
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"crops": 1}, "crops must be at least 2, got 1"),
+        ({"calibration_images": 0}, "calibration_images must be at least 1, got 0"),
+        ({"proxy_calibration_images": 0}, "proxy_calibration_images must be at least 1, got 0"),
+        ({"latency_images": 0}, "latency_images must be at least 1, got 0"),
+        ({"operation_samples": 0}, "operation_samples must be at least 1, got 0"),
+        ({"budget_shares": ()}, r"budget_shares must be one or more numbers from 0 to 1, got \(\)"),
+        ({"budget_shares": (0.5, 2.0)}, r"from 0 to 1, got \(0.5, 2.0\)"),
+        ({"filter_folds": 1}, "filter_folds must be at least 2, got 1"),
+    ],
+)
+def test_settings_that_no_training_could_end_with_are_refused(wrong, said):
+    with pytest.raises(InputError, match=said):
+        dataclasses.replace(NANO, **wrong)
+
+
 def test_variants_are_pruned_by_the_papers_ratios():
     """Section 4.2, Figures 8 and 9."""
     published = PruningSettings(operations="score_all", ratio_all=0.10, ratio_bucket=0.30, ratio_path=0.25)

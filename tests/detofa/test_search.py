@@ -14,9 +14,9 @@ from common.models.detector import load_detector
 from common.plain import InputError
 from detofa.method import PathScorer
 from detofa.presets import PRESETS
-from detofa.search import Options, describe, find_all, limit_of, main
+from detofa.search import Options, describe, find_all, limit_of, main, report_text
 from detofa.space import EvolutionSettings
-from detofa.study import FinishedStudy
+from detofa.study import DetOFAStudy, FinishedStudy
 from tests.detofa.tiny_space import SMALL
 
 pytestmark = pytest.mark.usefixtures("hurried")
@@ -127,6 +127,16 @@ def test_another_constraint_limits_while_buckets_stay_the_filters(study, tmp_pat
     assert "buckets of macs" in report["note"]
 
 
+def test_blocks_that_a_budget_of_latency_needs_are_timed_beside_the_run(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(DetOFAStudy, "_latency", lambda _, shape: float(shape.out_channels))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained.run.parent, "moved")
+    limit = limit_of(FinishedStudy("moved/ours-s0", "cpu"), "latency")
+    assert 0 < limit.lowest < limit.highest
+    assert [each.name for each in tmp_path.iterdir()] == ["moved"]
+    assert (tmp_path / "moved" / "latency" / "result.json").is_file()
+
+
 def test_without_evaluation_a_random_search_is_the_best_validated_path_that_is_affordable(study, tmp_path):
     budget = study.constraint.budget(0.5)
     report = find_all(study, (budget,), "macs", out=tmp_path, evaluate=False)
@@ -137,6 +147,38 @@ def test_without_evaluation_a_random_search_is_the_best_validated_path_that_is_a
     pairs = zip(study.candidates.paths, study.candidates.losses, strict=True)
     affordable = [(loss, study.space.key(p)) for p, loss in pairs if study.constraint.cost(p[None])[0] <= budget]
     assert found["random"]["path"] == min(affordable)[1]
+
+
+def test_a_network_that_diverged_is_one_sentence(trained, tmp_path, capsys, monkeypatch):
+    def diverged(study):
+        supernet = study.supernet(study.name)
+        torch.nn.init.constant_(supernet.size[-1].bias, float("nan"))
+        return supernet
+
+    monkeypatch.setattr(FinishedStudy, "trained", property(diverged))
+    said = failure(capsys, "--run", str(trained.run), "--out", str(tmp_path), "--budget", "3e6")
+    assert "boxes or scores that are not finite" in said
+    assert str(trained.run) in said
+    assert "lower the learning rate" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_random_searchs_network_that_diverged_costs_its_number_alone(trained, tmp_path, monkeypatch):
+    study, measured = FinishedStudy(trained.run, "cpu"), []
+
+    def of_random_diverged(network, *where, **how):
+        measured.append(network)
+        if len(measured) == 2:
+            raise FloatingPointError("the network gives boxes or scores that are not finite")
+        return FinishedStudy.precision_at(study, network, *where, **how)
+
+    monkeypatch.setattr(study, "precision_at", of_random_diverged)
+    report = find_all(study, (3e6,), out=tmp_path)
+    (found,) = report["found"]
+    assert found["AP"] >= 0
+    assert found["random"]["AP"] is None
+    assert found["random"]["reason"] == "the network gives boxes or scores that are not finite"
+    assert report_text(report).splitlines()[2].split()[5] == "-"
 
 
 # ---- the command

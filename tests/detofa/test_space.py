@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.models.ofa_resnet import ResNet
 from common.plain import InputError, from_json, to_json
 from detofa import space as module
+from detofa.presets import PRESETS
 from detofa.space import CostTable, EvolutionSettings, NoPath, OFAResNetSpace, evolve
 from tests.detofa.tiny_space import EVERY_PATH, TINY, list_paths
 
@@ -166,6 +168,29 @@ def test_the_papers_range():
         assert table.range()[0] < costs.min() < costs.max() < table.range()[1]
 
 
+def _unordered(shape):
+    return np.random.default_rng(zlib.crc32(str(shape).encode())).random()
+
+
+@pytest.mark.parametrize("largest_table", [module.LARGEST_TABLE, 1])
+@pytest.mark.parametrize("space", [TINY, dataclasses.replace(TINY, expands=(0.5,), elastic_stem=True)])
+def test_the_range_is_that_of_all_paths_whatever_a_block_costs(space, largest_table, monkeypatch):
+    """Milliseconds need not rise with channels: here those of a block have nothing to do with them."""
+    monkeypatch.setattr(module, "LARGEST_TABLE", largest_table)
+    paths = list_paths(space)
+    table, paths = CostTable(space, _unordered, 64), list_paths(space)
+    costs = table(paths)
+    assert table.range() == pytest.approx((costs.min(), costs.max()), rel=1e-12)
+    assert costs.min() < table(space.smallest()[None])[0]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_operations_and_parameters_rise_with_every_choice(preset):
+    ends = np.stack([preset.space.smallest(), preset.space.largest()])
+    for table in (CostTable.macs(preset.space, preset.image_size), CostTable.params(preset.space)):
+        assert table.range() == tuple(table(ends).tolist())
+
+
 def test_indices_of_dropped_layers_do_not_matter_and_blocks_join():
     table = CostTable.params(THIN)
     generator = np.random.default_rng(1)
@@ -300,6 +325,19 @@ def test_a_single_feasible_encoding_is_enough():
     )
     assert (found.best == wanted).all()
     assert found.scored == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"population": 0}, "population must be at least 1, got 0"),
+        ({"mutation_share": 1.5}, "mutation_share must be between 0 and 1, got 1.5"),
+        ({"mutation_share": -0.5}, "mutation_share must be between 0 and 1, got -0.5"),
+    ],
+)
+def test_evolutions_that_cannot_be_are_refused(wrong, said):
+    with pytest.raises(InputError, match=said):
+        EvolutionSettings(**wrong)
 
 
 def test_impossible_searches_are_refused_in_a_sentence():

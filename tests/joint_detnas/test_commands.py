@@ -134,6 +134,18 @@ def test_pairs_is_the_length_of_every_search(capsys, flags, monkeypatch, control
     assert f"teachers, {pairs} pairs" in capsys.readouterr().err
 
 
+def test_latencies_and_their_quartiles_are_of_one_timing(tiny, searched, monkeypatch):
+    timed = {
+        "base": {"latency": 2.0, "latency_iqr": 4.0, "rounds": [1.0, 2.0, 9.0], "latency_of": {"of": "base"}},
+        "upgraded": {"latency": 3.0, "latency_iqr": 0.5, "rounds": [4.0, 3.0, 3.0], "latency_of": {"of": "result"}},
+    }
+    monkeypatch.setattr(JointDetNASStudy, "latencies", lambda *_: timed)
+    report = search.search(JointDetNASStudy(tiny_options(searched)))
+    for name, (latency, apart) in {"base": (2.0, 4.0), "result": (3.0, 0.5)}.items():
+        assert (report[name]["latency"], report[name]["latency_iqr"]) == (latency, apart)
+        assert report[name]["latency_of"] == {"of": name}
+
+
 # ---- the next command: runs of another device, precision, seed, base or setting are others
 
 
@@ -242,6 +254,13 @@ def test_a_cascades_plan_says_the_cost_before_and_after(answer, scale, backbone)
         (search, ["--seed", "-1"], "--seed must be at least 0, got -1"),
         (search, ["--device", "gpu"], "device 'gpu' cannot be used here: give cpu, or cuda where there is one"),
         (search, ["--pairs", "0"], "--pairs must be at least 1, got 0"),
+        (
+            search,
+            ["--pairs", "1", "--control", "nas"],
+            "--control nas has no pair to train with --pairs 1: give --pairs 2",
+        ),
+        (search, ["--preset.search.budget", "0"], "--control none has no pair to train with these settings: give"),
+        (search, ["--preset.teaching.budget", "0", "--control", "fixed-pair"], "--control fixed-pair has no pair to"),
         (search, ["--backbone", "resnet9"], "no backbone is called 'resnet9': give one of resnet18"),
         (search, ["--base", "x", "--backbone", "resnet18"], "give --base or --backbone, not both"),
         (search, ["--base", "/nowhere/detector.json"], "is not there"),
@@ -259,7 +278,7 @@ def test_a_cascades_plan_says_the_cost_before_and_after(answer, scale, backbone)
 )
 def test_bad_input_is_one_sentence(command, wrong, word, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        run(command.main, command.Options, ["--device", "cpu", "--out", str(tmp_path), *wrong])
+        run(command.main, command.Options, ["--device", "cpu", "--data", DATA, "--out", str(tmp_path), *wrong])
     printed = capsys.readouterr()
     assert (ended.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
     assert printed.err.startswith("error: ")

@@ -31,7 +31,7 @@ def flags(searched, results) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(flags, searched) -> Path:
+def folder(flags, searched, drawn_once) -> Path:
     """runs/joint_detnas/scenes-smoke after one seed of the exhibits at a scale that is TINY, its latencies made up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "smoke", TINY)

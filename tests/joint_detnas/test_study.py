@@ -25,7 +25,7 @@ from common.models.retinanet import RetinaNet
 from common.plain import InputError
 from common.report.reproduce import measure_exhibit
 from common.train import loop
-from common.train.loop import FitReport
+from common.train.loop import FitReport, TrainingError
 from common.train.run_folder import Run
 from joint_detnas import method
 from joint_detnas import study as study_module
@@ -162,7 +162,7 @@ def test_pairs_are_tried_from_the_base_in_several_orders(study, tmp_path, tiny):
 def test_an_exhibits_runs_are_those_that_measuring_it_touches(tiny, tmp_path, monkeypatch):
     """In a fresh folder: pre-training, pool and base are among them; a second study reads the same from the records."""
     one_pair, equivalents = replace(tiny.search, budget=1), tiny.equivalents[:1]
-    few = replace(tiny, search=one_pair, equivalents=equivalents, timed_equivalents=())
+    few = replace(tiny, search=one_pair, equivalents=equivalents, timed_equivalents=(), lessons=())
     study, touched = JointDetNASStudy(tiny_options(tmp_path, preset=few)), set()
     opened, read = Run.open.__func__, Run.read.__func__
 
@@ -543,6 +543,8 @@ def test_a_given_detector_is_upgraded_as_if_it_had_been_trained_here(study, tmp_
     given = JointDetNASStudy(tiny_options(tmp_path), base=file, pairs=0)
     assert given.base()["AP"] == given.base()["settled_AP"] == study.base()["AP"]
     assert given.base()["file"] == str(file)
+    for folder in (file.parent, file.parent.parent):  # as other commands take them
+        assert JointDetNASStudy(tiny_options(tmp_path), base=folder).base() == given.base()
     assert given.search()["steps"] == study.search()["steps"][:1]
     assert given.upgraded()["pair"] == 0
     assert (given.folder / f"search-{given.name}-0-pairs-s0").is_dir()
@@ -557,6 +559,15 @@ def test_a_given_detector_is_measured_as_it_is_and_as_a_search_measures(study, t
     given = JointDetNASStudy(tiny_options(tmp_path), base=file).base()
     as_it_is = study.precision_at(read_base(file), padded(study.preset.base_size), "validation")["AP"]
     assert given["AP"] == as_it_is != study.base()["AP"] == given["settled_AP"]
+
+
+def test_a_detector_that_diverged_is_one_sentence(study, tmp_path):
+    trained = load_detector(study.base()["file"])
+    nn.init.constant_(trained.model.roi.heads[0].codes.bias, math.nan)
+    card = {"categories": list(study.categories), "input_size": trained.input_size}
+    given = JointDetNASStudy(tiny_options(tmp_path), base=save_detector(tmp_path / "diverged", trained.model, card))
+    with pytest.raises(TrainingError, match=r"base-file-.* has diverged \(the network gives boxes .* not finite\)"):
+        given.latencies()
 
 
 def test_detectors_that_cannot_be_upgraded_are_said(study, tmp_path):

@@ -31,7 +31,6 @@ from sm_nas.exhibits import (
     factors_of,
     hypervolume_ratio,
     hypervolumes,
-    paper_macs,
     parts_of,
     pruned_numbers,
     tabulated,
@@ -42,7 +41,7 @@ from sm_nas.method import Evaluated, Group, History, SearchSettings, Skipped, ev
 from sm_nas.presets import NANO
 from sm_nas.presets import PAPER as PAPER_PRESET
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 3)
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 CLASSICS, MODELS = dict(NANO.classics), dict(NANO.models)
 FPN50, FPN101, E4 = CLASSICS["FPN R50"], CLASSICS["FPN R101"], MODELS["E4"]
@@ -175,7 +174,8 @@ def there(name: str, classes: int = 80) -> float:
 
 def measured(name: str, second: str | None = None) -> list[Measured]:
     """Of all seeds, as they come back from measured.json."""
-    return [measure_exhibit(PAPER.by_name[name], MadeUpStudy(seed, second=second)) for seed in SEEDS]
+    studies = (MadeUpStudy(seed, second=second) for seed in SEEDS)
+    return [{"seed": study.seed, **measure_exhibit(PAPER.by_name[name], study)} for study in studies]
 
 
 def drawn(name: str, numbers: Sequence[Measured]) -> Drawn:
@@ -304,8 +304,8 @@ def test_table_2(monkeypatch):
         measured_here = [over_seeds(each) for each in (latency(place), points(name, MODELS[name]))]
         rows.append([name, *parts_of(MODELS[name]), 3.0, ratio, *measured_here, 0.03, ratio, 7.0])
     place, of_f0 = len([*MODELS, *CLASSICS, "C0", "C1"]), points("F0", CODED)
-    for seed in SEEDS:  # of as many groups as the scale has, beside the backbone that it was searched in
-        measured_here = [over_seeds([each[seed]]) for each in (latency(place), of_f0)]
+    for at, seed in enumerate(SEEDS):  # of as many groups as the scale has, beside the backbone it was searched in
+        measured_here = [over_seeds([each[at]]) for each in (latency(place), of_f0)]
         rows.append([f"F0, seed {seed}", *parts_of(CODED), 3.0, 0.5, *measured_here, None, None, None])
     columns = without_units("Model", "Input", "Backbone", "Neck", "RPN", "Head")
     columns |= {"Backbone FLOPs": "M", "Of the standard backbone": "ratio", "Time": "ms", "mAP": "points"}
@@ -803,7 +803,8 @@ def test_the_length_of_training():
             epochs = round(factor * NANO.final_training.optimisation.epochs)
             run = f"plateau-{name.lower().replace(' ', '-')}-x{factor:g}"
             ap = over_seeds([(epochs + len(run)) / 10 + 2 * seed for seed in SEEDS])
-            rows.append([name, float(factor), epochs, 6.0, ap, None if before is None else ap.mean - before])
+            seconds = 5.0 + np.mean(SEEDS)
+            rows.append([name, float(factor), epochs, seconds, ap, None if before is None else ap.mean - before])
             bands.append([epochs, *triple(ap)])
             before = ap.mean
             assert f"scenes/{run}" in numbers[0]["runs"]
@@ -989,12 +990,3 @@ def test_dominated_share_and_hypervolume_ratio():
     alike = detectors((10.0, 2.0), (10.0, 6.0)), detectors((10.0, 4.0), (10.0, 8.0))
     assert hypervolume_ratio(*alike) == pytest.approx(1.0)
     assert math.isnan(hypervolume_ratio(us, detectors((0.0, 8.0))))
-
-
-def test_costs_at_the_papers_size(monkeypatch):
-    """RetinaNet costs more than FPN with COCO's classes and less with VOC's; the abstract's pairs of detectors."""
-    monkeypatch.undo()
-    ratios = [paper_macs("RetinaNet R50", classes) / paper_macs("FPN R50", classes) for classes in (80, 20)]
-    assert ratios == pytest.approx([1.068, 0.952], abs=0.01)
-    assert paper_macs("FPN R101") / 1e9 == pytest.approx(295.7 * 1.008, rel=0.01)  # padded to whole strides
-    assert paper_macs("E2") / paper_macs("FPN R101") < 0.25

@@ -368,6 +368,12 @@ def test_pairs_are_ordered_and_tested_together():
     assert [row[3] for row in drawing("table2", measured[:1]).table.rows] == [None] * 3
 
 
+def test_nothing_that_is_published_is_an_empty_table():
+    drawn = drawing("table4", [{"published": {}}, {"published": {}}])
+    assert (drawn.table.rows, drawn.pictures) == ([], ())
+    assert "Nothing is published" in drawn.caption
+
+
 def test_published_detectors_are_means_over_the_seeds_that_have_them():
     def each(seed: int, **more) -> dict:
         return {"AP": 20.0 + seed, "macs_mmdet": 30e6 + 1e6 * seed, "minutes": 10.0 + 2 * seed} | more

@@ -27,3 +27,4 @@ class Options(StudyOptions):
     PRESETS: ClassVar[Mapping[str, Preset]] = PRESETS
     scale: Literal["smoke", "nano"] = "smoke"
     preset: Preset = SMOKE
+    data: str = "scenes:train=40,val=8,size=32"
