@@ -9,7 +9,9 @@ import contextlib
 import math
 import shutil
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache, cached_property, lru_cache, partial
@@ -27,6 +29,7 @@ from common.cost import count
 from common.data.batches import ClassificationBatches, DetectionBatches, memory_for_images, resident
 from common.data.crops import Crops, object_crops
 from common.data.detection_set import DetectionSet, describe
+from common.data.image_files import ImageFiles
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 from common.evaluate.average_precision import METRICS, GroundTruth
@@ -51,6 +54,8 @@ CALIBRATION_IMAGES = 64
 STANDARD_WIDTH = 64
 """Channels of the first stage of a standard ResNet, which ImageNet weights are for."""
 
+_LOOKED_AT = 2000
+"""Pictures in a split that are decoded before anything is trained: a few seconds."""
 _PRETRAINING = ("pretraining_data", "crop_size", "crop_batch_size", "crops", "classification")
 """Fields of a preset that training on crops depends on."""
 
@@ -137,7 +142,7 @@ class Study(Recording):
             with self._opened(path, what, settings, reads) as run:
                 found = distributed.by_first(partial(_finished, run))
                 if found is None:
-                    self._source.announce()
+                    distributed.by_first(self._source.announce)
                     with progress.stage(path.name), self.recording() as used:
                         self._making.append(run)
                         try:
@@ -589,11 +594,16 @@ class _Source:
 
     @cache  # noqa: B019 (a source lives as long as its process)
     def announce(self) -> None:
-        """A line on stderr for each split, once, before the first training."""
-        if distributed.rank() == 0:
-            for use, dataset in {"trained on": self.training, "held out to choose by": self.search}.items():
-                print(f"{use}: {describe(dataset)}", file=sys.stderr)
-            print(f"reported on: {describe(self.validation)}", file=sys.stderr)
+        """A line on stderr for each split, once, before the first training. Raises InputError for a damaged picture in
+        a split of up to `_LOOKED_AT`: it would otherwise end a training that has gone on for long.
+        """
+        splits = {"trained on": self.training, "held out to choose by": self.search, "reported on": self.validation}
+        for use, dataset in splits.items():
+            print(f"{use}: {describe(dataset)}", file=sys.stderr)
+        for dataset in splits.values():
+            if isinstance(dataset.load_image, ImageFiles) and len(dataset) <= _LOOKED_AT:
+                with ThreadPoolExecutor() as pool:  # what is decoded is not kept
+                    deque(pool.map(dataset.load_image, range(len(dataset))), maxlen=0)
 
     @cached_property
     def validation(self) -> DetectionSet:

@@ -126,7 +126,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
         pretraining = f"the backbone of {plan['pretrained']}"
     return "\n".join(
         [
-            f"{variant['title']} ({variant['name']}), scale {plan['scale']}{changed}, {plan['data']}, "
+            f"{variant['title']}: --variant {variant['name']}, scale {plan['scale']}{changed}, {plan['data']}, "
             f"seed {plan['seed']}, into {plan['run']}",
             f"{plan['space']['size_before_pruning']:,} paths of {costs} (backbone)",
             f"{pretraining}, then {epochs} epochs{longer} on images of {preset['image_size']} pixels",

@@ -189,7 +189,8 @@ def _next(options: Options, found: bool) -> str:
 
 def _report_text(report: Mapping[str, Any]) -> str:
     one, found = report["stage_one"], report["found"]
-    lines = [f"stage one: {_counts(one)}; front, random search's has {len(one['random_front'])}", *_front_lines(one)]
+    by_chance = f"random search has {len(one['random_front'])} on its front, the search these"
+    lines = [f"stage one: {_counts(one)}; {by_chance}", *_front_lines(one)]
     for group in report["groups"]:
         lines.append(f"stage two within {group['name']}, {group['structure']}: {_counts(group)}")
         lines += _front_lines(group)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from common.cli import short_name, typed_command
@@ -10,9 +11,10 @@ from common.compare.exhibits import bands
 from common.compare.measure import Record, detectors_in, measured
 from common.compare.methods import STANDARD, by_label, methods, printed_points
 from common.compare.presets import Options
+from common.data.detection_set import counted
 from common.data.source import load
 from common.models.mode import usable_device
-from common.plain import InputError, write_atomically
+from common.plain import InputError, read_json, write_atomically
 from common.report.exhibit import ExhibitResult, Picture
 from common.report.page import build_page
 from common.report.reproduce import save
@@ -45,6 +47,13 @@ def compare(options: Options) -> None:
     problems = list(map(str, errors))
     if not records:
         raise InputError(f"no detector could be measured: {problems[0]}")
+    if (twins := len(files) - len(records) - len(errors)) > 0:
+        of_another = "the weights and input size of another" if twins == 1 else "weights and input sizes of others"
+        problems.append(f"{counted(twins, 'detector has', 'detectors have')} {of_another}: each is shown once")
+    for each in records:
+        known = read_json(Path(each["file"]))["categories"]
+        if unknown := [name for name in dataset.categories if name not in known]:
+            problems.append(f"{each['name']} does not know {', '.join(unknown)}")
     result = drawn(records, problems, options, typed_command())
     save(result, folder / "exhibits" / "detectors")
     page = folder / "index.html"

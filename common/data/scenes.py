@@ -17,6 +17,7 @@ from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
+from tqdm import tqdm
 
 from common.data.detection_set import DetectionSet, first_rows
 from common.plain import InputError
@@ -353,7 +354,8 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
         raise InputError(f"scenes must be at least 32 pixels wide to show anything, got size={size}")
     if seed < 0:
         raise InputError(f"the seed of scenes must be at least 0, got {seed}")
-    placed = [layout(_generator(seed, split, index)) for index in range(count)]
+    steps = tqdm(range(count), desc=f"scenes of {split}", disable=count < 2000 or None, leave=False)
+    placed = [layout(_generator(seed, split, index)) for index in steps]
     objects = [scene.label >= 0 for scene in placed]
     offsets = first_rows(np.array([which.sum() for which in objects]))
 

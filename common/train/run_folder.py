@@ -47,6 +47,8 @@ from common.train import distributed
 from common.train.checkpoint import pack_state, pack_tensors, unpack_state, unpack_tensors
 
 _ABSENT = object()
+_BEGUN = {"config.json", "environment.json", ".lock"}
+"""All that a run holds of which nothing has come yet."""
 
 
 class Run:
@@ -93,6 +95,8 @@ class Run:
             leftover.unlink(missing_ok=True)
         there, environment = self.config, self._json(self._file("environment", ".json"))
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        if there is not None and there != config and {each.name for each in self.path.iterdir()} <= _BEGUN:
+            there = environment = None  # nothing has come of it, such as where its data had to be mended first
         if there is not None:
             self._check_same(config)
         elif environment is not None and environment.get("config_sha256", digest) != digest:

@@ -330,6 +330,35 @@ def test_pretraining_on_other_images_is_done_once_for_all_seeds_and_data_sets(op
     assert list(on_cells.folder.iterdir()) == [on_cells.run_path("one")]
 
 
+def yolo_set(folder: Path, count: int = 12) -> Path:
+    """Grey pictures with one object each, half of them to validate on."""
+    (folder / "classes.txt").parent.mkdir(parents=True)
+    (folder / "classes.txt").write_text("cell\n")
+    for index in range(count):
+        for kind in ("images", "labels"):
+            (folder / kind / ("train", "val")[index % 2]).mkdir(parents=True, exist_ok=True)
+        name = f"{('train', 'val')[index % 2]}/{index}"
+        Image.new("RGB", (64, 64), (index, index, index)).save(folder / f"images/{name}.jpg")
+        (folder / f"labels/{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    return folder
+
+
+def test_a_damaged_picture_ends_it_before_anything_is_made_and_a_mended_one_lets_it_go_on(options, tmp_path):
+    cells = yolo_set(tmp_path / "cells")
+    damaged = cells / "images" / "val" / "1.jpg"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) - 200])
+    options = replace(options, data=f"yolo:{cells}", preset=replace(PRESET, train_images=None, search_images=1))
+    sums = Sums(options, 0)
+    with pytest.raises(InputError, match=r"val/1\.jpg"):
+        sums.one()
+    assert sums.made == []
+    study_module._source.cache_clear()
+    Image.new("RGB", (64, 64), "white").save(damaged, quality=30)
+    again = Sums(options, 0)
+    assert (again.one(), again.made) == (1, ["one"])
+
+
 def test_a_network_that_has_diverged_is_one_sentence(options):
     def measured(run):
         raise FloatingPointError("the network gives boxes that are not finite")

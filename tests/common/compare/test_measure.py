@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.compare import measure
-from common.compare.detectors import drawn
+from common.compare.detectors import compare, drawn
 from common.compare.measure import detectors_in, key_of, measured
 from common.compare.methods import FOUND, methods
 from common.compare.presets import SMOKE, Options
@@ -126,6 +126,18 @@ def test_one_that_cannot_be_measured_is_named_and_costs_no_other(tmp_path, datas
     (problem,) = problems
     assert isinstance(problem, InputError)
     assert str(problem).startswith(f"{bad} is left out: ")
+
+
+def test_the_command_says_what_is_shown_once_and_which_classes_a_detector_does_not_know(tmp_path, capsys):
+    *others, last = load("scenes:val=1", "val").categories
+    for place, seed, card in (("one", 0, {}), ("two", 0, {}), ("three", 1, {"categories": [*others, "cell"]})):
+        write(tmp_path / "runs" / place, seed, **card)
+    compare(Options(detectors=(tmp_path / "runs",), data="scenes:val=3", out=tmp_path / "out", device="cpu"))
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [
+        "1 detector has the weights and input size of another: each is shown once",
+        f"ours-s1/detector does not know {last}",
+    ]
 
 
 # ---- the record

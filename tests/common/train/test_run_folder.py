@@ -32,8 +32,10 @@ class Config:
 
 
 def test_the_same_config_goes_on_and_another_is_refused_by_its_first_field(tmp_path):
-    Run.open(tmp_path / "run", Config()).close()
-    Run.open(tmp_path / "run", Config()).close()
+    for _ in range(2):
+        run = Run.open(tmp_path / "run", Config())
+        run.candidate(AP=0.5)
+        run.close()
     plain = to_json(Config())
     for other, message in (
         (Config(inner=Inner(widths=(8, 32))), r"inner\.widths = \[8, 16\].*asks for \[8, 32\].*another output folder"),
@@ -47,6 +49,16 @@ def test_the_same_config_goes_on_and_another_is_refused_by_its_first_field(tmp_p
     with pytest.raises(InputError, match="holds no run"):
         Run.read(tmp_path)
     assert Run.read(tmp_path / "run").config["inner"] == {"rate": 0.1, "widths": [8, 16]}
+
+
+def test_a_run_of_which_nothing_has_come_is_begun_anew_with_another_config(tmp_path):
+    Run.open(tmp_path, {"set": 1}, "first").close()
+    run = Run.open(tmp_path, {"set": 2}, "second")
+    assert (run.config, run.environment["command"], run.environment.get("resumed")) == ({"set": 2}, "second", None)
+    run.log(loss=1.0)
+    run.close()
+    with pytest.raises(InputError, match="set = 2, and this command asks for 1"):
+        Run.open(tmp_path, {"set": 1})
 
 
 def test_a_run_opened_for_reading_or_closed_is_not_written(tmp_path):
