@@ -168,7 +168,7 @@ def _report_text(report: Mapping[str, Any]) -> str:
     rows = [
         ("AP", *(f"{100 * each['AP']:.1f}" for each in (base, result))),
         ("input size", *(size_name(each["size"]) for each in (base, result))),
-        ("G MAC", *(f"{each['macs_mmdet'] / 1e9:.4g}" for each in (base, result))),
+        ("G MAC (mmdet)", *(f"{each['macs_mmdet'] / 1e9:.4g}" for each in (base, result))),
         ("backbone G MAC", *(f"{each['backbone_macs_mmdet'] / 1e9:.4g}" for each in (base, result))),
         ("M parameters", *(f"{each['params'] / 1e6:.4g}" for each in (base, result))),
         ("latency ms", *(f"{each['latency']:.2f}" for each in (base, result))),

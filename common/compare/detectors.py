@@ -84,8 +84,9 @@ def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, 
         paper="compare",
         paper_title="Comparison",
         title="Detectors side by side",
-        caption=f"AP on one split ({options.split}) by one evaluator; latencies of one image taken in turn. A front is "
-        "drawn for every method and for every random search; rings are the papers' printed points.",
+        caption=f"AP on one split ({options.split}) by one evaluator; MAC of products alone, without what mmdetection "
+        "counts besides; latencies of one image taken in turn. A front is drawn for every method and for every random "
+        "search; rings are the papers' printed points.",
         data=short_name(options.data),
         scale=options.split,
         seeds=tuple(sorted({each["seed"] for each in records if each["seed"] is not None})),

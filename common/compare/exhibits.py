@@ -332,7 +332,7 @@ def draw_pairs(measured: Sequence[Measured], setting: Setting) -> Drawn:
 
 
 _PUBLISHED_HEADS = ("Method", "Detector", "Kind", "AP", "MAC", "Minutes", "Seeds")
-_PUBLISHED_UNITS = {"AP": "points", "MAC": "M", "Minutes": "of one core"}
+_PUBLISHED_UNITS = {"AP": "points", "MAC": "M, as mmdetection counts", "Minutes": "of one core"}
 
 
 def draw_published(measured: Sequence[Measured], setting: Setting) -> Drawn:

@@ -106,7 +106,8 @@ def _numbers(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in card["accuracy"].items():
         if isinstance(value, int | float):
             yield name, _points(value)
-    yield from (("MACs", metric(cost["macs_mmdet"])), ("Parameters", metric(cost["params"])))
+    yield from (("MACs", metric(cost["macs"])), ("MACs as mmdetection counts", metric(cost["macs_mmdet"])))
+    yield "Parameters", metric(cost["params"])
     if latency.get("median_ms"):
         yield "Latency", f"{latency['median_ms']:.2f} ms ({latency.get('device')}, {latency.get('precision')})"
     for name, unit in {"samples": "", "candidates": "", "cpu_seconds": " s", "gpu_seconds": " s"}.items():

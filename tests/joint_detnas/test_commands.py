@@ -66,7 +66,7 @@ def test_base_and_result_side_by_side(said, answer, flags, tiny, searched, no_tr
     rows = {line[:16].strip(): line[16:].split() for line in lines[1:8]}
     assert rows["AP"] == [f"{100 * each['AP']:.1f}" for each in (base, result)]
     assert rows["input size"] == ["x".join(map(str, each["size"])) for each in (base, result)]
-    assert rows["G MAC"] == [f"{each['macs_mmdet'] / 1e9:.4g}" for each in (base, result)]
+    assert rows["G MAC (mmdet)"] == [f"{each['macs_mmdet'] / 1e9:.4g}" for each in (base, result)]
     assert rows["latency ms"] == [f"{each['latency']:.2f}" for each in (base, result)]
     assert set(rows) >= {"M parameters", "training s"}
     assert f"upgraded detector: {result['file']}" in lines

@@ -202,7 +202,7 @@ def search(tmp_path) -> Path:
         "accuracy": {"AP": 0.25, "APl": -1.0, "per_class": {"<disc>": 0.5, "ring": -1.0, "cross": None}},
         "encoding": {"depth": [1, 2]},
     }
-    card |= {"cost": {"macs_mmdet": 25e6, "params": 1234567}, "latency": None, "spent": {"samples": 1000}}
+    card |= {"cost": {"macs": 24e6, "macs_mmdet": 25e6, "params": 1234567}, "latency": None, "spent": {"samples": 1000}}
     write_json(folder / "detectors/macs-1.json", card)
     (folder / "detectors/macs-1.jpg").write_bytes(b"a sheet")
     write_json(folder / "detectors/other.json", {"of": "something else"})
