@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -26,6 +26,7 @@ Options = TypeVar("Options")
 
 PROGRAM = "detnas"
 """The one command that an installation brings; see common.__main__."""
+_HELP_ALL = "--help-all"
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A flag that is only ever switched on."""
@@ -186,10 +187,17 @@ def run(main: Callable[[Options], None], options_class: type[Options], arguments
 
 
 def parse(options_class: type[Options], arguments: Sequence[str] | None = None) -> Options:
-    """The options of a command line. Of a class with `PRESETS`, --scale first says which preset the flags change."""
+    """The options of a command line. Of a class with `PRESETS`, --scale first says which preset the flags change.
+
+    Its --help leaves the settings of the scale to --help-all, for they are hundreds.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     default = None
+    asked_briefly = not {"-h", "--help"}.isdisjoint(arguments)
+    arguments = ["--help" if each == _HELP_ALL else each for each in arguments]
     if issubclass(options_class, StudyOptions):
+        if asked_briefly:
+            options_class = _without_settings(options_class)
         given = {
             name: re.findall(rf"^--{name}[=\n](.*)$", "\n".join(arguments), re.MULTILINE)[-1:]
             for name in ("scale", "data")
@@ -204,6 +212,16 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
         if scale == "smoke" and photographs:
             print("--scale smoke only tries the commands out: what it trains finds nothing", file=sys.stderr)
     return tyro.cli(options_class, default=default, args=arguments, prog=program())
+
+
+def _without_settings(options_class: type[Options]) -> type[Options]:
+    """The same options, but for those of the preset, which are not told."""
+    (preset,) = (item for item in fields(options_class) if item.name == "preset")
+    hidden = ("preset", Annotated[preset.type, tyro.conf.Suppress], preset)
+    short = make_dataclass(options_class.__name__, [hidden], bases=(options_class,), frozen=True, kw_only=True)
+    told = f"{_HELP_ALL} also lists the settings of the scale, each of which is a flag: --preset.FIELD VALUE."
+    short.__doc__ = f"{options_class.__doc__}\n{told}"
+    return short
 
 
 def program() -> str:

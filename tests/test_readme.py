@@ -39,7 +39,7 @@ def test_pages_name_the_commands():
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
 @pytest.mark.parametrize("module", MODULES)
 def test_command_exists_with_the_flags_shown(module, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", [module, "--help"])
+    monkeypatch.setattr("sys.argv", [module, "--help-all"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__")
     text = capsys.readouterr().out

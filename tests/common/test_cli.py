@@ -13,7 +13,9 @@ import pytest
 
 from common.cli import StudyOptions, Switch, command, exact, metric, parse, quantity, run
 from common.plain import InputError
+from common.predict import PredictCommand
 from common.settings import Augmentation, Optimisation, StudyPreset
+from sm_nas.presets import PRESETS, SearchOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,7 +159,12 @@ def test_errors_of_the_work_end_without_a_traceback(error, code, text, capsys):
 
 @pytest.mark.parametrize(
     ("typed", "unbuffered"),  # a screen or less waits for the end of Python, or not; the last is longer
-    [("common", ""), ("common.cost --help", ""), ("common.cost --help", "1"), ("joint_detnas.reproduce --help", "")],
+    [
+        ("common", ""),
+        ("common.cost --help", ""),
+        ("common.cost --help", "1"),
+        ("joint_detnas.reproduce --help-all", ""),
+    ],
 )
 def test_output_that_nobody_reads_to_its_end_is_no_error(typed, unbuffered):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -166,6 +173,30 @@ def test_output_that_nobody_reads_to_its_end_is_no_error(typed, unbuffered):
         started.stdout.close()
         assert started.stderr.read() == b""
     assert started.returncode == 141
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help", "--help-all"])
+def test_help_is_short_and_help_all_lists_the_settings_of_the_asked_scale(flag, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(SearchOptions, ["--scale", "nano", flag])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert ("--help-all also lists the settings" in told, "--preset.train-images" in told) == (
+        (False, True) if flag == "--help-all" else (True, False)
+    )
+    assert "--latencies" in told
+    if flag == "--help-all":
+        assert f"(default: {PRESETS['nano'].train_images})" in told
+    else:
+        assert len(told.splitlines()) < 80
+
+
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_a_command_without_settings_has_one_help(flag, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(PredictCommand, [flag])
+    assert ended.value.code == 0
+    assert "--score" in capsys.readouterr().out
 
 
 def test_another_broken_pipe_is_told(capfd):
