@@ -23,6 +23,7 @@ import tyro
 from common.cli import Switch, run
 from common.cost import parse_size
 from common.plain import InputError, cannot_write, write_atomically
+from common.settings import SIDE_MULTIPLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,7 @@ def onnx_of(detector: "Detector", size: tuple[int, int] | None = None) -> bytes:
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
     from common.evaluate.latency import Detection
-    from common.letterbox import PADDING, SIDE_MULTIPLE, canvas_of
+    from common.letterbox import PADDING, canvas_of
 
     width, height = canvas_of(detector.input_size if size is None else size)
     if width % SIDE_MULTIPLE or height % SIDE_MULTIPLE:

@@ -11,10 +11,9 @@ from PIL import Image
 
 from common.batch import IMAGE_MEAN
 from common.plain import InputError
+from common.settings import SIDE_MULTIPLE
 
 PADDING = tuple(round(255 * mean) for mean in IMAGE_MEAN)  # the mean colour: about 0 once normalised
-
-SIDE_MULTIPLE = 32  # pixels to a cell of a backbone's last feature
 Size = int | tuple[int, int]  # of a canvas in pixels: the side of a square, or width and height
 
 

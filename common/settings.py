@@ -6,6 +6,8 @@ from typing import Literal
 from common.plain import InputError
 
 Precision = Literal["float32", "bfloat16"]
+SIDE_MULTIPLE = 32
+"""What the sides of a canvas are multiples of: pixels to a cell of a backbone's last feature."""
 COCO_CLASSES = 80
 """What a detector tells apart where no data say otherwise, as in the papers' costs."""
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from common.cli import StudyOptions
 from common.plain import InputError
-from common.settings import Augmentation, Optimisation, Parallel, ShrinkingPhase, StudyPreset
+from common.settings import SIDE_MULTIPLE, Augmentation, Optimisation, Parallel, ShrinkingPhase, StudyPreset
 from detofa.space import BucketSpacing, Constraint, CostTable, EvolutionSettings, OFAResNetSpace
 
 UNITS = {"macs": "MAC", "params": "parameters", "latency": "ms"}
@@ -144,6 +144,8 @@ class Preset(StudyPreset):
         for name, least in {"crops": 2, "filter_folds": 2, **dict.fromkeys((*images, "operation_samples"), 1)}.items():
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.image_size < 1 or self.image_size % SIDE_MULTIPLE:
+            raise InputError(f"image_size must be a multiple of {SIDE_MULTIPLE}, got {self.image_size}")
         if not self.budget_shares or not all(0 <= share <= 1 for share in self.budget_shares):
             raise InputError(f"budget_shares must be one or more numbers from 0 to 1, got {self.budget_shares}")
         twins = self.space.twins()

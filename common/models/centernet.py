@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.batch import Batch, Detections
-from common.letterbox import SIDE_MULTIPLE
 from common.models.architectures import OFAResNetArchitecture
 from common.models.divisor import divisor
 from common.models.elastic import ElasticConvTranspose2d, copy_corner
@@ -27,6 +26,7 @@ from common.models.ofa_resnet import sort_channels
 from common.models.outline import outline
 from common.models.suppression import as_detections, best
 from common.plain import InputError
+from common.settings import SIDE_MULTIPLE
 
 # A rare class: sigmoid(-2.19) = .1, so that the many empty cells do not swamp the first steps (RetinaNet's prior).
 HEATMAP_BIAS = -2.19

@@ -23,10 +23,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, Detections
-from common.letterbox import SIDE_MULTIPLE, Size, letterbox, letterbox_scale
+from common.letterbox import Size, letterbox, letterbox_scale
 from common.models.architectures import ARCHITECTURES
 from common.models.outline import outline
 from common.plain import InputError, from_json, make_folder, read_json, to_json, write_together
+from common.settings import SIDE_MULTIPLE
 
 FORMAT = "detector 1"
 _ROOT = Path(__file__).resolve().parents[2]

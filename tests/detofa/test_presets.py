@@ -154,6 +154,7 @@ def test_a_space_that_holds_a_network_twice_is_refused(multiple, twins):
         ({"budget_shares": ()}, r"budget_shares must be one or more numbers from 0 to 1, got \(\)"),
         ({"budget_shares": (0.5, 2.0)}, r"from 0 to 1, got \(0.5, 2.0\)"),
         ({"filter_folds": 1}, "filter_folds must be at least 2, got 1"),
+        ({"image_size": 60}, "image_size must be a multiple of 32, got 60"),
     ],
 )
 def test_settings_that_no_training_could_end_with_are_refused(wrong, said):
