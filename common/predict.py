@@ -106,7 +106,8 @@ def main(options: PredictCommand) -> None:
     left_out = f"; {len(paths) - len(pictures)} left out that cannot be read" if len(pictures) < len(paths) else ""
     objects = f"{len(records)} object{'' if len(records) == 1 else 's'}"
     looked_at = f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'}"
-    print(f"{objects} of score {options.score:g} or more in {looked_at}{left_out}")
+    more = "" if records or not pictures else "; a lower --score may show some"
+    print(f"{objects} of score {options.score:g} or more in {looked_at}{left_out}{more}")
     print(f"wrote {options.out}: {'drawn/, ' if options.draw else ''}detections.json, images.json, detections.csv")
     if not pictures:
         raise InputError("none of the pictures can be read: see above")
