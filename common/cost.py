@@ -18,8 +18,9 @@ import copy
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -30,6 +31,9 @@ from common.settings import COCO_CLASSES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from common.models.roi_head import RoIHead
+    from common.models.rpn import ProposalNetwork, Proposals
 
 OUTSIDE = "outside"  # the part of what a network computes outside its top-level children
 
@@ -64,15 +68,40 @@ def count(module: "nn.Module", input_size: tuple[int, int]) -> Cost:
 
 def _shapes_of(module: "nn.Module") -> "nn.Module":
     """A copy on the meta device, in which norms and activations hand on what they are given: neither changes a shape,
-    and there most of them are written in Python, which would take most of the time."""
+    and there most of them are written in Python, which would take most of the time. So are the boxes that are proposed
+    and what is read of the maps there, neither of which costs anything."""
     from torch import nn
     from torch.nn.modules import batchnorm
+
+    from common.models.roi_head import RoIHead
+    from common.models.rpn import ProposalNetwork
 
     copied = copy.deepcopy(module).to("meta")
     for layer in copied.modules():
         if isinstance(layer, (batchnorm._BatchNorm, nn.GroupNorm, nn.ReLU, nn.ReLU6)):
             layer.forward = lambda given: given
+        elif isinstance(layer, ProposalNetwork):
+            layer.propose = partial(_shapes_of_proposals, layer)
+        elif isinstance(layer, RoIHead):
+            layer.pooled = partial(_shapes_of_regions, layer)
     return copied
+
+
+def _shapes_of_proposals(
+    layer: "ProposalNetwork", maps: Sequence["Tensor"], outputs: Mapping[str, "Tensor"], size: tuple[int, int]
+) -> "Proposals":
+    """As `ProposalNetwork.propose` of a network that is not trained."""
+    from common.models.rpn import Proposals
+
+    counts = [each.shape[-2] * each.shape[-1] * layer.anchors.per_cell for each in maps]
+    found = sum(min(layer.settings.candidates[1], count) for count in counts)
+    boxes = maps[0].new_empty(len(maps[0]), min(layer.settings.proposals[1], found), 4)
+    return Proposals(boxes, boxes[..., 0] > 0)
+
+
+def _shapes_of_regions(layer: "RoIHead", maps: Sequence["Tensor"], boxes: "Tensor") -> "Tensor":
+    """As `RoIHead.pooled`."""
+    return maps[0].new_empty(*boxes.shape[:2], layer.bins**2, maps[0].shape[1])
 
 
 def _count(module: "nn.Module", image: "Tensor") -> Cost:

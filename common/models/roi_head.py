@@ -138,11 +138,15 @@ class RoIHead(nn.Module):
             BoxHead(inputs, hidden, categories, self.settings.class_specific) for _ in self.settings.stages
         )
 
-    def features(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """What the heads read of regions (B, R, 4): (B, R, bins * bins * C), bin by bin, or (B, R, shared_channels)."""
+    def pooled(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """RoIAlign's features of regions (B, R, 4): (B, R, bins * bins, C)."""
         settings = self.settings
         levels = maps[: len(self.strides)]
-        pooled = roi_align(levels, self.strides, boxes, self.bins, settings.points, settings.canonical_side)
+        return roi_align(levels, self.strides, boxes, self.bins, settings.points, settings.canonical_side)
+
+    def features(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """What the heads read of regions (B, R, 4): (B, R, bins * bins * C), bin by bin, or (B, R, shared_channels)."""
+        pooled = self.pooled(maps, boxes)
         if self.shared is None:
             return pooled.flatten(2)
         B, R = boxes.shape[:2]
