@@ -1,5 +1,6 @@
 """Fixtures that every test may ask for."""
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -12,6 +13,10 @@ import pytest
 # cores without waiting for one another, and sums come out the same on every machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Torch and its like leave a million objects in memory: to look through them as often as Python does by itself takes a
+# tenth of all time.
+gc.set_threshold(20_000, 20, 20)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_wait_for_the_disk() -> Iterator[None]:
@@ -19,6 +24,36 @@ def _no_wait_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_command_of_another_test(monkeypatch) -> None:
+    """What a command has planned and not done would be told as what is left."""
+    from common import progress
+
+    monkeypatch.setattr(progress, "_command", progress._Command())
+
+
+SHARED = [  # what is trained once for all of these files
+    ("tests/detofa/test_search.py", "tests/detofa/test_train.py"),
+    ("tests/joint_detnas/test_commands.py", "tests/joint_detnas/test_reproduce.py", "tests/joint_detnas/test_study.py"),
+    ("tests/sm_nas/test_reproduce.py", "tests/sm_nas/test_search.py", "tests/sm_nas/test_study.py"),
+]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`--dist loadfile`, but that files which share a training go to one process: two would both train."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((files[0] for files in SHARED if file in files), file)
+
+    return Together(config, log)
 
 
 def pytest_generate_tests(metafunc) -> None:
@@ -34,6 +69,25 @@ def pytest_generate_tests(metafunc) -> None:
 def bfloat16_anywhere(monkeypatch) -> None:
     """Trainings in bfloat16 start on any device: what is as short as a test may take tens of times as long."""
     monkeypatch.setattr("common.train.loop.computes_bfloat16", lambda device: True)
+
+
+@pytest.fixture(scope="module")
+def drawn_once() -> Iterator[None]:
+    """Pictures of the same numbers are drawn once: that they come out the same again is tested with all kinds."""
+    from common.report import figures
+
+    known: dict[str, bytes] = {}
+
+    def render(picture):
+        digest = figures.digest(picture)
+        if digest not in known:
+            known[digest] = drawn(picture)
+        return known[digest]
+
+    drawn = figures.render
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "render", render)
+        yield
 
 
 @pytest.fixture

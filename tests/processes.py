@@ -5,6 +5,7 @@ each program: it is the one that the workers of a search come from (`common.sear
 at its start is tested with processes that begin from nothing.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -15,9 +16,13 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import common.search.executors  # noqa: F401  tells the server what to load
+import common.search.executors  # tells the server what to load
 
 _SERVER = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+if sys.platform == "linux":  # and what the programs of tests load besides, most of them
+    _SERVER.set_forkserver_preload(
+        [common.search.executors.__name__, "torchvision", "pytest", "tyro", "common.report.page"]
+    )
 _TIMEOUT_S = 300
 
 
@@ -54,6 +59,7 @@ def begun(
 
 
 def _become(command: list[str], folder: str, environment: dict[str, str], outputs: Sequence[str]) -> None:
+    gc.freeze()  # what the server has loaded stays
     for number, file in enumerate(outputs, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(folder)

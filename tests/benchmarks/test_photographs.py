@@ -13,8 +13,9 @@ from common.cli import run
 from common.models.resnet import ResNet
 from common.plain import read_json, write_json
 from joint_detnas import train
-from joint_detnas.presets import SMOKE
+from joint_detnas.presets import PRESETS, SMOKE
 from tests.common.models.families import make_batch
+from tests.joint_detnas.conftest import TINY
 
 DATA = "scenes:train=40,val=8,size=64"
 
@@ -64,7 +65,9 @@ def test_it_samples_as_many_regions_as_our_detectors():
     assert network.network.rpn.fg_bg_sampler.batch_size_per_image == 6
 
 
-def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys, bfloat16_anywhere):
+def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys, bfloat16_anywhere, monkeypatch):
+    monkeypatch.setitem(PRESETS, "smoke", replace(TINY, name="smoke"))
+    monkeypatch.setattr(train.Options, "SHOWS_RUNS", False)
     made = ["--scale", "smoke", "--data", DATA, "--precision", "bfloat16", "--out", str(tmp_path / "runs"), "--json"]
     run(train.main, train.Options, made)
     file = json.loads(capsys.readouterr().out)["file"]

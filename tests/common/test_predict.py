@@ -101,7 +101,9 @@ def test_several_pictures_keep_the_names_that_tell_them_apart(detector, photos, 
     assert found_in(photos / "a.jpg", photos / "b.JPG") == ["a.jpg", "b.JPG"]
     assert found_in(photos / "b.JPG", photos / "more") == ["b.JPG", "more/a.png"]
     assert found_in(photos / "a.jpg", photos / "more" / ".." / "a.jpg") == ["a.jpg"]
-    assert capsys.readouterr().out.count("0 objects of score 1 or more in 1 picture; a lower --score may show some\n") == 1
+    assert (
+        capsys.readouterr().out.count("0 objects of score 1 or more in 1 picture; a lower --score may show some\n") == 1
+    )
     with pytest.raises(SystemExit):
         found_in()
     assert "no pictures are given" in capsys.readouterr().err

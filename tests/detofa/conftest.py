@@ -30,9 +30,14 @@ def trained(tmp_path_factory) -> SimpleNamespace:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """A few draws and short walks for each bucket: an empty one of a tiny space would be looked for at length."""
-    from detofa import method
+    """A few draws and short walks for each bucket: an empty one of a tiny space would be looked for at length.
 
+    And runs have no pages.
+    """
+    from detofa import method
+    from detofa.presets import Options
+
+    patch.setattr(Options, "SHOWS_RUNS", False)
     patch.setattr(method, "sample_per_bucket", partial(method.sample_per_bucket, draws=1))
     patch.setattr(method, "WALK_STEPS", 30)
 

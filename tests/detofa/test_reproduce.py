@@ -22,7 +22,7 @@ NAMES = [exhibit.name for exhibit in PAPER.exhibits if not exhibit.pilot]
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory, hurried) -> Options:
+def options(tmp_path_factory, hurried, drawn_once) -> Options:
     preset = replace(TINY_PRESET, name="smoke", budget_shares=(0.6, 1.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "smoke", preset)

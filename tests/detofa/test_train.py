@@ -119,7 +119,7 @@ def test_full_net_has_no_budgets_but_a_number(monkeypatch, capsys, tmp_path):
 )
 def test_bad_input_is_one_sentence_before_any_work(flags, sentence, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        run(main, Options, ["--device", "cpu", "--out", str(tmp_path), *flags])
+        run(main, Options, ["--device", "cpu", "--data", "scenes:train=40", "--out", str(tmp_path), *flags])
     last = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2
     assert last.startswith("error: ")

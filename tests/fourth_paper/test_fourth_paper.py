@@ -93,7 +93,8 @@ def test_it_is_compared_at_a_budget_and_its_detectors_on_one_page(reproduced):
     alone = "[methods().pop(name) for name in [*methods()] if name != 'widenet']"  # the others take their time
     code = f"from common.compare.methods import methods; {alone}; from common.cli import run; "
     code += "from common.compare.__main__ import Options, main; run(main, Options)"
-    done = executed(reproduced, code, "--budget", "5", "--seeds", "2", "--publish")
+    small = ["--data", "scenes:train=40,val=8,size=32"]
+    done = executed(reproduced, code, *small, "--budget", "5", "--seeds", "2", "--publish")
     assert done.returncode == 0, done.stderr
     published = reproduced / "results/smoke/compare"
     claims = json.loads((published / "claims.json").read_text())

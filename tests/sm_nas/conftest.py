@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sm_nas.presets import PRESETS, SMOKE, Preset, SearchOptions
+from sm_nas.presets import PRESETS, SMOKE, Options, Preset, SearchOptions
 
 DATA = "scenes:train=40,val=8,size=32"
+FINAL = SMOKE.final_training
 TINY = replace(
     SMOKE,
     name="tiny",
@@ -24,6 +25,7 @@ TINY = replace(
     latency_images=1,
     stage_one=replace(SMOKE.stage_one, budget=4, first=3, generation=1),
     stage_two=replace(SMOKE.stage_two, budget=2, first=1, generation=1),
+    final_training=replace(FINAL, optimisation=replace(FINAL.optimisation, epochs=1, learning_rate=1e-3)),
 )
 
 
@@ -50,8 +52,9 @@ def checkpoint_at_every_step(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiny_smoke(monkeypatch):
-    """The smoke scale is TINY."""
+    """The smoke scale is TINY, and runs have no pages."""
     monkeypatch.setitem(PRESETS, "smoke", TINY)
+    monkeypatch.setattr(Options, "SHOWS_RUNS", False)
 
 
 @pytest.fixture

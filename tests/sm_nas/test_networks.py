@@ -18,9 +18,10 @@ from common.models.outline import outline
 from common.models.resnet import ARCHITECTURES, ResNet
 from common.models.retinanet import RetinaNet
 from sm_nas.encoding import BLOCKS, OUTPUT_OF, BackboneCode, Structure
+from sm_nas.exhibits import paper_macs
 from sm_nas.method import Group
 from sm_nas.networks import EncodedBackbone, build_backbone, build_detector, describe, describe_backbone, losses_of
-from sm_nas.presets import PAPER, PRESETS, SMOKE, DetectorSettings
+from sm_nas.presets import NANO, PAPER, PRESETS, SMOKE, DetectorSettings
 from tests.common.models.families import assert_equal
 
 CLASSES = 5
@@ -51,6 +52,26 @@ def test_published_models_cost_what_table_2_prints(name, backbone, printed, mill
     assert said["backbone_macs_mmdet"] / 1e9 == pytest.approx(backbone, rel=0.001)
     assert said["backbone_macs_mmdet"] / 1e9 == pytest.approx(printed, rel=0.015)
     assert said["params"] / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_detectors_keep_the_order_of_their_costs_at_nano_scale():
+    """Multiply-accumulates over those of FPN R50."""
+    ratios = []
+    for preset, classes in ((PAPER, 80), (NANO, 12)):
+        known = dict((*preset.models, *preset.classics))
+        names = ("E0", "E1", "E2", "E3", "FPN R50", "Cascade R50", "RetinaNet R50")
+        costs = {name: describe(known[name], classes, preset.detector)["macs"] for name in names}
+        ratios.append({name: cost / costs["FPN R50"] for name, cost in costs.items()})
+    assert ratios[1] == pytest.approx(ratios[0], rel=0.25)
+    assert all(ratios[1][name] < 1 for name in ("E0", "E1", "E2", "E3"))
+
+
+def test_ratios_at_the_papers_size():
+    """RetinaNet costs more than FPN with COCO's classes and less with VOC's; the abstract's pairs of detectors."""
+    ratios = [paper_macs("RetinaNet R50", classes) / paper_macs("FPN R50", classes) for classes in (80, 20)]
+    assert ratios == pytest.approx([1.068, 0.952], abs=0.01)
+    assert paper_macs("FPN R101") / 1e9 == pytest.approx(295.7 * 1.008, rel=0.01)  # padded to whole strides
+    assert paper_macs("E2") / paper_macs("FPN R101") < 0.25
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)

@@ -1,6 +1,7 @@
 """The whole reproduction at smoke scale, run once and shared by all tests here."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,33 +9,33 @@ import pytest
 from common.plain import read_json, to_json
 from common.report.exhibit import ExhibitResult, Setting
 from common.report.reproduce import draw
+from common.report.statistics import bootstrap_interval
 from common.train.loop import _Stage
 from sm_nas import exhibits
 from sm_nas.exhibits import PAPER
 from sm_nas.presets import PRESETS, SMOKE
 from sm_nas.reproduce import Options, main
-from tests.sm_nas import conftest
-from tests.sm_nas.conftest import DATA
+from tests.sm_nas.conftest import DATA, TINY, steady_latency
 
 # These train named detectors to the end, all of them or on a second set too: in a slow test of their own.
 LONG = ("figure1", "table1", "mobilenet", "ranking", "table2", "table3", "table4", "table5")
 JUDGED = [name for name, exhibit in PAPER.by_name.items() if not exhibit.pilot and name not in LONG]
 PNG = b"\x89PNG\r\n\x1a\n"
-TINY = replace(conftest.TINY, final_training=SMOKE.stage_one_training)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_table():
-    """Of made-up accuracies, for the exhibit on pruning."""
+def hurried(drawn_once):
+    """One table of made-up accuracies, for the exhibit on pruning, and fewer draws than verdicts rest on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exhibits, "_TABLES", 1)
+        patch.setattr(exhibits, "bootstrap_interval", partial(bootstrap_interval, draws=40))
         yield
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory) -> Options:
-    root = tmp_path_factory.mktemp("reproduce")
-    told = {"out": root / "runs", "results": root / "results", "only": tuple(JUDGED), "publish": True, "device": "cpu"}
+def options(searched, tmp_path_factory) -> Options:
+    results = tmp_path_factory.mktemp("results")
+    told = {"out": searched, "results": results, "only": tuple(JUDGED), "publish": True, "device": "cpu"}
     return Options(preset=TINY, data=DATA, **told)
 
 
@@ -43,6 +44,7 @@ def folder(options) -> Path:
     """runs/sm_nas/scenes-smoke after one seed of the exhibits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "smoke", TINY)
+        patch.setattr("common.study.measure_latency", steady_latency)  # as in the searches that are shared
         main(options)
     return options.out / "sm_nas" / "scenes-smoke"
 

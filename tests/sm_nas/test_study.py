@@ -21,6 +21,7 @@ from common.settings import Optimisation
 from common.study import Study, slug, spent_by
 from common.train import loop
 from common.train.run_folder import Run
+from sm_nas import exhibits
 from sm_nas import study as module
 from sm_nas.encoding import Structure
 from sm_nas.exhibits import PAPER
@@ -55,9 +56,9 @@ def _without_times(value):
 def records(study: SMNAS) -> dict[str, list]:
     """The candidates of every run folder, in their order, and its result."""
     found = {}
-    for folder in sorted(study.folder.iterdir()):
-        run = Run.read(folder)
-        found[folder.name] = _without_times([*run.candidates(), run.result])
+    for file in sorted(study.folder.glob("*/config.json")):
+        run = Run.read(file.parent)
+        found[file.parent.name] = _without_times([*run.candidates(), run.result])
     return found
 
 
@@ -77,6 +78,17 @@ def study(searched) -> SMNAS:
 def fresh(tmp_path) -> SMNAS:
     """A study without runs."""
     return SMNAS(tiny_options(tmp_path / "runs"))
+
+
+@pytest.fixture
+def made_up_costs(monkeypatch) -> None:
+    """Costs by name: no network is built for them."""
+
+    def describe(self, structure: Structure) -> dict:
+        cost = sum(map(ord, str(structure)))
+        return {"macs": cost, "macs_mmdet": cost, "params": cost}
+
+    monkeypatch.setattr(SMNAS, "describe", describe)
 
 
 # ---- one detector
@@ -315,16 +327,16 @@ def test_a_final_is_a_run_of_its_own(study):
 
 def test_detectors_that_are_compared_are_timed_in_turn_with_their_own_weights(study, monkeypatch):
     structures = {"F0": next(iter(study.found().values())), "again": TINY.strategy_model}
-    asked = []
+    asked, rest = [], {"latency_iqr": 0.5, "latency_of": {"device": "toy"}}
 
     def latencies_in_turn(_, networks, where):
         asked.append((networks, where))
-        return {name: {"latency": 7.0 + place} for place, name in enumerate(networks)}
+        return {name: {"latency": 7.0 + place} | rest for place, name in enumerate(networks)}
 
     monkeypatch.setattr(Study, "latencies_in_turn", latencies_in_turn)
     finals = study.finals("toy", structures)
     assert finals == {
-        name: study.final(name, structure) | {"latency": latency}
+        name: study.final(name, structure) | {"latency": latency} | rest
         for (name, structure), latency in zip(structures.items(), (7.0, 8.0), strict=True)
     }
     (networks, where), *more = asked
@@ -339,9 +351,22 @@ def test_detectors_that_are_compared_are_timed_in_turn_with_their_own_weights(st
     assert len(asked) == 1, "measured once"
 
 
+@pytest.mark.usefixtures("made_up_costs")
 def test_candidates_are_timed_in_turn_when_all_of_them_are_trained(tmp_path, monkeypatch):
-    """The machine is half as fast in the second generation: its latencies are those of the first one's machine."""
+    """The machine is half as fast in the second generation: its latencies are those of the first one's machine.
+
+    Nothing is trained: of each candidate weights are left that no fresh network has.
+    """
     asked = []
+
+    def measured(self, structure, strategy, folder, keep):
+        assert keep
+        network = self.detector(structure, strategy.norm)
+        for parameter in network.parameters():
+            parameter.data.normal_()
+        with Run.open(folder, {}) as run:
+            run.save_weights("detector", network.state_dict())
+        return {"AP": len(str(structure)) / 1000, "train_cpu_seconds": 1.0}
 
     def latencies_in_turn(self, networks, where):
         names = [name for name in networks if name != "reference"]
@@ -350,24 +375,30 @@ def test_candidates_are_timed_in_turn_when_all_of_them_are_trained(tmp_path, mon
             weights, _ = Run.read(folder).load_weights("detector")
             assert all(torch.equal(each, weights[key]) for key, each in networks[name][0].state_dict().items())
         asked.append((names, where))
-        return {name: {"latency": len(asked) * (10.0 + len(name))} for name in networks}
+        return {
+            name: {"latency": len(asked) * (10.0 + len(name)), "latency_iqr": 1.0 * len(asked)} for name in networks
+        }
 
     monkeypatch.setattr(Study, "latencies_in_turn", latencies_in_turn)
+    monkeypatch.setattr(SMNAS, "train_and_measure", measured)
+    monkeypatch.setattr(SMNAS, "pretrained", lambda self, backbone: None)
     study = SMNAS(tiny_options(tmp_path))
     found = study.stage_one.found.evaluated
     generations = [[str(each.structure) for each in found if each.generation == number] for number in (0, 1)]
     assert asked[:2] == [(names, "search") for names in generations]
     assert [each.cost for each in found] == [10.0 + len(str(each.structure)) for each in found]
+    assert {each["latency_iqr"] for each in study.stage_one.pool.values()} == {1.0}
     assert not list((study.run_path("stage-one") / "training").iterdir())
     assert SMNAS(tiny_options(tmp_path)).stage_one.found.evaluated == found
 
 
+@pytest.mark.usefixtures("made_up_costs")
 def test_what_timing_took_counts_with_the_candidates(tmp_path, monkeypatch):
     def latencies_in_turn(self, networks, where):
         began = time.process_time()
-        while time.process_time() < began + 0.5:
+        while time.process_time() < began + 0.1:
             pass
-        return {name: {"latency": 10.0} for name in networks}
+        return {name: {"latency": 10.0, "latency_iqr": 0.5} for name in networks}
 
     def measured(self, structure, strategy, folder, keep):
         with Run.open(folder, {}) as run:
@@ -381,9 +412,10 @@ def test_what_timing_took_counts_with_the_candidates(tmp_path, monkeypatch):
     with study.recording() as used:
         pool = study.stage_one.pool
     assert all(record["cpu_seconds"] > 2.0 for record in pool.values())
-    assert spent_by(study.folder.parent, used)["cpu_seconds"] >= 2.0 * len(pool) + 0.5
+    assert spent_by(study.folder.parent, used)["cpu_seconds"] >= 2.0 * len(pool) + 0.1
 
 
+@pytest.mark.usefixtures("made_up_costs")
 @pytest.mark.parametrize(
     ("error", "reason"),
     [(MemoryError("9 GiB"), "does not fit in memory (9 GiB)"), (FloatingPointError("not finite"), "not finite")],
@@ -448,6 +480,7 @@ def touched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 @pytest.mark.parametrize("name", ["table1", pytest.param("figure3", marks=pytest.mark.slow)])
 def test_an_exhibit_names_exactly_the_runs_that_measuring_it_touched(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(exhibits, "paper_macs", lambda name, classes: 1e9)  # of the paper's networks: no run
     small = tuple((each, replace(structure, backbone="resnet18")) for each, structure in TINY.classics)
     preset = replace(TINY, classics=small)
     options = Options(scale="smoke", preset=preset, device="cpu", data=DATA, out=tmp_path / "runs")

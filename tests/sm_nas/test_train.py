@@ -19,7 +19,7 @@ from sm_nas.encoding import Structure
 from sm_nas.presets import PAPER, SMOKE
 from sm_nas.study import SMNAS
 from sm_nas.train import ROWS, Options, find_model, find_strategy, main, points
-from tests.sm_nas.conftest import DATA, tiny_options
+from tests.sm_nas.conftest import DATA, TINY, tiny_options
 
 CODED = "MBblock_12_1-2-21-21 64x32 P1-P5 c16 rpn cascade2"
 
@@ -155,7 +155,7 @@ def test_a_final_is_the_run_that_the_exhibits_share(capsys, tmp_path, monkeypatc
         with pytest.raises(SystemExit):
             said(capsys, "--data", DATA, "--out", str(tmp_path), "--model", *flags)
     assert list(asked) == ["final-e0-s0", "final-e0-s3", "final-fpn-r50-s0", "row-4-e0-s0"]
-    assert asked["final-e0-s0"] == SMOKE.final_training
+    assert asked["final-e0-s0"] == TINY.final_training
     assert asked["row-4-e0-s0"] == SMOKE.strategies[4]
 
 

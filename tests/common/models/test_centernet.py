@@ -230,8 +230,8 @@ def separate_objects() -> Batch:
 def test_two_images_are_learnt_by_heart(device):
     batch, network = separate_objects().to(device), small_network(elastic=False).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
-    for step in range(80):
-        optimiser.param_groups[0]["lr"] = 1e-2 * min(1, (80 - step) / 40)
+    for step in range(60):
+        optimiser.param_groups[0]["lr"] = 1e-2 * min(1, (60 - step) / 30)
         loss = centernet_losses(network(batch.images), batch)["loss"]
         optimiser.zero_grad()
         loss.backward()

@@ -261,10 +261,12 @@ def started(folder: Path, search: str, module: str, candidate: str) -> BaseProce
 
 SEARCH = """
 import sys, time
+from common.search import executors
 from common.search.executors import evaluate_all
 from common.settings import Parallel
 from common.train.run_folder import Run
 from slow_candidate import measure
+executors._PROCESSES.set_forkserver_preload([executors.__name__])  # torchvision, too, would take as long again
 if __name__ == "__main__":
     list(evaluate_all(measure, [1, 2], Run.open(sys.argv[1], {}), lambda item: item, Parallel(workers=2)))
 """
