@@ -147,9 +147,7 @@ for exhibit in EXHIBITS:
 
 # %%
 claims = find_claims([folder])[0] if folder.is_dir() else []
-display(
-    Markdown(scoreboard(claims) if claims else "X-1 to X-3 are not judged yet: their runs are still to be made.")
-)
+display(Markdown(scoreboard(claims) if claims else "X-1 to X-3 are not judged yet: their runs are still to be made."))
 
 # %% [markdown]
 # ## Which to use when
