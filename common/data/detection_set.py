@@ -68,7 +68,7 @@ class DetectionSet:
             labels=self.labels[rows],
             crowd=self.crowd[rows],
             area=self.area[rows],
-            load_image=load.subset(indices) if isinstance(load, ImageFiles) else _Chosen(load, indices),
+            load_image=load.subset(indices) if isinstance(load, ImageFiles) else Chosen(load, indices),
         )
 
     def limited(self, limit: int | None, seed: int = 0) -> "DetectionSet":
@@ -76,11 +76,8 @@ class DetectionSet:
 
         The same seed's smaller draw is a part of its larger one.
         """
-        if limit is None or limit >= len(self):
-            return self
-        if limit < 1:
-            raise InputError(f"the limit on the images of {self.name} must be at least 1, got {limit}")
-        return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:limit]))
+        drawn = drawn_positions(self.name, len(self), limit, seed)
+        return self if drawn is None else self.subset(drawn)
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that tell whether two sets hold the same data, wherever it lies.
@@ -101,8 +98,17 @@ class DetectionSet:
         return digest.hexdigest()[:12]
 
 
+def drawn_positions(name: str, count: int, limit: int | None, seed: int = 0) -> NDArray[np.int64] | None:
+    """The positions of the images that `DetectionSet.limited` keeps of `count`; None where it keeps them all."""
+    if limit is None or limit >= count:
+        return None
+    if limit < 1:
+        raise InputError(f"the limit on the images of {name} must be at least 1, got {limit}")
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
 @dataclass(frozen=True)
-class _Chosen:
+class Chosen:
     """`load_image` of a subset; a class rather than a closure, so that worker processes can receive it."""
 
     load_image: LoadImage

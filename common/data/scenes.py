@@ -17,9 +17,10 @@ from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from common.data.detection_set import DetectionSet, first_rows
+from common.data.detection_set import Chosen, DetectionSet, first_rows
 from common.plain import InputError
 
 SHAPES = ("disc", "square", "triangle", "cross")
@@ -341,8 +342,12 @@ class SceneImages:
         return paint(layout(random), self.size, random)
 
 
-def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSet:
+def scenes(
+    split: str, count: int, size: int = 96, seed: int = 0, chosen: NDArray[np.int64] | None = None
+) -> DetectionSet:
     """`count` scenes of size x size pixels; the first n of a larger set are the n of a smaller one.
+
+    chosen: positions of those that are wanted: to lay the others out, too, would take milliseconds each. None: all.
 
     Splits ("train", "val", any name) share no image. Boxes are of the whole object, clipped to the image; `area` is
     the visible part of its mask in pixels of an image 160 pixels wide, so that COCO's small (< 32^2) and large
@@ -354,10 +359,11 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
         raise InputError(f"scenes must be at least 32 pixels wide to show anything, got size={size}")
     if seed < 0:
         raise InputError(f"the seed of scenes must be at least 0, got {seed}")
-    steps = tqdm(range(count), desc=f"scenes of {split}", disable=count < 2000 or None, leave=False)
+    positions = np.arange(count, dtype=np.int64) if chosen is None else chosen
+    steps = tqdm(positions.tolist(), desc=f"scenes of {split}", disable=len(positions) < 2000 or None, leave=False)
     placed = [layout(_generator(seed, split, index)) for index in steps]
     objects = [scene.label >= 0 for scene in placed]
-    offsets = first_rows(np.array([which.sum() for which in objects]))
+    offsets, images = first_rows(np.array([which.sum() for which in objects])), SceneImages(split, size, seed)
 
     def joined(values: Callable[[SceneLayout], np.ndarray]) -> np.ndarray:
         return np.concatenate([values(scene)[which] for scene, which in zip(placed, objects, strict=True)])
@@ -367,12 +373,12 @@ def scenes(split: str, count: int, size: int = 96, seed: int = 0) -> DetectionSe
         split=split,
         categories=CATEGORIES,
         category_ids=np.arange(1, len(CATEGORIES) + 1, dtype=np.int64),
-        image_ids=np.arange(1, count + 1, dtype=np.int64),
-        sizes=np.full((count, 2), size, dtype=np.int32),
+        image_ids=positions + 1,
+        sizes=np.full((len(positions), 2), size, dtype=np.int32),
         offsets=offsets,
         boxes=(joined(lambda scene: scene.boxes) * size).astype(np.float32),
         labels=joined(lambda scene: scene.label),
         crowd=np.zeros(int(offsets[-1]), dtype=bool),
         area=joined(SceneLayout.area),
-        load_image=SceneImages(split, size, seed),
+        load_image=images if chosen is None else Chosen(images, positions),
     )

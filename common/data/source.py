@@ -13,7 +13,7 @@ from common.cli import data_parts
 from common.data.annotations import Faults, Layout, assemble
 from common.data.bdd import LABEL_FILES, find_bdd
 from common.data.coco import find_coco
-from common.data.detection_set import DetectionSet
+from common.data.detection_set import DetectionSet, drawn_positions
 from common.data.image_files import ImageFiles
 from common.data.scenes import scenes
 from common.data.voc import find_voc
@@ -59,13 +59,20 @@ def load(spec: str, split: str, limit: int | None = None, seed: int = 0) -> Dete
     kind, rest, repair = data_parts(spec)
     if kind == "scenes":
         settings = _scenes_settings(spec, rest)
-        whole = scenes(split, count=settings[split], size=settings["size"], seed=settings["seed"])
+        chosen = drawn_positions(kind, settings[split], limit, seed)
+        whole = scenes(split, settings[split], settings["size"], settings["seed"], chosen)
     else:
         form, directory, layout = find(spec)
         whole = read_split(form, directory, layout, split, Faults(repair))
         if kind == "auto":
             whole = replace(whole, notes=(f"read as {form}", *whole.notes))
     return whole.limited(limit, seed)
+
+
+def scenes_in(spec: str, split: str) -> int | None:
+    """How many scenes a split has, of which none is laid out; None for a set on disk."""
+    kind, rest, _ = data_parts(spec)
+    return _scenes_settings(spec, rest)[split] if kind == "scenes" else None
 
 
 def find(spec: str) -> tuple[str, Path, Layout]:

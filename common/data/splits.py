@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from common.data.detection_set import DetectionSet
-from common.data.source import load, pictures_of
+from common.data.source import load, pictures_of, scenes_in
 from common.plain import InputError
 
 SEARCH_SHARE = 0.2
@@ -22,11 +22,14 @@ def training_and_held_out(
     largest_share: the largest share of the whole set that is held out, below a half. scale: named in the `InputError`
     that is raised where more images are held out than trained on; one is raised for too few to hold one out, too.
     """
-    whole = load(data, "train")
-    held_out = min(held_out, int(largest_share * len(whole)))
+    whole, count = None, scenes_in(data, "train")
+    if count is None:
+        whole = load(data, "train")
+        count = len(whole)
+    held_out = min(held_out, int(largest_share * count))
     if held_out < 1:
         raise InputError(
-            f"{data} has {len(whole)} training images, and {largest_share:.0%} of them, held out to choose by, are "
+            f"{data} has {count} training images, and {largest_share:.0%} of them, held out to choose by, are "
             f"less than one: give at least {math.ceil(1 / largest_share)}"
         )
     if images is not None and images < held_out:
@@ -34,7 +37,8 @@ def training_and_held_out(
             f"scale {scale} trains on {images} images of {data} and holds {held_out} out to choose by: train on at "
             f"least {held_out}, or hold out fewer"
         )
-    whole = whole.limited(None if images is None else images + held_out)
+    wanted = None if images is None else images + held_out
+    whole = load(data, "train", wanted) if whole is None else whole.limited(wanted)
     copies: dict[str, list[int]] = {}
     for place, picture in enumerate(pictures_of(whole)):
         copies.setdefault(picture, []).append(place)

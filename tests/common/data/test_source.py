@@ -1,5 +1,6 @@
 """`--data`: every form reaches its reader, splits agree, and what is not understood is said."""
 
+import dataclasses
 import json
 import shutil
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from common.cli import DATA_KINDS, data_parts, short_name
-from common.data import coco, source
+from common.data import coco, scenes, source
 from common.data.detection_set import describe
 from common.data.source import load
 from tests.common.data import forms
@@ -21,7 +22,8 @@ SPLITS = ("train", "val", "test")
 def test_scenes_take_their_settings_from_the_spec(monkeypatch):
     calls, draw = [], source.scenes
 
-    def record(split, count, size, seed):
+    def record(split, count, size, seed, chosen):
+        assert chosen is None
         calls.append((split, count, size, seed))
         return draw(split, 2, 40, seed)
 
@@ -52,6 +54,22 @@ def test_the_seed_chooses_the_subset_and_not_the_scenes():
     assert {len(draw) for draw in draws} == {4}
     assert draws[0] == draws[1]
     assert len(set(draws)) > 1
+
+
+def test_a_draw_of_scenes_is_that_of_the_whole_set_and_lays_out_no_others(monkeypatch):
+    spec, laid_out, layout = "scenes:train=40,size=40,seed=3", [], scenes.layout
+    expected = load(spec, "train").limited(6, seed=2)
+    monkeypatch.setattr(scenes, "layout", lambda random: laid_out.append(random) or layout(random))
+    found = load(spec, "train", limit=6, seed=2)
+    assert len(laid_out) == 6
+    for one, other in ((found, expected), (found.subset([1, 4]), expected.subset([1, 4]))):
+        for each in dataclasses.fields(one):
+            if isinstance(value := getattr(one, each.name), np.ndarray):
+                assert value.dtype == getattr(other, each.name).dtype
+                assert np.array_equal(value, getattr(other, each.name)), each.name
+        assert one.fingerprint() == other.fingerprint()
+        assert all(np.array_equal(one.load_image(place), other.load_image(place)) for place in range(len(one)))
+    assert load(spec, "train", limit=40).fingerprint() == load(spec, "train").fingerprint()
 
 
 @pytest.mark.parametrize(

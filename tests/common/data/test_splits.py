@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from common.data import scenes
 from common.data.source import load
 from common.data.splits import SEARCH_SHARE, epoch_of, training_and_held_out
 from tests.common.data import forms
@@ -21,6 +22,13 @@ def test_so_many_are_trained_on_and_no_more_than_a_share_is_held_out(images, hel
     assert len({*training.image_ids.tolist(), *search.image_ids.tolist()}) == sum(expected)  # they share nothing
     again = parted(DATA, images, held_out)[1]
     assert list(again.image_ids) == list(search.image_ids)
+
+
+def test_only_the_scenes_that_are_wanted_are_laid_out(monkeypatch):
+    laid_out, layout = [], scenes.layout
+    monkeypatch.setattr(scenes, "layout", lambda random: laid_out.append(random) or layout(random))
+    training, search = parted(DATA, 12, 5)
+    assert len(laid_out) == len(training) + len(search) == 17
 
 
 def parted(data, images, held_out):
