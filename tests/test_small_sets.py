@@ -75,4 +75,4 @@ def test_a_training_and_a_search_of_few_pictures(paper, cells, tmp_path, monkeyp
         assert Path(detector["file"]).is_file()
     trained_on = read_json(cells / "annotations/instances_train.json")["images"]
     times = {decoded[cells / "images" / image["file_name"]] for image in trained_on}
-    assert max(times) <= 4, "once for each of three sizes, once for crops"
+    assert max(times) <= 5, "once for each of three sizes, once for crops, once to find damaged ones"
