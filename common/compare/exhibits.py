@@ -362,7 +362,7 @@ def draw_published(measured: Sequence[Measured], setting: Setting) -> Drawn:
     data: dict[str, Any] = {"points": {label: [each["point"] for each in some] for label, some in groups.items()}}
     data |= {"with_front": [label for label, some in groups.items() if some[0]["role"] != STANDARD]}
     data |= {"highlighted": {each["name"]: each["point"][:2] for each in records if each["role"] in (STANDARD, THEIRS)}}
-    data |= {"cost_label": _COSTS["macs"][0], "log_cost": True}
+    data |= {"cost_label": "Whole detector (M MAC, as mmdetection counts)", "log_cost": True}
     return Drawn(
         Table(_PUBLISHED_HEADS, rows), caption, notes, _PUBLISHED_UNITS, [Picture("published", "fronts", data)]
     )

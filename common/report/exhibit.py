@@ -73,8 +73,7 @@ class Exhibit:
 
     name: as in the paper's printed.json: "figure5". shows: what is measured, in a phrase. measure: study -> one seed's
     numbers; an `InputError` costs this exhibit and no other. draw: numbers of all seeds, each with its "seed" -> table
-    and pictures.
-    claims: those that this exhibit bears on most; a claim's evidence may come from several exhibits. pilot: of what is
+    and pictures. claims: those that this exhibit bears on most; their evidence may come from several. pilot: of what is
     settled before the judged runs: measured only when it is named, on so many seeds from `PILOT_SEED` on. most_seeds:
     of how many seeds it is measured on, the first ones; None means all.
     """
