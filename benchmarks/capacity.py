@@ -51,7 +51,7 @@ class Options:
     device: str = "cpu"
     """Where to train: cpu or cuda."""
     precision: Precision = "float32"
-    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it, and refused on others."""
+    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it."""
 
 
 def main(options: Options) -> None:

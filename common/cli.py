@@ -94,7 +94,7 @@ class StudyOptions:
     device: str | None = None
     """Where networks live: cpu, cuda or cuda:N (default: GPU if available)."""
     precision: Precision = "float32"
-    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it, and refused on others."""
+    """Number format of training; bfloat16 is faster on GPUs and CPUs that compute with it."""
     validations: int = 0
     """Times that AP is measured during a training, for its curve in log.jsonl; 0 means never."""
     retry_failed: Switch = False

@@ -65,12 +65,6 @@ def pytest_generate_tests(metafunc) -> None:
         metafunc.parametrize("device", [torch.device(name) for name in names], ids=names)
 
 
-@pytest.fixture
-def bfloat16_anywhere(monkeypatch) -> None:
-    """Trainings in bfloat16 start on any device: what is as short as a test may take tens of times as long."""
-    monkeypatch.setattr("common.train.loop.computes_bfloat16", lambda device: True)
-
-
 @pytest.fixture(scope="module")
 def drawn_once() -> Iterator[None]:
     """Pictures of the same numbers are drawn once: that they come out the same again is tested with all kinds."""

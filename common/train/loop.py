@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.models.mode import computes_bfloat16, evaluation_mode
+from common.models.mode import autocast_to, evaluation_mode
 from common.plain import InputError, from_json
 from common.progress import Progress
 from common.settings import Optimisation, Precision
@@ -158,7 +158,7 @@ def fit(
 
     Raises TrainingError, leaving everything on disk as it was, when a loss or weight is not finite; InputError when
     the folder holds the stage of another architecture or schedule, when a file in it is damaged, when the disk is full,
-    or for bfloat16 on a device that does not compute with it.
+    or for bfloat16 on a GPU that does not compute with it.
     """
     keep_freed_memory()
     device = torch.device(training.device)
@@ -168,11 +168,8 @@ def fit(
         report, weights = finished
         load_strictly(model, weights, str(run.path / f"{stage}.safetensors"))
         return report
-    if training.precision == "bfloat16" and not computes_bfloat16(device):
-        raise InputError(
-            f"this {'GPU' if device.type == 'cuda' else 'CPU'} does not compute with bfloat16, and training would take "
-            "tens of times as long as in float32: leave --precision bfloat16 out"
-        )
+    with autocast_to(training.precision, device):
+        pass  # what the device cannot do is said before anything is written
     if not run.writes and distributed.rank() == 0:
         raise RuntimeError(f"{run.path} was opened for reading (or closed): nothing can be trained in it")
     gpus = [device] if device.type == "cuda" else []
@@ -235,8 +232,6 @@ class _Stage:
     def __post_init__(self) -> None:
         self.device, self.seed = torch.device(self.training.device), self.training.seed
         self.optimisation, self.drawn_as = self.training.optimisation, self.training.drawn_as or self.stage
-        autocast = self.training.precision == "bfloat16"
-        self.autocast = {"device_type": self.device.type, "dtype": torch.bfloat16, "enabled": autocast}
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimiser = build_optimiser(self.model, self.optimisation)
         begin_with(self.moments or {}, self.optimiser, self.model)
@@ -311,7 +306,7 @@ class _Stage:
         values: dict[str, list[Tensor]] = {}
         losses = None
         while True:
-            with torch.autocast(**self.autocast), distributed.synchronised_batch_norm():  # the forward pass only
+            with autocast_to(self.training.precision, self.device), distributed.synchronised_batch_norm():
                 if losses is None:
                     losses = iter(self.step_losses(distributed.part_of(batch), step))
                 part = next(losses, None)

@@ -65,7 +65,7 @@ def test_it_samples_as_many_regions_as_our_detectors():
     assert network.network.rpn.fg_bg_sampler.batch_size_per_image == 6
 
 
-def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys, bfloat16_anywhere, monkeypatch):
+def test_it_trains_for_as_long_as_the_detector_did(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(PRESETS, "smoke", replace(TINY, name="smoke"))
     monkeypatch.setattr(train.Options, "SHOWS_RUNS", False)
     made = ["--scale", "smoke", "--data", DATA, "--precision", "bfloat16", "--out", str(tmp_path / "runs"), "--json"]

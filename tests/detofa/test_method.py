@@ -324,7 +324,7 @@ def test_flops_bounded_loss_equals_a_loop_over_pairs(bounded, device):
     assert found.item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_filter_trains_and_decides_in_float32_inside_autocast(run, bfloat16_anywhere):
+def test_the_filter_trains_and_decides_in_float32_inside_autocast(run):
     constraint, seen = _constraint(TINY), set()
     path_filter, data = _filter("cpu"), _ranking(constraint, 20)
     path_filter.score[0].register_forward_hook(lambda *passed: seen.add(passed[-1].dtype))

@@ -88,7 +88,7 @@ def finished(unbroken) -> tuple[Path, dict[str, dict]]:
     return unbroken[0], {name: study.result(name) for name in ("ours", "ofa", "fullnet", "compofa")}
 
 
-def test_precision_is_part_of_a_run_and_changes_its_weights(tmp_path, unbroken, bfloat16_anywhere):
+def test_precision_is_part_of_a_run_and_changes_its_weights(tmp_path, unbroken):
     study = _study(tmp_path, precision="bfloat16")
     study.shared("classification")
     assert Run.read(study.run_path("classification")).config["precision"] == "bfloat16"

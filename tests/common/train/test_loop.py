@@ -13,7 +13,6 @@ import random
 import signal
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -328,18 +327,7 @@ def test_what_does_not_fit_the_checkpoint_or_has_too_few_batches_is_refused(tmp_
             fit(run, "net", trained, batches, *rest)
 
 
-def test_bfloat16_is_refused_where_it_would_take_for_ever(tmp_path, device, monkeypatch):
-    training = Training(Optimisation(epochs=1), device=device, precision="bfloat16")
-    for able in (False, True):
-        monkeypatch.setattr("common.train.loop.computes_bfloat16", lambda where, able=able: able and where == device)
-        refused = nullcontext() if able else pytest.raises(InputError, match="does not compute with bfloat16")
-        with refused, Run.open(tmp_path, {}) as run:
-            model = nn.Linear(4, 1)
-            fit(run, "a", model, Batches(3, device=device), losses_of(model), training)
-        assert (tmp_path / "stages").exists() == able
-
-
-def test_the_forward_pass_runs_in_the_precision_asked_for(tmp_path, device, bfloat16_anywhere):
+def test_the_forward_pass_runs_in_the_precision_asked_for(tmp_path, device):
     run, model, seen = Run.open(tmp_path, {}), nn.Linear(4, 1), []
 
     def as_list(batch, step):
