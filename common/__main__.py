@@ -47,7 +47,7 @@ def main() -> None:
         print(f"error: no command {' '.join(words[:2])!r}: known are {', '.join(known)}", file=sys.stderr)
         raise SystemExit(2)
     rest = words[len(typed.split()) :]
-    sys.argv = [f"{PROGRAM} {typed}", *rest] if typed != "check" else [PROGRAM, *words]
+    sys.argv = [f"{PROGRAM} {typed}", *(words if typed == "check" else rest)]
     module = importlib.import_module(known[typed])
     (options, *_) = typing.get_type_hints(module.main).values()
     run(module.main, options)

@@ -87,8 +87,8 @@ def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, 
         caption=f"AP on one split ({options.split}) by one evaluator; MAC of products alone, without what mmdetection "
         "counts besides; latencies of one image taken in turn. A front is drawn for every method and for every random "
         "search; rings are the papers' printed points.",
-        data=short_name(options.data),
-        scale=options.split,
+        data=f"{short_name(options.data)}, {options.split}",
+        scale="",
         seeds=tuple(sorted({each["seed"] for each in records if each["seed"] is not None})),
         command=command,
         table=Table(_HEADS, rows),

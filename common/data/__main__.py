@@ -37,7 +37,7 @@ class CheckCommand:
     """List the faults of a detection set, with counts and examples, its classes, and the sizes of its objects."""
 
     action: Annotated[Literal["check"], tyro.conf.Positional]
-    data: Annotated[str, tyro.conf.Positional]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Folder, or a text as --data takes it."""
     pictures: Switch = False
     """Decode every image too."""

@@ -30,7 +30,7 @@ MOST_READERS = 8
 class Options:
     """Copy a detection set with small pictures, in COCO's form."""
 
-    data: Annotated[str, tyro.conf.Positional]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Set on disk, as --data names it."""
     out: Path
     """Folder that is made for it; it must be empty, or not be there."""

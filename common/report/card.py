@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common.plain import InputError
-from common.report.exhibit import ExhibitResult, Picture, display_name
+from common.report.exhibit import ExhibitResult, Picture, display_name, setting_in_words
 from common.report.figures import render, render_svg
 from common.report.tables import side_by_side
 
@@ -59,7 +59,7 @@ def card_of(result: ExhibitResult) -> Card:
     """The card of a table or figure."""
     name, seeds = display_name(result.exhibit), result.seeds_in_words or "none"
     about = {
-        "Exhibit": f"{result.paper_title or result.paper}, {name}, {result.data}, {result.scale} scale",
+        "Exhibit": f"{result.paper_title or result.paper}, {name}, {setting_in_words(result.data, result.scale)}",
         "Seeds": seeds,
         "Runs": _few(result.runs),
         "Command": result.command,

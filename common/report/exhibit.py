@@ -92,6 +92,11 @@ PILOT_SEED = 1000
 """The first of the seeds that nothing is judged by."""
 
 
+def setting_in_words(data: str, scale: str) -> str:
+    """What an exhibit is of; scale: "" where what it compares may be of several."""
+    return f"{data}, {scale} scale" if scale else data
+
+
 def display_name(exhibit: str) -> str:
     """figure5 -> Figure 5."""
     stem = exhibit.rstrip("0123456789")

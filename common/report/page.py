@@ -13,6 +13,7 @@ from typing import Any
 
 from common.plain import InputError, write_atomically
 from common.report.card import TEMPLATES, Card, card_of, draw
+from common.report.exhibit import setting_in_words
 from common.report.run_card import card_of_run
 from common.report.runs import (
     SMOKE,
@@ -108,7 +109,7 @@ def _tabs(exhibits: Sequence[FoundExhibit], claims: Sequence[Record], several: b
         about = {
             "notes": said,
             "title": title,
-            "setting": f"{data}, {scale} scale",
+            "setting": setting_in_words(data, scale),
             "superseded": why,
             "smoke": scale == SMOKE,
         }

@@ -16,6 +16,7 @@ from common.report.exhibit import (
     over_seeds,
     printed,
     printed_table,
+    setting_in_words,
     stacked,
     triple,
 )
@@ -72,6 +73,11 @@ def test_names_and_triples_as_exhibits_use_them():
 
 
 # ---- the record
+
+
+def test_a_setting_without_a_scale_says_none():
+    assert setting_in_words("bccd", "nano") == "bccd, nano scale"
+    assert setting_in_words("bccd, val", "") == "bccd, val"
 
 
 def test_saved_and_loaded_is_the_same(tmp_path):
