@@ -36,7 +36,7 @@ from common.report.tables import Table
 from common.search.pareto import attainment, hypervolume
 from common.settings import COCO_CLASSES
 from sm_nas.encoding import BackboneCode, Structure
-from sm_nas.method import FLOPS, LATENCY, Evaluated, Group, History, SearchSettings, evolve
+from sm_nas.method import FLOPS, LATENCY, Evaluated, Group, History, SearchSettings, evolve, witnesses
 from sm_nas.presets import PAPER as PAPER_PRESET
 from sm_nas.presets import Options, Preset
 
@@ -1252,22 +1252,31 @@ _TABLES = 10
 """Tables of made-up accuracies of a seed."""
 _ENOUGH = 12
 """So many doublings of the channels of a stage, added up over its blocks, halve what AP lacks of its limit."""
-_ORDERS = {"stage": "Stage by stage", "position": "Place by place from the input", None: "None"}
+_NOISE = 0.8
+"""Deviation of AP, in points, between seeds: of nano's backbones in the exhibit mobilenet it is .73 and .88."""
+_TABULATED: dict[str, tuple[str, dict[str, Any], float, bool]] = {
+    "stage": ("Stage by stage", {}, _NOISE, True),
+    "position": ("Place by place from the input", {"order": "position"}, _NOISE, True),
+    "None": ("None", {"pruning": False}, _NOISE, True),
+    "less noise": ("Stage by stage, noise of .3", {}, 0.3, True),
+    "size says nothing": ("Stage by stage, where size says nothing of AP", {}, _NOISE, False),
+}
+"""Row -> its label, what its search is set to, the noise of its tables, and whether larger is better on them."""
 
 
 def _measure_pruning(study: "SMNAS") -> Measured:
     """What partial order pruning saves and loses, on tables of accuracies."""
     preset, structure = study.preset, study.preset.strategy_model
     group, budget = Group(preset.modular, structure), SearchSettings(budget=100, first=20, generation=10)
-    rows: dict[str, list[dict[str, float]]] = {str(order): [] for order in _ORDERS}
+    rows: dict[str, list[dict[str, float]]] = {row: [] for row in _TABULATED}
     for table in range(_TABLES):
-        accuracy = tabulated(1000 * study.seed + table)
-        for order in _ORDERS:
-            settings = replace(budget, pruning=order is not None, order=order or "stage")
-            history = evolve(group, settings, accuracy, (study.seed, table), _table_cost, (group.start(),))
+        for row, (_, settings, noise, larger_is_better) in _TABULATED.items():
+            accuracy = tabulated(1000 * study.seed + table, noise, larger_is_better)
+            search = replace(budget, **settings)
+            history = evolve(group, search, accuracy, (study.seed, table), _table_cost, (group.start(),))
             skipped = list(accuracy([each.structure for each in history.skipped]))
-            rows[str(order)].append(pruned_numbers(history, skipped))
-    tables = {order: _mean(some) for order, some in rows.items()}
+            rows[row].append(pruned_numbers(history, skipped))
+    tables = {row: _mean(some) for row, some in rows.items()}
     evidence = {"skipped share": tables["stage"]["share"], "order lost": tables["stage"]["lost"]}
     evidence["random lost more"] = tables["stage"]["lost at random"] - tables["stage"]["lost"]
     return {"tables": tables, "evidence": evidence}
@@ -1280,16 +1289,18 @@ def _table_cost(structure: Structure) -> float:
     )
 
 
-def tabulated(seed: int) -> Callable[[Sequence[Structure]], Iterator[dict[str, float]]]:
-    """An evaluation that looks AP up: it grows with the depth and width of each stage, less and less, plus noise.
-
-    The noise has a deviation of .3 AP points, as a training of another seed brings, and is the code's own.
+def tabulated(
+    seed: int, noise: float = _NOISE, larger_is_better: bool = True
+) -> Callable[[Sequence[Structure]], Iterator[dict[str, float]]]:
+    """An evaluation that looks AP up: it grows with the depth and width of each stage, less and less, plus noise of
+    the code's own. noise: its deviation in AP points. larger_is_better: else AP is noise alone.
     """
 
     def evaluate(structures: Sequence[Structure]) -> Iterator[dict[str, float]]:
         for structure in structures:
-            noise = np.random.default_rng([seed, crc32(str(structure).encode())]).normal(scale=0.003)
-            yield {"cost": _table_cost(structure), "AP": without_noise(structure) + noise}
+            drawn = np.random.default_rng([seed, crc32(str(structure).encode())]).normal(scale=noise / 100)
+            mean = without_noise(structure) if larger_is_better else 0.3
+            yield {"cost": _table_cost(structure), "AP": mean + drawn}
 
     return evaluate
 
@@ -1302,9 +1313,11 @@ def without_noise(structure: Structure) -> float:
 
 def pruned_numbers(history: History, skipped: Sequence[Mapping[str, float]]) -> Measured:
     """Of a search: the share of proposals that were skipped, the area under the front in AP points, what the area would
-    have gained had they been trained, and what it loses where as many trained ones are left out at random.
+    have gained had they been trained, and what it loses where as many are left out at random.
 
     skipped: "cost" and "AP" (0 to 1) of what the search skipped, in its order; a training that failed has none (NaN).
+    Those left out at random are drawn from all that the order alone decides about, for only these are ever skipped:
+    where size says nothing of AP, skipping loses no less.
     """
     trained = [(each.cost, each.accuracy) for each in history.evaluated]
     every = [*trained, *((each["cost"], each["AP"]) for each in skipped)]
@@ -1315,7 +1328,9 @@ def pruned_numbers(history: History, skipped: Sequence[Mapping[str, float]]) -> 
         return hypervolume(costs[places], scores[places], (1.0, 0.0))
 
     generator, whole, reached = np.random.default_rng(0), area(slice(None)), area(slice(len(trained)))
-    left = [area(generator.choice(len(every), len(trained), replace=False)) for _ in range(20)]
+    at_risk = [*np.flatnonzero(_at_risk(history)), *range(len(trained), len(every))]
+    gone = [generator.choice(at_risk, len(skipped), replace=False) for _ in range(20)] if skipped else []
+    left = [area(np.delete(np.arange(len(every)), places)) for places in gone]
     return {
         "trained": len(trained),
         "skipped": len(skipped),
@@ -1325,6 +1340,15 @@ def pruned_numbers(history: History, skipped: Sequence[Mapping[str, float]]) -> 
         "lost": whole - reached,
         "lost at random": whole - float(np.mean(left)) if skipped else 0.0,
     }
+
+
+def _at_risk(history: History) -> list[bool]:
+    """Of each trained candidate, whether some order could have had it skipped when it was proposed."""
+    before: dict[int, History] = {}
+    for generation in {each.generation for each in history.evaluated}:
+        earlier = [each for each in history.evaluated if each.generation < generation]
+        before[generation] = History(earlier)
+    return [next(witnesses(each.cost, before[each.generation]), None) is not None for each in history.evaluated]
 
 
 def _mean(some: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -1346,15 +1370,16 @@ def _draw_pruned(rows: Mapping[str, Callable[[str], Any]], caption: str) -> Draw
     return _drawn(
         columns | dict.fromkeys(areas, "AP points"),
         [[label, *map(cell, keys)] for label, cell in rows.items()],
-        f"{caption} Lost at random: what the area loses when as many others are left out.",
+        f"{caption} Lost at random: what the area loses when as many are left out of those that the order decides "
+        "about.",
     )
 
 
 def _draw_pruning(measured: Sequence[Measured], setting: Setting) -> Drawn:
     return _draw_pruned(
-        {label: partial(_over, measured, "tables", str(order)) for order, label in _ORDERS.items()},
-        f"Stage two on {_TABLES} tables of made-up accuracies a seed, which grow with depth and width but for noise, "
-        "100 candidates each.",
+        {label: partial(_over, measured, "tables", row) for row, (label, *_) in _TABULATED.items()},
+        f"Stage two on {_TABLES} tables of made-up accuracies a seed, which grow with depth and width but for noise of "
+        f"{_NOISE:g} AP points, 100 candidates each.",
     )
 
 
@@ -1380,6 +1405,11 @@ _SM_9 = Claim(
             *("above", 0.0, "AP points", 0.02),
             null="as good as chance: 0",
         ),
+    ),
+    before=Before(
+        "the same on tables whose noise is .3 AP points, with random ones drawn from all proposals",
+        "AP of nano's backbones deviates by .7 to .9 between seeds; and pruning is never asked about the first "
+        "generation, nor about what is cheaper than the front, so it beat such a choice even where size says nothing",
     ),
 )
 _PRUNING = Exhibit(

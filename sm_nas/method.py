@@ -646,13 +646,19 @@ def speaks_against(
     If a network that is deeper and wider is already no more accurate than one that costs no more than the candidate,
     the candidate cannot come onto the front.
     """
+    for witness, better in witnesses(cost, history):
+        if not_larger(structure, witness.structure, order):
+            return witness.structure, better.structure
+    return None
+
+
+def witnesses(cost: float, history: History) -> Iterator[tuple[Evaluated, Evaluated]]:
+    """Networks that are no more accurate than another one that costs no more than `cost`, each with that one."""
     affordable = [member for member in history.front() if member.cost <= cost]
     for witness in history.evaluated:
         better = (each for each in affordable if each.accuracy >= witness.accuracy and each is not witness)
-        member = next(better, None)
-        if member is not None and not_larger(structure, witness.structure, order):
-            return witness.structure, member.structure
-    return None
+        if (member := next(better, None)) is not None:
+            yield witness, member
 
 
 def random_search(
