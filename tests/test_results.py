@@ -11,9 +11,10 @@ import pytest
 
 from common.plain import from_json, read_json, to_json
 from common.report.claims import read_claims
-from common.report.exhibit import ExhibitResult, Setting
+from common.report.exhibit import ExhibitResult, Setting, printed_table
 from common.report.readme import pages_of, published_folders
 from common.report.reproduce import by_number, draw, judge_measured
+from common.report.tables import Table, side_by_side
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = [
@@ -78,6 +79,21 @@ def test_no_result_names_a_folder_of_a_machine():
     texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "results").rglob("*.json")}
     assert texts
     assert {name: absolute.findall(text)[:1] for name, text in texts.items() if absolute.search(text)} == {}
+
+
+def test_tables_of_the_papers_show_what_is_printed():
+    for path in ROOT.glob("**/printed.json"):
+        exhibits = read_json(path)["exhibits"]
+        for name in exhibits:
+            table = printed_table(exhibits, name)
+            for _, _, shown in side_by_side(Table([], []), table, {}, {}) if table else ():
+                for row, cells in zip(table.rows, shown, strict=True):
+                    numbers = [
+                        (value, cell) for value, cell in zip(row, cells, strict=True) if isinstance(value, float)
+                    ]
+                    assert [float(cell.replace("−", "-")) for _, cell in numbers] == [value for value, _ in numbers], (
+                        name
+                    )
 
 
 def test_pictures_are_small():

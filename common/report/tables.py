@@ -1,7 +1,7 @@
 """Tables of text and numbers with their intervals, ours beside the paper's, as text or markdown."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +68,14 @@ def _fixed(value: float, decimals: int) -> str:
     return text[1:] if text.startswith("−") and not text.strip("−0.") else text  # no minus before a zero
 
 
-def _format_column(cells: Sequence[Cell]) -> list[str]:
-    """One column as text: the same number of decimals throughout, and no more than its numbers need."""
+def _format_column(cells: Sequence[Cell], as_printed: bool) -> list[str]:
+    """One column as text: the same number of decimals throughout, and no more than its numbers need.
+
+    as_printed: as many as they need, too, and not only as many as the largest has of four digits.
+    """
     numbers = [cell for cell in cells if isinstance(cell, float) and math.isfinite(cell)]
     huge = any(abs(number) >= 1e7 or 0 < abs(number) < 1e-4 for number in numbers)
-    allowed = _decimals_for(max(map(abs, numbers), default=0.0))
+    allowed = 8 if as_printed else _decimals_for(max(map(abs, numbers), default=0.0))
     shortest = max((len(f"{number:.{allowed}f}".rstrip("0").partition(".")[2]) for number in numbers), default=0)
 
     def text(cell: Cell) -> str:
@@ -91,10 +94,17 @@ def _format_column(cells: Sequence[Cell]) -> list[str]:
     return list(map(text, cells))
 
 
-def as_text(table: Table, units: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
-    """Heads, each with its column's unit, and rows, with every cell as text."""
+def as_text(
+    table: Table, units: Mapping[str, str], as_printed: Container[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Heads, each with its column's unit, and rows, with every cell as text. as_printed: columns whose numbers keep all
+    of their digits.
+    """
     heads = [f"{column} ({units[column]})" if units.get(column) else column for column in table.columns]
-    columns = [_format_column([row[place] for row in table.rows]) for place in range(len(heads))]
+    columns = [
+        _format_column([row[place] for row in table.rows], column in as_printed)
+        for place, column in enumerate(table.columns)
+    ]
     return heads, [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -139,10 +149,10 @@ def side_by_side(
     if paper and (joined := beside(ours, paper)):
         sides = (("ours", units), ("paper", theirs))
         named = {f"{column}, {whose}": unit for whose, known in sides for column, unit in known.items()}
-        return [("Ours beside the paper's", *as_text(joined, named | dict(units)))]
-    parts = [("Ours", ours, units)] if ours.rows else []
-    parts += [("The paper's", paper, theirs)] if paper else []
-    return [(name, *as_text(table, known)) for name, table, known in parts]
+        of_the_paper = [column for column in joined.columns if column.endswith(", paper")]
+        return [("Ours beside the paper's", *as_text(joined, named | dict(units), of_the_paper))]
+    parts = [("Ours", *as_text(ours, units))] if ours.rows else []
+    return [*parts, ("The paper's", *as_text(paper, theirs, paper.columns))] if paper else parts
 
 
 def plain_markdown(text: str) -> str:

@@ -703,7 +703,24 @@ def test_factor_correlations_are_of_what_was_trained():
     evaluated = [Evaluated(each, 1.0, share, 0) for each, share in zip(structures, (0.1, 0.2, 0.3, 0.9), strict=True)]
     failed = Evaluated(replace(structures[0], backbone="basicblock_72_2-2-2-1111"), 1.0, math.nan, 0)
     found = factor_correlations([*evaluated, failed])
-    assert (found["depth"], found["width"]) == (pytest.approx(1.0), 0.0)
+    assert found["depth"] == pytest.approx(1.0)
+    assert "width" not in found, "all have the same"
+
+
+def test_the_last_stage_is_the_last_that_the_pyramid_reads():
+    structure = Structure("basicblock_12_12-21-11111", (96, 96), (1, 3), 32, "rpn", 1)
+    *_, late = exhibits._architecture(Evaluated(structure, 1.0, 0.1, 0))
+    assert late == pytest.approx(5 / 9 - 2 / 9)
+
+
+def test_a_factor_that_a_group_shares_is_no_part_of_the_mean():
+    some = [Structure(f"basicblock_48_{code}", (96, 96), (1, 5), 32, "rpn", 1) for code in CODES]
+    wide = [
+        replace(each, backbone=each.backbone.replace("_48_", f"_{48 + 8 * place}_")) for place, each in enumerate(some)
+    ]
+    groups = [[Evaluated(each, 1.0, 0.1 * place, 0) for place, each in enumerate(group)] for group in (some, wide)]
+    assert exhibits._over_groups(list(map(factor_correlations, groups)))["width"] == pytest.approx(1.0)
+    assert exhibits._over_groups([factor_correlations(groups[0])])["width"] == 0.0
 
 
 # ---- what is not of the paper
@@ -797,10 +814,7 @@ def test_the_exhibit_on_pruning(monkeypatch):
     assert stage["skipped"].mean() > tables["position"]["skipped"].mean() > 0
     assert not tables["None"]["skipped"].any()
     blind, more = tables["size says nothing"], stage["lost at random"] - stage["lost"]
-    assert (
-        blind["skipped"].min() > stage["skipped"].max()
-        and stage["skipped"].mean() > tables["less noise"]["skipped"].mean()
-    )
+    assert blind["skipped"].mean() > stage["skipped"].mean() > tables["less noise"]["skipped"].mean()
     assert blind["lost"].mean() > blind["lost at random"].mean(), "nothing is won where the order says nothing"
     expected = {"skipped share": stage["share"], "order lost": stage["lost"], "random lost more": more}
     assert plain(evidence(numbers)) == plain(expected)
@@ -814,7 +828,7 @@ def test_the_exhibit_on_what_was_skipped():
     known = [[3] * 3, [1] * 3, [0.25] * 3, reached, reached + lost, lost, np.reshape(at_random, (3, 2)).mean(axis=1)]
     caption = (
         "The searches of Figure 4, mean over their groups; what they skipped was trained afterwards. Lost at random: "
-        "what the area loses when as many others are left out."
+        "what the area loses when as many are left out of those that the order decides about."
     )
     row = ["The search's own", *map(over_seeds, known)]
     assert_drawn(drawn("skipped", numbers), PRUNED_COLUMNS, [row], caption)
@@ -895,7 +909,7 @@ def test_exhibits_and_claims_are_the_papers():
     assert all(claim.seeds == 6 for claim in CLAIMS.values())
     conditions = [each for claim in PAPER.claims for each in claim.conditions]
     values = [each.printed for each in conditions if each.printed is not None]
-    assert values == [0.2, 1.5, 4.6, 1.3, 5.7, 1.0, 11.7, 0.47, 0.6, 6.5]
+    assert values == [0.2, 1.5, 4.6, 1.3, 5.7, 1.0, 11.7, 0.6, 6.5]
     effects = {"AP points": {1.0, 0.02}, "times": {0.5, 0.1}, "of all": {0.1, 0.02}, "tau": {0.2}}
     for unit, some in effects.items():
         assert {each.effect for each in conditions if each.unit == unit} == some

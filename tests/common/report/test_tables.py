@@ -55,6 +55,15 @@ def test_columns_share_their_decimals():
     assert as_text(Table(["a"], []), {}) == (["a"], [])
 
 
+def test_what_a_paper_prints_keeps_its_digits():
+    printed = Table(["Method", "Time"], [["AmoebaNet", 2498.3], ["E2", 39.5], ["E3", 50.75]])
+    ours = Table(["Method", "Time"], [["E2", 1234.5678], ["E3", 2.5]])
+    ((_, _, joined),) = side_by_side(ours, printed, {}, {})
+    assert joined == [["E2", "1235", "39.50"], ["E3", "2", "50.75"], ["AmoebaNet", "–", "2498.30"]]
+    ((_, _, alone),) = side_by_side(Table(["Other"], []), printed, {}, {})
+    assert [time for _, time in alone] == ["2498.30", "39.50", "50.75"]
+
+
 def test_beside_aligns_rows_by_label_and_keeps_what_one_side_lacks():
     joined = beside(OURS, THEIRS)
     assert joined.columns == ("Method", "Cost, ours", "Cost, paper")
