@@ -595,7 +595,7 @@ BOUNDS |= {"DO-12": [("below", 10)]}
 
 
 def lowest(values: Sequence[Sequence[float]]) -> list[float]:
-    """Of columns, the mean whose interval reaches lowest, the error divided among them; two seeds, so t has 1 degree."""
+    """Of columns, the mean whose interval reaches lowest, the error divided among them; t of two seeds."""
     intervals = []
     for one, other in zip(*values, strict=True):
         half = math.tan(math.pi * (0.5 - 0.025 / len(values[0]))) * abs(one - other) / 2
