@@ -119,7 +119,7 @@ def plan(study: DetOFAStudy, seconds: float, random: bool) -> Preset:
     image, pruned = pace["image"], pace["image" if random else "pruned image"]
     training = study.images_an_epoch * (preset.warm_up.epochs * image + preset.fine_tuning.epochs * pruned)
     path = pace["path"] if random else 2 * (pace["path"] + pace["filter"])  # after the warm-up, and for the search
-    searching = 0.0 if random else pace["search"] * len(preset.budget_shares)
+    searching = 0.0 if random else pace["prune"] + pace["search"] * len(preset.budget_shares)
     share = (seconds - searching) / (training + preset.fine_tuning_paths * study.constraint.buckets * path)
     return replace(
         preset,
@@ -131,7 +131,8 @@ def plan(study: DetOFAStudy, seconds: float, random: bool) -> Preset:
 
 def measure_pace(study: DetOFAStudy, run: Run) -> dict[str, float]:
     """CPU seconds of a training image, with uniform paths and with those drawn by their score in a pruned space; of
-    validating a path; of a filter's fine-tuning for each path that it learns from; and of the search for one budget.
+    validating a path; of a filter's fine-tuning for each path that it learns from; of the search for one budget; and of
+    pruning the space.
     """
     supernet, everything, task = study.detector(), Operations.all(study.space), study.detection_task
     preset, training = study.preset, study.training(lasting(study.preset.fine_tuning, _EPOCHS))
@@ -142,7 +143,9 @@ def measure_pace(study: DetOFAStudy, run: Run) -> dict[str, float]:
     path_filter, tuning = study.new_filter(), study.training(preset.path_filter.fine_tuning)
     tuned = method.train_filter(run, "filter", path_filter, losses, study.space, study.constraint, tuning)
     scorer, pruning = study.scorer(path_filter), VARIANTS["ours"].pruning
+    began = time.process_time()
     sampler, _ = method.prune(everything, scorer, pruning, preset.operation_samples, study.seed)
+    prune = time.process_time() - began
     pruned = method.train(run, "pruned", supernet, task, sampler, training)
     began = time.process_time()
     method.search(everything, scorer, study.budgets[-1], preset.evolution, study.seed)
@@ -152,4 +155,5 @@ def measure_pace(study: DetOFAStudy, run: Run) -> dict[str, float]:
         "path": sampling["cpu_seconds"] / len(some.paths),
         "filter": tuned.cpu_seconds / len(losses.paths),
         "search": time.process_time() - began,
+        "prune": prune,
     }

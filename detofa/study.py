@@ -241,9 +241,17 @@ class DetOFAStudy(Study):
         return method.validated_paths(Run.read(self.run_path(what)), what, self.space)
 
     def pruned(self, pruning: PruningSettings) -> tuple[method.PathSampler, OperationScores]:
-        """Algorithm 1, lines 5 and 6, after the shared warm-up."""
-        scorer = self.scorer(self.filter_of("warm-up"))
-        return method.prune(Operations.all(self.space), scorer, pruning, self.preset.operation_samples, self.seed)
+        """Algorithm 1, lines 5 and 6, after the shared warm-up; done once."""
+        if pruning not in self._pruned:
+            scorer, began = self.scorer(self.filter_of("warm-up")), time.process_time()
+            found = method.prune(Operations.all(self.space), scorer, pruning, self.preset.operation_samples, self.seed)
+            self._pruned[pruning] = found, time.process_time() - began
+        return self._pruned[pruning][0]
+
+    @cached_property
+    def _pruned(self) -> dict[PruningSettings, tuple[tuple[method.PathSampler, OperationScores], float]]:
+        """What was pruned by some settings, and the CPU seconds that it took."""
+        return {}
 
     def operations(self, variant: Variant) -> Operations:
         """The space that a variant's nets are searched in."""
@@ -284,7 +292,7 @@ class DetOFAStudy(Study):
         method.train_filter(run, "search-filter", path_filter, losses, self.space, constraint, training)
         scorer, began = self.scorer(path_filter), time.process_time()
         found = [method.search(operations, scorer, budget, preset.evolution, self.seed).best for budget in self.budgets]
-        seconds = time.process_time() - began
+        seconds = time.process_time() - began + self._pruned.get(variant.pruning, (None, 0.0))[1]
         chance = [method.best_affordable(losses, constraint, budget) for budget in self.budgets]
         return {
             "costs": costs,

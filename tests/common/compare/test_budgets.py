@@ -36,14 +36,14 @@ def study(preset, pace: dict, **more):
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("seconds", [200.0, 600.0, 2400.0])
 def test_detofa_scales_its_trainings_and_samplings(seconds, random):
-    pace = {"image": 0.004, "pruned image": 0.005, "path": 0.2, "filter": 0.04, "search": 3.0}
+    pace = {"image": 0.004, "pruned image": 0.005, "path": 0.2, "filter": 0.04, "search": 3.0, "prune": 4.0}
     own = detofa.plan(study(DETOFA, pace, constraint=SimpleNamespace(buckets=5)), seconds, random)
     paths = 5 * own.fine_tuning_paths
     if random:
         taken = (own.warm_up.epochs + own.fine_tuning.epochs) * IMAGES * 0.004 + paths * 0.2
     else:
         taken = own.warm_up.epochs * IMAGES * 0.004 + own.fine_tuning.epochs * IMAGES * 0.005  # drawn by their scores
-        taken += 2 * paths * (0.2 + 0.04) + 5 * 3.0  # after the warm-up, and for the search
+        taken += 2 * paths * (0.2 + 0.04) + 5 * 3.0 + 4.0  # after the warm-up, and for the search
     assert taken == pytest.approx(seconds, rel=0.05)
     share = own.fine_tuning.epochs / DETOFA.fine_tuning.epochs
     assert own.warm_up.epochs == pytest.approx(share * DETOFA.warm_up.epochs, abs=1)
@@ -101,7 +101,7 @@ def test_sm_nas_selects_where_it_proposes_more_than_it_begins_with():
 
 
 def test_a_budget_too_small_for_anything_leaves_the_least_of_everything():
-    pace = {"image": 1.0, "pruned image": 1.0, "path": 1.0, "filter": 1.0, "search": 9.0}
+    pace = {"image": 1.0, "pruned image": 1.0, "path": 1.0, "filter": 1.0, "search": 9.0, "prune": 1.0}
     own = detofa.plan(study(DETOFA, pace, constraint=SimpleNamespace(buckets=5)), 1.0, False)
     assert (own.warm_up.epochs, own.fine_tuning.epochs, own.fine_tuning_paths) == (1, 1, 2)
     pace = {"base image": 1.0, "pool image": [1.0] * 3, "pair image": 1.0, "measuring": 1.0}
