@@ -114,6 +114,20 @@ def test_the_seconds_of_a_search_are_of_the_processor(finished, monkeypatch):
     monkeypatch.setattr(study, "measured", lambda *_: [])
     assert study.train_and_search(VARIANTS["ofa"], run)["search_seconds"] < 0.3
 
+    prune, calls = method.prune, []
+
+    def busy(*arguments):
+        calls.append(time.process_time())
+        while time.process_time() < calls[-1] + 0.3:
+            pass
+        return prune(*arguments)
+
+    monkeypatch.setattr(method, "prune", busy)
+    assert study.train_and_search(VARIANTS["ours"], run)["search_seconds"] > 0.3
+    study.operations(VARIANTS["ours"])
+    assert len(calls) == 1, "the space is pruned once"
+    assert study.train_and_search(VARIANTS["ofa"], run)["search_seconds"] < 0.3
+
 
 def test_a_result_says_all_that_the_exhibits_need(finished):
     _, results = finished
