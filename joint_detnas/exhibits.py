@@ -19,10 +19,20 @@ from numpy.typing import ArrayLike
 
 from common.plain import from_json
 from common.report.claims import Before, Claim, Condition, Evidence, ap_rule
-from common.report.exhibit import COCO_NUMBERS, Drawn, Exhibit, Measured, Picture, Setting, over_seeds, stacked, triple
+from common.report.exhibit import (
+    COCO_NUMBERS,
+    Drawn,
+    Exhibit,
+    Measured,
+    Picture,
+    Setting,
+    in_points,
+    over_seeds,
+    stacked,
+    triple,
+)
 from common.report.reproduce import Paper
 from common.report.statistics import Difference, farthest
-from common.report.tables import Table
 from joint_detnas.presets import KINDS, Teacher, other_choices, size_name
 
 if TYPE_CHECKING:
@@ -45,16 +55,11 @@ def _detector_numbers(result: Mapping[str, Any]) -> dict[str, Any]:
     """What tables show of a detector. result: as the study's `report` gives it, AP from 0 to 1."""
     kept = ("macs", "macs_mmdet", "params", "backbone_macs_mmdet", "backbone_macs_at_base_size", "latency", "seconds")
     return {
-        **{name: _points(result.get(name)) for name in COCO_NUMBERS},
+        **{name: in_points(result.get(name)) for name in COCO_NUMBERS},
         **{name: result.get(name) for name in kept},
         "size": size_name(result["size"]),
-        "AP_at": {size: _points(each) for size, each in result["AP_at"].items()},
+        "AP_at": {size: in_points(each) for size, each in result["AP_at"].items()},
     }
-
-
-def _points(share: float | None) -> float:
-    """A share of 1 in points; NaN for None, and for the -1 that COCO has where there is nothing to find."""
-    return math.nan if share is None or share < 0 else 100 * share
 
 
 def _upgrades(study: "JointDetNASStudy") -> dict[str, dict[str, Any]]:
@@ -71,7 +76,7 @@ def _upgrades(study: "JointDetNASStudy") -> dict[str, dict[str, Any]]:
 
 def _base_level(study: "JointDetNASStudy") -> list[float]:
     """AP of the base detectors that are upgraded."""
-    return [_points(study.upgrading(backbone).base()["AP"]) for backbone in study.preset.upgraded_backbones]
+    return [in_points(study.upgrading(backbone).base()["AP"]) for backbone in study.preset.upgraded_backbones]
 
 
 def _latency_ratio(timed: Mapping[str, Any]) -> float:
@@ -154,17 +159,6 @@ def detector(backbone: str) -> str:
     return f"{_BACKBONE_NAMES[backbone]}-FPN"
 
 
-def _drawn(
-    units: Mapping[str, str],
-    rows: Sequence[Sequence[Any]],
-    caption: str,
-    notes: Sequence[str] = (),
-    pictures: Sequence[Picture] = (),
-) -> Drawn:
-    """units: of every column, "" for none."""
-    return Drawn(Table([*units], rows), caption, notes, {name: unit for name, unit in units.items() if unit}, pictures)
-
-
 def _curve(x: Sequence[float], means: Sequence[Difference]) -> list[list[float]]:
     """A line for `common.report.figures.progress`: x, mean, low and high, each (N,)."""
     return [list(x), *map(list, zip(*map(triple, means), strict=True))]
@@ -231,7 +225,7 @@ def _draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
             rows.append([f"{name}-FPN", size, *numbers, *map(gains.get, _ALONE)])
     epochs = ", ".join(f"{phase['epochs']} ({phase['name']})" for phase in preset["shrinking"]["phases"])
     networks = [f"{name} is {from_json(Teacher, teacher)}" for name, teacher in preset["equivalents"]]
-    return _drawn(
+    return Drawn.of(
         {"Base model": "", "Input": "", "AP, our ETP": "points"}
         | {f"AP alone, {text}": "points" for text in _ALONE.values()}
         | {f"Gain over {text}": "AP points" for text in _ALONE.values()},
@@ -299,7 +293,7 @@ def _draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
             rows.append([name, percentage, row["backbone_macs_mmdet"].mean(1e-6), row.ap, behind])
         bars[name] = {percentage: triple(row.ap) for percentage, row in shown.items()}
     of_cost = preset["search"]["morphism"]["percentage_of"] == "cost"
-    return _drawn(
+    return Drawn.of(
         dict.fromkeys(("Model", "Pruning percentage"), "")
         | {"Backbone FLOPS": "M", "AP": "points", "Minus 0 %": "AP points"},
         rows,
@@ -368,7 +362,7 @@ def _draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
         for kind, method in (("imitation", "FGFI"), ("ours", "our KD")):
             names, taught = [method, _BACKBONE_NAMES[backbone], row["teacher"]["name"]], shown[kind]
             rows.append([*names, alone.ap, teacher.ap, taught.ap, taught.ap_minus(alone)])
-    return _drawn(
+    return Drawn.of(
         dict.fromkeys(("KD method", "Student", "Teacher"), "")
         | dict.fromkeys(("Baseline AP", "Teacher AP", "AP"), "points")
         | {"Gain": "AP points"},
@@ -426,7 +420,7 @@ def _measure_figure4(study: "JointDetNASStudy") -> Measured:
         "dynamic on the way": float(ahead["conventional"].mean()),
         "dynamic ends": float(ahead["conventional"][-1]),
         "dynamic ends above untaught": float(ahead["untaught"][-1]),
-        "level of figure4": _points(study.base()["AP"]),
+        "level of figure4": in_points(study.base()["AP"]),
     }
     spent = {f"best pair, {name}": search["upgraded"] for name, search in searches.items()}
     return {"curves": curves, "evidence": found, "budget": budget(**spent)}
@@ -439,7 +433,7 @@ def _draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
         curves[label] = _curve(range(len(scores)), scores)
         rows += [[label, place, score] for place, score in enumerate(scores)]
     ends, way = (Shown(measured)["evidence", key].mean() for key in ("dynamic ends", "dynamic on the way"))
-    return _drawn(
+    return Drawn.of(
         {"Teacher": "", "Pairs trained": "", "Best score": "points of H"},
         rows,
         f"{detector(setting.preset['backbone'])}, its architecture fixed, trained on pair by pair "
@@ -499,7 +493,8 @@ def _measure_table4(study: "JointDetNASStudy") -> Measured:
 
     found = {
         "gain": lambda: [
-            _points(of.upgraded()["AP"]) - _points(of.trained_on(of.upgraded()["depth"])["AP"]) for of in every.values()
+            in_points(of.upgraded()["AP"]) - in_points(of.trained_on(of.upgraded()["depth"])["AP"])
+            for of in every.values()
         ],
         "cost": lambda: ratios("macs_mmdet"),
         "time": lambda: [_latency_ratio(of.latencies()) for of in every.values()],
@@ -521,7 +516,7 @@ def _draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
             flops, fps, gain, over_control = changes
             cost = [row["macs_mmdet"].mean(1e-6), flops, row.images_a_second, fps]
             rows.append([detector(backbone), name, *cost, row.ap, gain, over_control, row.size])
-    return _drawn(
+    return Drawn.of(
         {"Base model": "", "Group": "", "FLOPS": "M", "FLOPS change": "%", "FPS": "images a second", "FPS change": "%"}
         | {"AP": "points", "Gain": "AP points", "Minus trained on alone": "AP points", "Input": ""},
         rows,
@@ -583,7 +578,7 @@ def _measure_table5(study: "JointDetNASStudy") -> Measured:
         rows[name] = {"before": _detector_numbers(result["before"]), "after": _detector_numbers(result)}
     ahead = {f"joint minus {name}": rows["joint"]["after"]["AP"] - rows[name]["after"]["AP"] for name in _PIPELINES}
     sides = {"joint": slim, **{name.replace("-", "_"): each for name, each in pipelines.items()}}
-    evidence = ahead | {"level of table5": _points(study.base()["AP"])}
+    evidence = ahead | {"level of table5": in_points(study.base()["AP"])}
     return {"rows": rows, "evidence": evidence, "budget": budget(**sides)}
 
 
@@ -597,7 +592,7 @@ def _draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
         rows.append([method, *pruned, after.ap, after.ap_minus(before), joint.ap_minus(after)])
     if whole:
         rows.append([f"Joint-DetNAS ({base})", None, None, joint[flops].mean(1e-6), None, joint.ap, None, None])
-    return _drawn(
+    return Drawn.of(
         {"Method": "", "Intermediate backbone FLOPS": "M", "Intermediate AP": "points", "Final backbone FLOPS": "M"}
         | {"FLOPS change": "%", "Final AP": "points", "Gain": "AP points", "Joint-DetNAS minus it": "AP points"},
         rows,
@@ -664,12 +659,14 @@ def _measure_figure5(study: "JointDetNASStudy") -> Measured:
     return {
         "teachers": list(teachers),
         "teacher parameters": sizes,
-        "teacher AP": [_points(each["AP"]) for each in teachers.values()],
+        "teacher AP": [in_points(each["AP"]) for each in teachers.values()],
         "students": students,
         "evidence": {
             "slope": _matching_slope([each["parameters"] for each in students.values()], sizes, gains),
             "gains": gains,
-            "level of figure5": [_points(study.upgrading(each).base()["AP"]) for each in study.preset.pruned_backbones],
+            "level of figure5": [
+                in_points(study.upgrading(each).base()["AP"]) for each in study.preset.pruned_backbones
+            ],
         },
     }
 
@@ -696,7 +693,7 @@ def _draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
     slope = Shown(measured)["evidence", "slope"].mean()
     teachers = zip(first["teachers"], first["teacher parameters"], strict=True)
     names = {f"{name} ({size:.3g} M)": "AP points" for name, size in teachers}
-    return _drawn(
+    return Drawn.of(
         {"Student": "", "Parameters": "M", **names},
         rows,
         f"Rise in AP of each student in {setting.preset['grid_training']['epochs']} epochs under each teacher, from "
@@ -826,7 +823,7 @@ def _draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
         kinds = [step["kind"] for step in good if (step["pair"] <= half) == early]
         shares[part] = {kind: (_mean([each == kind for each in kinds]), math.nan, math.nan) for kind in STEPS}
     share, place = (Shown(measured)["evidence", key].mean() for key in ("pruning's share", "pruning's place"))
-    return _drawn(
+    return Drawn.of(
         {"Step": "", "Pairs": "", "Beneficial": "share", "Score increments": "points of H"}
         | {"Mean pair of beneficial ones": ""},
         rows,
@@ -904,7 +901,7 @@ def _draw_table6(measured: Sequence[Measured], setting: Setting) -> Drawn:
             row, (method, searched, trained_on) = Shown(measured)["rows", backbone, kind], named[kind]
             ap = [row[key].mean() for key in COCO_NUMBERS]
             rows.append([method, searched, row.size, trained_on, row.images_a_second, *ap])
-    return _drawn(
+    return Drawn.of(
         {"Method": "", "Backbone": "", "Input": "", "Post-search training": "epochs", "FPS": "images a second"}
         | dict.fromkeys(COCO_NUMBERS, "points"),
         rows,
@@ -940,7 +937,7 @@ def _measure_table7(study: "JointDetNASStudy") -> Measured:
         "share without effect": share,
         "search minus random": ours[-1] - theirs[-1],
         "search minus random without effect": ahead,
-        "level of table7": _points(study.base()["AP"]),
+        "level of table7": in_points(study.base()["AP"]),
     }
     spent = {"best_pair_of_the_search": study.upgraded(), "best_pair_of_random_search": study.upgraded("random")}
     return {"searches": found, "preparation": study.preparation(), "evidence": reached, "budget": budget(**spent)}
@@ -990,7 +987,7 @@ def _draw_table7(measured: Sequence[Measured], setting: Setting) -> Drawn:
         costs = [over_seeds(minutes * each) for each in (preparation + search, preparation, search)]
         rows.append([method, *found, row["pairs"].mean().mean, *costs])
     share, ahead = (Shown(measured)["evidence", key].mean() for key in ("share of the budget", "search minus random"))
-    return _drawn(
+    return Drawn.of(
         {"Search method": "", "FLOPS": "M", "AP": "points", "Best score": "points of H", "Searched architectures": ""}
         | dict.fromkeys(("Search cost", "Pre-training", "Search"), "minutes"),
         rows,
@@ -1061,7 +1058,7 @@ def _draw_figure7(measured: Sequence[Measured], setting: Setting) -> Drawn:
             bars[f"{detector(backbone)} {when}"] = {f"stage {n}": triple(each) for n, each in enumerate(costs, 1)}
     lost = [100 * over_seeds(stage).mean for stage in stacked(measured, "evidence", "stages").T]
     shares = ", ".join(f"stage {number} {share:.1f} %" for number, share in enumerate(lost, 1))
-    return _drawn(
+    return Drawn.of(
         {"Backbone": "", "Search": ""} | {f"Stage {number}": "M" for number in range(1, 5)},
         rows,
         "Where the backbone computes, at the base size: stages 1 to 4 put out strides 4, 8, 16 and 32.",
@@ -1128,7 +1125,7 @@ def _draw_choices(measured: Sequence[Measured], setting: Setting) -> Drawn:
             score, ap = None, None
         numbers = [row["score"].mean(), score, row.ap, ap, row["macs_mmdet"].mean(1e-6)]
         rows.append([CHOICES[name], *numbers, row["gain"].mean(), row["seconds"].mean(1 / 60)])
-    return _drawn(
+    return Drawn.of(
         {"Choice": "", "Best score": "points of H", "Minus as chosen": "points of H", "AP": "points"}
         | {"AP minus as chosen": "AP points", "FLOPS": "M", "Gain of a pair": "points of H", "Search": "minutes"},
         rows,
@@ -1164,7 +1161,7 @@ def _draw_penalty(measured: Sequence[Measured], setting: Setting) -> Drawn:
         row, chosen = (Shown(whole)["rows", f"{name} {each}"] for each in (choice, "none"))
         other = None if choice == "none" else row["after"].ap_minus(chosen["after"])
         rows.append([_PIPELINES[name], _PENALISED[choice], row["before"].ap, row["after"].ap, other])
-    return _drawn(
+    return Drawn.of(
         {"Pipeline": "", "Penalty before the pruning": "", "AP before the pruning": "points", "Final AP": "points"}
         | {"Minus as chosen": "AP points"},
         rows,
@@ -1190,7 +1187,7 @@ def _draw_pairs(measured: Sequence[Measured], setting: Setting) -> Drawn:
         rate = f"{training['policy']}, {training['learning_rate']:g}"
         changes = [over_seeds(alone.mean(axis=1)), over_seeds(taught.mean(axis=1))]
         rows.append([training["epochs"], rate, over_seeds(stacked(tried, "cpu_seconds")), *changes, spread, alpha])
-    return _drawn(
+    return Drawn.of(
         {"Epochs": "", "Learning rate": "", "Taught for": "CPU s", "Alone": "AP points", "Taught": "AP points"}
         | {"Spread": "AP points", "Alpha": ""},
         rows,
@@ -1217,7 +1214,7 @@ def _draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
         ap, rises = ([over_seeds(each) for each in at.T] for at in (values, np.diff(values)))
         rows += [[label, *row] for row in zip(points["samples"], ap, [None, *rises], strict=True)]
         curves[label] = _curve(points["samples"], ap)
-    return _drawn(
+    return Drawn.of(
         {"Network": "", "Samples": "", "AP": "points", "Rise by doubling": "AP points"},
         rows,
         "AP on validation images against the length of training, each length a training of its own; on seeds that "

@@ -26,13 +26,13 @@ from common.report.exhibit import (
     Picture,
     Setting,
     in_all,
+    in_points,
     over_seeds,
     stacked,
     triple,
 )
 from common.report.reproduce import Paper
 from common.report.statistics import Difference, bootstrap_interval, kendall_tau, partial_tau
-from common.report.tables import Table
 from common.search.pareto import attainment, hypervolume
 from common.settings import COCO_CLASSES
 from sm_nas.encoding import BackboneCode, Structure
@@ -82,20 +82,15 @@ def _searched_models(study: "SMNAS") -> dict[str, Structure]:
 def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
     """What tables show of a trained detector."""
     kept = ("structure", LATENCY, FLOPS, "backbone_macs_mmdet")
-    return {name: _points(result.get(name)) for name in COCO_NUMBERS} | {name: result.get(name) for name in kept}
+    return {name: in_points(result.get(name)) for name in COCO_NUMBERS} | {name: result.get(name) for name in kept}
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _points(share: float | None) -> float:
-    """NaN for None, and for the -1 that COCO has where there is nothing to find."""
-    return math.nan if share is None or share < 0 else 100 * share
-
-
 def _final_points(study: "SMNAS", name: str, structure: Structure) -> float:
-    return _points(study.final(name, structure)["AP"])
+    return in_points(study.final(name, structure)["AP"])
 
 
 def _ahead(study: "SMNAS", structures: Mapping[str, Structure], one: str, other: str) -> float:
@@ -145,18 +140,6 @@ def parts_of(structure: Structure) -> tuple[str, str, str, str, str]:
     rpn = "no RPN" if structure.rpn is None else structure.rpn.upper()
     head = f"Cascade(n={structure.heads})" if structure.heads > 1 else {0: "RetinaNet", 1: "2FC"}[structure.heads]
     return _size(structure), _backbone(structure), neck, rpn, head
-
-
-def _drawn(
-    columns: Mapping[str, str],
-    rows: Sequence[Sequence[Any]],
-    caption: str,
-    notes: Sequence[str] = (),
-    pictures: Sequence[Picture] = (),
-) -> Drawn:
-    """columns: name -> unit, which may be empty."""
-    units = {name: unit for name, unit in columns.items() if unit}
-    return Drawn(Table(list(columns), rows), caption, notes, units, pictures)
 
 
 def _rule(name: str, quantity: str, *rule: Any, **more: Any) -> Condition:
@@ -236,7 +219,7 @@ def _draw_table1(measured: Sequence[Measured], setting: Setting) -> Drawn:
     ]
     if sets["second"] is None:
         notes.append("No second data set was given (--second-data): experiments 3 and 4 are left out.")
-    return _drawn(
+    return Drawn.of(
         dict.fromkeys(("Exp", "Data", "Model", "Backbone", "Input"), "") | _TIME_AND_AP | _COSTS_THERE,
         rows,
         "Detectors trained by the final schedule, on validation images. Which one is better depends on the data set?",
@@ -334,7 +317,7 @@ def _measure_figure3(study: "SMNAS") -> Measured:
         **_search_numbers(study.stage_one),
         "picks": {f"C{place}": str(each.structure) for place, each in enumerate(study.picks)},
         "backbones": {
-            name: {"AP": _points(record.get("AP")), LATENCY: record.get(LATENCY), FLOPS: record.get(FLOPS)}
+            name: {"AP": in_points(record.get("AP")), LATENCY: record.get(LATENCY), FLOPS: record.get(FLOPS)}
             for name, record in study.backbones.items()
         },
         "evidence": {},
@@ -385,7 +368,7 @@ def _draw_figure3(measured: Sequence[Measured], setting: Setting) -> Drawn:
         f"{preset.stage_one_training.optimisation.epochs} epochs against the time of detection. The area is under the "
         "front, over time from 0 to that of the slowest candidate."
     )
-    return _drawn(_SEARCH_COLUMNS, _search_rows(measured), caption, notes, pictures)
+    return Drawn.of(_SEARCH_COLUMNS, _search_rows(measured), caption, notes, pictures)
 
 
 def _by_seed(structures: Mapping[int, Mapping[str, str]]) -> list[str]:
@@ -481,7 +464,7 @@ def _draw_mobilenet(measured: Sequence[Measured], setting: Setting) -> Drawn:
         rows.append([_BACKBONE_NAMES[name], *costs, *compared])
     columns = {"Backbone": "", "FLOPS": "M", "Time": "ms", "AP": "points"}
     columns |= dict.fromkeys(("FLOPS, over ResNet18's", "Time, over ResNet18's"), "times")
-    return _drawn(
+    return Drawn.of(
         columns | {"AP minus ResNet18's": "AP points"},
         rows,
         f"Two backbones within the structure of Table 3, {_preset(setting).strategy_model}, trained by the final "
@@ -522,7 +505,7 @@ def _measure_ranking(study: "SMNAS") -> Measured:
     """Named detectors after stage one's training, on held-out training images, and after the final one."""
     named = dict((*study.preset.models, *study.preset.classics))
     ranked = [
-        {"name": one["name"], "short": _points(one["short"]), "long": _points(one["long"]), FLOPS: one[FLOPS]}
+        {"name": one["name"], "short": in_points(one["short"]), "long": in_points(one["long"]), FLOPS: one[FLOPS]}
         for one in study.ranked
     ]
     return {
@@ -542,7 +525,7 @@ def _draw_ranking(measured: Sequence[Measured], setting: Setting) -> Drawn:
         rows.append([one["name"], 1e-6 * one[FLOPS], short, long])
     taus = [kendall_tau(*([_number(one[kind]) for one in each["ranked"]] for kind in _LENGTHS)) for each in measured]
     epochs = [each.optimisation.epochs for each in (preset.stage_one_training, preset.final_training)]
-    return _drawn(
+    return Drawn.of(
         {"Detector": "", "FLOPS": "M", "AP after stage one's": "points", "AP after the final one": "points"},
         rows,
         f"Named detectors after stage one's training of {epochs[0]} epochs, on held-out training images, and after the "
@@ -612,7 +595,7 @@ def _measure_figure4(study: "SMNAS") -> Measured:
             "pushed further": ahead("F", "R"),
             "least AP": lambda: float(
                 np.minimum(
-                    np.mean([_points(finals[f"C{place}"]["AP"]) for place in range(len(groups))]),
+                    np.mean([in_points(finals[f"C{place}"]["AP"]) for place in range(len(groups))]),
                     _mean_points(_trained_in_stage_two(study)),
                 )
             ),
@@ -659,7 +642,7 @@ def _draw_figure4(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "begins with its structure's own backbone."
     )
     pictures = [Picture("figure4", "fronts", fronts | {"log_cost": True}), *more]
-    return _drawn({"Group": ""} | _SEARCH_COLUMNS, rows, caption, notes, pictures)
+    return Drawn.of({"Group": ""} | _SEARCH_COLUMNS, rows, caption, notes, pictures)
 
 
 _PUSHED = (
@@ -760,7 +743,7 @@ def _draw_table2(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "The standard backbone: ResNet18 for E0, ResNet34 for E1 and E2, ResNet101 for E3, ResNeXt101-32x4d for E4 and "
         "E5; for F the backbone of the structure that it was searched in.",
     ]
-    return _drawn(columns, rows, caption, notes)
+    return Drawn.of(columns, rows, caption, notes)
 
 
 _TABLE2 = Exhibit(
@@ -783,7 +766,7 @@ BN_PRETRAINED, BN, GN, GN_WS, GN_WS_FAST, GN_WS_BEST = 0, 2, 4, 5, 6, 7
 def _measure_table3(study: "SMNAS") -> Measured:
     """The eight ways to train a detector."""
     rows = [study.strategy(row) for row in range(len(study.preset.strategies))]
-    points = [_points(row["AP"]) for row in rows]
+    points = [in_points(row["AP"]) for row in rows]
     return {
         "rows": [{"AP": each} for each in points],
         "evidence": {"strategies": points},
@@ -808,7 +791,7 @@ def _draw_table3(measured: Sequence[Measured], setting: Setting) -> Drawn:
         f"At this scale the optimiser is {preset.strategies[0].optimisation.optimiser}. '2x8' is read as 2 images on "
         "each of 8 devices: a batch norm sees so many images at a time, and gradients are those of the whole batch.",
     ]
-    return _drawn(
+    return Drawn.of(
         columns | {"Minus experiment 0": "AP points"},
         rows,
         f"{backbone}, {neck}, at {size}, trained in eight ways; AP on validation images.",
@@ -945,7 +928,7 @@ def _draw_table4(measured: Sequence[Measured], setting: Setting) -> Drawn:
         "Detectors that the search space does not cover (YOLO, FSAF, CornerNet, CenterNet, AlignDet, Mask R-CNN, "
         "TridentNet, DetNAS, NAS-FPN) are not trained here.",
     ]
-    return _drawn(
+    return Drawn.of(
         {"Method": "", "Backbone": "", "Input": "", "Time": "ms"}
         | dict.fromkeys(COCO_NUMBERS, "points")
         | {"MACs at the paper's size": "G"},
@@ -965,7 +948,7 @@ def _draw_figure1(measured: Sequence[Measured], setting: Setting) -> Drawn:
             names[name] = (latency.mean, accuracy.mean)
             points[label].append(names[name])
     compared = {"highlighted": names, "with_front": ["E0 to E5", "Classic detectors"]}
-    return _drawn(
+    return Drawn.of(
         {"Kind": "", "Model": "", "Time": "ms", "AP": "points"},
         rows,
         "Time of detection and AP on validation images, mean over seeds; lines: the fronts.",
@@ -1074,7 +1057,7 @@ def _draw_table5(measured: Sequence[Measured], setting: Setting) -> Drawn:
     notes = [f"Transferred: {', '.join(_TRANSFERRED)}, as the paper lists them."]
     if data == setting.data:
         notes.append("No second data set was given (--second-data): this is the data that everything else is on.")
-    return _drawn(
+    return Drawn.of(
         {"Data": "", "Input": "", "Model": ""} | _TIME_AND_AP | {"Minus the plain detector": "AP points"},
         rows,
         "Searched models trained on another data set, beside a plain detector at the same input size.",
@@ -1191,7 +1174,7 @@ def _draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
         values[title] = {name: triple(value) for name, value in found.items()}
         rows.append([title, *found.values()])
     candidates = "; ".join(", ".join(map(str, numbers["candidates"])) for numbers in measured)
-    return _drawn(
+    return Drawn.of(
         dict.fromkeys(("Candidates", *FACTORS), ""),
         rows,
         "Kendall's tau of the architecture's factors with AP among the trained candidates of stage two, inside each "
@@ -1373,7 +1356,7 @@ def _draw_pruned(rows: Mapping[str, Callable[[str], Any]], caption: str) -> Draw
     keys = ("trained", "skipped", "share", "area", "all", "lost", "lost at random")
     columns = {"Order": "", "Trained": "", "Skipped": "", "Share": "of the proposals"}
     areas = ("Area under the front", "With the skipped ones", "Lost by skipping", "Lost at random")
-    return _drawn(
+    return Drawn.of(
         columns | dict.fromkeys(areas, "AP points"),
         [[label, *map(cell, keys)] for label, cell in rows.items()],
         f"{caption} Lost at random: what the area loses when as many are left out of those that the order decides "
@@ -1449,7 +1432,7 @@ def _measure_plateau(study: "SMNAS") -> Measured:
             longer = replace(optimisation, epochs=max(1, round(factor * optimisation.epochs)))
             strategy = replace(preset.final_training, optimisation=longer)
             result = study.trained(f"plateau-{name.lower().replace(' ', '-')}-x{factor:g}", structure, strategy)
-            numbers = {"AP": _points(result["AP"]), **{key: result[key] for key in ("samples", "cpu_seconds")}}
+            numbers = {"AP": in_points(result["AP"]), **{key: result[key] for key in ("samples", "cpu_seconds")}}
             runs.setdefault(name, {})[f"{factor:g}"] = numbers
     return {"lengths": runs, "evidence": {}}
 
@@ -1469,7 +1452,7 @@ def _draw_plateau(measured: Sequence[Measured], setting: Setting) -> Drawn:
             before = points
         curves[name] = list(map(list, zip(*bands, strict=True)))
     columns = {"Model": "", "Of the final schedule": "times", "Samples": "", "CPU time": "s", "AP": "points"}
-    return _drawn(
+    return Drawn.of(
         columns | {"More than before": "AP points"},
         rows,
         "AP on validation images against the length of training, on a seed that nothing is judged by.",

@@ -66,6 +66,24 @@ class Drawn:
     units: Mapping[str, str] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
 
+    @classmethod
+    def of(
+        cls,
+        columns: Mapping[str, str],
+        rows: Sequence[Sequence[Any]],
+        caption: str,
+        notes: Sequence[str] = (),
+        pictures: Sequence[Picture] = (),
+    ) -> "Drawn":
+        """columns: name -> unit, which may be empty."""
+        units = {name: unit for name, unit in columns.items() if unit}
+        return cls(Table(list(columns), rows), caption, notes, units, pictures)
+
+
+def in_points(share: float | None) -> float:
+    """A share of 1 in points; NaN for None, and for the -1 that COCO has where there is nothing to find."""
+    return math.nan if share is None or share < 0 else 100 * share
+
 
 @dataclass(frozen=True)
 class Exhibit:
