@@ -30,13 +30,10 @@ from detofa.space import BlockShape, Constraint, StemShape
 from detofa.study import DetOFAStudy, Released, folds_of
 from tests.detofa.conftest import hurry
 from tests.detofa.tiny_space import TINY_PRESET
+from tests.repeatable import without_times
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = "scenes:train=40,val=8,size=32"
-TIMES = {
-    *("seconds", "cpu_seconds", "drawing_cpu_seconds", "search_seconds", "callback_seconds"),
-    *("samples_per_second", "peak_memory"),
-}
 
 
 def tiny(out, data: str = DATA, constraint: str = "macs", precision: str = "float32", **changes) -> Options:
@@ -49,21 +46,15 @@ def _study(out, seed: int = 0, **options) -> DetOFAStudy:
     return DetOFAStudy(tiny(out, **options), seed)
 
 
-def _without_times(value):
-    if isinstance(value, dict):
-        return {key: _without_times(item) for key, item in value.items() if key not in TIMES}
-    return [_without_times(item) for item in value] if isinstance(value, list) else value
-
-
 def _records(folder: Path) -> dict[str, object]:
     """All that the runs under `folder` say, but for times and machines; weights as bytes."""
     found = {}
     for file in folder.rglob("*"):
         name = str(file.relative_to(folder))
         if file.suffix == ".json" and file.name != "environment.json":
-            found[name] = _without_times(json.loads(file.read_text()))
+            found[name] = without_times(json.loads(file.read_text()))
         elif file.suffix == ".jsonl":
-            found[name] = [_without_times(json.loads(line)) for line in file.read_text().splitlines()]
+            found[name] = [without_times(json.loads(line)) for line in file.read_text().splitlines()]
         elif file.suffix in (".safetensors", ".state"):
             found[name] = file.read_bytes()
     return found

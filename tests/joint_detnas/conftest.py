@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from joint_detnas.presets import PRESETS, SMOKE, Options, Phase, Preset
+from tests.repeatable import steady_latency
 
 
 @pytest.fixture
@@ -59,14 +60,6 @@ TINY = replace(
 def tiny_options(out: Path, data: str = DATA, preset: Preset = TINY, workers: int = 0) -> Options:
     """Options of a study at the scale of the tests."""
     return Options(preset=preset, data=data, out=out, device="cpu", workers=workers)
-
-
-def steady_latency(network, input_shape, device="cpu", **_):
-    """A made-up latency that depends on network and image alone."""
-    from common.evaluate.latency import Latency
-
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Latency(parameters * 1e-5 + input_shape[-1], 0.0, str(device), "float32", "none", 1)
 
 
 @pytest.fixture

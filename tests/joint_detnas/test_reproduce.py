@@ -12,7 +12,8 @@ from common.train.loop import _Stage
 from joint_detnas.exhibits import pruning_evidence
 from joint_detnas.presets import PRESETS
 from joint_detnas.reproduce import Options, main
-from tests.joint_detnas.conftest import DATA, TINY, steady_latency
+from tests.joint_detnas.conftest import DATA, TINY
+from tests.repeatable import steady_latency
 
 CHOSEN = ("figure6", "figure7")  # of a search alone, which other modules look at, too
 

@@ -45,23 +45,17 @@ from joint_detnas.method import (
 )
 from joint_detnas.presets import PRESETS, other_choices
 from joint_detnas.study import JointDetNASStudy, pair_folder, read_base, resolution_costs
-from tests.joint_detnas.conftest import TINY, steady_latency, tiny_options
+from tests.joint_detnas.conftest import TINY, tiny_options
 from tests.processes import ran
+from tests.repeatable import steady_latency, without_times
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = {"seconds", "cpu_seconds", "train_seconds", "train_cpu_seconds", "peak_memory"}
-
-
-def _without_times(value):
-    if isinstance(value, dict):
-        return {key: _without_times(item) for key, item in value.items() if key not in TIMES}
-    return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 
 def records(study: JointDetNASStudy) -> list:
     """The pairs of the search, in their order, and its result."""
     run = Run.read(study.run_path("search-resnet18"))
-    return _without_times([*run.candidates(), run.result])
+    return without_times([*run.candidates(), run.result])
 
 
 @pytest.fixture

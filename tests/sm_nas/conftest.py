@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sm_nas.presets import PRESETS, SMOKE, Options, Preset, SearchOptions
+from tests.repeatable import steady_latency
 
 DATA = "scenes:train=40,val=8,size=32"
 FINAL = SMOKE.final_training
@@ -32,14 +33,6 @@ TINY = replace(
 def tiny_options(out: Path, data: str = DATA, preset: Preset = TINY, workers: int = 0) -> SearchOptions:
     """Options of a study at the scale of the tests."""
     return SearchOptions(scale="smoke", preset=preset, data=data, out=out, device="cpu", workers=workers)
-
-
-def steady_latency(network, input_shape, device="cpu", **_):
-    """A made-up latency that depends on network and image alone."""
-    from common.evaluate.latency import Latency
-
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Latency(parameters * 1e-5 + input_shape[-1], 0.0, str(device), "float32", "none", 1)
 
 
 def checkpoint_at_every_step(patch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from sm_nas import exhibits
 from sm_nas.exhibits import PAPER
 from sm_nas.presets import PRESETS, SMOKE
 from sm_nas.reproduce import Options, main
-from tests.sm_nas.conftest import DATA, TINY, steady_latency
+from tests.repeatable import steady_latency
+from tests.sm_nas.conftest import DATA, TINY
 
 # These train named detectors to the end, all of them or on a second set too: in a slow test of their own.
 LONG = ("figure1", "table1", "mobilenet", "ranking", "table2", "table3", "table4", "table5")

@@ -31,10 +31,10 @@ from sm_nas.presets import PRESETS, SMOKE, Preset
 from sm_nas.reproduce import Options
 from sm_nas.study import SMNAS, in_parts, load_backbone
 from tests.processes import ran
-from tests.sm_nas.conftest import DATA, TINY, checkpoint_at_every_step, steady_latency, tiny_options
+from tests.repeatable import steady_latency, without_times
+from tests.sm_nas.conftest import DATA, TINY, checkpoint_at_every_step, tiny_options
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = {"seconds", "cpu_seconds", "train_seconds", "train_cpu_seconds", "time", "peak_memory"}
 RETINANET = Structure("resnet18", (32, 32), (2, 4), 16, None, 0)
 CASCADE = Structure("basicblock_12_12-1-21-12", (32, 32), (1, 5), 16, "rpn", 2)
 SCRATCH = SMOKE.stage_two_training
@@ -47,18 +47,12 @@ def searches(study: SMNAS) -> dict:
     return {"stage-one": study.stage_one, **{f"stage-two-c{i}": study.stage_two(i) for i in range(len(study.picks))}}
 
 
-def _without_times(value):
-    if isinstance(value, dict):
-        return {key: _without_times(item) for key, item in value.items() if key not in TIMES}
-    return [_without_times(item) for item in value] if isinstance(value, list) else value
-
-
 def records(study: SMNAS) -> dict[str, list]:
     """The candidates of every run folder, in their order, and its result."""
     found = {}
     for file in sorted(study.folder.glob("*/config.json")):
         run = Run.read(file.parent)
-        found[file.parent.name] = _without_times([*run.candidates(), run.result])
+        found[file.parent.name] = without_times([*run.candidates(), run.result])
     return found
 
 
@@ -453,7 +447,7 @@ def test_workers_measure_what_one_process_does(tmp_path, study):
     """They train; this process takes the times."""
     there, here = SMNAS(tiny_options(tmp_path, workers=2)).stage_one, study.stage_one
     assert (there.found, there.random) == (here.found, here.random)
-    assert _without_times({str(each): there.pool[each] for each in there.pool}) == _without_times(
+    assert without_times({str(each): there.pool[each] for each in there.pool}) == without_times(
         {str(each): here.pool[each] for each in here.pool}
     )
 
@@ -541,7 +535,7 @@ def test_a_killed_candidate_goes_on_to_the_same_numbers(fresh, tmp_path, monkeyp
     assert len(steps) == 2
     whole = fresh.train_and_measure(CASCADE, longer, tmp_path / "whole")
     assert len(steps) == 6
-    assert _without_times(resumed) == _without_times(whole)
+    assert without_times(resumed) == without_times(whole)
 
 
 def _longer(preset: Preset) -> Strategy:

@@ -12,7 +12,6 @@ import pytest
 
 from common.cli import StudyOptions
 from common.plain import InputError, read_json_if_there, write_json
-from common.report import figures
 from common.report.claims import Claim, Condition
 from common.report.exhibit import Drawn, Exhibit, Picture, over_seeds, stacked, triple
 from common.report.reproduce import Paper, ReproduceOptions, reproduce
@@ -125,19 +124,8 @@ def describe(study: ToyStudy) -> str:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _equal_pictures_are_drawn_once():
+def _equal_pictures_are_drawn_once(drawn_once):
     """Into files; test_figures.py draws its own, and sees that equal ones are equal to the byte."""
-    render, drawn = figures.render, {}
-
-    def once(picture: Picture) -> bytes:
-        key = figures.digest(picture)
-        if key not in drawn:
-            drawn[key] = render(picture)
-        return drawn[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "render", once)
-        yield
 
 
 def toy_below(root: Path) -> SimpleNamespace:

@@ -25,8 +25,7 @@ from common.settings import Optimisation
 from common.train import run_folder
 from common.train.loop import Training, fit
 from common.train.run_folder import Run
-
-TIMES = {"seconds", "cpu_seconds", "samples_per_second", "peak_memory"}
+from tests.repeatable import without_times
 
 
 class Batches:
@@ -70,10 +69,6 @@ def logged(folder: Path) -> list[tuple]:
     lines = (folder / "log.jsonl").read_text(errors="replace").splitlines() if (folder / "log.jsonl").exists() else []
     records = [json.loads(line) for line in lines if re.fullmatch(r'\{"stage": .*\}', line)]
     return sorted((record["stage"], record["epoch"], record["loss"]) for record in records)
-
-
-def without_times(record: dict) -> dict:
-    return {key: value for key, value in record.items() if key not in TIMES}
 
 
 @pytest.fixture(autouse=True)
