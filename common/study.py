@@ -136,7 +136,7 @@ class Study(Recording):
         name = f"{path.parent.name}/{path.name}"
         if timed:
             settings["timed_on"] = self._timer()
-        if not shared and not self.is_pretraining(what):
+        if not shared and not self._is_of_all_seeds(what):
             settings["seed"] = self.seed
         if name not in self._results:
             with self._opened(path, what, settings, reads) as run:
@@ -162,8 +162,17 @@ class Study(Recording):
         return self._results[name]["result"]
 
     def is_pretraining(self, what: str) -> bool:
-        """Whether a run learns from crops of another set alone: there is one for all seeds and data sets."""
+        """Whether a run learns from crops of another set alone: there is one for all data sets, and, unless they are
+        pre-trained by seed, for all seeds."""
         return False
+
+    @property
+    def pretrained_by_seed(self) -> bool:
+        """Whether each seed trains on crops of another set anew."""
+        return False
+
+    def _is_of_all_seeds(self, what: str) -> bool:
+        return self.is_pretraining(what) and not self.pretrained_by_seed
 
     @property
     def pretraining_folder(self) -> Path:
@@ -175,7 +184,7 @@ class Study(Recording):
 
     def run_name(self, what: str, shared: bool = False) -> str:
         """The name of this seed's run folder of `what`, or of that of all seeds."""
-        return what if shared or self.is_pretraining(what) else f"{what}-s{self.seed}"
+        return what if shared or self._is_of_all_seeds(what) else f"{what}-s{self.seed}"
 
     def run_path(self, what: str, shared: bool = False) -> Path:
         """This seed's run folder of `what`, or that of all seeds."""
@@ -509,7 +518,7 @@ class BackboneStudy(Study):
         what = f"classification-{slug(backbone)}"
         with outline():
             network = self.backbone(backbone).description
-        make = partial(self._pretrain, backbone=backbone, seed=0 if self.is_pretraining(what) else self.seed)
+        make = partial(self._pretrain, backbone=backbone, seed=0 if self._is_of_all_seeds(what) else self.seed)
         self.once(what, make, reads=_PRETRAINING, network=network)
         weights = self.weights(what, "classification")
         return {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}

@@ -104,7 +104,8 @@ def published(study: SMNAS, known: Published) -> list[dict[str, Any]]:
     named, detectors = dict((*study.preset.models, *study.preset.classics)), []
     for kind, role in (("models", THEIRS), ("classics", STANDARD)):
         for name, row in table[kind].items():
-            behind = {f"classification-{slug(named[name].backbone)}", f"final-{slug(name)}-s{known.seed}"}
+            crops = f"classification-{slug(named[name].backbone)}"
+            behind = {crops, f"{crops}-s{known.seed}", f"final-{slug(name)}-s{known.seed}"}
             took = known.minutes(run for run in table["runs"] if run.rpartition("/")[2] in behind)
             numbers = {key: row[key] for key in ("AP", "macs_mmdet")}
             detectors.append({"name": name, "role": role, **numbers, "minutes": took})

@@ -45,6 +45,9 @@ class Preset(StudyPreset, Settings):
     """The detector that Table 3 trains."""
     plateau: tuple[float, ...] = (0.5, 1, 2)
     """Multiples of the final schedule that the pilot trains by, to see where more of it brings nothing."""
+    pretraining_by_seed: bool = False
+    """Train backbones on crops of `pretraining_data` anew for each seed: intervals leave out the luck of one training
+    for all."""
     transfer_baselines: tuple[str, ...] = ("FPN R50", "FPN R101")
     """The plain detectors that searched ones are compared with on other data, at each one's input size; FPN R50 is the
     one that the claim is judged by."""
@@ -185,6 +188,7 @@ NANO = Preset(
     crop_batch_size=128,
     crops=40_000,
     pretraining_data="scenes:seed=1,train=8000",
+    pretraining_by_seed=True,
     classification=_adamw(12, 4e-3),
     stage_one=SearchSettings(budget=8, first=4, generation=4, fresh=0.0),
     stage_one_training=Strategy("batch", True, _adamw(13, 3e-3), 16),
@@ -267,6 +271,7 @@ SMOKE = replace(
     search_images=16,
     validation_images=16,
     pretraining_data=None,
+    pretraining_by_seed=False,
     evaluation_batch_size=16,
     latency_images=2,
     latency_warmup=1,

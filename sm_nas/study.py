@@ -57,6 +57,10 @@ class SMNAS(BackboneStudy):
         """Channels of the first stage of a standard backbone."""
         return self.preset.detector.width
 
+    @property
+    def pretrained_by_seed(self) -> bool:
+        return self.preset.pretraining_by_seed
+
     def backbone(self, name: str) -> nn.Module:
         """A fresh backbone, standard or searched."""
         return networks.build_backbone(name, self.preset.detector)

@@ -326,6 +326,20 @@ def test_pretraining_on_other_images_is_done_once_for_all_seeds_and_data_sets(op
     assert run.config["pretraining_set"] == load(learnt, "train").fingerprint()
     assert run.config["data"] == learnt
     assert not on_cells.folder.exists(), "its own runs lie elsewhere"
+
+    class BySeed(Sums):
+        pretrained_by_seed = True
+
+    apart = [BySeed(options, seed) for seed in (0, 1)]
+    assert [study.run_path("classification-resnet18").name for study in apart] == [
+        f"classification-resnet18-s{seed}" for seed in (0, 1)
+    ]
+    ones, others = (study.pretrained("resnet18") for study in apart)
+    assert any(not torch.equal(ones[name], others[name]) for name in ones)
+    assert all(torch.equal(ones[name], found[0][name]) for name in ones)
+    assert apart[1].on(f"coco:{bccd}").run_path("classification-resnet18") == apart[1].run_path(
+        "classification-resnet18"
+    )
     on_cells.number("one")
     assert list(on_cells.folder.iterdir()) == [on_cells.run_path("one")]
 
