@@ -46,7 +46,9 @@ class _BetweenRoundings(TorchFunctionMode):
 
     def __torch_function__(self, function, types, arguments=(), named=None):
         named = named or {}
-        if function not in _PRODUCTS or not torch.is_autocast_enabled("cpu"):
+        tensors = [each for each in (*arguments, *named.values()) if isinstance(each, torch.Tensor)]
+        lower = torch.is_autocast_enabled("cpu") and all(each.dtype != torch.float64 for each in tensors)
+        if function not in _PRODUCTS or not lower:
             return function(*arguments, **named)
         with torch.autocast("cpu", enabled=False):
             rounded = {name: _rounded(argument) for name, argument in named.items()}

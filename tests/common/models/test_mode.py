@@ -70,6 +70,15 @@ def test_one_product_without_instructions_is_that_of_rounded_numbers_rounded(wit
     assert not torch.equal(found.double(), (x.double() @ layer.weight.double().T + layer.bias).bfloat16().double())
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_doubles_stay_what_they_are(able, monkeypatch):
+    monkeypatch.setattr(mode, "computes_bfloat16", lambda device: able)
+    x = torch.randn(3, 3, dtype=torch.float64)
+    with mode.autocast_to("bfloat16", CPU):
+        assert torch.equal(torch.matmul(x, x), x @ x)
+        assert torch.matmul(x, x).dtype == torch.float64
+
+
 def test_nothing_is_rounded_in_float32_and_after_the_forward_pass(without_bfloat16):
     (outputs, _), x = trained("float32"), torch.randn(2, 4)
     assert {output.dtype for output in outputs} == {torch.float32}
