@@ -138,8 +138,8 @@ class StudyPreset:
     crops: int | None
     """Object crops of an epoch of pre-training, in place of ImageNet; fewer are repeated; None means all there are."""
     pretraining_data: str | None = None
-    """Detection set whose crops are learned from, such as scenes:seed=1,train=4000: once, for all seeds and
-    data sets. None means the training images of --data, once for each seed."""
+    """Detection set whose crops are learned from, such as scenes:seed=1,train=4000: once for all data sets, and for all
+    seeds where no other setting says otherwise. None means the training images of --data, once for each seed."""
     classification: Optimisation
     """Pre-training on classification."""
 
