@@ -168,7 +168,7 @@ class Study(Recording):
 
     @property
     def pretrained_by_seed(self) -> bool:
-        """Whether each seed trains on crops of another set anew."""
+        """Whether each seed has its own training on crops of another set."""
         return False
 
     def _is_of_all_seeds(self, what: str) -> bool:

@@ -46,8 +46,7 @@ class Preset(StudyPreset, Settings):
     plateau: tuple[float, ...] = (0.5, 1, 2)
     """Multiples of the final schedule that the pilot trains by, to see where more of it brings nothing."""
     pretraining_by_seed: bool = False
-    """Train backbones on crops of `pretraining_data` anew for each seed: intervals leave out the luck of one training
-    for all."""
+    """Give each seed its own training on crops of `pretraining_data`: intervals leave out the luck of one for all."""
     transfer_baselines: tuple[str, ...] = ("FPN R50", "FPN R101")
     """The plain detectors that searched ones are compared with on other data, at each one's input size; FPN R50 is the
     one that the claim is judged by."""
