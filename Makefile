@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
 .PHONY: reproduce test test-all test-cluster gpu mutation format lint notebooks setup bench
 
 # What is imported is compiled once, whatever the environment says: tests start dozens of processes, and in each of them
@@ -10,11 +13,14 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PAPERS := $(patsubst %/reproduce.py,%,$(wildcard */reproduce.py))
 
-# Every paper at smoke scale, then the page with every table and figure.
+# Every paper at smoke scale, all side by side on a core each, then the page with every table and figure.
 reproduce: setup
-	for paper in $(PAPERS); do $(BIN)/python -m $$paper.reproduce --scale smoke || exit; done
+	@$(MAKE) --no-print-directory --jobs $(words $(PAPERS)) $(PAPERS:%=smoke-%)
 	$(BIN)/python -m common.report runs --out runs/report
 	@echo "Open runs/report/index.html"
+
+smoke-%: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python -u -m $*.reproduce --scale smoke 2>&1 | sed -u "s/^/$*: /"
 
 test: setup
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillatio
 cascade-BACKBONE           what the search found, with deformable convolutions and a cascade of heads, trained on
 """
 
+import copy
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -618,9 +619,9 @@ class JointDetNASStudy(BackboneStudy):
             students = {}
             for percentage in (preset.percentages[0], preset.percentages[-1]):
                 before, gains = self.pruned_student(percentage), {}
-                level = self.mean_precision(before)
+                level = self.mean_precision(copy.deepcopy(before))
                 for number, (name, teacher) in enumerate(teachers.items()):
-                    student = self.pruned_student(percentage)
+                    student = copy.deepcopy(before)
                     self.settle(student)  # f_adap is fitted to what the student says when it is measured
                     pupil = self._pupil(student, teacher)
                     training = self.training(preset.grid_training, drawn_as=str(percentage))  # the same under each
