@@ -14,11 +14,12 @@ Always for one image of a stated size.
     python -m common.cost r50-fpn --size 1333x800 --json
 """
 
-import copy
+import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,39 +53,49 @@ class Cost:
 def count(module: "nn.Module", input_size: tuple[int, int]) -> Cost:
     """Cost of `module` for one image of `input_size`, width and height in pixels.
 
-    Runs a copy on the meta device, where shapes are known and nothing is computed; `module` itself stays as it is. The
-    forward is real instead where it looks at values (non-maximum suppression), which meta tensors lack.
+    Runs on the meta device, where shapes are known and nothing is computed; `module` itself stays as it is. The forward
+    is real instead where it looks at values (non-maximum suppression), which meta tensors lack.
     """
     import torch
+    from torch.func import functional_call
 
     width, height = input_size
+    tensors = dict(itertools.chain(module.named_parameters(), module.named_buffers()))
+    outlines = {name: torch.empty_like(each, device="meta") for name, each in tensors.items()}
     with torch.no_grad():
         try:
-            return _count(_shapes_of(module), torch.empty(1, 3, height, width, device="meta"))
+            with _shapes_alone(module):
+                image = torch.empty(1, 3, height, width, device="meta")
+                return _count(module, image, lambda given: functional_call(module, outlines, given))
         except (NotImplementedError, RuntimeError):
-            device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-            return _count(module, torch.zeros(1, 3, height, width, device=device))
+            device = next((each.device for each in tensors.values()), torch.device("cpu"))
+            return _count(module, torch.zeros(1, 3, height, width, device=device), module)
 
 
-def _shapes_of(module: "nn.Module") -> "nn.Module":
-    """A copy on the meta device, in which norms and activations hand on what they are given: neither changes a shape,
-    and there most of them are written in Python, which would take most of the time. So are the boxes that are proposed
-    and what is read of the maps there, neither of which costs anything."""
+@contextmanager
+def _shapes_alone(module: "nn.Module") -> Iterator[None]:
+    """Inside, norms and activations hand on what they are given: neither changes a shape, and on the meta device most
+    are written in Python, which would take most of the time. So are the boxes that are proposed and what is read of the
+    maps there, neither of which costs anything."""
     from torch import nn
     from torch.nn.modules import batchnorm
 
     from common.models.roi_head import RoIHead
     from common.models.rpn import ProposalNetwork
 
-    copied = copy.deepcopy(module).to("meta")
-    for layer in copied.modules():
-        if isinstance(layer, (batchnorm._BatchNorm, nn.GroupNorm, nn.ReLU, nn.ReLU6)):
-            layer.forward = lambda given: given
-        elif isinstance(layer, ProposalNetwork):
-            layer.propose = partial(_shapes_of_proposals, layer)
-        elif isinstance(layer, RoIHead):
-            layer.pooled = partial(_shapes_of_regions, layer)
-    return copied
+    stand_ins = (
+        ((batchnorm._BatchNorm, nn.GroupNorm, nn.ReLU, nn.ReLU6), "forward", lambda _, given: given),
+        (ProposalNetwork, "propose", _shapes_of_proposals),
+        (RoIHead, "pooled", _shapes_of_regions),
+    )
+    changed = [(layer, *each[1:]) for layer in module.modules() for each in stand_ins if isinstance(layer, each[0])]
+    for layer, name, function in changed:
+        setattr(layer, name, partial(function, layer))
+    try:
+        yield
+    finally:
+        for layer, name, _ in changed:
+            delattr(layer, name)
 
 
 def _shapes_of_proposals(
@@ -104,7 +115,7 @@ def _shapes_of_regions(layer: "RoIHead", maps: Sequence["Tensor"], boxes: "Tenso
     return maps[0].new_empty(*boxes.shape[:2], layer.bins**2, maps[0].shape[1])
 
 
-def _count(module: "nn.Module", image: "Tensor") -> Cost:
+def _count(module: "nn.Module", image: "Tensor", call: "Callable[[Tensor], Any]") -> Cost:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -130,7 +141,7 @@ def _count(module: "nn.Module", image: "Tensor") -> Cost:
     deformable = {torch.ops.torchvision.deform_conv2d: _flops_of_deformable_convolution}
     try:
         with evaluation_mode(module), FlopCounterMode(display=False, custom_mapping=deformable) as counter:
-            output = module(image)
+            output = call(image)
     finally:
         for hook in hooks:
             hook.remove()

@@ -224,8 +224,10 @@ def test_shapes_alone_cost_what_a_real_forward_does(kind):
 
     network = built()
     with torch.no_grad():
-        real = cost._count(network, torch.zeros(1, 3, 64, 96))
+        real = cost._count(network, torch.zeros(1, 3, 64, 96), network)
+    before = [dict(vars(layer)) for layer in network.modules()]
     assert count(network, (96, 64)) == real
+    assert [dict(vars(layer)) for layer in network.modules()] == before, "nothing of it is replaced for good"
     assert not any(parameter.is_meta for parameter in network.parameters())
     with outline():
         assert count(built(), (96, 64)) == real
