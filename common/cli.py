@@ -111,10 +111,15 @@ class StudyOptions:
     @property
     def run_folder(self) -> str:
         """DATA-SCALE, with a digest of the settings where they are not the scale's own: nobody else's folder."""
-        name = f"{short_name(self.data)}-{self.scale}"
-        if not self.changed:
+        return self.folder_of(self.data)
+
+    def folder_of(self, data: str, reads: Sequence[str] | None = None) -> str:
+        """The same for other data, and what depends on these fields of the preset alone; None means all."""
+        name = f"{short_name(data)}-{self.scale}"
+        changed = {field: value for field, value in self.changed.items() if reads is None or field.partition(".")[0] in reads}
+        if not changed:
             return name
-        digest = hashlib.sha256(json.dumps(self.changed, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
         return f"{name}-{digest[:8]}"
 
 

@@ -57,7 +57,7 @@ STANDARD_WIDTH = 64
 _LOOKED_AT = 2000
 """Pictures in a split that are decoded before anything is trained: a few seconds."""
 _PRETRAINING = ("pretraining_data", "crop_size", "crop_batch_size", "crops", "classification")
-"""Fields of a preset that training on crops depends on."""
+"""Fields of a preset that training on crops depends on, beside the network's."""
 
 Make = Callable[[Run], Mapping[str, Any]]
 
@@ -87,6 +87,8 @@ class Study(Recording):
 
     paper: ClassVar[str]
     """Package of the paper; its runs lie in OUT/PAPER/DATA-SCALE/."""
+    PRETRAINING_READS: ClassVar[Sequence[str] | None] = None
+    """Fields of the preset that runs which learn from another set depend on; None means all."""
 
     def __init__(self, options: StudyOptions, seed: int = 0, command: str | None = None):
         if seed < 0:
@@ -179,7 +181,7 @@ class Study(Recording):
         """Where such runs lie: in the folder of the set that they learn from."""
         if not self.pretrained_once:
             return self.folder
-        name = replace(self.options, data=self.preset.pretraining_data).run_folder
+        name = self.options.folder_of(self.preset.pretraining_data, self.PRETRAINING_READS)
         return self.folder if name == self.options.run_folder else self.folder.with_name(name)
 
     def run_name(self, what: str, shared: bool = False) -> str:
@@ -487,6 +489,8 @@ class Study(Recording):
 
 class BackboneStudy(Study):
     """A study whose detectors start from standard backbones trained on classification."""
+
+    PRETRAINING_READS = (*_PRETRAINING, "detector")
 
     @property
     def backbone_width(self) -> int:

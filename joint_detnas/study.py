@@ -110,6 +110,7 @@ class JointDetNASStudy(BackboneStudy):
     """
 
     paper = "joint_detnas"
+    PRETRAINING_READS = (*BackboneStudy.PRETRAINING_READS, "teachers")
 
     def __init__(
         self,

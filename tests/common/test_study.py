@@ -327,6 +327,14 @@ def test_pretraining_on_other_images_is_done_once_for_all_seeds_and_data_sets(op
     assert run.config["data"] == learnt
     assert not on_cells.folder.exists(), "its own runs lie elsewhere"
 
+    def set_otherwise(**fields) -> Sums:
+        return Sums(replace(options, preset=replace(options.preset, **fields)), 0)
+
+    detects, learns = set_otherwise(evaluation_batch_size=2), set_otherwise(crop_batch_size=3)
+    assert detects.folder != first.folder
+    assert detects.run_path("classification-resnet18") == run.path, "nothing that it learns by is set otherwise"
+    assert learns.run_path("classification-resnet18") != run.path
+
     class BySeed(Sums):
         pretrained_by_seed = True
 
