@@ -116,7 +116,9 @@ class StudyOptions:
     def folder_of(self, data: str, reads: Sequence[str] | None = None) -> str:
         """The same for other data, and what depends on these fields of the preset alone; None means all."""
         name = f"{short_name(data)}-{self.scale}"
-        changed = {field: value for field, value in self.changed.items() if reads is None or field.partition(".")[0] in reads}
+        changed = {
+            field: value for field, value in self.changed.items() if reads is None or field.partition(".")[0] in reads
+        }
         if not changed:
             return name
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
@@ -179,7 +181,7 @@ def run(main: Callable[[Options], None], options_class: type[Options], arguments
     """Parse the command line into `options_class` and call `main` with it.
 
     Exit status: 0 done; 2 for a wrong flag or an `InputError`, whose sentence goes to stderr without a traceback; 130
-    when interrupted, with a sentence on how to go on; 141 by `readers_may_leave`.
+    when interrupted, where it says whether the same command goes on; 141 by `readers_may_leave`.
     """
     try:
         main(parse(options_class, arguments))
@@ -187,7 +189,8 @@ def run(main: Callable[[Options], None], options_class: type[Options], arguments
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from where it stopped", file=sys.stderr)
+        goes_on = "; the same command goes on from where it stopped" if issubclass(options_class, StudyOptions) else ""
+        print(f"\ninterrupted{goes_on}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -139,11 +139,13 @@ def cannot_write(path: Path, error: OSError) -> InputError:
         free = shutil.disk_usage(folder).free / 2**20
         return InputError(
             f"cannot write {path}: the disk is full ({free:,.0f} MiB free); nothing written before was lost, so free "
-            "some space and run the same command again to go on"
+            "some space and run the same command again"
         )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return InputError(f"cannot write {path}: there is a file where a folder is needed; choose another place")
     return InputError(
         f"cannot write {path}: {error.strerror or error}; make the folder writable or choose another, then run the "
-        "same command again to go on"
+        "same command again"
     )
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _BATCH = 8
 """Pictures that are decoded and looked at together."""
 COLUMNS = ("file", "class", "score", "left", "top", "right", "bottom")
+NOT_READ = (".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef")
+"""Photographs of kinds that need more than Pillow."""
 
 
 @dataclass(frozen=True)
@@ -70,47 +72,93 @@ def main(options: PredictCommand) -> None:
     made = (make_folder(options.out) / "drawn").resolve()
     named = {os.path.relpath(path, root): path for place in options.images for path in picture_files(place)}
     paths = [(Path(name), path) for name, path in named.items() if made not in path.resolve().parents]
-    pictures: list[dict] = []
-    records: list[dict] = []
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(COLUMNS)
+    found = _Found(list(detector.categories))
+    interrupted = False
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc="pictures", disable=None) as bar:
-        for chunk in (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)):
-            pixels_of = pool.map(_read, (path for _, path in chunk))
-            read = [(name, each) for (name, _), each in zip(chunk, pixels_of, strict=True) if each is not None]
-            found = detector.detect([each for _, each in read], _BATCH) if read else None
-            drawn = []
-            for place, (name, pixels) in enumerate(read):
-                height, width = pixels.shape[:2]
-                kept = [each for each in found.image(place) if each.score >= options.score]
-                pictures.append(
-                    {"id": len(pictures) + 1, "file_name": name.as_posix(), "width": width, "height": height}
-                )
-                records += _records(pictures[-1], kept)
-                for each in kept:
-                    box = (f"{side:.1f}" for side in each.box)
-                    writer.writerow((name.as_posix(), each.name, f"{each.score:.4f}", *box))
-                drawn.append((options.out / "drawn" / name, pixels, kept))
-            if options.draw:
-                list(pool.map(_draw, *zip(*drawn, strict=True)))
-            bar.update(len(chunk))
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(detector.categories)]
-    images = {"images": pictures, "categories": categories, "annotations": []}
-    for name, text in {
-        "detections.json": json.dumps(records, ensure_ascii=False),
-        "images.json": json.dumps(images, ensure_ascii=False),
-        "detections.csv": table.getvalue(),
-    }.items():
-        write_atomically(options.out / name, text.encode("utf-8", "replace"))
-    left_out = f"; {len(paths) - len(pictures)} left out that cannot be read" if len(pictures) < len(paths) else ""
-    objects = f"{len(records)} object{'' if len(records) == 1 else 's'}"
-    looked_at = f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'}"
-    more = "" if records or not pictures else "; a lower --score may show some"
-    print(f"{objects} of score {options.score:g} or more in {looked_at}{left_out}{more}")
-    print(f"wrote {options.out}: {'drawn/, ' if options.draw else ''}detections.json, images.json, detections.csv")
-    if not pictures:
+        try:
+            for chunk in (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)):
+                pixels_of = pool.map(_read, (path for _, path in chunk))
+                read = [(name, each) for (name, _), each in zip(chunk, pixels_of, strict=True) if each is not None]
+                detections = detector.detect([each for _, each in read], _BATCH) if read else None
+                kept = [
+                    [each for each in detections.image(place) if each.score >= options.score]
+                    for place in range(len(read))
+                ]
+                if options.draw:
+                    places = [_drawing_of(made, name) for name, _ in read]
+                    list(pool.map(_draw, places, (pixels for _, pixels in read), kept))
+                    found.drawn += places
+                for (name, pixels), each in zip(read, kept, strict=True):
+                    found.add(name, pixels.shape, each)
+                bar.update(len(chunk))
+        except KeyboardInterrupt:  # hours of work may be done
+            if not found.pictures:
+                raise
+            interrupted = True
+    found.write(options.out)
+    _tell(found, options, len(paths), interrupted)
+    if interrupted:
+        raise SystemExit(130)
+    if not found.pictures:
         raise InputError("none of the pictures can be read: see above")
+
+
+@dataclass
+class _Found:
+    """What is found, as it is written. drawn: the pictures with boxes on them."""
+
+    categories: list[str]
+    pictures: list[dict] = field(default_factory=list)
+    records: list[dict] = field(default_factory=list)
+    rows: list[tuple[str, ...]] = field(default_factory=lambda: [COLUMNS])
+    drawn: list[Path] = field(default_factory=list)
+
+    def add(self, name: Path, shape: tuple[int, ...], kept: "list[Found]") -> None:
+        """A picture (H, W, 3) and what is found in it."""
+        picture = {"id": len(self.pictures) + 1, "file_name": name.as_posix(), "width": shape[1], "height": shape[0]}
+        self.pictures.append(picture)
+        self.records += _records(picture, kept)
+        for each in kept:
+            box = (f"{side:.1f}" for side in each.box)
+            self.rows.append((name.as_posix(), each.name, f"{each.score:.4f}", *box))
+
+    def write(self, folder: Path) -> None:
+        """The three files."""
+        categories = [{"id": label + 1, "name": name} for label, name in enumerate(self.categories)]
+        images = {"images": self.pictures, "categories": categories, "annotations": []}
+        table = io.StringIO()
+        csv.writer(table).writerows(self.rows)
+        for name, text in {
+            "detections.json": json.dumps(self.records, ensure_ascii=False),
+            "images.json": json.dumps(images, ensure_ascii=False),
+            "detections.csv": table.getvalue(),
+        }.items():
+            write_atomically(folder / name, text.encode("utf-8", "replace"))
+
+
+def _tell(found: _Found, options: PredictCommand, asked: int, interrupted: bool) -> None:
+    """How much was found, and in what; what was not looked at, or is of an earlier call."""
+    from common.data.image_files import files_below
+
+    looked_at, objects = len(found.pictures), len(found.records)
+    left_out = asked - looked_at
+    said = f"{objects} object{'' if objects == 1 else 's'} of score {options.score:g} or more in "
+    said += f"{looked_at} picture{'' if looked_at == 1 else 's'}"
+    if interrupted:
+        said = f"interrupted with {left_out} pictures left: {said}"
+    elif left_out:
+        said += f"; {left_out} left out that cannot be read"
+    print(said if objects or not looked_at else f"{said}; a lower --score may show some")
+    print(f"wrote {options.out}: {'drawn/, ' if found.drawn else ''}detections.json, images.json, detections.csv")
+    there, drawn = options.out / "drawn", set(found.drawn)
+    if earlier := sum(path.resolve() not in drawn for path in files_below(there, (".jpg", ".jpeg"))):
+        print(f"{there} also holds {earlier} of an earlier call")
+    photographs = [each for place in options.images if place.is_dir() for each in files_below(place, NOT_READ)]
+    if photographs:
+        kinds = ", ".join(sorted({path.suffix.lower().removeprefix(".") for path in photographs}))
+        print(
+            f"left out: {len(photographs)} of kinds that are not read ({kinds}); convert them to JPEG", file=sys.stderr
+        )
 
 
 def _read(path: Path) -> "np.ndarray | None":
@@ -139,13 +187,17 @@ def _records(picture: dict, found: "list[Found]") -> Iterator[dict]:
         }
 
 
+def _drawing_of(folder: Path, name: Path) -> Path:
+    path = folder / name
+    return path if path.suffix.lower() in (".jpg", ".jpeg") else path.with_name(f"{path.name}.jpg")
+
+
 def _draw(path: Path, pixels: "np.ndarray", found: "list[Found]") -> None:
     from common.drawing import COLOURS, Outline, outlined
 
     outlines = [
         Outline(each.box, f"{each.name} {each.score:.2f}", COLOURS[each.label % len(COLOURS)]) for each in found
     ]
-    path = path if path.suffix.lower() in (".jpg", ".jpeg") else path.with_name(f"{path.name}.jpg")
     make_folder(path.parent)
     try:
         outlined(pixels, outlines).save(path, "JPEG", quality=90)

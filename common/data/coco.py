@@ -132,7 +132,8 @@ class CocoFile:
 
 
 def read_file(path: Path, faults: Faults, scoring: bool = False) -> CocoFile:
-    """Read a COCO file. scoring: for evaluation alone, which needs no file names, sizes or names of categories.
+    """Read a COCO file. scoring: for evaluation alone, which needs no sizes, and neither file names nor names of
+    categories.
 
     Raises `InputError` for what is no COCO file, and for records that cannot be read unless `faults` collects them.
     """
@@ -149,11 +150,11 @@ def _records(contents: Mapping[str, Any], path: Path, faults: Faults, scoring: b
     def image(record: dict[str, Any]) -> None:
         key = new_identity(record, file.images)
         size = (0, 0) if scoring else (read_field(record, "height", side, 0), read_field(record, "width", side, 0))
-        file.images[key] = "" if scoring else read_field(record, "file_name", text), size
+        file.images[key] = _stated(record, "file_name") if scoring else read_field(record, "file_name", text), size
 
     def category(record: dict[str, Any]) -> None:
         key = new_identity(record, file.categories)
-        file.categories[key] = str(key) if scoring else read_field(record, "name", text)
+        file.categories[key] = _stated(record, "name") if scoring else read_field(record, "name", text)
         file.parents[key] = record.get("supercategory")
 
     def annotation(record: dict[str, Any]) -> None:
@@ -169,6 +170,11 @@ def _records(contents: Mapping[str, Any], path: Path, faults: Faults, scoring: b
     for name, read in {"images": image, "categories": category, "annotations": annotation}.items():
         read_each(contents.get(name), f"{name!r} in {path}", read, faults)
     return file
+
+
+def _stated(record: Mapping[str, Any], name: str) -> str:
+    value = record.get(name)
+    return value.strip() if isinstance(value, str) else ""
 
 
 def new_identity(record: dict[str, Any], others: Any) -> Identity:

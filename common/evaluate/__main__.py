@@ -37,7 +37,8 @@ class EvaluateCommand:
     gt: Path | None = None
     """Ground truth: a JSON object with images, categories and annotations (bbox as x, y, width, height in pixels)."""
     dt: Path | None = None
-    """Detections: a JSON list of image_id, category_id, bbox and score."""
+    """Detections: a JSON list of image_id, category_id, bbox and score; file_name and category, where they stand in it,
+    count before the ids."""
     json: Switch = False
     """Print one JSON object instead of a table."""
 

@@ -1,13 +1,15 @@
 """COCO files of ground truth and of detections, read for `GroundTruth`. Ids of any kind are numbered inside."""
 
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from common.data.annotations import Faults, ranks, read_each
 from common.data.coco import CocoFile, box, known_identity, read_file
-from common.data.values import number, read_field, read_unicode_json
+from common.data.values import BadRecord, number, read_field, read_unicode_json, shown
 from common.evaluate.average_precision import GroundTruth
 from common.plain import InputError
 
@@ -42,17 +44,46 @@ def read_ground_truth(path: Path) -> tuple[GroundTruth, CocoFile]:
 
 
 def read_detections(path: Path, truth: CocoFile) -> np.ndarray:
-    """The detections of a COCO results file: (M, 7) image, x, y, width, height, score, category, ids as numbered."""
+    """The detections of a COCO results file: (M, 7) image, x, y, width, height, score, category, ids as numbered.
+
+    Records may name their file and category, as those of `common.predict` do: names then say which they are, for such
+    ids are numbered by whoever found the detections.
+    """
     image_of, category_of = numbers(truth.images), numbers(truth.categories)
+    files = _by_name((name, key) for key, (name, _) in truth.images.items())
+    bare = _by_name((PurePosixPath(name).name, key) for key, (name, _) in truth.images.items())
+    categories = _by_name((name, key) for key, name in truth.categories.items())
     rows: list[list[float]] = []
 
     def detection(record: dict[str, Any]) -> None:
-        image = image_of[known_identity(record, "image_id", image_of)]
-        category = category_of[known_identity(record, "category_id", category_of)]
+        image = image_of[_named(record, "file_name", "image_id", image_of, files, bare)]
+        category = category_of[_named(record, "category", "category_id", category_of, categories)]
         rows.append([image, *read_field(record, "bbox", sized_box), read_field(record, "score", number), category])
 
     read_each(read_unicode_json(path), f"the detections of {path}", detection, Faults())
     return np.array(rows, np.float64).reshape(-1, 7)
+
+
+def _by_name(named: Iterable[tuple[str, int | str]]) -> dict[str, int | str]:
+    """Name -> id; without those that several have, and those that are empty."""
+    keys: dict[str, set[int | str]] = defaultdict(set)
+    for name, key in named:
+        keys[name].add(key)
+    return {name: min(found) for name, found in keys.items() if name and len(found) == 1}
+
+
+def _named(
+    record: dict[str, Any], name: str, identity: str, ids: dict[int | str, int], *known: dict[str, int | str]
+) -> int | str:
+    """The id of what a record names, by its whole name or that of the file alone; by its id where it has no name, or
+    the ground truth has none. `BadRecord` where there is none such."""
+    said = record.get(name)
+    if not isinstance(said, str) or not any(known):
+        return known_identity(record, identity, ids)
+    for each, label in zip(known, (said, PurePosixPath(said).name), strict=False):
+        if label in each:
+            return each[label]
+    raise BadRecord(f"has {shown(said)} as {name}, which no {identity.removesuffix('_id')} of the ground truth has")
 
 
 def numbers(ids: dict[int | str, Any]) -> dict[int | str, int]:

@@ -127,6 +127,17 @@ def test_other_settings_have_another_run_folder():
     assert (folders[0], folders[-1], folders[1][:-8]) == ("scenes-small", "scenes-large", "scenes-small-")
 
 
+@pytest.mark.parametrize(("kind", "goes_on"), [(Options, True), (PredictCommand, False)])
+def test_only_what_has_runs_is_said_to_go_on(kind, goes_on, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run(interrupted, kind, [] if goes_on else ["detector", "photos", "--out", "found"])
+    assert ended.value.code == 130
+    assert ("the same command goes on" in capsys.readouterr().err) == goes_on
+
+
 WRONG = {
     **{
         typed: typed.split()[-1].removeprefix("--") for typed in ("--scale huge", "--preset.foo 1", "--seed x", "--foo")

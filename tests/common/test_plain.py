@@ -109,6 +109,13 @@ def test_damaged_json_gives_one_sentence(tmp_path, content):
         read_json(tmp_path / "none.json")
 
 
+def test_a_file_in_a_folders_place_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(InputError, match="there is a file where a folder is needed; choose another place"):
+            plain.make_folder(path)
+
+
 def test_names_are_on_disk_with_what_they_name(tmp_path, monkeypatch):
     """A file that was synced is lost all the same where its name, or that of a new folder above it, is not."""
     synced = []

@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from common import predict
 from common.cli import run
 from common.data.scenes import scenes
 from common.drawing import Outline, outlined, sheet
 from common.models.centernet import CenterNet
-from common.models.detector import load_detector, save_detector
+from common.models.detector import Detector, load_detector, save_detector
 from common.models.resnet import ResNet
 from common.predict import PredictCommand, main
 
@@ -107,6 +108,36 @@ def test_several_pictures_keep_the_names_that_tell_them_apart(detector, photos, 
     with pytest.raises(SystemExit):
         found_in()
     assert "no pictures are given" in capsys.readouterr().err
+
+
+def test_what_was_found_before_an_interruption_is_written(detector, photos, capsys, monkeypatch):
+    asked, detect = [], Detector.detect
+
+    def interrupted(self, pictures, *batch):
+        asked.append(pictures)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return detect(self, pictures, *batch)
+
+    monkeypatch.setattr(predict, "_BATCH", 1)
+    monkeypatch.setattr(Detector, "detect", interrupted)
+    out = photos.parent / "found"
+    with pytest.raises(SystemExit) as ended:
+        run(main, PredictCommand, [str(detector), str(photos), "--out", str(out), "--score", "0.2"])
+    assert ended.value.code == 130
+    records = json.loads((out / "detections.json").read_text())
+    assert {each["file_name"] for each in records} == {"a.jpg"}
+    assert capsys.readouterr().out.startswith(f"interrupted with 3 pictures left: {len(records)} objects of score 0.2 ")
+
+
+def test_what_is_not_of_this_call_is_said(detector, photos, capsys):
+    (photos / "more" / "b.HEIC").write_bytes(b"")
+    out = photos.parent / "found"
+    for place in ("a.jpg", "more"):
+        run(main, PredictCommand, [str(detector), str(photos / place), "--out", str(out)])
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == f"{out / 'drawn'} also holds 1 of an earlier call"
+    assert printed.err.count("left out: 1 of kinds that are not read (heic); convert them to JPEG") == 1
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,27 @@ def test_ids_of_any_kind_give_the_same_numbers(tmp_path, capsys, rename):
     assert printed(gt, dt, capsys) == before
 
 
+def test_names_of_files_and_categories_count_before_ids(tmp_path, capsys):
+    """As `common.predict` writes them, with ids of its own."""
+    gt, dt = make_files(tmp_path)
+    before, detections = printed(gt, dt, capsys), json.loads(dt.read_text())
+    for record in detections:
+        image, category = record["image_id"], record["category_id"]
+        record |= {"file_name": f"photos/{image}.jpg", "category": f"class {category}"}
+        record |= {"image_id": 11 - image, "category_id": 4 - category}
+    dt.write_text(json.dumps(detections))
+    assert printed(gt, dt, capsys) == before
+    contents = json.loads(gt.read_text())
+    for record in [*contents["images"], *contents["categories"]]:
+        record.pop("file_name", record.pop("name", None))
+    gt.write_text(json.dumps(contents))
+    assert printed(gt, dt, capsys) != before, "of a ground truth without names the ids count"
+    make_files(tmp_path)
+    dt.write_text(json.dumps([detections[0] | {"file_name": "other.jpg"}]))
+    with pytest.raises(InputError, match=r"record 0 .* has 'other.jpg' as file_name, which no image of the ground"):
+        printed(gt, dt, capsys)
+
+
 @pytest.mark.parametrize("spell", [str, float, bool, lambda crowd: "true" if crowd else "False"])
 def test_flags_in_any_spelling_give_the_same_numbers(tmp_path, capsys, spell):
     gt, dt = make_files(tmp_path)
