@@ -8,10 +8,9 @@ from typing import Any
 
 from common.cli import short_name, typed_command
 from common.compare.exhibits import bands
-from common.compare.measure import Record, detectors_in, measured
+from common.compare.measure import Record, detectors_in, key_of, measured
 from common.compare.methods import STANDARD, by_label, methods, printed_points
 from common.compare.presets import Options
-from common.data.detection_set import counted
 from common.data.source import load
 from common.models.mode import usable_device
 from common.plain import InputError, read_json, write_atomically
@@ -43,13 +42,16 @@ def compare(options: Options) -> None:
     dataset, device = load(options.data, options.split), usable_device(options.device)
     folder = options.out / "compare" / f"{short_name(options.data)}-{options.split}"
     print(f"{len(files)} detectors on {len(dataset)} images of {options.data}, {options.split}", file=sys.stderr)
-    records, errors = measured(files, dataset, folder / "detectors", options.preset, str(device))
-    problems = list(map(str, errors))
+    shown: dict[str, Path] = {}
+    twins = [
+        f"{file} has the weights and input size of {first}, which is shown"
+        for file in files
+        if (first := shown.setdefault(key_of(read_json(file)), file)) != file
+    ]
+    records, errors = measured(shown.values(), dataset, folder / "detectors", options.preset, str(device))
+    problems = [*map(str, errors), *twins]
     if not records:
         raise InputError(f"no detector could be measured: {problems[0]}")
-    if (twins := len(files) - len(records) - len(errors)) > 0:
-        of_another = "the weights and input size of another" if twins == 1 else "weights and input sizes of others"
-        problems.append(f"{counted(twins, 'detector has', 'detectors have')} {of_another}: each is shown once")
     for each in records:
         known = read_json(Path(each["file"]))["categories"]
         if unknown := [name for name in dataset.categories if name not in known]:
@@ -57,7 +59,7 @@ def compare(options: Options) -> None:
     result = drawn(records, problems, options, typed_command())
     save(result, folder / "exhibits" / "detectors")
     page = folder / "index.html"
-    write_atomically(page, build_page([folder], typed_command()).encode())
+    write_atomically(page, build_page([folder], typed_command(), "Detectors side by side").encode())
     print("\n".join([*problems, text(records), f"page: {page}"]))
 
 
@@ -75,7 +77,9 @@ def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, 
     if several := {label: found for label, some in groups.items() if len(found := _by_seed(some)) > 1}:
         pictures.append(bands("detectors-bands", several, "macs", *_COSTS["macs"]))
     notes = list(problems)
-    if not any("points" in picture.name for picture in pictures):
+    if any("points" in picture.name for picture in pictures):
+        notes.append("Rings are the papers' printed points.")
+    else:
         notes.append(
             "The papers' printed points are of another scale, and are shown beside detectors of that scale only."
         )
@@ -86,7 +90,7 @@ def drawn(records: Sequence[Record], problems: Sequence[str], options: Options, 
         title="Detectors side by side",
         caption=f"AP on one split ({options.split}) by one evaluator; MAC of products alone, without what mmdetection "
         "counts besides; latencies of one image taken in turn. A front is drawn for every method and for every random "
-        "search; rings are the papers' printed points.",
+        "search.",
         data=f"{short_name(options.data)}, {options.split}",
         scale="",
         seeds=tuple(sorted({each["seed"] for each in records if each["seed"] is not None})),

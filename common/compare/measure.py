@@ -5,6 +5,8 @@ What was measured of a detector is kept under the digest of its weights and its 
 
 import hashlib
 import math
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -105,7 +107,17 @@ def measured(
             timed = {"latency": float(pace * np.median(rounds[key])), "rounds": rounds[key], "timed_on": now}
             kept[key] |= timed
             write_json(folder / f"{key}.json", kept[key])
-    return [_known(*cards[key], kept[key]) for key in cards if key in kept], problems
+    return _told_apart([_known(*cards[key], kept[key]) for key in cards if key in kept]), problems
+
+
+def _told_apart(records: list[Record]) -> list[Record]:
+    """Those that have a name in common are named by their paths below the folder that holds them all instead."""
+    names = Counter(each["name"] for each in records)
+    alike = [each for each in records if names[each["name"]] > 1]
+    root = os.path.commonpath([Path(each["file"]).parent for each in alike]) if alike else ""
+    for each in alike:
+        each["name"] = Path(each["file"]).relative_to(root).with_suffix("").as_posix()
+    return records
 
 
 def _in_turn(

@@ -69,6 +69,7 @@ def build_page(roots: Sequence[Path], command: str = "", title: str = "") -> str
         title=title or ("Detection NAS, reproduced" if tabs else "Runs"),
         command=command,
         tabs=tabs,
+        overview=bool(claims or unreadable or len(exhibits) > 1),  # of one exhibit it would say nothing
         heads=HEADS,
         unreadable=unreadable,
         headline=headline([each for each in claims if not each["superseded"] and each["scale"] != SMOKE])

@@ -130,14 +130,22 @@ def test_one_that_cannot_be_measured_is_named_and_costs_no_other(tmp_path, datas
 
 def test_the_command_says_what_is_shown_once_and_which_classes_a_detector_does_not_know(tmp_path, capsys):
     *others, last = load("scenes:val=1", "val").categories
-    for place, seed, card in (("one", 0, {}), ("two", 0, {}), ("three", 1, {"categories": [*others, "cell"]})):
-        write(tmp_path / "runs" / place, seed, **card)
+    cards = {"one": (0, {}), "two": (0, {}), "three": (1, {"categories": [*others, "cell"]})}
+    files = {place: write(tmp_path / "runs" / place, seed, **card) for place, (seed, card) in cards.items()}
     compare(Options(detectors=(tmp_path / "runs",), data="scenes:val=3", out=tmp_path / "out", device="cpu"))
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == [
-        "1 detector has the weights and input size of another: each is shown once",
+        f"{files['two']} has the weights and input size of {files['one']}, which is shown",
         f"ours-s1/detector does not know {last}",
     ]
+
+
+def test_detectors_of_one_name_are_told_apart_by_their_folders(tmp_path, dataset):
+    files = [write(tmp_path / place, 0, size) for place, size in {"a": (32, 32), "b": (32, 64)}.items()]
+    files.append(write(tmp_path / "a", 1))
+    records, _ = measured(files, dataset, tmp_path / "kept", SMOKE, "cpu")
+    inside = files[0].with_suffix("").relative_to(tmp_path / "a").as_posix()
+    assert sorted(each["name"] for each in records) == [f"a/{inside}", f"b/{inside}", "ours-s1/detector"]
 
 
 # ---- the record

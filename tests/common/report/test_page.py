@@ -76,12 +76,13 @@ def test_claims_and_exhibits_lead_to_each_other(runs):
     ]
 
 
-def test_one_exhibit_is_no_several(runs):
+def test_a_page_of_one_exhibit_opens_on_it(runs):
+    assert '<section id="overview">' in build_page([runs])
     for folder in runs.rglob("exhibits"):
         shutil.rmtree(folder / "table2")
     for path in runs.rglob("claims.json"):
         path.unlink()
-    assert "1 exhibit, no claim judged." in build_page([runs])
+    assert '<section id="overview">' not in build_page([runs])
 
 
 def test_the_first_screen_says_what_was_learnt(runs):
