@@ -86,7 +86,8 @@ class StudyOptions:
 
     scale: str
     """Preset: smoke (seconds; its numbers mean nothing), nano (two CPU cores), photo (your own photographs), mini (a
-    GPU) or paper (as published); --preset.FIELD changes any field of it."""
+    GPU) or paper (as published); --preset.FIELD changes any field of it. Where none is given, train and search take
+    photo for a folder of your own."""
     data: str = "scenes"
     """Detection set: scenes (built in), or auto:, coco:, voc:, yolo: or bdd:DIR; auto finds out which."""
     out: Path = Path("runs")
@@ -154,7 +155,8 @@ def data_parts(data: str) -> tuple[str, str, bool]:
     kind, _, rest = data.partition(":")
     folder = rest if kind == "scenes" else rest.removesuffix(",repair")
     if kind not in DATA_KINDS or (kind != "scenes" and not folder):
-        raise InputError(f"unknown data {data!r}; give {DATA_FORMS}")
+        forms = f"auto:{data} for that folder" if os.path.isdir(data) else DATA_FORMS
+        raise InputError(f"unknown data {data!r}; give {forms}")
     return kind, folder, folder != rest
 
 

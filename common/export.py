@@ -196,7 +196,10 @@ def pictures_of(detector: "Detector", images: Path | None) -> "list[np.ndarray]"
     from common.data.source import load
 
     data = detector.description.get("provenance", {}).get("data", "scenes")
-    chosen = load(data, "val", limit=CHECKED)
+    try:
+        chosen = load(data, "val", limit=CHECKED)
+    except InputError as error:
+        raise InputError(f"{error}; it is what the detector was trained on: give --images FOLDER instead") from None
     return [chosen.load_image(index) for index in range(len(chosen))]
 
 
@@ -231,6 +234,8 @@ def main(config: ExportCommand) -> None:
     detector = load_detector(config.detector)
     if config.detector.suffix == ".onnx":
         raise InputError(f"{config.detector} is an export already; give the detector that it was made from")
+    if config.out.suffix != ".onnx":
+        raise InputError(f"--out must be a file that ends in .onnx, got {config.out}")
     size = canvas_of(detector.input_size) if config.size is None else parse_size(config.size)
     pictures = pictures_of(detector, config.images) if config.check else []  # before minutes of work
     try:

@@ -118,9 +118,12 @@ def find_all(
         path = out / f"{limit.name}-{number}"
         file = study.save_with_card(path, network, study.size, study.run, record["architecture"], record)
         found.append({**record, "file": str(file)})
-    note = None
+    notes = []
     if limit.name != study.constraint.name:
-        note = f"scores are compared inside buckets of {study.constraint.name}, which the path filter was trained with"
+        kind = study.constraint.name
+        notes.append(f"scores are compared inside buckets of {kind}, which the path filter was trained with")
+    if max(budgets) > limit.highest:
+        notes.append(f"no path costs more than {metric(limit.highest)} {limit.unit}: a larger budget changes nothing")
     return to_json(
         {
             "run": str(study.run.path),
@@ -134,7 +137,7 @@ def find_all(
             "unit": limit.unit,
             "range": [limit.lowest, limit.highest],
             "space": {"size": study.space_left.size()},
-            "note": note,
+            "note": "; ".join(notes) or None,
             "found": found,
         }
     )

@@ -51,8 +51,9 @@ class Options(OneSeed, presets.Options):
     """Upgrade a base detector, and write what was found to disk."""
 
     base: Path | None = None
-    """Detector to upgrade: a file that this project wrote, or torchvision's fasterrcnn_resnet50_fpn of COCO, .pth or
-    .safetensors (default: one is trained on --backbone)."""
+    """Detector to upgrade: what `train` or `search` of this paper wrote (any two-stage detector on a pyramid, on a
+    ResNet, ResNeXt or MobileNetV2), or torchvision's fasterrcnn_resnet50_fpn of COCO, .pth or .safetensors (default:
+    one is trained on --backbone)."""
     backbone: str | None = None
     """Backbone of the base detector that is trained: resnet18, ..., mobilenet_v2 (default: the scale's own)."""
     control: Control = "none"

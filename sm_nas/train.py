@@ -52,6 +52,8 @@ def main(options: Options) -> None:
     strategy = find_strategy(options.strategy, preset)
     if options.describe:
         plan = describe(name, structure, preset, strategy, *sizes_without_reading(preset, options.data))
+        if options.data is not None and data_parts(options.data)[0] != "scenes":
+            print(f"{options.data} is not read: {COCO_CLASSES} classes are assumed", file=sys.stderr)
         show(plan, options.json, plan_text)
         return
 

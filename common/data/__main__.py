@@ -20,7 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from common.cli import Switch, data_parts, run, show
-from common.data.annotations import BAD_IMAGES, EXAMPLES, Faults
+from common.data.annotations import BAD_IMAGES, EXAMPLES, REPAIRABLE, Faults
 from common.data.detection_set import DetectionSet, counted, describe
 from common.data.source import SPLITS, find, read_split
 from common.letterbox import letterbox_scale, padded
@@ -54,8 +54,14 @@ def main(options: CheckCommand) -> None:
     report = check(options.data, options.pictures, options.input_size, options.anchor_scale)
     show(report, options.json, _text)
     if report["faults"]:
-        total = sum(fault["count"] for fault in report["faults"])
-        raise InputError(f"training would refuse {options.data} for {counted(total, 'fault', 'faults')}; mend the data")
+        total, mended = (
+            sum(fault["count"] for fault in report["faults"] if fault["repairable"] or not repaired)
+            for repaired in (False, True)
+        )
+        way_out = f", or add ,repair to it, as in auto:DIR,repair, which mends {mended} of them" if mended else ""
+        raise InputError(
+            f"training would refuse {options.data} for {counted(total, 'fault', 'faults')}; mend the data{way_out}"
+        )
 
 
 def check(
@@ -64,8 +70,9 @@ def check(
     """What is wrong with a set, and what is in it.
 
     Keys: form, pictures, input_size, anchor_scale; splits: name -> images, empty, boxes, ignored, classes (name ->
-    boxes), sizes; faults: a list of split (train or val), kind, count and examples, for which training would refuse the
-    set; remarks: sentences on what it would not refuse, faults of the test split among them.
+    boxes), sizes; faults: a list of split (train or val), kind, count, examples and repairable (by `,repair`), for
+    which training would refuse the set; remarks: sentences on what it would not refuse, faults of the test split among
+    them.
     """
     if not anchor_scale > 0:
         raise InputError(f"--anchor-scale must be greater than 0, got {anchor_scale:g}")
@@ -94,7 +101,8 @@ def check(
             if split == "test":  # training does not read it
                 remarks.append(f"test: {count:,} {kind}: {examples[0]}")
             else:
-                faults.append({"split": split, "kind": kind, "count": count, "examples": examples})
+                fault = {"split": split, "kind": kind, "count": count, "examples": examples}
+                faults.append(fault | {"repairable": (one, many) in REPAIRABLE})
     remarks += _classes_apart(sets)
     remarks += _duplicates(sets)
     splits = {split: _contents(dataset, input_size, anchor_scale) for split, dataset in sets.items()}
@@ -152,7 +160,7 @@ def _pictures(dataset: DetectionSet, faults: Faults, decode: bool) -> Iterator[s
 
 
 def _classes_apart(sets: Mapping[str, DetectionSet]) -> Iterator[str]:
-    """Classes that have objects in one split and none in another; what is ignored is no object."""
+    """Classes that have no object in a split, or in any; what is ignored is no object."""
     used = {}
     for split, dataset in sets.items():
         used[split] = {dataset.categories[label] for label in np.unique(dataset.labels[~dataset.crowd])}
@@ -160,6 +168,9 @@ def _classes_apart(sets: Mapping[str, DetectionSet]) -> Iterator[str]:
         missing = sorted(set().union(*used.values()) - classes)
         if missing:
             yield f"{split}: no object of {', '.join(missing)}"
+    named = dict.fromkeys(name for dataset in sets.values() for name in dataset.categories)
+    if nowhere := [name for name in named if not any(name in classes for classes in used.values())]:
+        yield f"no split has an object of {', '.join(nowhere)}"
 
 
 def _duplicates(sets: Mapping[str, DetectionSet]) -> Iterator[str]:

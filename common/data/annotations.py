@@ -36,6 +36,7 @@ NOT_FINITE = ("box with coordinates beyond all numbers", "boxes with coordinates
 OVER_THE_EDGE = ("box over the edge of its image", "boxes over the edge of their image")
 NO_AREA = ("box without area in its image", "boxes without area in their image")
 NEGATIVE_AREA = ("negative area", "negative areas")
+REPAIRABLE = (OVER_THE_EDGE, NO_AREA)
 UNKNOWN_CLASS = ("box of an unknown class", "boxes of an unknown class")
 
 

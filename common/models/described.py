@@ -439,8 +439,9 @@ def architecture_of(backbone: nn.Module) -> Architecture:
     if isinstance(backbone, DescribedBackbone):
         return backbone.architecture
     if description.get("kind") not in STANDARD:
+        kind = description.get("kind", type(backbone).__name__)
         raise InputError(
-            f"a {type(backbone).__name__} cannot be described block by block: give one of {', '.join(STANDARD)}"
+            f"a backbone of the kind {kind} cannot be described block by block: give {', '.join(STANDARD)}"
         )
     return Architecture.standard(description["kind"], description["width"])
 

@@ -137,7 +137,8 @@ def test_an_image_without_any_detection_is_padding_alone():
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    return save_detector(tmp_path / "detector", centernet(), {"categories": CLASSES, "input_size": SIZE})
+    card = {"categories": CLASSES, "input_size": SIZE, "provenance": {"data": "auto:photos"}}
+    return save_detector(tmp_path / "detector", centernet(), card)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,11 @@ def saved(tmp_path) -> Path:
     [
         (["--size", "96x60"], "the sides of a canvas must be multiples of 32 pixels, got 96x60"),
         (["--size", "96"], "must be WIDTHxHEIGHT"),
+        (["--out", "detector.pt"], "--out must be a file that ends in .onnx, got detector.pt"),
+        (
+            ["--check"],
+            "no folder photos for the data 'auto:photos'; check the path; it is what the detector was trained",
+        ),
     ],
 )
 def test_bad_flags_are_one_sentence(flags, says, saved, tmp_path, capsys):

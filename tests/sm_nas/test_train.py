@@ -87,7 +87,7 @@ def test_the_papers_e3_without_any_other_flag(capsys, tmp_path, monkeypatch):
 def test_plans_of_other_scales_data_and_strategies(capsys):
     plan = json.loads(said(capsys, "--model", "E3", "--scale", "smoke", "--describe", "--json"))
     assert plan["printed"] is None, "Table 2 is about another network"
-    assert (plan["steps"], plan["images_a_step"]) == (2 * (32 // 8), 8)
+    assert (plan["steps"], plan["images_a_step"]) == (2 * (16 // 8), 8)
     flags = ("--scale", "smoke", "--data", "scenes:train=64", "--strategy", "7", "--describe", "--json")
     plan = json.loads(said(capsys, "--model", CODED, *flags))
     strategy = SMOKE.strategies[7]
@@ -97,6 +97,8 @@ def test_plans_of_other_scales_data_and_strategies(capsys):
     assert plan["modules"] == {**plan["modules"], "levels": [1, 5], "heads": "cascade2", "size": [64, 32]}
     flags = ("--scale", "paper", "--data", "coco:/nowhere", "--describe", "--json")
     assert json.loads(said(capsys, "--model", "resnet18 64x32 no-fpn rpn 2fc", *flags))["steps"] is None
+    run(main, Options, ["--data", "coco:/nowhere", "--describe"])
+    assert capsys.readouterr().err == "coco:/nowhere is not read: 80 classes are assumed\n"
 
 
 @pytest.mark.usefixtures("no_data")

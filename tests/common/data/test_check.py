@@ -43,12 +43,13 @@ OVER_THE_EDGE = {"id": 20, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 
 
 def test_what_is_in_a_set(folder):
     report = check(str(folder), input_size=80)
-    assert (report["form"], report["faults"], report["remarks"]) == ("coco", [], [])
+    remarks = ["no split has an object of dog"]  # what is ignored is none
+    assert (report["form"], report["faults"], report["remarks"]) == ("coco", [], remarks)
     train = report["splits"]["train"]
     assert {key: train[key] for key in ("images", "empty", "boxes", "ignored")} == {
         "images": 6, "empty": 1, "boxes": 6, "ignored": 1,
     }  # fmt: skip
-    assert train["classes"] == {"cat": 5, "dog": 0}  # what is ignored is not counted
+    assert train["classes"] == {"cat": 5, "dog": 0}
     # 40x20 pixels fill an input of 80 at twice their size; the heights are 2 to 6
     sides = np.sqrt([16 * 2 * height for height in range(2, 7)])
     assert train["sizes"]["median"] == pytest.approx(np.median(sides))
@@ -98,7 +99,8 @@ def test_all_faults_are_counted_and_training_would_refuse_the_set(folder, capsys
     assert ended.value.code == 2
     printed = capsys.readouterr()
     assert "train: 7 boxes over the edge of their image\n    annotation 20 of" in printed.out
-    assert printed.err.endswith("for 16 faults; mend the data\n")
+    way_out = "mend the data, or add ,repair to it, as in auto:DIR,repair, which mends 8 of them\n"
+    assert printed.err.endswith(f"for 16 faults; {way_out}")
     with pytest.raises(InputError):  # as it says
         load(f"coco:{folder}", "train")
 
@@ -135,6 +137,14 @@ def test_what_training_takes_but_someone_should_know(folder):
         "val: no object of cat",
         "1 picture is both in train and in val: 4.png = 0.png",
     ]
+
+
+def test_a_class_that_no_split_has_is_said(folder):
+    for split in ("train", "val"):
+        contents = contents_of(folder, split)
+        contents["categories"].append({"id": 9, "name": "bird"})
+        write(folder, contents, split)
+    assert "no split has an object of dog, bird" in check(str(folder))["remarks"]
 
 
 def test_what_stops_the_reading_is_a_fault_of_its_split(folder):

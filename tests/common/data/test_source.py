@@ -72,13 +72,13 @@ def test_a_draw_of_scenes_is_that_of_the_whole_set_and_lays_out_no_others(monkey
     assert load(spec, "train", limit=40).fingerprint() == load(spec, "train").fingerprint()
 
 
-@pytest.mark.parametrize(
-    "spec", ["", "coco", "coco:", "yolo:", "auto:,repair", "kitti:/tmp", "/tmp", "scene", "Scenes"]
-)
+@pytest.mark.parametrize("spec", ["", "coco", "coco:", "yolo:", "auto:,repair", "kitti:/tmp", "scene", "Scenes"])
 def test_an_unknown_spec_is_answered_with_the_forms(spec):
     for call in (lambda: load(spec, "train"), lambda: short_name(spec)):
         with refused(r"unknown data .* give scenes\[.* yolo:DIR or bdd:DIR .DIR,repair"):
             call()
+    with refused("unknown data '/tmp'; give auto:/tmp for that folder"):
+        load("/tmp", "train")
 
 
 @pytest.mark.parametrize("settings", ["train", "train=", "train=-1", "train=0", "size=9.5", "tests=5", "train=٣", "=3"])

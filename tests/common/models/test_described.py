@@ -228,7 +228,7 @@ def test_what_cannot_be_described_gives_a_sentence():
         as_described(thin_detector("basic", first=2, last=3))
     with pytest.raises(InputError, match="this CenterNet has none"):
         as_described(CenterNet(ResNet("resnet18", width=8), 3, (8, 8, 8), 8))
-    with pytest.raises(InputError, match="a Linear cannot be described block by block"):
+    with pytest.raises(InputError, match="a backbone of the kind Linear cannot be described"):
         architecture_of(nn.Linear(1, 1))
     with pytest.raises(InputError, match="no backbone is called 'vgg'"):
         Architecture.standard("vgg")
