@@ -143,6 +143,14 @@ class StudyPreset:
     classification: Optimisation
     """Pre-training on classification."""
 
+    def __post_init__(self) -> None:
+        images = ("train_images", "search_images", "validation_images", "evaluation_batch_size")
+        for name in (*images, "latency_images", "latency_rounds", "crop_size", "crop_batch_size"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise InputError(f"{name} must be at least 1, got {number}")
+        if self.crops is not None and self.crops < 2:
+            raise InputError(f"crops must be at least 2, got {self.crops}")
+
 
 @dataclass(frozen=True)
 class TwoStageSettings:

@@ -140,9 +140,10 @@ class Preset(StudyPreset):
     """Folds of table 2's cross-validation."""
 
     def __post_init__(self) -> None:
-        images = ("calibration_images", "proxy_calibration_images", "latency_images")
-        for name, least in {"crops": 2, "filter_folds": 2, **dict.fromkeys((*images, "operation_samples"), 1)}.items():
-            if getattr(self, name) is not None and getattr(self, name) < least:
+        super().__post_init__()
+        counts = ("calibration_images", "proxy_calibration_images", "operation_samples")
+        for name, least in {"filter_folds": 2, **dict.fromkeys(counts, 1)}.items():
+            if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.image_size < 1 or self.image_size % SIDE_MULTIPLE:
             raise InputError(f"image_size must be a multiple of {SIDE_MULTIPLE}, got {self.image_size}")

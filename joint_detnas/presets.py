@@ -365,6 +365,7 @@ class Preset(StudyPreset):
     """Of the upgraded detectors that Table 6 also shows so."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.base_size not in self.sizes:
             sizes = ", ".join(map(size_name, self.sizes))
             raise InputError(f"base_size must be one of the sizes {sizes}, got {size_name(self.base_size)}")
@@ -378,9 +379,8 @@ class Preset(StudyPreset):
         unknown = [teacher for _, teacher in self.lessons if teacher not in dict(self.equivalents)]
         if unknown:
             raise InputError(f"the teachers of lessons must be among equivalents, got {unknown[0]}")
-        for name in ("calibration_images", "latency_images", "latency_rounds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.calibration_images < 1:
+            raise InputError(f"calibration_images must be at least 1, got {self.calibration_images}")
         if self.pair_orders < 2:
             raise InputError(f"pair_orders must be at least 2, so that they differ, got {self.pair_orders}")
 

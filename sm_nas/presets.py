@@ -56,7 +56,8 @@ class Preset(StudyPreset, Settings):
     """The detectors that the found ones are compared with."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        StudyPreset.__post_init__(self)
+        Settings.__post_init__(self)
         known, wanted = dict((*self.models, *self.classics)), ("FPN R50", *self.transfer_baselines)
         if "FPN R50" not in self.transfer_baselines or not known.keys() >= set(wanted):
             raise InputError(

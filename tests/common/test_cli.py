@@ -44,7 +44,7 @@ SMALL = Preset(
     augmentation=Augmentation(),
     crop_size=1,
     crop_batch_size=1,
-    crops=1,
+    crops=2,
     classification=Optimisation(),
 )
 
@@ -143,6 +143,8 @@ WRONG = {
         typed: typed.split()[-1].removeprefix("--") for typed in ("--scale huge", "--preset.foo 1", "--seed x", "--foo")
     },
     "--preset.classification.epochs 0": "epochs must be at least 1, got 0",
+    "--preset.search-images 0": "search_images must be at least 1, got 0",
+    "--preset.crop-batch-size 0": "crop_batch_size must be at least 1, got 0",
 }
 
 
