@@ -72,39 +72,38 @@ def main(options: PredictCommand) -> None:
     made = (make_folder(options.out) / "drawn").resolve()
     named = {os.path.relpath(path, root): path for place in options.images for path in picture_files(place)}
     paths = [(Path(name), path) for name, path in named.items() if made not in path.resolve().parents]
-    found = _Found(list(detector.categories))
+    results = _Results(list(detector.categories))
     interrupted = False
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc="pictures", disable=None) as bar:
         try:
             for chunk in (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)):
                 pixels_of = pool.map(_read, (path for _, path in chunk))
                 read = [(name, each) for (name, _), each in zip(chunk, pixels_of, strict=True) if each is not None]
-                detections = detector.detect([each for _, each in read], _BATCH) if read else None
+                found = detector.detect([each for _, each in read], _BATCH) if read else None
                 kept = [
-                    [each for each in detections.image(place) if each.score >= options.score]
-                    for place in range(len(read))
+                    [each for each in found.image(place) if each.score >= options.score] for place in range(len(read))
                 ]
                 if options.draw:
                     places = [_drawing_of(made, name) for name, _ in read]
                     list(pool.map(_draw, places, (pixels for _, pixels in read), kept))
-                    found.drawn += places
+                    results.drawn += places
                 for (name, pixels), each in zip(read, kept, strict=True):
-                    found.add(name, pixels.shape, each)
+                    results.add(name, pixels.shape, each)
                 bar.update(len(chunk))
         except KeyboardInterrupt:  # hours of work may be done
-            if not found.pictures:
+            if not results.pictures:
                 raise
             interrupted = True
-    found.write(options.out)
-    _tell(found, options, len(paths), interrupted)
+    results.write(options.out)
+    _tell(results, options, len(paths), interrupted)
     if interrupted:
         raise SystemExit(130)
-    if not found.pictures:
+    if not results.pictures:
         raise InputError("none of the pictures can be read: see above")
 
 
 @dataclass
-class _Found:
+class _Results:
     """What is found, as it is written. drawn: the pictures with boxes on them."""
 
     categories: list[str]
@@ -136,11 +135,11 @@ class _Found:
             write_atomically(folder / name, text.encode("utf-8", "replace"))
 
 
-def _tell(found: _Found, options: PredictCommand, asked: int, interrupted: bool) -> None:
+def _tell(results: _Results, options: PredictCommand, asked: int, interrupted: bool) -> None:
     """How much was found, and in what; what was not looked at, or is of an earlier call."""
     from common.data.image_files import files_below
 
-    looked_at, objects = len(found.pictures), len(found.records)
+    looked_at, objects = len(results.pictures), len(results.records)
     left_out = asked - looked_at
     said = f"{objects} object{'' if objects == 1 else 's'} of score {options.score:g} or more in "
     said += f"{looked_at} picture{'' if looked_at == 1 else 's'}"
@@ -149,8 +148,8 @@ def _tell(found: _Found, options: PredictCommand, asked: int, interrupted: bool)
     elif left_out:
         said += f"; {left_out} left out that cannot be read"
     print(said if objects or not looked_at else f"{said}; a lower --score may show some")
-    print(f"wrote {options.out}: {'drawn/, ' if found.drawn else ''}detections.json, images.json, detections.csv")
-    there, drawn = options.out / "drawn", set(found.drawn)
+    print(f"wrote {options.out}: {'drawn/, ' if results.drawn else ''}detections.json, images.json, detections.csv")
+    there, drawn = options.out / "drawn", set(results.drawn)
     if earlier := sum(path.resolve() not in drawn for path in files_below(there, (".jpg", ".jpeg"))):
         print(f"{there} also holds {earlier} of an earlier call")
     photographs = [each for place in options.images if place.is_dir() for each in files_below(place, NOT_READ)]
