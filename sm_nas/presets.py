@@ -206,7 +206,7 @@ NANO = Preset(
 detectors without one, where more than 5 % of the small objects would lie between the cells of the RPN.
 
 As the papers do, detectors start from strong features and learn a small set: backbones see 480,000 crops of another
-draw of Scenes, once for all seeds. On a seed that nothing is judged by, FPN with ResNet18 has AP 19.6 after 16,000
+draw of Scenes, in each seed anew. On a seed that nothing is judged by, FPN with ResNet18 has AP 19.6 after 16,000
 samples in batches of 16 (83 s of CPU), 20.3 in batches of 8 (99 s), and 24.5 after 32,000 (194 s): not its plateau yet.
 The final schedule of 24,000 gives FPN R50 AP 25.0 and E3 31.0, twice as long a one 31.2 and 39.4 (`--only plateau`):
 all are trained alike, and none to its end. After 6,400 in batches of 4 it had 15.5; with a quarter of the crops 10.8,
@@ -216,7 +216,7 @@ weights, and 9.1 when it trains by a third of their rate as well. From scratch 6
 such trainings cannot be judged here, and they are kept short.
 
 Command: python -m sm_nas.reproduce --scale nano --second-data coco:DIR/bccd --precision bfloat16 --seeds 6
-Time, by estimate: a seed takes 100 minutes of CPU, and pre-training 50 for all seeds together (AMD EPYC, AVX512-BF16).
+Time, by estimate: 150 minutes of CPU a seed, of which 50 are pre-training (AMD EPYC, AVX512-BF16).
 """
 
 _PHOTO_SIZES = ((256, 256), (288, 288), (320, 320))
@@ -226,6 +226,7 @@ PHOTO = replace(
     structural=replace(NANO.structural, sizes=_PHOTO_SIZES),
     detector=replace(NANO.detector, canonical_side=112.0, proposals=(200, 100), guided_proposals=50),
     train_images=None,
+    pretraining_by_seed=False,
     search_images=60,
     validation_images=None,
     evaluation_batch_size=16,
