@@ -93,11 +93,14 @@ def _inspection(report: Mapping[str, Any]) -> str:
         ap = report["per_class"][name]
         shown = f"{ap:8.4f}" if ap >= 0 else f"{'-':>8}"
         lines.append(f"{name:<{width}}{shown}{sum(row):>9,}{found:>7,}{sum(row) - found:>8,}{false:>7,}")
+    objects = f"{report['objects']:,} objects in {report['images']:,} images"
     lines += [
         "",
         f"of detections of score {report['score']:.3f} or more {report['precision']:.1%} are right, and "
-        f"{report['recall']:.1%} of {report['objects']:,} objects in {report['images']:,} images are found: those that "
-        "the table counts; missed are also the ones taken for another class",
+        f"{report['recall']:.1%} of {objects} are found: those that the table counts; missed are also the ones taken "
+        "for another class"
+        if report["recall"]
+        else f"no detection is right: none of {objects} is found",
     ]
     if report["unknown_classes"]:
         lines.append(f"the detector does not know {', '.join(report['unknown_classes'])}")

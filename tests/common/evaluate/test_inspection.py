@@ -15,7 +15,7 @@ from common.cli import run
 from common.data.batches import DetectionBatches
 from common.data.scenes import scenes
 from common.evaluate import inspection
-from common.evaluate.__main__ import EvaluateCommand, main
+from common.evaluate.__main__ import EvaluateCommand, _inspection, main
 from common.evaluate.average_precision import METRICS, GroundTruth
 from common.evaluate.inspection import Matched, as_trained, best_score, confusion, match
 from common.letterbox import letterbox_scale
@@ -130,7 +130,14 @@ def test_a_detector_is_evaluated_by_the_names_of_its_classes(tmp_path, monkeypat
     run(main, EvaluateCommand, flags)
     printed = capsys.readouterr().out
     assert f"the detector does not know {lost}" in printed
+    assert "100.0% are right, and " in printed
     assert f"wrote {tmp_path / 'new'}: drawn.png" in printed
+
+
+def test_where_nothing_is_right_no_share_is_told():
+    report = {"confusion": [[0, 3], [0, 0]], "per_class": {"cat": 0.0}, "unknown_classes": [], "recall": 0.0}
+    report |= {**dict.fromkeys(METRICS, 0.0), "objects": 3, "images": 2}
+    assert _inspection(report).endswith("\n\nno detection is right: none of 3 objects in 2 images is found")
 
 
 def test_what_is_found_missed_and_wrong_is_told_apart_by_its_colour():
