@@ -4,6 +4,7 @@ NAME.py is the source, which is edited; NAME.ipynb is made of it and executed, w
 and no time is recorded, so that building again gives no difference where the results are the same.
 """
 
+import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,16 @@ def unexecuted(name: str) -> "NotebookNode":
     notebook = jupytext.read(FOLDER / f"{name}.py", fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"{name}-{number:02d}", NotebookNode()
-    notebook.metadata = from_dict(KERNEL)
+    notebook.metadata = from_dict(KERNEL | {"results": _results_of(name)})
     return notebook
+
+
+def _results_of(name: str) -> str:
+    """A digest of the committed results that it shows: where they have changed, its outputs are old."""
+    digest = hashlib.sha256()
+    for file in sorted((FOLDER.parent / "results" / "nano" / name).glob("*.json")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def executed(notebook: "NotebookNode") -> "NotebookNode":
@@ -61,6 +70,7 @@ def executed(notebook: "NotebookNode") -> "NotebookNode":
     from nbclient.exceptions import CellExecutionError
     from nbformat import from_dict
 
+    metadata = from_dict(notebook.metadata)  # the kernel adds its own version
     client = NotebookClient(
         notebook,
         timeout=TIMEOUT,
@@ -72,7 +82,7 @@ def executed(notebook: "NotebookNode") -> "NotebookNode":
         client.execute()
     except CellExecutionError as error:
         raise InputError(f"a cell of the notebook fails: {error.ename}: {error.evalue}") from error
-    notebook.metadata = from_dict(KERNEL)  # the kernel adds its own version
+    notebook.metadata = metadata
     return notebook
 
 
