@@ -104,8 +104,8 @@ print(f"best of three minus the second: {np.mean([np.diff(np.sort(each.mean(axis
 print(f"equal methods of which one leads: {np.mean([lead(each).low > 0 for each in equal]):.1%}")
 
 # %% [markdown]
-# X-3 asks whether that order holds on a second data set: each method must be ahead there of the next one in the order of
-# the first. An order that holds on the first data set alone would bring nothing at either step, on average:
+# X-3 asks whether that order holds on a second data set: each method must be ahead there of the next one in the order
+# of the first. An order that holds on the first data set alone would bring nothing at either step, on average:
 
 # %%
 there = np.array([[21.0, 24.0, 22.5]])
