@@ -206,7 +206,7 @@ NANO = Preset(
 detectors without one, where more than 5 % of the small objects would lie between the cells of the RPN.
 
 As the papers do, detectors start from strong features and learn a small set: backbones see 480,000 crops of another
-draw of Scenes, in each seed anew. On a seed that nothing is judged by, FPN with ResNet18 has AP 19.6 after 16,000
+draw of Scenes, once for each seed. On a seed that nothing is judged by, FPN with ResNet18 has AP 19.6 after 16,000
 samples in batches of 16 (83 s of CPU), 20.3 in batches of 8 (99 s), and 24.5 after 32,000 (194 s): not its plateau yet.
 The final schedule of 24,000 gives FPN R50 AP 25.0 and E3 31.0, twice as long a one 31.2 and 39.4 (`--only plateau`):
 all are trained alike, and none to its end. After 6,400 in batches of 4 it had 15.5; with a quarter of the crops 10.8,

@@ -75,8 +75,8 @@ def _by_name(named: Iterable[tuple[str, int | str]]) -> dict[str, int | str]:
 def _named(
     record: dict[str, Any], name: str, identity: str, ids: dict[int | str, int], *known: dict[str, int | str]
 ) -> int | str:
-    """The id of what a record names, by its whole name or that of the file alone; by its id where it has no name, or
-    the ground truth has none. `BadRecord` where there is none such."""
+    """The id of what a record names, by its whole name or the last part of it; by its id where the record or the ground
+    truth has no names. Raises `BadRecord` for what the ground truth does not know."""
     said = record.get(name)
     if not isinstance(said, str) or not any(known):
         return known_identity(record, identity, ids)

@@ -43,7 +43,7 @@ OVER_THE_EDGE = {"id": 20, "image_id": 1, "category_id": 1, "bbox": [30, 4, 20, 
 
 def test_what_is_in_a_set(folder):
     report = check(str(folder), input_size=80)
-    remarks = ["no split has an object of dog"]  # what is ignored is none
+    remarks = ["no split has an object of dog"]  # ignored objects do not count
     assert (report["form"], report["faults"], report["remarks"]) == ("coco", [], remarks)
     train = report["splits"]["train"]
     assert {key: train[key] for key in ("images", "empty", "boxes", "ignored")} == {
