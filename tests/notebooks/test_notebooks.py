@@ -31,7 +31,7 @@ def test_notebook_is_made_of_its_script_thin_and_prints_versions_first(name):
     cells = [cell for cell in kept.cells if cell.cell_type == "code"]
     assert sum(bool(cell.outputs) for cell in cells) >= 5  # executed, outputs kept
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
-    assert kept.metadata == made.metadata
+    assert kept.metadata == made.metadata, "its results have changed: run python -m notebooks.build"
     text = (build.FOLDER / f"{name}.ipynb").read_text()
     assert not any(place in text for place in (str(build.FOLDER.parent), "/tmp/"))  # of one machine
     lines = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in cells]
