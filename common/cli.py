@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -207,11 +208,10 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     default = None
-    asked_briefly = not {"-h", "--help"}.isdisjoint(arguments)
+    if not {"-h", "--help", _HELP_ALL}.isdisjoint(arguments):
+        options_class = _as_told(options_class, briefly=_HELP_ALL not in arguments)
     arguments = ["--help" if each == _HELP_ALL else each for each in arguments]
     if issubclass(options_class, StudyOptions):
-        if asked_briefly:
-            options_class = _without_settings(options_class)
         given = {
             name: re.findall(rf"^--{name}[=\n](.*)$", "\n".join(arguments), re.MULTILINE)[-1:]
             for name in ("scale", "data")
@@ -228,14 +228,37 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
     return tyro.cli(options_class, default=default, args=arguments, prog=program())
 
 
-def _without_settings(options_class: type[Options]) -> type[Options]:
-    """The same options, but for those of the preset, which are not told."""
-    (preset,) = (item for item in fields(options_class) if item.name == "preset")
-    hidden = ("preset", Annotated[preset.type, tyro.conf.Suppress], preset)
-    short = make_dataclass(options_class.__name__, [hidden], bases=(options_class,), frozen=True, kw_only=True)
-    told = f"{_HELP_ALL} also lists the settings of the scale, each of which is a flag: --preset.FIELD VALUE."
-    short.__doc__ = f"{options_class.__doc__}\n{told}"
-    return short
+def _as_told(options_class: type[Options], briefly: bool) -> type[Options]:
+    """The same options for --help; briefly: without the settings of the scale.
+
+    What a field says goes on one line, for tyro would break it where the source does. Of a default of None or () it
+    says itself what that means.
+    """
+    import docstring_parser  # of tyro
+
+    says = {
+        each.arg_name: " ".join(each.description.split())
+        for source in reversed(options_class.__mro__[:-1])
+        for each in docstring_parser.parse_from_object(source).params
+        if each.description
+    }
+    about = {
+        item.name: tyro.conf.arg(help=says[item.name], help_behavior_hint="" if item.default in (None, ()) else None)
+        for item in fields(options_class)
+        if item.name in says and not is_dataclass(item.type)
+    }
+    doc = options_class.__doc__
+    if briefly and issubclass(options_class, StudyOptions):
+        about["preset"] = tyro.conf.Suppress
+        doc = f"{doc}\n{_HELP_ALL} also lists the settings of the scale, each of which is a flag: --preset.FIELD VALUE."
+    changed = [
+        (item.name, Annotated[item.type, about[item.name]], copy(item))
+        for item in fields(options_class)
+        if item.name in about
+    ]
+    told = make_dataclass(options_class.__name__, changed, bases=(options_class,), frozen=True, kw_only=True)
+    told.__doc__ = doc
+    return told
 
 
 def program() -> str:

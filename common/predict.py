@@ -41,8 +41,10 @@ class PredictCommand:
 
     detector: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DETECTOR")]
     """A detector that this project wrote (its folder, or one of its files), or an .onnx export of it."""
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGES")]
-    """Pictures, or folders of pictures, those in folders inside them included; at least one."""
+    images: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(required)")
+    ]
+    """Pictures, or folders of pictures, those in folders inside them included."""
     out: Path
     """Folder for what is found."""
     score: float = 0.3

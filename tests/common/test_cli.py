@@ -198,6 +198,9 @@ def test_help_is_short_and_help_all_lists_the_settings_of_the_asked_scale(flag, 
         (False, True) if flag == "--help-all" else (True, False)
     )
     assert "--latencies" in told
+    told_of_options = told.partition("preset options")[0]
+    assert "(default: )" not in told_of_options
+    assert "default: None" not in told_of_options
     if flag == "--help-all":
         assert f"(default: {PRESETS['nano'].train_images})" in told
     else:
@@ -208,8 +211,17 @@ def test_help_is_short_and_help_all_lists_the_settings_of_the_asked_scale(flag, 
 def test_a_command_without_settings_has_one_help(flag, capsys):
     with pytest.raises(SystemExit) as ended:
         parse(PredictCommand, [flag])
+    told = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "--score" in capsys.readouterr().out
+    assert "--score" in told
+    assert "inside them included. (required)" in " ".join(told.split()).replace(" │ │ ", " ")
+
+
+def test_help_breaks_lines_where_the_box_ends_and_not_where_the_source_does(capsys):
+    with pytest.raises(SystemExit):
+        parse(SearchOptions, ["--help"])
+    told = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    assert any("Ray: as many as" in line for line in told)  # the source has a break after "Ray:"
 
 
 def test_another_broken_pipe_is_told(capfd):
