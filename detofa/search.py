@@ -108,7 +108,7 @@ def find_all(
                 f"one between that and {metric(limit.highest)} (the dearest path)"
             )
     out = study.run.path / "detectors" if out is None else out
-    numbers = [f"{budget:.4g}".replace("+", "") for budget in budgets]
+    numbers = [metric(budget) for budget in budgets]
     if len(set(numbers)) < len(numbers):  # some are equal in four figures
         numbers = [exact(budget) for budget in budgets]
     searched = [find_one(study, limit, budget, evaluate) for budget in budgets]

@@ -152,13 +152,21 @@ class DetOFAStudy(Study):
         return {"blocks": {record["key"]: record["median_ms"] for record in records}}
 
     def _latency(self, shape: StemShape | BlockShape) -> float:
-        """Median milliseconds of a stem or block."""
+        """Median milliseconds of a stem or block, over as many passes as a detector is timed by."""
         if isinstance(shape, StemShape):
             channels, module = 3, Stem(PLAIN, shape.middle, shape.out_channels, shape.residual)
         else:
             channels, widths = shape.in_channels, (shape.in_channels, shape.middle, shape.out_channels)
             module = Bottleneck(PLAIN, *widths, stride=shape.stride, project=shape.first)
-        return measure_latency(module, (channels, *shape.size), device=self.device).median_ms
+        preset = self.preset
+        return measure_latency(
+            module,
+            (channels, *shape.size),
+            self.device,
+            warmup=preset.latency_warmup,
+            runs=preset.latency_images,
+            pause_s=preset.latency_pause,
+        ).median_ms
 
     @property
     def budgets(self) -> list[float]:

@@ -233,7 +233,7 @@ def test_runs_may_be_moved_together(trained, tmp_path, capsys):
     command = ["--run", str(moved / "ours-s0"), "--budget", "3e6", "--no-evaluate", "--json", "--device", "cpu"]
     run(main, Options, command)
     report = json.loads(capsys.readouterr().out)
-    assert report["found"][0]["file"] == str(moved / "ours-s0" / "detectors" / "macs-3e06.json")
+    assert report["found"][0]["file"] == str(moved / "ours-s0" / "detectors" / "macs-3M.json")
 
 
 def test_table_shows_each_budget(trained, capsys, tmp_path):

@@ -309,13 +309,14 @@ def test_latency_is_measured_once_for_all_processes_and_counts_as_used(tmp_path,
 def test_the_latency_of_a_block_is_that_of_its_module(shape, monkeypatch):
     asked = []
 
-    def measure(module, input_shape, device):
-        asked.append((sum(parameter.numel() for parameter in module.parameters()), tuple(input_shape)))
+    def measure(module, input_shape, device, **passes):
+        asked.append((sum(parameter.numel() for parameter in module.parameters()), tuple(input_shape), passes))
         return SimpleNamespace(median_ms=7.5)
 
     monkeypatch.setattr("detofa.study.measure_latency", measure)
-    assert _study("nowhere")._latency(shape) == 7.5
-    assert asked == [(shape.params, (3 if isinstance(shape, StemShape) else 8, *shape.size))]
+    assert _study("nowhere", latency_images=7, latency_warmup=3, latency_pause=0.5)._latency(shape) == 7.5
+    channels, passes = 3 if isinstance(shape, StemShape) else 8, {"warmup": 3, "runs": 7, "pause_s": 0.5}
+    assert asked == [(shape.params, (channels, *shape.size), passes)]
 
 
 def test_other_settings_have_a_folder_of_their_own_and_another_constraint_is_refused(finished):
