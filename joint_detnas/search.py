@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli import OneSeed, Switch, command, next_with, run, show, typed_command
+from common.cli import OneSeed, Switch, command, metric, next_with, run, show, typed_command
 from common.plain import InputError, to_json
 from common.settings import COCO_CLASSES
 from joint_detnas import presets
@@ -169,9 +169,9 @@ def _report_text(report: Mapping[str, Any]) -> str:
     rows = [
         ("AP", *(f"{100 * each['AP']:.1f}" for each in (base, result))),
         ("input size", *(size_name(each["size"]) for each in (base, result))),
-        ("G MAC (mmdet)", *(f"{each['macs_mmdet'] / 1e9:.4g}" for each in (base, result))),
-        ("backbone G MAC", *(f"{each['backbone_macs_mmdet'] / 1e9:.4g}" for each in (base, result))),
-        ("M parameters", *(f"{each['params'] / 1e6:.4g}" for each in (base, result))),
+        ("MAC (mmdet)", *(metric(each["macs_mmdet"]) for each in (base, result))),
+        ("backbone MAC", *(metric(each["backbone_macs_mmdet"]) for each in (base, result))),
+        ("parameters", *(metric(each["params"]) for each in (base, result))),
         ("latency ms", *(f"{each['latency']:.2f}" for each in (base, result))),
         ("training s", *("-" if each["seconds"] is None else f"{each['seconds']:.0f}" for each in (base, result))),
     ]
@@ -285,10 +285,10 @@ def _description_text(description: Mapping[str, Any]) -> str:
         [
             f"teachers at {description['scale']} scale: {teachers['size']:,} (printed: {printed['size']})",
             f"  at paper scale {printed['size_at_paper_scale']:,}: {printed['why_another']}",
-            f"  {cost['lowest'] / 1e9:.4g} to {cost['highest'] / 1e9:.4g} G MAC ({cost['of']})",
+            f"  {metric(cost['lowest'])} to {metric(cost['highest'])} MAC ({cost['of']})",
             f"  written {teachers['encoding']['form']}: {teachers['encoding']['meaning']}",
             f"  smallest {teachers['encoding']['smallest']}, largest {teachers['encoding']['example']}",
-            f"student: {student['backbone']}, {student['cost']['backbone_macs_mmdet'] / 1e9:.4g} G MAC of backbone at "
+            f"student: {student['backbone']}, {metric(student['cost']['backbone_macs_mmdet'])} MAC of backbone at "
             f"{student['cost']['at']}; actions on it: {actions}",
             f"input sizes: {', '.join(description['sizes'])}; {description['search']['budget']} pairs are trained",
         ]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from common.cli import OneSeed, Switch, command, next_with, run, show, typed_command
+from common.cli import OneSeed, Switch, command, metric, next_with, run, show, typed_command
 from common.plain import InputError, to_json
 from common.settings import COCO_CLASSES
 from joint_detnas import presets, search
@@ -144,7 +144,7 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
         schedule = f"{training['epochs']} epochs by {training['optimiser']} at {training['learning_rate']:g}"
     if plan["what"] == "base":
         backbone, cost = plan["student"]["backbone"], plan["student"]["cost"]
-        macs = f"{cost['backbone_macs_mmdet'] / 1e9:.4g} G MAC"
+        macs = f"{metric(cost['backbone_macs_mmdet'])} MAC"
         first = f"base detector {scale}: {backbone}, {macs} of backbone at {cost['at']}"
     elif plan["what"] == "cascade":
         before, after = (_cost_text(plan["cost"][when]) for when in ("before", "after"))
@@ -156,7 +156,7 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
 
 
 def _cost_text(cost: Mapping[str, Any]) -> str:
-    return f"{cost['macs_mmdet'] / 1e9:.4g} G MAC and {cost['params'] / 1e6:.4g} M parameters"
+    return f"{metric(cost['macs_mmdet'])} MAC and {metric(cost['params'])} parameters"
 
 
 def _report_text(report: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from common.cli import OneSeed, Switch, command, next_with, run, show, typed_command
+from common.cli import OneSeed, Switch, command, metric, next_with, run, show, typed_command
 from sm_nas.encoding import BLOCK_OF, BackboneCode, Structure
 from sm_nas.method import FLOPS, LATENCY, Evaluated, Group, ModularSpace, structural_to_modular
 from sm_nas.presets import Preset, SearchOptions
@@ -197,13 +197,13 @@ def _report_text(report: Mapping[str, Any]) -> str:
     if found:
         lines += [
             "found: AP on held-out training images, and on the validation images after the final schedule",
-            f"  {'':<4}{'G MAC':>9}{'AP':>7}{'final':>7}{'ms':>9}  structure",
+            f"  {'':<4}{'MAC':>9}{'AP':>7}{'final':>7}{'ms':>9}  structure",
         ]
     for network in found:
         final = network.get("final")
         measured = f"{'-':>7}{'-':>9}" if final is None else f"{points(final['AP']):>7}{final[LATENCY]:>9.2f}"
         lines.append(
-            f"  {network['name']:<4}{_billions(network[FLOPS]):>9}{points(network['AP']):>7}{measured}  "
+            f"  {network['name']:<4}{_cost(network[FLOPS]):>9}{points(network['AP']):>7}{measured}  "
             f"{network['structure']}"
         )
     written = [network for network in found if "file" in network]
@@ -216,7 +216,7 @@ def _report_text(report: Mapping[str, Any]) -> str:
 
 
 def _front_lines(searched: Mapping[str, Any]) -> list[str]:
-    unit, shown = ("ms", "{:.2f}".format) if searched["cost"] == LATENCY else ("G MAC", _billions)
+    unit, shown = ("ms", "{:.2f}".format) if searched["cost"] == LATENCY else ("MAC", _cost)
     lines = [f"  {'':<4}{unit:>9}{'AP':>7}  structure"]
     for each in searched["front"]:
         mark = each.get("pick") or ("from" if each.get("start") else "")
@@ -230,8 +230,8 @@ def _counts(searched: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _billions(operations: float | None) -> str:
-    return "-" if operations is None else f"{operations / 1e9:.4g}"
+def _cost(operations: float | None) -> str:
+    return "-" if operations is None else metric(operations)
 
 
 # ---- the search spaces
@@ -305,7 +305,7 @@ def _description_text(description: Mapping[str, Any]) -> str:
     one, two = description["stage_one"], description["stage_two"]
 
     def cost(part: Mapping[str, Any], name: str = "") -> str:
-        return f"  {name}{part['lowest'] / 1e9:.4g} to {part['highest'] / 1e9:.4g} G MAC ({part['of']})"
+        return f"  {name}{metric(part['lowest'])} to {metric(part['highest'])} MAC ({part['of']})"
 
     return "\n".join(
         [

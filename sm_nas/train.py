@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from common.cli import OneSeed, Switch, command, data_parts, next_with, run, show, typed_command
+from common.cli import OneSeed, Switch, command, data_parts, metric, next_with, run, show, typed_command
 from common.plain import InputError
 from common.report.exhibit import printed, printed_table
 from common.settings import COCO_CLASSES
@@ -179,17 +179,17 @@ def _printed(name: str, structure: Structure) -> dict[str, Any] | None:
 def plan_text(plan: Mapping[str, Any]) -> str:
     """The plan for people."""
     backbone, detector, (width, height) = plan["backbone"], plan["detector"], plan["input_size"]
-    theirs = f"; Table 2 prints {plan['printed']['backbone_flops'] / 1e9:g} G" if plan["printed"] else ""
+    theirs = f"; Table 2 prints {plan['printed']['backbone_flops'] / 1e9:g}G" if plan["printed"] else ""
     optimisation, steps = plan["strategy"]["optimisation"], plan["steps"]
     return "\n".join(
         [
             f"{plan['model']} at {plan['scale']} scale: {plan['structure']}",
             f"images of {width}x{height} pixels, {plan['categories']} classes",
-            f"backbone {backbone['macs_mmdet'] / 1e9:.4g} G MAC as mmdetection counts "
-            f"({backbone['macs'] / 1e9:.4g} G of products), {backbone['params'] / 1e6:.4g} M parameters, channels "
+            f"backbone {metric(backbone['macs_mmdet'])} MAC as mmdetection counts "
+            f"({metric(backbone['macs'])} of products), {metric(backbone['params'])} parameters, channels "
             f"{backbone['out_channels']}{theirs}",
-            f"detector {detector['macs_mmdet'] / 1e9:.4g} G MAC ({detector['macs'] / 1e9:.4g} G of products), "
-            f"{detector['params'] / 1e6:.4g} M parameters",
+            f"detector {metric(detector['macs_mmdet'])} MAC ({metric(detector['macs'])} of products), "
+            f"{metric(detector['params'])} parameters",
             f"norm {plan['norm']}, {'pre-trained backbone' if plan['strategy']['pretrained'] else 'from scratch'}; "
             f"{plan['epochs']} epochs of {plan['images_a_step']} images a step by {optimisation['optimiser']} at "
             f"{optimisation['learning_rate']:g}, {'steps unknown' if steps is None else f'{steps:,} steps'}",
@@ -206,8 +206,8 @@ def _report_text(report: Mapping[str, Any]) -> str:
             f"{report['model']}: AP {points(report['AP'])} ({by_size})",
             f"latency {report['latency']:.2f} ms (quartiles {report['latency_iqr']:.2f} apart) on "
             f"{measured['device']}, {measured['precision']}, {measured['software']}",
-            f"backbone {report['backbone_macs_mmdet'] / 1e9:.4g} G MAC, detector {report['macs_mmdet'] / 1e9:.4g} G, "
-            f"{report['params'] / 1e6:.4g} M parameters",
+            f"backbone {metric(report['backbone_macs_mmdet'])} MAC, detector {metric(report['macs_mmdet'])}, "
+            f"{metric(report['params'])} parameters",
             f"trained in {report['seconds']:.0f} s, this command {report['seconds_of_command']:.0f} s, "
             f"peak memory {report['peak_memory'] / 2**30:.2f} GiB",
             f"run: {report['run']}",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import next_with, parse, run
+from common.cli import metric, next_with, parse, run
 from common.cost import count
 from common.models.detector import load_detector
 from common.models.roi_head import CASCADE
@@ -66,9 +66,9 @@ def test_base_and_result_side_by_side(said, answer, flags, tiny, searched, no_tr
     rows = {line[:16].strip(): line[16:].split() for line in lines[1:8]}
     assert rows["AP"] == [f"{100 * each['AP']:.1f}" for each in (base, result)]
     assert rows["input size"] == ["x".join(map(str, each["size"])) for each in (base, result)]
-    assert rows["G MAC (mmdet)"] == [f"{each['macs_mmdet'] / 1e9:.4g}" for each in (base, result)]
+    assert rows["MAC (mmdet)"] == [metric(each["macs_mmdet"]) for each in (base, result)]
     assert rows["latency ms"] == [f"{each['latency']:.2f}" for each in (base, result)]
-    assert set(rows) >= {"M parameters", "training s"}
+    assert set(rows) >= {"parameters", "training s"}
     assert f"upgraded detector: {result['file']}" in lines
 
     study = JointDetNASStudy(tiny_options(searched))
@@ -216,7 +216,7 @@ def test_plans_say_costs_and_schedule(said, answer):
     flags = ("--describe", "--backbone", "resnet50")
     plan, text = answer(train, *flags), said(train, *flags)
     assert plan["student"]["cost"]["backbone_macs_mmdet"] == pytest.approx(88.03e9, rel=1e-4)
-    assert "88.03 G MAC" in text
+    assert "88.03G MAC" in text
     assert "24 epochs by sgd at 0.02" in text
     plan = answer(train, "--describe", "--what", "pool", "--teacher", "d3-4-6-3_w1-1-1-1_n1")
     text = train._plan_text(plan)
@@ -240,7 +240,7 @@ def test_a_cascades_plan_says_the_cost_before_and_after(answer, scale, backbone)
     if scale == "paper":
         assert plan["training"]["epochs"] == 16
         assert before["params"] == pytest.approx(60.4e6, rel=0.01), "X101-FPN"
-    assert f"to {after['macs_mmdet'] / 1e9:.4g} G MAC" in text
+    assert f"to {metric(after['macs_mmdet'])} MAC" in text
     assert "with 3 heads and deformable convolutions" in text
 
 

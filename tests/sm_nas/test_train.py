@@ -104,9 +104,9 @@ def test_plans_of_other_scales_data_and_strategies(capsys):
 @pytest.mark.usefixtures("no_data")
 def test_a_plan_for_people(capsys):
     text = said(capsys, "--model", "E5", "--describe")
-    assert "161.8 G MAC" in text
-    assert "Table 2 prints 162.45 G" in text
-    assert "92 M parameters" in text
+    assert "161.8G MAC" in text
+    assert "Table 2 prints 162.45G" in text
+    assert "92M parameters" in text
 
 
 # ---- training
