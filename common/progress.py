@@ -5,6 +5,7 @@ stages of more than ten minutes, a line now and then. Importable without torch.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -98,8 +99,9 @@ def plan(work: Mapping[str, float]) -> None:
 
 
 def silence() -> None:
-    """Show nothing in this process, which works for another one."""
+    """Show nothing in this process, which works for another one and is ended by a signal."""
     _command.silent = True
+    tqdm.set_lock(threading.RLock())  # tqdm's own is one of all processes, which a signal would leave behind
 
 
 def found_done(*names: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from common import progress
 from common.data.batches import SharedImages
@@ -46,7 +47,9 @@ def measure(item: tuple[int, ...]) -> dict:
             raise ValueError("a fault in the code")
         case 7:
             os.kill(os.getpid(), signal.SIGKILL)
-    return {"AP": value / 10, "process": os.getpid()}
+    with tqdm(disable=True) as bar:  # as decoding shows one
+        lock = type(bar.get_lock()).__name__
+    return {"AP": value / 10, "process": os.getpid(), "lock": lock}
 
 
 def evaluate(run: Run, items, function=measure, workers: int = 0, **options) -> list[dict]:
@@ -206,6 +209,7 @@ def test_several_processes_are_kept_and_go_on_when_one_is_killed(tmp_path):
         assert again | first == again
         assert len(again) == 2
         assert os.getpid() not in again
+        assert {record.get("lock") for record in records} == {"RLock", None}  # a lock of all processes would be left
         records = evaluate(run, [(7, 0), (0, 9), (0, 10)], workers=2)
         assert [record.get("AP") for record in records] == [None, 0.9, 1.0]
         assert "its process was killed twice" in records[0]["reason"]
