@@ -14,7 +14,7 @@ from typing import Any
 from common.plain import InputError, write_atomically
 from common.report.card import TEMPLATES, Card, card_of, draw
 from common.report.exhibit import setting_in_words
-from common.report.run_card import card_of_run
+from common.report.run_card import DETECTORS, card_of_run
 from common.report.runs import (
     SMOKE,
     FoundExhibit,
@@ -40,7 +40,7 @@ from common.report.scoreboard import (
 )
 
 _KINDS = {"reproduced": "yes", "not reproduced": "no"}  # of verdicts; all others are open
-_MOST_RUNS = 12  # that are drawn one by one; a run among more has its own page
+_MOST_RUNS = 12  # that are drawn one by one; among more, only those that left detectors: the others have own pages
 
 
 def build_page(roots: Sequence[Path], command: str = "", title: str = "") -> str:
@@ -58,11 +58,14 @@ def build_page(roots: Sequence[Path], command: str = "", title: str = "") -> str
     tabs = _tabs(exhibits, claims, several=len(roots) > 1)
     folders = [run for run in runs if run.folder]
     run_cards = []
-    for run in folders if len(folders) <= _MOST_RUNS else ():
+    drawn = folders if len(folders) <= _MOST_RUNS else [run for run in folders if any(run.folder.glob(DETECTORS))]
+    for run in drawn if len(drawn) <= _MOST_RUNS else ():
         try:
             run_cards += filter(None, [card_of_run(run)])
         except InputError as error:
             unreadable.append(str(error))
+    for card in run_cards:
+        card.anchor = _anchor("run", card.title)
     draw([*run_cards, *(card for tab in tabs for group in tab["groups"] for row in group["rows"] for card in row)])
     environments = [run.environment for run in runs] or [found.result.environment for found in exhibits]
     return TEMPLATES.get_template("page.html").render(

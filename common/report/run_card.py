@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import metric
+from common.cli import PREFIXES, metric
 from common.plain import read_json
 from common.report.card import Card, image
 from common.report.exhibit import Picture
@@ -13,13 +13,10 @@ from common.report.runs import SMOKE, RunSummary, duration, read_candidates, rea
 
 CURVES = {"loss": (1, "Loss"), "accuracy": (100, "Accuracy (percent)"), "AP": (100, "AP (points)")}
 """What trainings log by epoch: factor and label of each quantity."""
-_COSTS = {
-    "latency": (1, "Latency (ms)"),
-    "macs_mmdet": (1e-9, "Cost (GMACs)"),
-    "macs": (1e-9, "Cost (GMACs)"),
-    "cost": (1e-6, "Cost (millions)"),
-}
-"""Costs of candidates, the first that they have: factor and label."""
+_COSTS = {"latency": "Latency (ms)", "macs_mmdet": "Cost ({}MACs)", "macs": "Cost ({}MACs)", "cost": "Cost (millions)"}
+"""Costs of candidates, the first that they have, and its label, {} for the prefix that fits."""
+DETECTORS = "detector*/*.json"
+"""Where a run's folder holds the cards of its detectors."""
 _LONGEST = 300  # letters of an encoding
 
 
@@ -68,11 +65,13 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> Iterator[Picture]:
 
 def _front(candidates: Sequence[Mapping[str, Any]]) -> Iterator[Picture]:
     """AP against cost of the candidates that have both."""
-    for name, (factor, label) in _COSTS.items():
+    for name, label in _COSTS.items():
         there = [each for each in candidates if each.get("AP") is not None and each.get(name) is not None]
         if there:
-            points = [(factor * each[name], 100 * each["AP"], _about(each)) for each in there]
-            data = {"points": {"Candidates": points}, "cost_label": label, "with_front": ["Candidates"]}
+            prefix = "M" if name == "cost" or max(each[name] for each in there) < PREFIXES["G"] else "G"
+            unit = 1 if name == "latency" else PREFIXES[prefix]
+            points = [(each[name] / unit, 100 * each["AP"], _about(each)) for each in there]
+            data = {"points": {"Candidates": points}, "cost_label": label.format(prefix), "with_front": ["Candidates"]}
             yield Picture("candidates", "fronts", data)
             return
 
@@ -86,7 +85,7 @@ def _about(candidate: Mapping[str, Any]) -> dict[str, str]:
 
 def _detectors(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """The cards of the detectors in a run's folder."""
-    for path in sorted(folder.glob("detector*/*.json")):
+    for path in sorted(folder.glob(DETECTORS)):
         card = read_json(path)
         if isinstance(card, Mapping) and {"accuracy", "cost"} <= card.keys():
             yield path, card

@@ -248,12 +248,27 @@ def test_a_runs_own_page_lies_in_its_folder(search):
     assert "<h4>search-s3</h4>" in page
 
 
-def test_of_many_runs_there_is_a_table_alone(search, tmp_path):
+def test_of_many_runs_those_that_left_detectors_are_drawn_and_of_too_many_none(search, tmp_path):
     for number in range(12):
         shutil.copytree(search, tmp_path / f"another-s{number}")
     page = Checker(build_page([tmp_path]))
     assert "svg" not in page.tags
     assert f"{tmp_path.name}/another-s11" in page.texts
+    for number in range(10):
+        shutil.rmtree(tmp_path / f"another-s{number}" / "detectors")
+    page = Checker(build_page([tmp_path]))
+    assert page.tags.count("svg") == 3 * 3
+    assert sum(address.endswith("-another-s11") for address in page.addresses) == 1  # among the contents
+    assert f"{tmp_path.name}/another-s0" in page.texts
+
+
+@pytest.mark.parametrize(("scale", "label"), [(1e6, "Cost (MMACs)"), (5e8, "Cost (GMACs)")])
+def test_costs_of_candidates_have_the_prefix_that_fits(search, scale, label):
+    candidates = [{"key": f"d{n}", "status": "done", "macs": scale * n, "AP": 0.1 * n} for n in (1, 2)]
+    (search / "candidates.jsonl").write_text("\n".join(map(json.dumps, candidates)))
+    marks = [json.loads(unescape(values)) for values in re.findall(r'data-values="(.*?)"', build_page([search]))]
+    (shown,) = [mark for mark in marks if mark.get("Encoding") == "d2"]
+    assert shown[label] == {1e6: "2", 5e8: "1"}[scale]
 
 
 # ---- the command
