@@ -100,7 +100,7 @@ def read_split(form: str, directory: Path, layout: Layout, split: str, faults: F
     if part not in layout.parts:
         raise InputError(
             f"{directory} has no {part} split (looked for {FORMS[form][1].format(split=part)}; found "
-            f"{', '.join(layout.parts) or 'none'}); name it so"
+            f"{', '.join(layout.parts) or 'none'}); put its annotations there"
         )
     found = layout.parts[part](faults)
     if layout.categories is None:

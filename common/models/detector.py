@@ -197,6 +197,9 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
         weights_path, description_path = _paths(inside)
     for each in (weights_path, description_path):
         if not each.is_file():
+            found = sorted(Path(path).glob("**/detector*/*.safetensors"))
+            if whole := [weights for weights in found if weights.with_suffix(".json").is_file()]:
+                raise InputError(f"{path} is not one detector but holds {len(whole)}: name one, such as {whole[0]}")
             raise InputError(f"{each} is not there: a detector is a .safetensors file with its .json beside it")
     description = read_json(description_path)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
