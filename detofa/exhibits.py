@@ -372,7 +372,7 @@ _FIGURE5 = Exhibit(
 # ---- Figure 6: uniformly sampled paths
 
 
-def _bucket_means(sampled: Mapping[str, Sequence], buckets: int) -> list[float]:
+def bucket_means(sampled: Mapping[str, Sequence], buckets: int) -> list[float]:
     """Mean AP of the paths of each bucket; NaN for a bucket without any."""
     accuracy = np.array(sampled["AP"], dtype=float)
     bucket = np.array([-1 if value is None else value for value in sampled["bucket"]])
@@ -380,7 +380,7 @@ def _bucket_means(sampled: Mapping[str, Sequence], buckets: int) -> list[float]:
     return [float(values.mean()) if len(values) else NAN for values in inside]
 
 
-def _beyond_cost(sampled: Mapping[str, Sequence], reference: Mapping[str, Sequence]) -> list[float]:
+def beyond_cost(sampled: Mapping[str, Sequence], reference: Mapping[str, Sequence]) -> list[float]:
     """AP of paths minus what a parabola in the logarithm of cost, fitted to the reference's paths, says of theirs.
 
     A pruned space has dearer paths in the same bucket: those would be better without any better training.
@@ -409,8 +409,8 @@ def _measure_figure6(study: "DetOFAStudy") -> Measured:
 
     def gain() -> list[float]:
         ours, ofa = numbers("ours"), numbers("ofa")
-        left = {name: each | {"AP": _beyond_cost(each, ofa)} for name, each in {"ours": ours, "ofa": ofa}.items()}
-        means = {name: np.array(_bucket_means(each, constraint.buckets)) for name, each in left.items()}
+        left = {name: each | {"AP": beyond_cost(each, ofa)} for name, each in {"ours": ours, "ofa": ofa}.items()}
+        means = {name: np.array(bucket_means(each, constraint.buckets)) for name, each in left.items()}
         return (means["ours"] - means["ofa"]).tolist()
 
     return {
@@ -438,7 +438,7 @@ def _draw_figure6(measured: Sequence[Measured], setting: Setting) -> Drawn:
         for name in names
     }
     buckets = len(edges) - 1
-    means = {name: np.array([_bucket_means(each["sampled"][name], buckets) for each in measured]) for name in names}
+    means = {name: np.array([bucket_means(each["sampled"][name], buckets) for each in measured]) for name in names}
     gain = stacked(measured, "evidence", "gain") if in_all(measured, "evidence", ["gain"]) else None  # (S, buckets)
     rows = []
     for bucket in range(buckets):

@@ -716,7 +716,7 @@ def _draw_figure5(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-def _under_a_weaker_teacher(evidence: Evidence) -> np.ndarray:
+def under_a_weaker_teacher(evidence: Evidence) -> np.ndarray:
     """(S,) AP points: the gain under the weaker teacher that the other seeds call the best minus that under the
     largest, the last of the teachers; mean over the students."""
     gains = evidence["gains"].mean(axis=1)  # (S, teachers)
@@ -752,7 +752,7 @@ _JD8 = claim(
         ap_rule(
             "gain in AP under the weaker teacher that the other seeds call the best minus the gain under the largest "
             "(mean over the students)",
-            _under_a_weaker_teacher,
+            under_a_weaker_teacher,
             effect=0.3,
             null="teachers alike: 0",
         )

@@ -418,6 +418,19 @@ def _naive_detection(scores, losses, buckets, share=0.25):
     }
 
 
+def test_what_cost_does_not_explain_leaves_out_paths_that_failed():
+    """Figure 6: of two paths half a point above and below a parabola in log cost; none of that is of failed ones."""
+    costs = [1e6, 2e6, 4e6, 8e6, 16e6]
+    reference = {"cost": [*costs, 32e6], "AP": [20 + math.log(cost / 1e6) ** 2 for cost in costs] + [None]}
+    sampled = {"cost": [3e6, 5e6, 7e6], "AP": [20.5 + math.log(3) ** 2, 19.5 + math.log(5) ** 2, None]}
+    assert exhibits.beyond_cost(sampled, reference) == pytest.approx([0.5, -0.5, math.nan], nan_ok=True)
+    assert exhibits.beyond_cost(sampled, {"cost": costs, "AP": [None] * 5}) == pytest.approx(
+        [math.nan] * 3, nan_ok=True
+    )
+    paths = {"AP": [1.0, 3.0, None, 7.0, 9.0], "bucket": [0, 0, 0, None, 3]}
+    assert exhibits.bucket_means(paths, 4) == pytest.approx([2.0, math.nan, math.nan, 9.0], nan_ok=True)
+
+
 def test_detection_of_weak_equals_a_naive_loop():
     generator = np.random.default_rng(0)
     buckets = generator.integers(5, size=120)
@@ -433,6 +446,8 @@ def test_detection_of_weak_equals_a_naive_loop():
     assert exhibits.detection_of_weak(-losses + 10 * buckets, losses, buckets)["precision"] == 1, "inside buckets"
     nobody = exhibits.detection_of_weak(np.array([0.1, 0.2]), np.array([1.0, 2.0]), np.array([0, 0]))
     assert (nobody["precision"], nobody["recall"], nobody["found"]) == (0, 0, 0), "too few paths for a quarter"
+    one = exhibits.detection_of_weak(-np.arange(4.0), np.arange(4.0), np.zeros(4, dtype=int))
+    assert (one["precision"], one["recall"], one["found"]) == (1, 1, 0.25), "one of four"
     badness = np.tile([1.0, 1.0, 1.0, 0.0], 100)
     weak = exhibits.weakest_share(badness, np.zeros(400))
     assert np.flatnonzero(weak).tolist() == np.flatnonzero(badness > 0)[:100].tolist(), "ties by position"

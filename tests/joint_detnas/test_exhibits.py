@@ -28,6 +28,7 @@ from joint_detnas.exhibits import (
     detector,
     pruning_evidence,
     share_until,
+    under_a_weaker_teacher,
     without_effect,
 )
 from joint_detnas.presets import BACKBONES, KINDS, PRESETS, Preset, other_choices
@@ -736,6 +737,18 @@ def test_few_seeds_weak_networks_and_missing_numbers_leave_a_claim_open(claim):
     weak |= {name: HELD[name] - 30 for name in asked & {"pruned", "distilled"}}
     assert judged(claim, HELD | weak)["verdict"] == "not testable at this scale"
     assert record["level"] > 29
+
+
+def test_the_weaker_teacher_of_jd8_is_the_choice_of_the_other_seeds_alone():
+    gains = np.random.default_rng(0).normal(size=(6, 3, 5))  # seeds, students, teachers
+    expected, by_its_own = [], []
+    for seed, own in enumerate(gains.mean(axis=1)):
+        others = np.delete(gains, seed, axis=0).mean(axis=(0, 1))
+        expected.append(own[others[:-1].argmax()] - own[-1])
+        by_its_own.append(own[gains.mean(axis=(0, 1))[:-1].argmax()] - own[-1])
+    assert under_a_weaker_teacher({"gains": gains}) == pytest.approx(expected) != pytest.approx(by_its_own)
+    of_two = under_a_weaker_teacher({"gains": np.array([[[1.0, 2.0, 0.0]], [[4.0, 3.0, 0.5]]])})
+    assert of_two.tolist() == [1.0, 2.5], "each by the other"
 
 
 def test_the_evidence_of_jd9_is_of_steps_of_the_student_that_raised_the_score():
