@@ -654,6 +654,19 @@ def naive_tau(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(a * b for a, b in signs) / untied if untied else 0.0
 
 
+def test_candidates_of_figure_5_that_failed_are_no_evidence():
+    class OneMore(MadeUpStudy):
+        def stage_two(self, group: int) -> SimpleNamespace:
+            two = super().stage_two(group)
+            failed = Evaluated(replace(two.random.evaluated[0].structure, neck_width=64), 2.0, math.nan, 1)
+            random, pool = History([*two.random.evaluated, failed]), two.pool | {failed.structure: {}}
+            return SimpleNamespace(found=two.found, random=random, pool=pool)
+
+    without, beside = (measure_exhibit(PAPER.by_name["figure5"], kind(0)) for kind in (MadeUpStudy, OneMore))
+    assert to_json(beside["evidence"]) == to_json(without["evidence"])
+    assert [beside["candidates"], without["candidates"]] == [[5, 5], [4, 4]]
+
+
 def test_figure_5():
     numbers = measured("figure5")
     factors = [factors_of(BackboneCode.parse(f"basicblock_48_{code}")) for code in CODES]
