@@ -581,8 +581,8 @@ PHOTO = replace(
 )
 """A useful detector from a few hundred photographs of one's own: nano's thin networks, 192 and 256 pixels.
 
-Time, by estimate from its first stages: about six hours of CPU on 234 photographs (AMD EPYC with AVX2), of which
-pre-training is one and a half, the pool two and a half, and the search one and a half.
+Time, by estimate from a shorter run: about eight hours of CPU on 234 photographs (a busy AMD EPYC with AVX2), of which
+pre-training is two, the pool two and a half, and the search three.
 Command: python -m joint_detnas.search --scale photo --data auto:DIR
 """
 
