@@ -15,6 +15,7 @@ from typing import Any
 from common.data.annotations import REPEATED, SPLIT_NAMES, Annotations, Faults, Layout, read_each
 from common.data.values import (
     BadRecord,
+    class_label,
     flag,
     identity,
     number,
@@ -154,7 +155,8 @@ def _records(contents: Mapping[str, Any], path: Path, faults: Faults, scoring: b
 
     def category(record: dict[str, Any]) -> None:
         key = new_identity(record, file.categories)
-        file.categories[key] = _stated(record, "name") if scoring else read_field(record, "name", text)
+        named = {"name": _stated(record, "name") or None} if scoring else record
+        file.categories[key] = read_field(named, "name", class_label, *([""] if scoring else []))
         file.parents[key] = record.get("supercategory")
 
     def annotation(record: dict[str, Any]) -> None:

@@ -95,6 +95,13 @@ def text(value: Any) -> str:
     return value.strip()
 
 
+def class_label(value: Any) -> str:
+    """a text that can be printed"""
+    result = text(value)
+    result.encode()  # JSON and YAML can spell half a character, which no file holds
+    return result
+
+
 def flag(value: Any) -> bool:
     """0 or 1, or a word for no or yes"""
     word = str(value).strip().lower() if isinstance(value, bool | int | float | str) else "?"

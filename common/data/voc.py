@@ -21,6 +21,7 @@ from common.data.image_files import SUFFIXES, files_below
 from common.data.values import (
     BadRecord,
     Value,
+    class_label,
     flag,
     number,
     read_bytes,
@@ -29,7 +30,6 @@ from common.data.values import (
     refuse_escape,
     shown,
     side,
-    text,
 )
 from common.plain import InputError
 
@@ -160,7 +160,7 @@ def _add_file(found: Annotations, path: Path, name: str) -> None:
         raise InputError(f"{path} is not valid XML ({error!r}); export or download it again") from None
     size = _value(root, "size/height", side, 0), _value(root, "size/width", side, 0)
     boxes = [
-        (place, _corners(box), _value(item, "name", text), _value(item, "difficult", flag, False))
+        (place, _corners(box), _value(item, "name", class_label), _value(item, "difficult", flag, False))
         for place, item in enumerate(root.iterfind("object"), start=1)
         for box in item.findall("bndbox") or [item]
     ]

@@ -18,6 +18,7 @@ from common.data.annotations import BAD_IMAGES, BAD_RECORDS, SPLIT_NAMES, Annota
 from common.data.image_files import SUFFIXES, files_below, upright_size
 from common.data.values import (
     BadRecord,
+    class_label,
     names_in,
     number,
     read_field,
@@ -25,7 +26,6 @@ from common.data.values import (
     reason,
     refuse_escape,
     shown,
-    text,
     whole_number,
 )
 from common.plain import InputError
@@ -125,7 +125,7 @@ def _classes(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     try:
         if not isinstance(names, list):
             raise ValueError
-        classes = tuple(map(text, names))
+        classes = tuple(map(class_label, names))
     except ValueError:
         raise InputError(
             f"{path} has {shown(settings.get('names'))} as names; give a list of the classes, or one text for each "

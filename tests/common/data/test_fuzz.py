@@ -218,6 +218,20 @@ def test_any_bytes_give_a_set_or_a_sentence(tmp_path, target, examples):
     try_one()
 
 
+@pytest.mark.parametrize("target", ["COCO train", "YOLO settings", "ground truth"])
+def test_half_a_character_names_no_class(tmp_path, target):
+    """It was found after the training, by what could not print it."""
+    files, fuzzed, _ = TARGETS[target]
+    for name, contents in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(contents)
+    word = b"cat" if target == "YOLO settings" else b'"cat"'
+    assert word in files[fuzzed]
+    (tmp_path / fuzzed).write_bytes(files[fuzzed].replace(word, b'"\\ud800"'))
+    with pytest.raises(InputError, match=r"has .*\\ud800.* as names?[,;]"):
+        read_ground_truth(tmp_path / fuzzed) if target == "ground truth" else load(f"auto:{tmp_path}", "train")
+
+
 @given(st.one_of(st.text(max_size=30), st.text(max_size=20).map("scenes:".__add__)))
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @patch.dict(SCENES_DEFAULTS, val=2)
