@@ -234,7 +234,7 @@ def _as_told(options_class: type[Options], briefly: bool) -> type[Options]:
     What a field says goes on one line, for tyro would break it where the source does. Of a default of None or () it
     says itself what that means.
     """
-    import docstring_parser  # of tyro
+    import docstring_parser
 
     says = {
         each.arg_name: " ".join(each.description.split())

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(path.parent.name for path in ROOT.glob("*/printed.json"))  # found, not listed
-IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "docstring-parser": "docstring_parser"}
 
 
 def _imported(folder: Path) -> set[str]:
