@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -288,22 +289,25 @@ def hold(folder: Path, release: Path, last=lambda run: None) -> None:
 
 
 @pytest.mark.parametrize("removed", [False, True])
-def test_a_second_process_waits_until_the_first_is_done_and_finds_its_result(tmp_path, capfd, removed):
+def test_a_second_process_waits_until_the_first_is_done_and_finds_its_result(tmp_path, removed):
     """Or makes the folder anew that was removed while it was waited for."""
-    folder, release = tmp_path / "run", tmp_path / "release"
+    folder, release, told = tmp_path / "run", tmp_path / "release", tmp_path / "told"
     last = (lambda run: shutil.rmtree(folder)) if removed else (lambda run: run.finish({"AP": 0.5}))
     holder = in_a_child(lambda: hold(folder, release, last))
     wait_until((folder / "environment.json").exists)
-    seen = []
-    waiting = in_a_child(lambda: Run.open(folder, {}).write_json("seen", {"result": Run.read(folder).result}))
-    wait_until(lambda: seen.append(capfd.readouterr().err) or "".join(seen))
-    assert "".join(seen) == (
-        f"{folder} is in use by another process (number {holder}): waiting until it is done; Ctrl-C to give up\n"
-    )
+
+    def wait() -> None:
+        with told.open("w", buffering=1) as file, redirect_stderr(file):
+            Run.open(folder, {}).write_json("seen", {"result": Run.read(folder).result})
+
+    waiting = in_a_child(wait)
+    wait_until(lambda: told.exists() and told.read_text().endswith("\n"))
     release.touch()
     assert [os.waitpid(child, 0)[1] for child in (holder, waiting)] == [0, 0]
     assert Run.read(folder).read_json("seen") == {"result": None if removed else {"AP": 0.5}}
-    assert capfd.readouterr().err == ""
+    assert told.read_text() == (
+        f"{folder} is in use by another process (number {holder}): waiting until it is done; Ctrl-C to give up\n"
+    )
 
 
 def test_ctrl_c_ends_the_wait(tmp_path):
