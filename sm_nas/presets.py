@@ -239,8 +239,8 @@ PHOTO = replace(
 """A useful detector from a few hundred photographs of one's own: nano's thin networks, 256 to 320 pixels.
 
 On 234 photographs of blood cells E0 has AP 54.4 after 8 minutes on one core, its backbone's pre-training included
-(AMD EPYC with AVX2, float32). On 450 of an aquarium E2 has AP 14.3 after 77 minutes, where E0 has 10.3 (a busy AMD EPYC
-with AVX2, float32). Searches at this scale were not timed.
+(AMD EPYC with AVX2, float32). On 450 of an aquarium E2 has AP 14.3 after 77 minutes of a busy one; E0 has 10.3 (by
+bfloat16, on another machine). Searches at this scale were not timed.
 Command: python -m sm_nas.train --model E0 --scale photo --data auto:DIR
 """
 
