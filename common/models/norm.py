@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal, get_args
 
-import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from common.plain import InputError
 
 NormKind = Literal["batch", "frozen", "group", "group-ws"]
-STANDARD_EPSILON = 1e-5  # added to the deviation of a filter, as in the authors' released code
+STANDARD_EPSILON = 1e-5  # added to the variance of a filter
 
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
@@ -29,8 +28,8 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
 
 def standardise(weight: Tensor) -> Tensor:
     """Filters (out, in, kh, kw) with zero mean and unit deviation each (Qiao et al., arXiv:1903.10520, equation 2)."""
-    deviation, mean = torch.std_mean(weight, dim=(1, 2, 3), keepdim=True)
-    return (weight - mean) / (deviation + STANDARD_EPSILON)
+    filters = weight.permute(0, 2, 3, 1)  # as they lie in memory
+    return F.layer_norm(filters, filters.shape[1:], eps=STANDARD_EPSILON).permute(0, 3, 1, 2)
 
 
 class StandardisedConv2d(nn.Conv2d):
