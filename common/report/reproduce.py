@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from common import progress
-from common.cli import StudyOptions, Switch, command, short_name, typed_command
+from common.cli import StudyOptions, Switch, command, short_name, typed_command, words_for
 from common.plain import (
     InputError,
     first_difference,
@@ -141,7 +141,7 @@ def reproduce(paper: Paper, options: ReproduceOptions) -> None:
         if options.publish:
             _say(f"published in {publish(paper, options, folder)}")
         out = str(options.out)
-        following = shlex.join(["python", "-m", "common.report", out, "--out", f"{out}/report"])
+        following = shlex.join([*words_for("common.report"), out, "--out", f"{out}/report"])
     else:
         following = f"{command_for(paper, options)} --out {shlex.quote(str(options.out))}, once every seed is there"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

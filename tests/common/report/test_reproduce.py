@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -241,7 +242,7 @@ def test_it_says_what_it_runs_and_what_is_next_and_runs_keep_the_command_as_type
     assert command.endswith(" --seeds 1 --only table2")
 
 
-def test_seeds_one_by_one_then_the_whole_and_what_is_printed_next_can_be_typed(toy, capsys):
+def test_seeds_one_by_one_then_the_whole_and_what_is_printed_next_can_be_typed(toy, capsys, monkeypatch):
     def following(**given) -> str:
         return said_by(toy, capsys, seeds=2, only=("figure1",), out=runs, **given)[-1]
 
@@ -253,6 +254,8 @@ def test_seeds_one_by_one_then_the_whole_and_what_is_printed_next_can_be_typed(t
     assert toy.trained == nets
     assert not {"exhibits", "claims.json"} & {path.name for path in folder.iterdir()}
     assert following() == f"next: python -m common.report '{runs}' --out '{runs / 'report'}'"
+    monkeypatch.setattr(sys, "argv", ["detnas toynas reproduce"])
+    assert following() == f"next: detnas report '{runs}' --out '{runs / 'report'}'"
     assert toy.trained == nets
     assert ExhibitResult.load(folder / "exhibits/figure1/result.json").seeds == (0, 1)
 
