@@ -27,6 +27,11 @@ class InputError(Exception):
     """Something the user gave cannot be used: the message says what, where, and what to do, in one sentence."""
 
 
+def cores() -> int:
+    """How many of the machine's cores this process may use: fewer than all under Slurm, taskset or in a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 # ---- values
 
 

@@ -28,7 +28,7 @@ from common.data.augment import Drawn, augment_boxes, augment_images, draw
 from common.data.crops import Crops
 from common.data.detection_set import DetectionSet, LoadImage, first_rows
 from common.letterbox import Size, canvas_of, letterbox, letterbox_scale
-from common.plain import InputError
+from common.plain import InputError, cores
 from common.settings import Augmentation
 
 _Kind = TypeVar("_Kind")
@@ -63,7 +63,7 @@ def _stack(items: list[Tensor | InputError]) -> Tensor | InputError:
 
 def _decoded(load: LoadImage, order: list[list[int]], pin: bool) -> Iterator[Tensor]:
     """uint8 images (b, 3, H, W) of each list of indices in `order`, by a process for each core where there are many."""
-    workers = min(16, os.cpu_count() or 1, len(order)) if sum(map(len, order)) >= _PARALLEL_FROM else 0
+    workers = min(16, cores(), len(order)) if sum(map(len, order)) >= _PARALLEL_FROM else 0
     for images in DataLoader(
         _Images(load), batch_sampler=order, num_workers=workers, collate_fn=_stack, pin_memory=pin
     ):

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from common.plain import InputError
+from common.plain import InputError, cores
 from common.report.exhibit import ExhibitResult, Picture, display_name, setting_in_words
 from common.report.figures import render, render_svg
 from common.report.tables import side_by_side
@@ -109,10 +108,10 @@ def draw(cards: Sequence[Card], form: _Form = render_svg) -> None:
     """Put the pictures of some cards among their images, or the sentence that says why one cannot be drawn; on all
     cores."""
     jobs = [(form, picture, card.title) for card in cards for picture in card.pictures]
-    if len(jobs) <= _FEW_PICTURES or (os.cpu_count() or 1) == 1:
+    if len(jobs) <= _FEW_PICTURES or cores() == 1:
         found = map(_drawn, jobs)
     else:
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        with ProcessPoolExecutor(min(cores(), 8)) as pool:
             found = iter(list(pool.map(_drawn, jobs, chunksize=4)))
     for card in cards:
         card.images = [*islice(found, len(card.pictures)), *card.images]

@@ -1,6 +1,7 @@
 """Batches: the same for a seed, resumed or not, held in memory or streamed."""
 
 import errno
+import os
 from dataclasses import fields, replace
 
 import numpy as np
@@ -195,6 +196,18 @@ def test_a_bad_image_is_named_without_a_traceback(workers, monkeypatch):
     with pytest.raises(InputError) as error:
         resident(replace(_wide_images(), load_image=broken), 32)
     assert str(error.value) == "image x.jpg cannot be decoded; export it again"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to cores")
+def test_images_are_decoded_by_no_more_processes_than_the_cores_that_may_be_used(dataset, monkeypatch, recwarn):
+    _stream(monkeypatch, workers=True)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        list(DetectionBatches(dataset, 32, 4, "cpu").in_order())
+    finally:
+        os.sched_setaffinity(0, before)
+    assert not recwarn.list  # torch counts them and warns
 
 
 @pytest.mark.parametrize("workers", [False, True])
