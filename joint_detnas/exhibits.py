@@ -33,7 +33,7 @@ from common.report.exhibit import (
 )
 from common.report.reproduce import Paper
 from common.report.statistics import Difference, farthest
-from joint_detnas.presets import KINDS, Teacher, other_choices, size_name
+from joint_detnas.presets import KINDS, Teacher, other_choices, other_pipelines, size_name
 
 if TYPE_CHECKING:
     from joint_detnas.study import JointDetNASStudy
@@ -1135,16 +1135,23 @@ def _draw_choices(measured: Sequence[Measured], setting: Setting) -> Drawn:
     )
 
 
-_PENALISED = {"none": "as chosen", "penalised-pairs": "in the first pairs", "no-penalty": "never"}
+_PENALISED = {
+    "none": "as chosen",
+    "penalised-base": "from the start",
+    "penalised-pairs": "in the first pairs",
+    "no-penalty": "never",
+}
 """When L_BN trains a pipeline of Table 5 before the pruning, by choice."""
 _PENALTIES = [
-    (name, each) for name in _PIPELINES for each in _PENALISED if (name, each) != ("nas-prune-kd", "penalised-pairs")
+    *(("prune-kd", choice) for choice in _PENALISED),
+    *(("nas-prune-kd", choice) for choice in ("none", "no-penalty")),
 ]
 
 
 def _measure_penalty(study: "JointDetNASStudy") -> Measured:
     """Table 5's pipelines, by when the penalty on the gammas trains them before the pruning."""
-    found = {f"{name} {choice}": study.pipeline(name, choice) for name, choice in _PENALTIES}
+    choices = {"none", *other_pipelines(study.preset)}
+    found = {f"{name} {choice}": study.pipeline(name, choice) for name, choice in _PENALTIES if choice in choices}
     if None in found.values():
         return {"rows": {}}
     return {
@@ -1158,6 +1165,8 @@ def _measure_penalty(study: "JointDetNASStudy") -> Measured:
 def _draw_penalty(measured: Sequence[Measured], setting: Setting) -> Drawn:
     rows, whole = [], [each for each in measured if each["rows"]]
     for name, choice in _PENALTIES if whole else ():
+        if f"{name} {choice}" not in whole[0]["rows"]:
+            continue
         row, chosen = (Shown(whole)["rows", f"{name} {each}"] for each in (choice, "none"))
         other = None if choice == "none" else row["after"].ap_minus(chosen["after"])
         rows.append([_PIPELINES[name], _PENALISED[choice], row["before"].ap, row["after"].ap, other])

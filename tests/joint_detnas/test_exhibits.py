@@ -437,6 +437,20 @@ def test_notes_say_when_the_penalty_trains(base, text):
         assert any(f"{text} pairs, rounded down, come before" in note for note in found.notes), found.notes
 
 
+def test_the_pilot_of_the_penalty_tries_what_is_not_chosen():
+    exhibit, study = PAPER.by_name["penalty"], MadeUpStudy(0)
+    study.preset = replace(SMOKE, penalised_base=False)
+    setting = Setting("scenes", "smoke", to_json(study.preset))
+    found = draw(PAPER, exhibit, {0: measure_exhibit(exhibit, study)}, setting, "command")
+    assert [row[:2] for row in found.table.rows] == [
+        ("prune-KD", "as chosen"),
+        ("prune-KD", "from the start"),
+        ("prune-KD", "never"),
+        ("NAS-prune-KD", "as chosen"),
+        ("NAS-prune-KD", "never"),
+    ]
+
+
 @pytest.mark.parametrize("name", ["table5", "penalty"])
 def test_every_seed_in_which_no_pair_came_to_the_cost_is_counted(monkeypatch, name):
     monkeypatch.setattr(MadeUpStudy, "pipeline", lambda self, name, choice="none": None)
