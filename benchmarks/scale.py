@@ -193,7 +193,7 @@ def joint_detnas_exhibits(preset: "Preset") -> dict[str, list[str]]:
     return {
         "table1": ["pool", *alone, *(f"alone-{name}-seconds" for name in preset.timed_equivalents)],
         "table2": [*of("base", pruned), *of("pruned", pruned)],
-        "table3": [*of("base", students), "pool", *of("distilled", students)],
+        "table3": [*of("base", students), "pool", *of("distilled", students), *of("longer", students)],
         "table4": [*upgrades, *of("trained-on", upgraded)],
         "table5": [
             *before,
@@ -273,6 +273,8 @@ def joint_detnas(scale: str, images: int) -> dict[str, Kind]:
         kinds[f"grid-{name}"] = taught(name, tried, preset.grid_training.epochs * images, usual)
     for name, by in preset.lessons:
         kinds[f"distilled-{name}"] = taught(name, 2, long, equivalents[by][0])
+        alone, under = 3 * students[name][0], 3 * students[name][0] + equivalents[by][0]
+        kinds[f"longer-{name}"] = taught(name, 1, round(long * under / alone))  # as long as under the teacher
     for name in preset.upgraded_backbones:
         kinds[f"search-{name}"] = taught(name, search.budget, pair, usual, search.generation)
         kinds[f"trained-on-{name}"] = taught(name, 1, chain)

@@ -10,10 +10,12 @@ plateau-NAME               AP after trainings of half, the same and twice the ba
 trained-on-BACKBONE-N      the base detector trained on for N pairs, with neither teacher nor actions
 pair-trials-BACKBONE       the base detector after one pair's training by each of several schedules, in several orders
 alone-NAME-AS              the network of a teacher, trained without the pool, for as many epochs or CPU seconds
+pace-NAME                  two trainings that are to take as many CPU seconds, an epoch of each in turn
 sampled-NAME               the same network out of the pool, measured only
 grid-BACKBONE              students of this backbone under each of the teachers of Figure 5
 pruned-BACKBONE-PERCENT    the base detector pruned at once, then trained a little
 distilled-BACKBONE-METHOD  a base detector trained from the start under one teacher
+longer-BACKBONE            one trained alone, for as many CPU seconds
 penalised-BACKBONE         the base detector, trained with L_BN from the start, for a pipeline
 pipeline-BACKBONE-NAME     what Table 5 compares with: pruning, then distillation; or architecture search before both;
                            also with -CHOICE, see `other_pipelines`
@@ -23,7 +25,7 @@ cascade-BACKBONE           what the search found, with deformable convolutions a
 import copy
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -89,6 +91,7 @@ from joint_detnas.presets import (
     DistillationSettings,
     Options,
     Preset,
+    ShrinkingSettings,
     Size,
     Teacher,
     check_backbone,
@@ -100,6 +103,9 @@ from joint_detnas.presets import (
 POOL = "teacher-pool"
 """The name of the largest teacher's backbone."""
 _AS_BASE = "detector"  # the stage of the base's training: by its name batches and samples are drawn
+PACE_ROUNDS = 3
+Pace = Callable[[Run, str], float]
+"""Trains an epoch as a stage of a run; the CPU seconds that the whole training takes by that."""
 
 
 class JointDetNASStudy(BackboneStudy):
@@ -308,11 +314,7 @@ class JointDetNASStudy(BackboneStudy):
         preset = self.preset
 
         def make(run: Run) -> dict[str, Any]:
-            torch.manual_seed(self.seed)
-            model = self.placed(_fresh_pool(preset, len(self.categories)))
-            model.pool.backbone.load_state_dict(self.pretrained(POOL))
-            shrinking, training = preset.shrinking, self.training(preset.shrinking.optimisation)
-            reports = integrated_progressive_shrinking(run, model, self.batches(), shrinking, training)
+            reports = self._train_pool(run, preset.shrinking)
             return {
                 "teachers": preset.teachers.count(),
                 **together(reports),
@@ -321,6 +323,13 @@ class JointDetNASStudy(BackboneStudy):
             }
 
         return self.once("pool", make)
+
+    def _train_pool(self, run: Run, shrinking: ShrinkingSettings) -> list[FitReport]:
+        torch.manual_seed(self.seed)
+        model = self.placed(_fresh_pool(self.preset, len(self.categories)))
+        model.pool.backbone.load_state_dict(self.pretrained(POOL))
+        training = self.training(shrinking.optimisation)
+        return integrated_progressive_shrinking(run, model, self.batches(), shrinking, training)
 
     def teacher(self, teacher: Teacher) -> TwoStage:
         """A teacher out of the trained pool, its batch-norm statistics reset."""
@@ -579,18 +588,41 @@ class JointDetNASStudy(BackboneStudy):
 
     def alone(self, name: str, as_long: Literal["epochs", "seconds"]) -> dict[str, Any]:
         """An equivalent of Table 1, as `base`: trained without the pool, for its number of epochs or CPU seconds."""
-        preset = self.preset
-        epochs = sum(phase.epochs for phase in preset.shrinking.phases)
+        preset, phases = self.preset, self.preset.shrinking.phases
+        epochs = sum(phase.epochs for phase in phases)
+
+        def train(run: Run, epochs: int, stage: str = "detector") -> tuple[TwoStage, FitReport]:
+            network = self.equivalent(dict(preset.equivalents)[name])
+            return network, self.train_detector(run, network, lasting(preset.base_training, epochs), stage)
+
+        def of_pool(run: Run, stage: str) -> float:
+            brief = tuple(replace(phase, name=f"{stage}-{phase.name}", epochs=1) for phase in phases)
+            reports = self._train_pool(run, replace(preset.shrinking, phases=brief))
+            return sum(phase.epochs * each.cpu_seconds for phase, each in zip(phases, reports, strict=True))
+
         if as_long == "seconds":
-            before = self.alone(name, "epochs")
-            epochs = max(1, round(epochs * self.pool()["cpu_seconds"] / before["cpu_seconds"]))
+            longer = self.times_as_long(
+                f"pool-{name}", of_pool, lambda run, stage: epochs * train(run, 1, stage)[1].cpu_seconds
+            )
+            epochs = max(1, round(longer * epochs))
 
         def make(run: Run) -> dict[str, Any]:
-            network = self.equivalent(dict(preset.equivalents)[name])
-            took = spent(self.train_detector(run, network, lasting(preset.base_training, epochs)))
-            return {**self.report(network, preset.base_size), **took}
+            network, report = train(run, epochs)
+            return {**self.report(network, preset.base_size), **spent(report)}
 
         return self.once(f"alone-{name}-{as_long}", make)
+
+    def times_as_long(self, what: str, one: Pace, other: Pace) -> float:
+        """CPU seconds of a training over those of another, by an epoch of each, in turn: trainings that are hours apart
+        do not find the machine as busy. one, other: train so in a run, under a name, and say how long the whole takes.
+        """
+
+        def make(run: Run) -> dict[str, Any]:
+            rounds = [(one(run, f"one-{number}"), other(run, f"other-{number}")) for number in range(PACE_ROUNDS)]
+            longer, shorter = np.median(rounds, axis=0)
+            return {"rounds": rounds, "times": longer / shorter}
+
+        return self.once(f"pace-{what}", make, timed=True)["times"]
 
     def sampled(self, name: str) -> dict[str, Any]:
         """An equivalent of Table 1 as it comes out of the pool; as `base`."""
@@ -710,18 +742,41 @@ class JointDetNASStudy(BackboneStudy):
         """A detector as fresh as the base was, trained as long on the same batches, but under one of the equivalents,
         out of the pool; as `base`. As in the base's training, no L_BN is part of the loss."""
         preset = self.preset
-        morphism = replace(preset.search.morphism, gamma_weight=0.0)
-        unpenalised = replace(preset, search=replace(preset.search, morphism=morphism))
 
         def make(run: Run) -> dict[str, Any]:
-            student, network = as_described(self.base_detector()), self.teacher(dict(preset.equivalents)[teacher])
             if method == "imitation":
+                student, network = as_described(self.base_detector()), self.teacher(dict(preset.equivalents)[teacher])
                 took = self._train_imitator(run, student, network)
             else:
-                took = self.train_student(run, student, preset.base_training, network, unpenalised, _AS_BASE)
+                student, took = self._taught_as_base(run, teacher, preset.base_training)
             return {**self.report(student, preset.base_size), **took}
 
         return self.once(f"distilled-{self.name}-{method}", make, teacher=teacher)
+
+    def _taught_as_base(
+        self, run: Run, teacher: str, optimisation: Optimisation, stage: str = "student"
+    ) -> tuple[TwoStage, dict[str, Any]]:
+        student, network = as_described(self.base_detector()), self.teacher(dict(self.preset.equivalents)[teacher])
+        morphism = replace(self.preset.search.morphism, gamma_weight=0.0)
+        unpenalised = replace(self.preset, search=replace(self.preset.search, morphism=morphism))
+        return student, self.train_student(run, student, optimisation, network, unpenalised, _AS_BASE, stage)
+
+    def longer(self, teacher: str) -> dict[str, Any]:
+        """A detector as fresh as the base was, trained alone for as many CPU seconds as one under the teacher; as
+        `base`."""
+        epoch, epochs = lasting(self.preset.base_training, 1), self.preset.base_training.epochs
+        times = self.times_as_long(
+            f"{self.name}-{teacher}",
+            lambda run, stage: self._taught_as_base(run, teacher, epoch, stage)[1]["cpu_seconds"],
+            lambda run, stage: self.train_detector(run, self.base_detector(), epoch, stage).cpu_seconds,
+        )
+
+        def make(run: Run) -> dict[str, Any]:
+            network, optimisation = self.base_detector(), lasting(self.preset.base_training, round(times * epochs))
+            took = spent(self.train_detector(run, network, optimisation))
+            return {**self.report(network, self.preset.base_size), **took}
+
+        return self.once(f"longer-{self.name}", make, teacher=teacher)
 
     def train_student(
         self,
@@ -731,13 +786,14 @@ class JointDetNASStudy(BackboneStudy):
         teacher: TwoStage | None,
         preset: Preset | None = None,
         drawn_as: str | None = None,
+        stage: str = "student",
     ) -> dict[str, Any]:
         """Train a student, in place, all along under one teacher, or under none; what it took.
 
         preset: whose weights the loss of section 3.3 has; None means the study's. drawn_as: see `Training`.
         """
         pupil, training = self._pupil(student, teacher), self.training(optimisation, drawn_as=drawn_as)
-        return spent(train_pupil(run, "student", pupil, teacher, self.batches(), preset or self.preset, training))
+        return spent(train_pupil(run, stage, pupil, teacher, self.batches(), preset or self.preset, training))
 
     def _train_imitator(self, run: Run, student: TwoStage, teacher: TwoStage) -> dict[str, Any]:
         """The same by fine-grained feature imitation, as long as the base detector and on its batches."""

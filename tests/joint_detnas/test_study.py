@@ -22,9 +22,11 @@ from common.models.detector import load_detector, save_detector
 from common.models.fpn import FPN
 from common.models.resnet import ResNet
 from common.models.retinanet import RetinaNet
+from common.models.two_stage import TwoStage
 from common.plain import InputError
 from common.report.reproduce import measure_exhibit
-from common.train import loop
+from common.settings import lasting
+from common.train import loop, shrinking
 from common.train.loop import FitReport, TrainingError
 from common.train.run_folder import Run
 from joint_detnas import method
@@ -44,7 +46,7 @@ from joint_detnas.method import (
     train_pupil,
 )
 from joint_detnas.presets import PRESETS, other_choices
-from joint_detnas.study import JointDetNASStudy, pair_folder, read_base, resolution_costs
+from joint_detnas.study import PACE_ROUNDS, JointDetNASStudy, pair_folder, read_base, resolution_costs
 from tests.joint_detnas.conftest import TINY, tiny_options
 from tests.processes import ran
 from tests.repeatable import steady_latency, without_times
@@ -286,15 +288,17 @@ def copied(study, tmp_path) -> JointDetNASStudy:
 
 @pytest.fixture
 def trainings(copied, monkeypatch) -> list:
-    """What is trained from here on, as (model, weights at the start, training, losses): nothing is."""
-    seen = []
+    """What is trained from here on, as (model, weights at the start, training, losses): nothing is. Of two trainings
+    that are timed in turn the one takes three seconds, the other two; all others take one."""
+    seen, seconds = [], {"one": 3.0, "other": 2.0}
 
     def caught(run, stage, model, batches, losses, training, moments=None):
         weights = {name: each.clone() for name, each in model.state_dict().items()}
         seen.append((model, weights, training, losses))
-        return FitReport(seconds=1.0, cpu_seconds=1.0, samples=0, steps=0, losses={}, peak_memory=0)
+        took = seconds.get(stage.partition("-")[0], 1.0)
+        return FitReport(seconds=1.0, cpu_seconds=took, samples=0, steps=0, losses={}, peak_memory=0)
 
-    for module in (method, study_module):
+    for module in (method, shrinking, study_module):
         monkeypatch.setattr(module, "fit", caught)
     return seen
 
@@ -354,13 +358,27 @@ def test_a_distilled_student_starts_as_fresh_as_the_base_did(copied, tiny, train
     assert starts[-1] == ((0.0,) if kind == "ours" else ()), "of L_BN"
 
 
+def test_the_longer_baseline_trains_alone_for_as_many_seconds_as_a_student(copied, tiny, trainings, monkeypatch):
+    name, teacher = tiny.equivalents[-1]
+    result = copied.longer(name)
+    *in_turn, (network, weights, training, _) = trainings
+    assert training.optimisation == lasting(tiny.base_training, round(1.5 * tiny.base_training.epochs))
+    assert all(torch.equal(each, weights[key]) for key, each in copied.base_detector().state_dict().items())
+    assert result["macs_mmdet"] == count(network, tiny.base_size).macs_mmdet
+    assert [type(model) for model, *_ in in_turn] == [Pupil, TwoStage] * PACE_ROUNDS
+    assert {training.optimisation for _, _, training, _ in in_turn} == {lasting(tiny.base_training, 1)}
+    (seen,) = teachers_seen(monkeypatch, in_turn[0][-1])
+    assert seen.backbone.active_blocks == teacher.depths
+
+
 def test_an_equivalent_is_the_teachers_network_on_a_backbone_of_its_own(copied, tiny, trainings):
     name, teacher = tiny.equivalents[0]
-    copied.alone(name, "seconds")
     epochs = sum(phase.epochs for phase in tiny.shrinking.phases)
-    pool = copied.pool()["cpu_seconds"]  # a made-up training takes a second
-    lasting = [replace(tiny.base_training, epochs=number) for number in (epochs, max(1, round(epochs * pool)))]
-    assert [training.optimisation for _, _, training, _ in trainings[-2:]] == lasting
+    for as_long, number in (("epochs", epochs), ("seconds", round(1.5 * epochs))):
+        copied.alone(name, as_long)
+        assert trainings[-1][2].optimisation == lasting(tiny.base_training, number)
+    in_turn = [training.optimisation.epochs for _, _, training, _ in trainings[1:-1]]
+    assert in_turn == [1] * PACE_ROUNDS * (len(tiny.shrinking.phases) + 1)
     network, weights, *_ = trainings[-1]
     assert network.backbone.active_blocks == teacher.depths
     own = copied.pretrained(str(teacher))
