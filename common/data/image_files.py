@@ -126,10 +126,24 @@ def upright_size(path: Path) -> tuple[int, int]:
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """What has one of these suffixes, in lower or upper case, in a folder and those in it, sorted.
 
-    Hidden files and folders, and folders of such names, are passed over.
+    Hidden files and folders, and folders of such names, are passed over; links are followed. Nothing where there is no
+    such folder; raises `InputError` for one that cannot be listed.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir())
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found, entered = [], set()
+    for place, folders, files in os.walk(folder, onerror=_not_listed, followlinks=True):
+        if (real := os.path.realpath(place)) in entered:  # a link leads back
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        named = (Path(place, name) for name in files if not name.startswith("."))
+        found += [path for path in named if path.suffix.lower() in suffixes]
+    return sorted(found)
+
+
+def _not_listed(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise InputError(f"{error.filename} cannot be listed ({error.strerror}); check its permissions")
 
 
 def picture_files(place: Path) -> list[Path]:
@@ -142,7 +156,9 @@ def picture_files(place: Path) -> list[Path]:
     if not os.path.lexists(place):
         raise InputError(f"no file or folder {place}; check the path")
     # no folder, not an error: a path that no system could hold
-    found = [path for path in files_below(place, SUFFIXES) if path.is_file()] if os.path.isdir(place) else []
+    there = files_below(place, SUFFIXES) if os.path.isdir(place) else []
+    there = [path for path in there if path.is_file() or path.is_symlink()]  # a link to nothing is told of when read
+    found = there if any(path.is_file() for path in there) else []
     if not found:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
         raise InputError(f"{place} holds no image ({kinds}); give an image file or a folder of them")

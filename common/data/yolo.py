@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
+from math import prod
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any
 
 import yaml
@@ -78,13 +80,20 @@ def find_yolo(directory: Path) -> Layout | None:
             raise InputError(
                 f"{path} has {shown(absent)} as val, which is not in {directory}; put it there or correct the path"
             )
-    return Layout({split: partial(read_yolo, directory, found, classes) for split, found in sources.items()}, classes)
+    shape = settings.get("kpt_shape")  # of poses: how many points, and how many numbers each
+    shape = shape if isinstance(shape, list) and all(str(each).isdecimal() for each in shape) else []
+    points = prod(map(int, shape or [0]))
+    reading = {split: partial(read_yolo, directory, found, classes, points) for split, found in sources.items()}
+    return Layout(reading, classes)
 
 
-def read_yolo(directory: Path, sources: Sequence[Path], classes: Sequence[str], faults: Faults) -> Annotations:
+def read_yolo(
+    directory: Path, sources: Sequence[Path], classes: Sequence[str], points: int, faults: Faults
+) -> Annotations:
     """The annotations of one split, whose `sources` are folders of images or lists of them.
 
-    An image without a text file is without objects. The box of an outline is the smallest that holds it.
+    An image without a text file is without objects. The box of an outline is the smallest that holds it. points: how
+    many numbers of key points, which are passed over, stand behind each box; 0: lines may be outlines.
     """
     found = Annotations(directory, (directory,), "line", list(classes))
     for name in (name for source in sources for name in _image_names(directory, source)):
@@ -92,7 +101,7 @@ def read_yolo(directory: Path, sources: Sequence[Path], classes: Sequence[str], 
             # a path that no system could hold is no file, not an error
             height, width = upright_size(directory / name) if os.path.isfile(directory / name) else (0, 0)
             labels = _label_file(directory, name)
-            lines = read_text(labels).splitlines() if os.path.isfile(labels) else []
+            lines = read_text(labels).splitlines() if _is_there(labels) else []
         except InputError as error:
             faults.add(BAD_IMAGES, str(error))
             continue
@@ -100,7 +109,7 @@ def read_yolo(directory: Path, sources: Sequence[Path], classes: Sequence[str], 
         for place, words in enumerate(map(str.split, lines), start=1):
             try:
                 if words:
-                    class_name, (left, top, right, bottom) = _box(words, classes)
+                    class_name, (left, top, right, bottom) = _box(words, classes, points)
                     box = left * width, top * height, right * width, bottom * height
                     found.add_box(position, place, box, class_name)
             except BadRecord as error:
@@ -195,12 +204,24 @@ def _label_file(directory: Path, name: str) -> Path:
     return directory.joinpath(*parts)
 
 
-def _box(words: Sequence[str], classes: Sequence[str]) -> tuple[str, tuple[float, float, float, float]]:
-    """The class of a line, and its box: xyxy, as shares of width and height."""
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; `InputError` where that cannot be seen, for then its objects would be missing."""
+    try:
+        return S_ISREG(path.stat().st_mode)
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+    except (OSError, ValueError):  # also a path that no system could hold
+        return False
+
+
+def _box(words: Sequence[str], classes: Sequence[str], points: int) -> tuple[str, tuple[float, float, float, float]]:
+    """The class of a line, and its box: xyxy, as shares of width and height. points: see `read_yolo`."""
     label = read_field({"class": words[0]}, "class", whole_number)
     if not 0 <= label < len(classes):
         raise BadRecord(f"has the class {label}, which must be 0..{len(classes) - 1}")
-    values = [read_field({"number": word}, "number", share) for word in words[1:]]
+    if points and len(words) != 5 + points:
+        raise BadRecord(f"has {len(words)} numbers, which must be 5 and, by kpt_shape, {points} of key points")
+    values = [read_field({"number": word}, "number", share) for word in (words[1:5] if points else words[1:])]
     if len(values) == 4:
         x, y, width, height = values
         return classes[label], (x - width / 2, y - height / 2, x + width / 2, y + height / 2)

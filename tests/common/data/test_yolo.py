@@ -1,6 +1,9 @@
 """The YOLO reader: every layout, a round trip from COCO, and every kind of bad input."""
 
+import errno
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +49,48 @@ def test_a_line_is_a_box_and_an_image_without_lines_is_empty(tmp_path):
     expected = [[15, 5, 25, 15], [4, 4, 12, 12], [0, 9, 2, 11], [0, 0, 40, 20]]
     np.testing.assert_allclose(found.boxes, expected, atol=1e-5)
     assert found.load_image(0).shape == (20, 40, 3)
+
+
+def test_the_key_points_of_poses_are_no_outlines(tmp_path):
+    pose = "0 .5 .5 .25 .5 " + "0 0 0 .9 .9 2 " * 2
+    settings = f"{NAMES}kpt_shape: [4, 3]\n"
+    write(tmp_path, settings, pose)
+    for path in tmp_path.rglob("1 a.txt"):
+        path.write_text("2 .5 .5 1 1" + " 0" * 12)
+    found = read(tmp_path)
+    np.testing.assert_allclose(found.boxes, [[15, 5, 25, 15], [0, 0, 40, 20]], atol=1e-5)
+    (tmp_path / "labels/train/0 a.txt").write_text("0 .5 .5 .25 .5")
+    with refused("has 5 numbers, which must be 5 and, by kpt_shape, 12 of key points"):
+        read(tmp_path)
+
+
+def test_pictures_in_linked_folders_are_found(tmp_path):
+    write(tmp_path / "set")
+    (tmp_path / "set/images/train").rename(tmp_path / "elsewhere")
+    (tmp_path / "set/images/train").mkdir()
+    (tmp_path / "set/images/train/day").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "set/images/train")  # in circles
+    (tmp_path / "set/labels/train").rename(tmp_path / "set/labels/day")
+    (tmp_path / "set/labels/train").mkdir()
+    (tmp_path / "set/labels/day").rename(tmp_path / "set/labels/train/day")
+    found = read(tmp_path / "set")
+    assert (len(found), len(found.boxes)) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("owner", "looks", "what"), [(os, "scandir", "images/train"), (Path, "stat", "labels/train/0 a.txt")]
+)
+def test_what_may_not_be_read_is_not_taken_for_empty(owner, looks, what, tmp_path, monkeypatch):
+    closed, look = write(tmp_path) / what, getattr(owner, looks)
+
+    def denied(path, *rest, **more):
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, *rest, **more)
+
+    monkeypatch.setattr(owner, looks, denied)
+    with refused(f"{closed} cannot be .* check its permissions"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
