@@ -57,9 +57,11 @@ def unexecuted(name: str) -> "NotebookNode":
 
 
 def _results_of(name: str) -> str:
-    """A digest of the committed results that it shows: where they have changed, its outputs are old."""
+    """A digest of the committed results that it shows, and of the note on them: where they have changed, its outputs
+    are old."""
     digest = hashlib.sha256()
-    for file in sorted((FOLDER.parent / "results" / "nano" / name).glob("*.json")):
+    folder = FOLDER.parent / "results" / "nano" / name
+    for file in sorted((*folder.glob("*.json"), *folder.glob("note.md"))):
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
