@@ -350,7 +350,7 @@ def test_table_3():
         "At this scale the optimiser is adamw. '2x8' is read as 2 images on each of 8 devices: a batch norm sees so "
         "many images at a time, and gradients are those of the whole batch."
     )
-    caption = "ResNet18, FPN(P1-P5, c=64), at 96x96, trained in eight ways; AP on validation images."
+    caption = "ResNet18, FPN(P1-P5, c=32), at 96x96, trained in eight ways; AP on validation images."
     pictures = {"table3": ("bars", {"groups": bars, "value_label": "AP (points)"})}
     assert_drawn(drawn("table3", numbers), columns, rows, caption, [note], pictures)
     assert plain(evidence(numbers)) == plain({"strategies": shown})
@@ -564,7 +564,7 @@ def test_mobilenet_beside_resnet():
     columns = {"Backbone": "", "FLOPS": "M", "Time": "ms", "AP": "points", "FLOPS, over ResNet18's": "times"}
     columns |= {"Time, over ResNet18's": "times", "AP minus ResNet18's": "AP points"}
     caption = (
-        "Two backbones within the structure of Table 3, resnet18 96x96 P1-P5 c64 rpn 2fc, trained by the final "
+        "Two backbones within the structure of Table 3, resnet18 96x96 P1-P5 c32 rpn 2fc, trained by the final "
         "schedule; times of detection taken in turn."
     )
     assert_drawn(drawn("mobilenet", numbers), columns, rows, caption)
