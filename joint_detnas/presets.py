@@ -553,9 +553,9 @@ alpha: of a ResNet18, 10 % of the backbone's cost is 5 % of the detector's; at .
 standard deviations of such a pair's noise (.19 AP). The goal is what one pruning of channels or a layer leaves (.90,
 .89): at a lower one, which takes two of them in one chain, a fifth to a half of the searches would end without a pair
 within it (simulated).
-Table 5: a base detector that was trained once more, with the penalty, differs from the search's by 1.2 AP (standard
-deviation over seeds), a cut of 10 % costs .2. So what is pruned shares the search's base, and half of the pairs come
-before the pruning.
+Table 5: the base detectors of six seeds have a standard deviation of .9 AP, so two trainings of one differ by about
+1.2, and a cut of 10 % costs .2. So what is pruned shares the search's base, and half of the pairs come before the
+pruning.
 
 Lengths: on a seed that nothing is judged by, ResNet18 has AP 24.0, 29.3 and 30.2 after 24, 48 and 96 thousand samples
 (123, 246 and 444 s of CPU): the last doubling of the base detector's training brings under 1. Its backbone saw 640,000
