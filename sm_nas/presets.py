@@ -218,8 +218,8 @@ pyramid has 32 channels): GN+WS at the large rate has AP 6.9 after 12,000 and 13
 and 11.1 if blocks begin by adding nothing; SGD has 3.7 after 12,000 at a rate of .025 and nothing at .1.
 
 Command: python -m sm_nas.reproduce --scale nano --second-data coco:DIR/bccd --precision bfloat16 --seeds 6
-Time, by estimate: four hours of CPU a seed, of which 50 minutes are pre-training (AMD EPYC, AVX512-BF16) and, on a
-slower one with AVX2, two hours Table 3.
+Time, by estimate: four hours of CPU a seed, 50 minutes of them pre-training (AMD EPYC, AVX512-BF16). Table 3's two
+hours are by trainings on a slower one (AVX2).
 """
 
 _PHOTO_SIZES = ((256, 256), (288, 288), (320, 320))
