@@ -35,8 +35,7 @@ class Batch(_OnDevice):
 
     images: (B, 3, H, W) float32, normalised. boxes: (B, G, 4) float32 xyxy in pixels of `images`.
     labels: (B, G) int64 in 0..K-1. valid: (B, G) bool, False where padded. index: (B,) int64, the position in the
-    `DetectionSet`. scale: (B,) float32, network pixels per original pixel (images are resized with their aspect kept,
-    placed top left and padded right and below, so original boxes are `boxes / scale`).
+    `DetectionSet`. sizes: (B, 2) int64, height and width of the original pictures, which `common.letterbox` fitted in.
     """
 
     images: Tensor
@@ -44,7 +43,7 @@ class Batch(_OnDevice):
     labels: Tensor
     valid: Tensor
     index: Tensor
-    scale: Tensor
+    sizes: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,6 @@ class Detections(_OnDevice):
             Found(tuple(box), score, label, self.categories[label] if self.categories else "")
             for box, score, label in zip(*columns, strict=True)
         ]
-
-    def rescaled(self, scale: Tensor) -> "Detections":
-        """Boxes from network pixels to original pixels; scale: (B,) as in `Batch`."""
-        return replace(self, boxes=self.boxes / scale.view(-1, 1, 1))
 
     @staticmethod
     def cat(parts: Sequence["Detections"]) -> "Detections":

@@ -5,11 +5,14 @@ fills the canvas in one direction; so a portrait image in a landscape canvas bec
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
-from common.batch import IMAGE_MEAN
+from common.batch import IMAGE_MEAN, Detections
 from common.plain import InputError
 from common.settings import SIDE_MULTIPLE
 
@@ -54,3 +57,16 @@ def letterbox(image: np.ndarray, size: Size) -> np.ndarray:
     canvas[:] = PADDING
     canvas[:height, :width] = np.asarray(resized)
     return canvas
+
+
+def in_pictures(found: Detections, sizes: Tensor, size: Size) -> Detections:
+    """Detections from pixels of the canvas to those of the B original pictures: cut at the edges of the pictures, and
+    no longer valid where nothing is left.
+
+    sizes: (B, 2), height and width of the pictures. size: of the canvas.
+    """
+    sizes = sizes.to(found.boxes.device)
+    scale = torch.from_numpy(letterbox_scale(sizes.cpu().numpy(), size)).to(sizes.device)
+    edges = sizes.to(scale).flip(1).repeat(1, 2).unsqueeze(1)  # (B, 1, 4) right, bottom, right, bottom
+    boxes = (found.boxes / scale.view(-1, 1, 1)).clamp(min=0).minimum(edges)
+    return replace(found, boxes=boxes, valid=found.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1))

@@ -33,6 +33,7 @@ sys.path.insert(0, str(next(folder for folder in (Path.cwd(), Path.cwd().parent)
 from common.data.batches import DetectionBatches
 from common.data.source import load
 from common.evaluate.recalibrate import reestimate_batch_norm
+from common.letterbox import in_pictures
 from common.models.centernet import CenterNet, centernet_losses
 from common.models.ofa_resnet import ResNet
 from common.report.card import Shown
@@ -227,7 +228,7 @@ for step in range(151):
 
 # %%
 reestimate_batch_norm(detector, [batch.images])
-found = detector.eval().detect(batch.images).rescaled(batch.scale)
+found = in_pictures(detector.eval().detect(batch.images), batch.sizes, nano.image_size)
 
 # %% [markdown]
 # Dashed: the ground truth. Solid: detections with a score above 0.3.

@@ -218,7 +218,7 @@ class _Batches(Generic[_Kind]):
 
 
 def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> tuple[Tensor, ...]:
-    """What `Batch` calls boxes, labels, valid and scale, and (N, 2) width and height of the image in the letterbox.
+    """What `Batch` calls boxes, labels, valid and sizes, and (N, 2) width and height of the image in the letterbox.
 
     Boxes are those that are not crowds, in network pixels, padded to G: the most in an image, rounded up to 8.
     """
@@ -235,14 +235,14 @@ def _targets(dataset: DetectionSet, size: Size, device: torch.device) -> tuple[T
     boxes[image, slot] = dataset.boxes[single] * scale[image, None]
     labels[image, slot] = dataset.labels[single]
     valid[image, slot] = True
-    content = (dataset.sizes[:, ::-1] * scale[:, None]).astype(np.float32)
-    return tuple(torch.from_numpy(array).to(device) for array in (boxes, labels, valid, scale, content))
+    sizes = np.ascontiguousarray(dataset.sizes, dtype=np.int64)
+    content = (sizes[:, ::-1] * scale[:, None]).astype(np.float32)
+    return tuple(torch.from_numpy(array).to(device) for array in (boxes, labels, valid, sizes, content))
 
 
 class DetectionBatches(_Batches[Batch]):
     """`Batch`es of a detection set, letterboxed into a canvas: size x size, or (width, height).
 
-    `scale` is the letterbox's: it does not follow the augmentation.
     augment: None means no augmentation; `in_order` never augments. images: what `resident` returned, where it is
     shared; None means that they are decoded now, or streamed where they exceed `memory_for_images`.
     """
@@ -269,13 +269,13 @@ class DetectionBatches(_Batches[Batch]):
         self._targets = _targets(dataset, size, self.device)
 
     def _batch(self, index: Tensor, images: Tensor, drawn: Drawn | None) -> Batch:
-        boxes, labels, valid, scale, content = (target[index] for target in self._targets)
+        boxes, labels, valid, sizes, content = (target[index] for target in self._targets)
         if drawn is None:
             images = normalise(images)
         else:
             images = augment_images(images, content, drawn)
             boxes, valid = augment_boxes(boxes, valid, content, drawn, images.shape[-2:])
-        return Batch(images, boxes, labels, valid, index, scale)
+        return Batch(images, boxes, labels, valid, index, sizes)
 
 
 class ResolutionBatches:

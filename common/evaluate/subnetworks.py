@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from common.batch import Batch, ClassificationBatch, Detections
 from common.evaluate.average_precision import GroundTruth
 from common.evaluate.recalibrate import reestimate_batch_norm
+from common.letterbox import in_pictures
 from common.models.ofa_resnet import ConvNorm
 
 Losses = Callable[[dict[str, Tensor] | Tensor, Batch | ClassificationBatch], dict[str, Tensor]]
@@ -87,15 +88,16 @@ def _sharing_weights(network: nn.Module) -> nn.Module:
 
 @torch.inference_mode()
 def detections_of(network: nn.Module, batches: Iterable[Batch]) -> tuple[Detections, Tensor]:
-    """What a recalibrated detector finds in N images: detections (N, D) in original pixels, on the CPU, and the images'
-    positions (N,) in the `DetectionSet`.
+    """What a recalibrated detector finds in N images: detections (N, D) in pixels of the original pictures and cut at
+    their edges, on the CPU, and the images' positions (N,) in the `DetectionSet`.
 
     Raises FloatingPointError, which a search records as a failed candidate, when the network has diverged.
     """
     network.eval()
     parts, order = [], []
     for batch in batches:
-        parts.append(network.detect(batch.images).rescaled(batch.scale).to("cpu"))
+        height, width = batch.images.shape[-2:]
+        parts.append(in_pictures(network.detect(batch.images), batch.sizes, (width, height)).to("cpu"))
         order.append(batch.index.cpu())
     detections = Detections.cat(parts)
     if not (detections.boxes.isfinite().all() and detections.scores.isfinite().all()):

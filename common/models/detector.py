@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from common.batch import IMAGE_MEAN, IMAGE_STD, Detections
-from common.letterbox import Size, letterbox, letterbox_scale
+from common.letterbox import Size, in_pictures, letterbox
 from common.models.architectures import ARCHITECTURES
 from common.models.outline import outline
 from common.plain import InputError, from_json, make_folder, read_json, to_json, write_together
@@ -132,12 +132,8 @@ class Detector:
         fitted = np.stack([letterbox(np.asarray(image), self.input_size) for image in images])  # (B, H, W, 3)
         pixels = torch.from_numpy(fitted).to(self.device).permute(0, 3, 1, 2).float()
         mean, deviation = (pixels.new_tensor(part).view(1, 3, 1, 1) * 255.0 for part in (self.mean, self.deviation))
-        scale = torch.from_numpy(letterbox_scale(sizes, self.input_size)).to(self.device)
-        found = self.model.detect((pixels - mean) / deviation).rescaled(scale)
-        limit = torch.from_numpy(sizes).to(scale).flip(1).repeat(1, 2).unsqueeze(1)  # (B, 1, 4)
-        boxes = found.boxes.clamp(min=0).minimum(limit)
-        valid = found.valid & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)  # no longer where wholly outside
-        return replace(found, boxes=boxes, valid=valid, categories=self.categories)
+        found = in_pictures(self.model.detect((pixels - mean) / deviation), torch.from_numpy(sizes), self.input_size)
+        return replace(found, categories=self.categories)
 
 
 # --- to disk and back -------------------------------------------------------------------------------------------------

@@ -867,7 +867,12 @@ def _batch(seed: int) -> Batch:
     boxes = torch.cat([corner, corner + 6 + 5 * torch.rand(4, 3, 2, generator=generator)], dim=-1)
     labels = torch.randint(CLASSES, (4, 3), generator=generator)
     return Batch(
-        torch.randn(4, 3, 32, 32, generator=generator), boxes, labels, labels >= 0, torch.arange(4), torch.ones(4)
+        torch.randn(4, 3, 32, 32, generator=generator),
+        boxes,
+        labels,
+        labels >= 0,
+        torch.arange(4),
+        torch.full((4, 2), 32),
     )
 
 

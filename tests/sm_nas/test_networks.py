@@ -200,7 +200,7 @@ def random_batch(structure: Structure, device: torch.device, seed: int = 0) -> B
         labels=torch.randint(CLASSES, (2, 4), generator=generator),
         valid=torch.ones(2, 4, dtype=torch.bool),
         index=torch.arange(2),
-        scale=torch.ones(2),
+        sizes=torch.tensor([[height, width]] * 2),
     ).to(device)
 
 

@@ -95,7 +95,7 @@ def test_parts_of_a_batch_are_the_batch(device):
         labels=torch.arange(10).view(5, 2),
         valid=torch.ones(5, 2, dtype=torch.bool),
         index=torch.arange(5),
-        scale=torch.ones(5),
+        sizes=torch.full((5, 2), 4),
     ).to(device)
     parts = list(in_parts(batch, 2))
     assert [part.index.tolist() for part in parts] == [[0, 1], [2, 3], [4]]

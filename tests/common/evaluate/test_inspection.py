@@ -17,7 +17,7 @@ from common.data.scenes import scenes
 from common.evaluate import inspection
 from common.evaluate.__main__ import EvaluateCommand, _inspection, main
 from common.evaluate.average_precision import METRICS, GroundTruth
-from common.evaluate.inspection import Matched, as_trained, best_score, confusion, match
+from common.evaluate.inspection import Matched, as_trained, best_score, confusion, detected, match
 from common.letterbox import letterbox_scale
 from common.models import detector as detectors
 from common.models.detector import Detector
@@ -149,6 +149,31 @@ def test_a_detector_sees_images_by_its_own_normalisation():
     own = Detector(nn.Identity(), ("bolt",), 64, (0.0,) * 3, (1.0,) * 3, {})
     [batch] = as_trained(own, DetectionBatches(scenes("test", 2, size=64), 64, 2))
     assert 0 <= float(batch.images.min()) < 0.3 < float(batch.images.max()) <= 1.001
+
+
+@pytest.mark.parametrize("canvas", [64, (96, 64), (64, 96)])
+def test_a_set_is_searched_as_single_pictures_are(canvas):
+    """Boxes over the edges of the picture, in the padding and beyond the canvas come out alike."""
+    dataset = scenes("test", 5, size=48)
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(5, 40, 2, generator=generator) * 140 - 30
+    told = Detections(
+        torch.cat([corner, corner + torch.rand(5, 40, 2, generator=generator) * 60], dim=-1),
+        torch.rand(5, 40, generator=generator).sort(descending=True).values,
+        torch.randint(len(dataset.categories), (5, 40), generator=generator),
+        torch.rand(5, 40, generator=generator) > 0.1,
+    )
+    found, singly = (Detector(Told(told), dataset.categories, canvas, IMAGE_MEAN, IMAGE_STD, {}) for _ in range(2))
+    found, order = detected(found, dataset)
+    singly = singly.detect([dataset.load_image(index) for index in range(5)], batch_size=1)
+    assert order.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(found.boxes, singly.boxes)
+    assert torch.equal(found.valid, singly.valid)
+    assert 0 < int(found.valid.sum()) < int(told.valid.sum())  # some lay wholly outside
+    assert float(found.boxes.min()) == 0
+    assert float(found.boxes.max()) == 48
+    truth = GroundTruth(dataset)
+    assert truth.evaluate(found, order) == truth.evaluate(singly)
 
 
 def test_precision_at_each_recall_is_that_of_pycocotools_mean():

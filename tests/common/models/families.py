@@ -115,7 +115,7 @@ def make_batch(seed: int = 0, images: int = 2, objects: int = 3, classes: int = 
         torch.randint(classes, (images, objects), generator=generator),
         valid,
         torch.arange(images),
-        torch.ones(images),
+        torch.full((images, 2), SIDE),
     )
 
 

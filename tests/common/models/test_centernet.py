@@ -48,7 +48,7 @@ def random_batch(seed: int, device: torch.device) -> Batch:
     valid[0, :3] = valid[1, :2] = True
     valid[2] = False
     images = torch.zeros(4, 3, height, width)
-    return Batch(images, xyxy, labels, valid, torch.arange(4), torch.ones(4)).to(device)
+    return Batch(images, xyxy, labels, valid, torch.arange(4), torch.tensor([[height, width]] * 4)).to(device)
 
 
 def random_outputs(seed: int, device: torch.device, cells: tuple[int, int] = (24, 16), scale: float = 3.0) -> dict:
@@ -221,7 +221,7 @@ def separate_objects() -> Batch:
     )
     images = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[0, 1, 4], [2, 2, 3]])
-    return Batch(images, boxes, labels, labels >= 0, torch.arange(2), torch.ones(2))
+    return Batch(images, boxes, labels, labels >= 0, torch.arange(2), torch.tensor([[96, 64]] * 2))
 
 
 # --- network ----------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Scenes:
             images = torch.randn(4, 3, 64, 64, generator=generator) * torch.tensor([0.5, 1.0, 2.0, 3.0]).view(
                 4, 1, 1, 1
             )
-            yield Batch(images, boxes, labels, valid, torch.arange(4), torch.ones(4))
+            yield Batch(images, boxes, labels, valid, torch.arange(4), torch.full((4, 2), 64))
 
 
 def train_detector(folder: Path, kind: str) -> list[float]:
