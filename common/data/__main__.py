@@ -7,6 +7,7 @@ Exit status 2 where training would refuse the set.
 """
 
 import hashlib
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,24 @@ import tyro
 from tqdm import tqdm
 
 from common.cli import Switch, data_parts, run, show
-from common.data.annotations import BAD_IMAGES, EXAMPLES, REPAIRABLE, Faults
+from common.data.annotations import BAD_IMAGES, BAD_RECORDS, EXAMPLES, REPAIRABLE, Faults
 from common.data.detection_set import DetectionSet, counted, describe
-from common.data.source import SPLITS, find, read_split
+from common.data.image_files import OTHER_KINDS, SUFFIXES, files_below
+from common.data.source import SPLITS, find, pictures_of, read_split
+from common.data.splits import SEARCH_SHARE
+from common.data.values import names_in
 from common.letterbox import letterbox_scale, padded
 from common.plain import InputError
 
 UNREADABLE = ("fault that stops the reading", "faults that stop the reading")
+TOO_SMALL = ("split that is too small", "splits that are too small")
+UNLISTED = {
+    "coco": "no JSON file has an entry of it",
+    "voc": "it has no XML file, or no list names it",
+    "yolo": "no list names it",
+    "bdd": "no JSON file has an entry of it",
+}
+"""Form -> why a picture beside those of a set is none of it."""
 SMALL = 4.0  # pixels; a thinner object shows no class
 PYRAMID = (4, 8, 16, 32, 64)  # strides of an RPN's levels
 INPUT_SIZE, ANCHOR_SCALE = 256, 3.0  # of the first detector that photographs are trained with: SM-NAS's E0, scale photo
@@ -82,6 +94,7 @@ def check(
     sets: dict[str, DetectionSet] = {}
     faults: list[dict[str, Any]] = []
     remarks: list[str] = []
+    complete = True  # no image was left out of a set
     annotated: dict[tuple[str, str], tuple[int, list[str]]] = {}  # faults of the annotations of the split before
     for split in SPLITS:
         if split == "test" and "test" not in layout.parts:
@@ -94,7 +107,10 @@ def check(
         if split == "val" and "val" not in layout.parts:  # a part of train, of the same annotations
             found.collected = {kind: fault for kind, fault in found.collected.items() if fault != annotated.get(kind)}
         annotated = dict(found.collected)
+        complete = complete and not {BAD_RECORDS, BAD_IMAGES, UNREADABLE} & found.collected.keys()
         if split in sets:
+            for sentence in _too_small(sets[split]) if split == "train" else ():
+                found.add(TOO_SMALL, sentence)
             remarks += _pictures(sets[split], found, decode=pictures)
         for (one, many), (count, examples) in found.collected.items():
             kind = one if count == 1 else many
@@ -105,6 +121,9 @@ def check(
                 faults.append(fault | {"repairable": (one, many) in REPAIRABLE})
     remarks += _classes_apart(sets)
     remarks += _duplicates(sets)
+    with suppress(InputError):  # what cannot be read is a fault already
+        remarks += layout.remarks()
+        remarks += _not_used(form, directory, sets if complete else {})
     splits = {split: _contents(dataset, input_size, anchor_scale) for split, dataset in sets.items()}
     settings = {"form": form, "pictures": pictures, "input_size": input_size, "anchor_scale": anchor_scale}
     return {**settings, "splits": splits, "faults": faults, "remarks": remarks}
@@ -191,6 +210,30 @@ def _duplicates(sets: Mapping[str, DetectionSet]) -> Iterator[str]:
         if pairs:
             names = "; ".join(" = ".join(path.name for _, path in files) for files in pairs[:EXAMPLES])
             yield f"{counted(len(pairs), 'picture is', 'pictures are')} both in {one} and in {other}: {names}"
+
+
+def _too_small(train: DetectionSet) -> Iterator[str]:
+    """Why training, which holds out a share of its pictures, would refuse the set, if it would."""
+    least = math.ceil(1 / SEARCH_SHARE)
+    if len(train) < least:
+        yield f"{counted(len(train), 'image', 'images')} to train on, where at least {least} are needed; add images"
+    elif len(set(pictures_of(train))) < 2:
+        yield "all images to train on are by their names (NAME.rf.HASH) copies of one picture; add others"
+
+
+def _not_used(form: str, directory: Path, sets: Mapping[str, DetectionSet]) -> Iterator[str]:
+    """Picture files that cannot be read, and those that lie beside the pictures of `sets` but are in none of them."""
+    other_kinds = files_below(directory, OTHER_KINDS)
+    if other_kinds:
+        count = counted(len(other_kinds), "picture is", "pictures are")
+        yield f"{count} of a kind that cannot be read, first {other_kinds[0]}; convert to JPEG or PNG"
+    used = {path for dataset in sets.values() for path in map(dataset.load_image.path, range(len(dataset)))}
+    folders = {path.parent for path in used}
+    named = (folder / name for folder in folders for name in names_in(folder) if not name.startswith("."))
+    unlisted = sorted(path for path in named if path.suffix.lower() in SUFFIXES and path not in used)
+    if unlisted:
+        count = counted(len(unlisted), "picture is", "pictures are")
+        yield f"{count} in no split, first {unlisted[0]}, as {UNLISTED[form]}; add those that are to be used"
 
 
 def _text(report: Mapping[str, Any]) -> str:

@@ -1,8 +1,7 @@
 """What the readers of all disk formats share: faults, annotations, and the way to a `DetectionSet`."""
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.data.detection_set import DetectionSet, counted, first_rows
 from common.data.image_files import ImageFiles, upright_size
-from common.data.values import BadRecord, names_in, refuse_escape, shown
+from common.data.values import BadRecord, refuse_escape, shown, speller
 from common.plain import InputError
 
 SPLIT_NAMES = {
@@ -102,11 +101,13 @@ class Layout:
 
     categories: the classes, where the format or the folder names them; None for all that the splits name.
     classes: split -> what finds its classes without reading the rest, or finds None where that cannot be done.
+    remarks: what finds sentences on files that training passes over, for `check`.
     """
 
     parts: Mapping[str, Callable[[Faults], "Annotations"]]
     categories: tuple[str, ...] | None = None
     classes: Mapping[str, Callable[[], list[str] | None]] = field(default_factory=dict)
+    remarks: Callable[[], Iterable[str]] = tuple
 
 
 @dataclass
@@ -267,13 +268,7 @@ def _files(found: Annotations, faults: Faults) -> tuple[Path, list[str], NDArray
 
 def _present(folder: Path, names: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
     """The names as the folder spells them, and which of them it holds."""
-    listed: dict[str, set[str]] = {}
-
-    def holds(name: str) -> bool:
-        parent, base = os.path.split(name)
-        if parent not in listed:
-            listed[parent] = set(names_in(os.path.join(folder, parent)))
-        return base in listed[parent]
-
-    spelled = [name if holds(name) else name.replace("\\", "/") for name in names]
-    return spelled, np.array([holds(name) for name in spelled], np.bool_)
+    on_disk = speller(folder)
+    found = [on_disk(name) or on_disk(name.replace("\\", "/")) for name in names]
+    spelled = [there or name.replace("\\", "/") for name, there in zip(names, found, strict=True)]
+    return spelled, np.array([there is not None for there in found], np.bool_)

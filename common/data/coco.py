@@ -6,7 +6,7 @@ Format: https://cocodataset.org/#format-data. Boxes are `[x, y, width, height]` 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from common.data.values import (
     class_label,
     flag,
     identity,
+    names_in,
     number,
     read_bytes,
     read_field,
@@ -61,6 +62,42 @@ def find_coco(directory: Path) -> Layout | None:
             if path.is_file():
                 return Layout({"train": partial(read_coco, path, (images, directory))})
     return Layout(parts, classes=classes) if parts else None
+
+
+def find_other_coco(directory: Path) -> Layout | None:
+    """The splits of a folder whose COCO files have other names than those of `find_coco`; None for any other folder.
+
+    The file of a split has a name of the split as a word of its own name, or of its folder's: annotations/train.json,
+    val_annotations.json, test/labels.json. Without any such file, the only one in the folder and its annotations/ is of
+    a set without splits.
+    """
+    parts, classes = {}, {}
+    whole = [path for place in (directory, directory / "annotations") for path in _coco_files(place)]
+    for split, names in SPLIT_NAMES.items():
+        files = [path for path in whole if {*names} & {*re.findall("[A-Za-z]+", path.stem)}]
+        files += [path for name in names_in(directory) if name in names for path in _coco_files(directory / name)]
+        if len(files) == 1:
+            parts[split] = partial(read_coco, files[0], _image_folders(directory, files[0], names))
+            classes[split] = partial(classes_of, files[0])
+    if not parts and len(whole) == 1:
+        return Layout({"train": partial(read_coco, whole[0], _image_folders(directory, whole[0], ()))})
+    return Layout(parts, classes=classes) if parts else None
+
+
+def _coco_files(folder: Path) -> list[Path]:
+    """The JSON files of a folder that have the parts of a COCO file."""
+    named = [folder / name for name in sorted(names_in(folder)) if name.endswith(".json") and not name.startswith(".")]
+    texts = ((path, read_bytes(path)) for path in named if path.is_file())
+    keys = (b'"images"', b'"annotations"', b'"categories"')
+    return [path for path, text in texts if all(key in text for key in keys)]
+
+
+def _image_folders(directory: Path, path: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """Where the images of a COCO file may lie, which is that of a split of these names."""
+    places = [place for name in names for place in (directory / "images" / name, directory / name)]
+    places += [path.parent, directory / "images", directory]
+    folders = [folder for place in places for folder in (place / "images", place / "data", place)]
+    return tuple(folder for folder in dict.fromkeys(folders) if folder.is_dir())
 
 
 def read_coco(path: Path, folders: tuple[Path, ...], faults: Faults) -> Annotations:

@@ -22,7 +22,11 @@ MAX_PIXELS = 64_000_000
 _END = 4096  # bytes of each end of a file that its digest is of
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may take a file for; others of its formats start programs, or hold no photographs."""
-SUFFIXES = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+OTHER_KINDS = (".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".raw", ".tga")
+"""Suffixes of pictures that cannot be read."""
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,6 +79,7 @@ class ImageFiles:
         with _opened(self.path(index)) as image:
             orientation = self._applied_orientation(image, index)
             upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+            upright.info.pop("transparency", None)  # it changes no colour, and Pillow warns of some kinds of it
             return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
     def _applied_orientation(self, image: Image.Image, index: int) -> int:

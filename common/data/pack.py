@@ -2,14 +2,21 @@
 
     python -m common.data.pack coco:DIR --side 640 --out DIR-640
 
-What comes out is a set in COCO's form, read by --data coco:OUT. Training at input sizes up to --side loses nothing but
-what JPEG leaves out; areas, and so what counts as a small object, are those of the small pictures.
+What comes out is a set in COCO's form, read by --data coco:OUT. Pictures keep their names, as JPEG files. Training at
+input sizes up to --side loses nothing but what JPEG leaves out; areas, and so what counts as a small object, are those
+of the small pictures.
 """
 
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,8 +27,10 @@ from tqdm import tqdm
 from common.cli import Switch, data_parts, run, show
 from common.data.annotations import Faults
 from common.data.detection_set import DetectionSet
+from common.data.image_files import SUFFIXES
 from common.data.source import SPLITS, find, read_split
-from common.plain import InputError, cannot_write, make_folder, write_json
+from common.data.values import composed, names_in
+from common.plain import PARTIAL, InputError, cannot_write, make_folder, write_json
 
 MOST_READERS = 8
 
@@ -55,20 +64,44 @@ def pack(data: str, out: Path, side: int, quality: int = 88) -> dict[str, Any]:
     """
     if side < 1 or not 1 <= quality <= 100:
         raise InputError(f"--side must be at least 1 and --quality 1 to 100, got {side} and {quality}")
-    if out.is_dir() and any(out.iterdir()):
+    if (os.path.lexists(out) and not out.is_dir()) or names_in(out):
         raise InputError(f"{out} holds something: give another folder, or delete it")
     form, directory, layout = find(data)
     _, _, repair = data_parts(data)
     splits = [split for split in SPLITS if split != "test" or "test" in layout.parts]
     sets = {split: read_split(form, directory, layout, split, Faults(repair)) for split in splits}
-    return {split: _write(dataset, out, side, quality) for split, dataset in sets.items()}
+    with _filled_at_once(out) as folder:
+        return {split: _write(dataset, folder, side, quality) for split, dataset in sets.items()}
+
+
+@contextmanager
+def _filled_at_once(out: Path) -> Iterator[Path]:
+    """A folder beside `out`, whose contents are moved there in the end; where that is not reached, nothing is left."""
+    out = Path(os.path.abspath(out))
+    make_folder(out.parent)
+    try:
+        folder = Path(mkdtemp(PARTIAL, f"{out.name}.", out.parent))
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    try:
+        yield folder
+        make_folder(out)
+        try:
+            for part in sorted(folder.iterdir()):
+                shutil.move(part, out)  # copies where `out` is another disk
+        except OSError as error:
+            raise cannot_write(out, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(dataset: DetectionSet, out: Path, side: int, quality: int) -> dict[str, Any]:
     make_folder(out / "images" / dataset.split)
     scale = np.minimum(1.0, side / dataset.sizes.max(axis=1, keepdims=True))
     sizes = np.maximum(1, np.rint(dataset.sizes * scale)).astype(int)  # (N, 2) height and width
-    names = [f"{dataset.split}/{index:012d}.jpg" for index in range(len(dataset))]
+    names = [f"{dataset.split}/{name}" for name in _jpeg_names(dataset.load_image.names)]
+    for folder in {(out / "images" / name).parent for name in names}:
+        make_folder(folder)
     work = partial(_shrink, dataset, out / "images", names, sizes, quality)
     with ThreadPoolExecutor(MOST_READERS) as threads:  # Pillow works outside Python's lock
         size = sum(tqdm(threads.map(work, range(len(names))), desc=dataset.split, total=len(names), disable=None))
@@ -93,6 +126,24 @@ def _write(dataset: DetectionSet, out: Path, side: int, quality: int) -> dict[st
     contents = {"images": images, "annotations": annotations, "categories": categories}
     write_json(out / "annotations" / f"instances_{dataset.split}.json", contents)
     return {"images": len(images), "boxes": len(annotations), "bytes": size}
+
+
+def _jpeg_names(names: Sequence[str]) -> list[str]:
+    """The names, without the folders that all share, as those of JPEG files; no two are one on any disk.
+
+    Copies of one picture, which are told by their names, stay together when images are held out.
+    """
+    shared = os.path.commonpath(os.path.dirname(name) for name in names)
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        stem, suffix = os.path.splitext(os.path.relpath(name, shared or "."))
+        stem += "" if suffix.lower() in SUFFIXES else suffix
+        endings = chain([".jpg"], (f".{number}.jpg" for number in count(2)))
+        new = next(stem + ending for ending in endings if composed(stem + ending).casefold() not in taken)
+        taken.add(composed(new).casefold())
+        found.append(new)
+    return found
 
 
 def _shrink(dataset: DetectionSet, folder: Path, names: list[str], sizes: np.ndarray, quality: int, index: int) -> int:

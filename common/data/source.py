@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import numpy as np
 from common.cli import data_parts
 from common.data.annotations import Faults, Layout, assemble
 from common.data.bdd import LABEL_FILES, find_bdd
-from common.data.coco import find_coco
+from common.data.coco import find_coco, find_other_coco
 from common.data.detection_set import DetectionSet, drawn_positions
 from common.data.image_files import ImageFiles
 from common.data.scenes import scenes
-from common.data.voc import find_voc
-from common.data.yolo import find_yolo
+from common.data.voc import find_other_voc, find_voc
+from common.data.yolo import find_other_yolo, find_yolo
 from common.plain import InputError
 
 SPLITS = ("train", "val", "test")
@@ -29,20 +30,23 @@ FORMS: dict[str, tuple[Callable[[Path], Layout | None], str]] = {
     "coco": (
         find_coco,
         "annotations/instances_{split}.json with images/, annotations/instances_{split}2017.json with {split}2017/, "
-        "{split}/_annotations.coco.json, or one annotations.json",
+        "{split}/_annotations.coco.json, one annotations.json, or JSON files of other names, one for each split",
     ),
     "voc": (
         find_voc,
-        "VOC2007/ and VOC2012/ (there or in VOCdevkit/), Annotations/ with JPEGImages/, or {split}/*.xml",
+        "VOC2007/ and VOC2012/ (there or in VOCdevkit/), Annotations/ with JPEGImages/ or images/, {split}/*.xml, or "
+        "XML files beside their images",
     ),
     "yolo": (
         find_yolo,
         "data.yaml (or one other .yaml with names) or classes.txt with images/{split}/ and labels/{split}/, or "
-        "classes.txt with images/ and labels/, or beside images and their .txt",
+        "classes.txt with images/ and labels/, or beside images and their .txt, or obj.names with obj_{split}_data/",
     ),
     "bdd": (find_bdd, " or ".join(pattern.format("{split}") for pattern in LABEL_FILES)),
 }
 """Form -> what finds the splits of a folder (None where it has another form), and what it looks for."""
+OTHER_LAYOUTS = {"coco": find_other_coco, "voc": find_other_voc, "yolo": find_other_yolo}
+"""Form -> the same for folders that no form takes otherwise: what these look for occurs beside other forms, too."""
 
 
 def load(spec: str, split: str, limit: int | None = None, seed: int = 0) -> DetectionSet:
@@ -81,16 +85,30 @@ def find(spec: str) -> tuple[str, Path, Layout]:
     if kind == "scenes":
         raise InputError("scenes are drawn by the program itself; give a set on disk")
     directory = Path(os.path.expanduser(rest))
+    if os.path.isfile(directory):
+        sets = [folder for folder in directory.parents[:2] if _own_layout(folder)]  # of DIR/train/FILE that is DIR
+        folder = sets[-1] if sets else directory.parent
+        raise InputError(f"{directory} is a file, not the folder of a data set; give {kind}:{folder}")
     if not os.path.isdir(directory):  # false, not an error, for a path that no system could hold
         raise InputError(f"no folder {directory} for the data {spec!r}; check the path")
-    for form in FORMS if kind == "auto" else (kind,):
-        layout = FORMS[form][0](directory)
+    forms = list(FORMS) if kind == "auto" else [kind]
+    own = [(form, FORMS[form][0]) for form in forms]
+    others = [(form, OTHER_LAYOUTS[form]) for form in forms if form in OTHER_LAYOUTS]
+    for form, find_layout in own + others:
+        layout = find_layout(directory)
         if layout is not None:
             return form, directory, layout
     looked_for = "; ".join(
         f"{form}: {looks.format(split='train')}" for form, (_, looks) in FORMS.items() if kind in (form, "auto")
     )
     raise InputError(f"{directory} holds no annotations ({looked_for}); check the folder and its layout")
+
+
+def _own_layout(folder: Path) -> bool:
+    """Whether a form has a layout as that of this folder."""
+    with suppress(InputError):
+        return any(find_layout(folder) is not None for find_layout, _ in FORMS.values())
+    return True  # of some form, but for a fault
 
 
 def read_split(form: str, directory: Path, layout: Layout, split: str, faults: Faults) -> DetectionSet:

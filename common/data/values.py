@@ -6,7 +6,9 @@ import json
 import math
 import os
 import reprlib
+import unicodedata
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -150,6 +152,45 @@ def names_in(folder: str | Path) -> list[str]:
         return os.listdir(folder) if os.path.isdir(folder) else []
     except OSError as error:
         raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions") from None
+
+
+def composed(name: str) -> str:
+    """A file name in Unicode's form NFC: macOS writes "é" as two characters, most others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def speller(folder: Path) -> Callable[[str], str | None]:
+    """What finds a path relative to `folder` as the disk spells it, in whichever of Unicode's forms; None for none.
+
+    Each folder is listed once.
+    """
+
+    @cache
+    def listed(place: str) -> dict[str, str]:
+        names = names_in(os.path.join(folder, place))
+        return {composed(name): name for name in names} | {name: name for name in names}
+
+    @cache
+    def folder_on_disk(place: str) -> str | None:
+        if os.path.isdir(os.path.join(folder, place)):
+            return place
+        found = ""
+        for part in PurePosixPath(place).parts:
+            if (name := listed(found).get(composed(part))) is None:
+                return None
+            found = os.path.join(found, name)
+        return found
+
+    def on_disk(path: str) -> str | None:
+        parent, base = os.path.split(path)
+        if (place := folder_on_disk(parent)) is None:
+            return None
+        name = listed(place).get(base) or listed(place).get(composed(base))
+        if name is None or (place, name) == (parent, base):
+            return name and path
+        return os.path.join(place, name)
+
+    return on_disk
 
 
 def refuse_escape(file_name: str, what: str) -> None:

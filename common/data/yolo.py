@@ -17,33 +17,41 @@ from typing import Any
 import yaml
 
 from common.data.annotations import BAD_IMAGES, BAD_RECORDS, SPLIT_NAMES, Annotations, Faults, Layout
+from common.data.detection_set import counted
 from common.data.image_files import SUFFIXES, files_below, upright_size
 from common.data.values import (
     BadRecord,
     class_label,
+    composed,
     names_in,
     number,
+    read_bytes,
     read_field,
     read_text,
     reason,
     refuse_escape,
     shown,
+    speller,
     whole_number,
 )
 from common.plain import InputError
 
 SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 CLASSES = "classes.txt"
+CVAT_CLASSES, CVAT_SETTINGS = "obj.names", "obj.data"
+LABEL = re.compile(rb"\s*\d+(\s+[-+.\deE]+){4,}\s")
+"""How a text file of labels begins, and no other, where a line break is added to it."""
 
 
 def find_yolo(directory: Path) -> Layout | None:
     """The splits of a YOLO folder; None for any other folder.
 
     A split is what data.yaml says, or the only other YAML file that names classes, else images/train/ or train/images/,
-    and so on. Paths that are absolute or begin with "../" are looked for by their last parts. Without a YAML file the
-    classes are the lines of classes.txt, and where there are no such folders "train" is all of images/, or all images
-    that lie beside their text files. Raises `InputError` where the val split of data.yaml is absent and a part of it,
-    or something of nearly its name, is there.
+    and so on. Its paths are relative to its `path`, where that is a folder in `directory`, or to `directory`; those
+    that lead out of it are looked for by their last parts. Without a YAML file the classes are the lines of
+    classes.txt, and where there are no such folders "train" is all of images/, or all images that lie beside their text
+    files. Raises `InputError` where the val split of data.yaml is absent and a part of it, or something of nearly its
+    name, is there.
     """
     path = next((path for path in map(directory.joinpath, (*SETTINGS, CLASSES)) if path.is_file()), None)
     if path is None:
@@ -52,14 +60,41 @@ def find_yolo(directory: Path) -> Layout | None:
         if len(named) != 1:
             return None
         path = named[0]
-    settings = {} if path.name == CLASSES else _settings(path)
+    return _layout(directory, path, {} if path.name == CLASSES else _settings(path))
+
+
+def find_other_yolo(directory: Path) -> Layout | None:
+    """The splits of a folder as CVAT exports it, with obj.names, or with classes.txt in labels/; None for any other."""
+    path = directory / CVAT_CLASSES
+    if path.is_file():
+        settings: dict[str, Any] = {}
+        for line in _lines(directory / CVAT_SETTINGS) if (directory / CVAT_SETTINGS).is_file() else ():
+            key, _, value = line.partition("=")
+            settings[key.strip()] = value.strip().removeprefix("data/")  # where CVAT has its users put the folder
+        return _layout(directory, path, settings | {"names": _lines(path)})
+    path = directory / "labels" / CLASSES
+    return _layout(directory, path, {}) if path.is_file() else None
+
+
+def _layout(directory: Path, path: Path, settings: Mapping[str, Any]) -> Layout | None:
+    """The splits that `settings`, of the file `path`, name, or that lie in their usual folders.
+
+    None where `path` is classes.txt, and there are no images with text files.
+    """
+    named = (_below(directory, directory, entry) for entry in _entries(settings.get("path"))[:1])
+    bases = [*(directory / place for place in named if place is not None), directory]
+
+    def place_of(entry: str) -> Path | None:
+        there = (_below(directory, base, entry) for base in bases)
+        return next((directory / place for place in there if place is not None), None) or _inside(directory, entry)
+
     sources: dict[str, list[Path]] = {}
     for split, names in SPLIT_NAMES.items():
         said = [entry for name in names for entry in _entries(settings.get(name))]
-        found = [source for entry in said if (source := _inside(directory, entry)) is not None]
+        found = [source for entry in said if (source := place_of(entry)) is not None]
         if not said or len(found) < len(said):
-            usual = (directory / place for name in names for place in (f"images/{name}", f"{name}/images"))
-            found = [place for place in usual if place.is_dir()][:1]
+            places = [place.format(name) for name in names for place in ("images/{}", "{}/images", "obj_{}_data")]
+            found = [base / place for base in bases for place in places if (base / place).is_dir()][:1]
         if found:
             sources[split] = found
     if path.name == CLASSES:
@@ -70,13 +105,13 @@ def find_yolo(directory: Path) -> Layout | None:
             sources["train"] = [directory]  # as LabelImg writes them
         elif not sources or not any(place.is_dir() for place in (directory / "labels", *directory.glob("*/labels"))):
             return None
-        settings = {"names": [line for line in read_text(path).splitlines() if line.strip()]}
+        settings = {"names": _lines(path)}
     classes = _classes(settings, path)
     if "val" not in sources:
         said = [entry for name in SPLIT_NAMES["val"] for entry in _entries(settings.get(name))]
-        absent = [entry for entry in said if _inside(directory, entry) is None]
+        absent = [entry for entry in said if place_of(entry) is None]
         others = [source for found in sources.values() for source in found]
-        if len(absent) < len(said) or any(_near(directory, entry, others) for entry in absent):
+        if len(absent) < len(said) or any(_near(base, entry, others) for entry in absent for base in bases):
             raise InputError(
                 f"{path} has {shown(absent)} as val, which is not in {directory}; put it there or correct the path"
             )
@@ -84,7 +119,7 @@ def find_yolo(directory: Path) -> Layout | None:
     shape = shape if isinstance(shape, list) and all(str(each).isdecimal() for each in shape) else []
     points = prod(map(int, shape or [0]))
     reading = {split: partial(read_yolo, directory, found, classes, points) for split, found in sources.items()}
-    return Layout(reading, classes)
+    return Layout(reading, classes, remarks=partial(_remarks, directory, sources))
 
 
 def read_yolo(
@@ -95,12 +130,13 @@ def read_yolo(
     An image without a text file is without objects. The box of an outline is the smallest that holds it. points: how
     many numbers of key points, which are passed over, stand behind each box; 0: lines may be outlines.
     """
-    found = Annotations(directory, (directory,), "line", list(classes))
+    found, on_disk = Annotations(directory, (directory,), "line", list(classes)), speller(directory)
     for name in (name for source in sources for name in _image_names(directory, source)):
         try:
+            image = directory / (on_disk(name) or name)
             # a path that no system could hold is no file, not an error
-            height, width = upright_size(directory / name) if os.path.isfile(directory / name) else (0, 0)
-            labels = _label_file(directory, name)
+            height, width = upright_size(image) if os.path.isfile(image) else (0, 0)
+            labels = directory / (on_disk(_label_name(name)) or _label_name(name))
             lines = read_text(labels).splitlines() if _is_there(labels) else []
         except InputError as error:
             faults.add(BAD_IMAGES, str(error))
@@ -115,6 +151,10 @@ def read_yolo(
             except BadRecord as error:
                 faults.add(BAD_RECORDS, f"line {place} of {labels} {error}; correct or remove it")
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def _settings(path: Path) -> Mapping[str, Any]:
@@ -156,6 +196,18 @@ def _names(entry: str) -> list[str]:
     return [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("/", "//", ".", "..")]
 
 
+def _below(directory: Path, base: Path, entry: str) -> str | None:
+    """What a path means, from `base` or from the root, relative to `directory`; None where it is not there or not in
+    it."""
+    path = os.path.abspath(os.path.join(base, entry.replace("\\", "/")))
+    if os.path.exists(path):  # false, not an error, for a path that no system could hold
+        for spelled in (os.path.abspath, os.path.realpath):
+            root = spelled(directory)
+            if path == root or path.startswith(os.path.join(root, "")):
+                return path[len(root) :].lstrip(os.sep).replace(os.sep, "/")
+    return None
+
+
 def _inside(directory: Path, entry: str) -> Path | None:
     """What a path means in `directory`: its longest end that is there, at least two parts of it."""
     parts = _names(entry)
@@ -191,17 +243,49 @@ def _image_names(directory: Path, source: Path) -> Iterator[str]:
     for line in read_text(source).splitlines():
         name = line.strip().replace("\\", "/").removeprefix("./")
         if name:
+            there = _below(directory, directory, name) or _below(directory, source.parent, name)
+            if not there and re.match(r"(/|\w:|\.\./|data/)", name):  # of another machine; data/: as CVAT writes
+                place = _inside(directory, name)
+                there = place and place.relative_to(directory).as_posix()
+            name = there or name
             refuse_escape(name, f"image {shown(name)} in {source}")
             yield name
 
 
-def _label_file(directory: Path, name: str) -> Path:
+def _remarks(directory: Path, sources: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """Sentences on images without a text file, and on text files of labels without an image."""
+    on_disk = speller(directory)
+    folders: set[Path] = set()
+    for split, places in sources.items():
+        names = [name for place in places for name in _image_names(directory, place) if on_disk(name) is not None]
+        lists = [place for place in places if not place.is_dir()]
+        folders |= {(directory / name).parent for name in names} if lists else {*places}
+        bare = [name for name in names if on_disk(_label_name(name)) is None]
+        if bare:
+            count = counted(len(bare), "image without a text file counts", "images without a text file count")
+            text_file = directory / _label_name(bare[0])
+            yield f"{split}: {count} as empty, first {directory / bare[0]}; if it shows objects, add {text_file}"
+    expected, there = set(), {}
+    for folder in folders:
+        images = (path.relative_to(directory).as_posix() for path in files_below(folder, SUFFIXES))
+        expected |= {composed(_label_name(name)) for name in images}
+        labels = (directory / _label_name((folder / "image").relative_to(directory).as_posix())).parent
+        there |= {composed(path.relative_to(directory).as_posix()): path for path in files_below(labels, (".txt",))}
+    stray = [there[name] for name in sorted(there.keys() - expected) if LABEL.match(read_bytes(there[name]) + b"\n")]
+    if stray:
+        count = counted(
+            len(stray), "text file of labels without an image is", "text files of labels without an image are"
+        )
+        yield f"{count} not used, first {stray[0]}; add the image, or delete the text file"
+
+
+def _label_name(name: str) -> str:
     """The text file of an image: in labels/ where the image is in images/, else beside it."""
     parts = list(PurePosixPath(f"{os.path.splitext(name)[0]}.txt").parts)
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-    return directory.joinpath(*parts)
+    return "/".join(parts)
 
 
 def _is_there(path: Path) -> bool:

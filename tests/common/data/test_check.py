@@ -10,8 +10,10 @@ from PIL import Image
 from common.cli import run
 from common.data.__main__ import CheckCommand, check, main
 from common.data.source import load
+from common.data.splits import SEARCH_SHARE, training_and_held_out
 from common.plain import InputError
 from sm_nas.presets import PHOTO
+from tests.common.data import forms
 from tests.common.data.forms import refused, write_coco
 
 
@@ -189,6 +191,7 @@ def test_a_set_without_splits_is_checked_once(folder):
     assert [(fault["split"], fault["kind"], fault["count"]) for fault in report["faults"]] == [
         ("train", "images that cannot be decoded", 2),
         ("train", "box over the edge of its image", 1),
+        ("train", "split that is too small", 1),
     ]
     assert [content["images"] for content in report["splits"].values()] == [4, 1]
 
@@ -203,3 +206,105 @@ def test_json_is_one_object_and_scenes_need_no_check(folder, capsys):
     for scale in (0, -3, float("nan")):
         with refused("--anchor-scale must be greater than 0"):
             check(str(folder), anchor_scale=scale)
+
+
+def yolo(root, count=6):
+    """A YOLO set of so many pictures a split."""
+    for split in ("train", "val"):
+        pictures = {f"{split}{k}.png": ((40, 20), [("cat", (4, 4, 20, 16))]) for k in range(count)}
+        forms.write(root, "yolo", split, pictures, ["cat"])
+    return root
+
+
+def test_files_of_a_yolo_set_that_lack_their_other_half(tmp_path):
+    root = yolo(tmp_path)
+    for name in ("train0", "train3"):
+        (root / f"labels/train/{name}.txt").unlink()
+    (root / "labels/val/deep").mkdir()
+    for name in ("val/gone", "val/deep/lost"):
+        (root / f"labels/{name}.txt").write_text("0 .5 .5 .2 .2\n0 .5 .5 .1 .1")
+    for name in ("classes", "notes"):
+        (root / f"labels/{name}.txt").write_text("cat")
+        (root / f"labels/val/{name}.txt").write_text("2 of these are blurred")
+    report = check(str(root))
+    assert report["faults"] == []
+    assert report["remarks"] == [
+        f"train: 2 images without a text file count as empty, first {root}/images/train/train0.png; if it shows "
+        f"objects, add {root}/labels/train/train0.txt",
+        f"2 text files of labels without an image are not used, first {root}/labels/val/deep/lost.txt; add the image, "
+        "or delete the text file",
+    ]
+    assert report["splits"]["train"]["empty"] == 2
+    (root / "data.yaml").write_text("names: [cat]\ntrain: list.txt\nval: images/val\n")
+    (root / "list.txt").write_text("".join(f"images/train/train{k}.png\n" for k in (1, 2, 3, 4, 5)))
+    remarks = check(str(root))["remarks"]
+    assert remarks[0].startswith("train: 1 image without a text file counts as empty")
+    assert remarks[2:] == [
+        f"1 picture is in no split, first {root}/images/train/train0.png, as no list names it; add those that are "
+        "to be used"
+    ]
+
+
+@pytest.mark.parametrize("form", ["coco", "roboflow", "voc", "bdd"])
+def test_pictures_beside_those_of_the_set_are_told_of(tmp_path, form):
+    for split in ("train", "val"):
+        pictures = {f"{split}{k}.png": ((40, 20), [("car", (4, 4, 20, 16))]) for k in range(5)}
+        forms.write(tmp_path, form, split, pictures, ["car"])
+    assert [remark for remark in check(str(tmp_path))["remarks"] if "has an object" not in remark] == []
+    folder = tmp_path / forms.FOLDERS[form].format("train")
+    for name in ("x.JPG", "y.png", ".hidden.png"):
+        (folder / name).write_bytes((folder / "train0.png").read_bytes())
+    report = check(str(tmp_path))
+    assert report["faults"] == []
+    assert report["remarks"][-1].startswith(f"2 pictures are in no split, first {folder / 'x.JPG'}, as ")
+    (folder / "train0.png").write_bytes(b"no image")  # it is in a split, and a fault
+    assert [fault["kind"] for fault in check(str(tmp_path))["faults"]] != []
+    assert not any("train0" in remark for remark in check(str(tmp_path))["remarks"])
+
+
+def test_pictures_of_other_kinds_are_told_of(folder):
+    for name in ("a.HEIC", "b.avif"):
+        (folder / "train" / name).touch()
+    remark = f"2 pictures are of a kind that cannot be read, first {folder}/train/a.HEIC; convert to JPEG or PNG"
+    report = check(str(folder))
+    assert remark in report["remarks"]
+    assert report["faults"] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ([f"{k}.png" for k in range(4)], "4 images to train on, where at least 5 are needed; add images"),
+        ([f"a.rf.{k}.png" for k in range(6)], "all images to train on are by their names (NAME.rf.HASH) copies of one"),
+        ([f"{k}.png" for k in range(5)], None),
+    ],
+)
+def test_a_set_that_training_would_refuse_for_its_size_has_a_fault(tmp_path, names, sentence):
+    for split in ("train", "val"):
+        pictures = {name: ((40, 20), [("cat", (4, 4, 20, 16))]) for name in names}
+        forms.write(tmp_path, "roboflow", split, pictures, ["cat"])
+    faults = check(str(tmp_path))["faults"]
+    if sentence is None:
+        assert faults == []
+        training_and_held_out(f"coco:{tmp_path}", None, 250, "photo", SEARCH_SHARE)
+    else:
+        assert [(fault["split"], fault["kind"], fault["repairable"]) for fault in faults] == [
+            ("train", "split that is too small", False)
+        ]
+        assert faults[0]["examples"][0].startswith(sentence)
+        with pytest.raises(InputError):
+            training_and_held_out(f"coco:{tmp_path}", None, 250, "photo", SEARCH_SHARE)
+
+
+def test_a_file_in_place_of_its_folder_is_answered_with_the_folder(folder, tmp_path_factory):
+    root = yolo(tmp_path_factory.mktemp("yolo"))
+    for file, asked in ((root / "data.yaml", root), (folder / "annotations/instances_train.json", folder)):
+        for data in (str(file), f"auto:{file}"):
+            with refused(f"{file} is a file, not the folder of a data set; give auto:{asked}$"):
+                check(data)
+    for form in ("roboflow", "voc"):
+        other = tmp_path_factory.mktemp(form)
+        forms.write(other, form, "train", {"a.png": ((40, 20), [("cat", (4, 4, 20, 16))])}, ["cat"])
+        kind, file = ("coco", "train/_annotations.coco.json") if form == "roboflow" else (form, "Annotations/a.xml")
+        with refused(f"give {kind}:{other}$"):
+            check(f"{kind}:{other / file}")

@@ -2,13 +2,15 @@
 
 import copy
 import json
+import unicodedata
 from itertools import product
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from common.data.source import load
+from common.data.source import find, load
+from tests.common.data import forms
 from tests.common.data.forms import refused, write_coco
 
 CONTENTS = {
@@ -89,6 +91,63 @@ def test_a_val_split_is_found_by_any_name_and_else_taken_of_train(tmp_path, layo
     for names, expected in named.items():
         root = write(tmp_path / names[0], NO_EMPTY_IMAGE, layout, names)
         assert [len(read(root, split)) for split in ("train", "val", "test")] == expected
+
+
+@pytest.mark.parametrize(
+    ("annotations", "folder"),
+    [
+        ("annotations/{}.json", "images"),
+        ("annotations/{}_set.json", "images/{}"),
+        ("annotations/coco-{}2024.json", "{}/images"),
+        ("{}.json", "data"),
+        ("{}/labels.json", "{}/data"),
+        ("{}/annotations.json", "{}"),
+    ],
+)
+def test_files_of_other_names(tmp_path, annotations, folder):
+    for splits in (("train", "val", "test"), ("Train", "Validation", "Test")):
+        root = write_coco(tmp_path / splits[0], CONTENTS, CONTENTS["images"], splits, annotations, folder)
+        (root / "via_project.json").write_text('{"images": 3}')
+        sets = [load(f"auto:{root}", split) for split in ("train", "val", "test")]
+        assert [len(found) for found in sets] == [3, 3, 3]
+        assert len({found.load_image.path(0) for found in sets}) == (3 if "{}" in folder else 1)
+
+
+@pytest.mark.parametrize("folder", ["images", "data", "."])
+@pytest.mark.parametrize("name", ["labels.json", "cats.json", "annotations/cats.json"])
+def test_the_only_file_without_a_split_is_of_a_set_without_splits(tmp_path, name, folder):
+    root = write_coco(tmp_path, NO_EMPTY_IMAGE, CONTENTS["images"], ["."], name, folder)
+    assert [len(load(f"auto:{root}", split)) for split in ("train", "val")] == [2, 1]
+    (root / "dogs.json").write_text(json.dumps(CONTENTS))
+    with refused("holds no annotations"):
+        read(root)
+
+
+def test_a_folder_of_another_form_stays_of_that_form(tmp_path):
+    """A COCO file, XML files and obj.names may lie in a set that is read already."""
+    forms.write(
+        tmp_path, "yolo", "train", {f"{k}.jpg": ((40, 20), [("car", (4, 4, 20, 16))]) for k in range(5)}, ["car"]
+    )
+    write_coco(tmp_path, CONTENTS, CONTENTS["images"], ["train"], "annotations/{}.json")
+    (tmp_path / "images/train/0.xml").write_text("<annotation/>")
+    (tmp_path / "obj.names").write_text("dog")
+    assert find(f"auto:{tmp_path}")[0] == "yolo"
+    (tmp_path / "data.yaml").unlink()
+    assert find(f"auto:{tmp_path}")[0] == "coco"
+
+
+@pytest.mark.parametrize("spelled", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_either_form_of_unicode(tmp_path, spelled):
+    said, on_disk = (unicodedata.normalize(form, "Bäume/Spaß à Köln.png") for form in spelled)
+    contents = copy.deepcopy(CONTENTS)
+    contents["images"][0]["file_name"] = on_disk
+    root = write_coco(tmp_path, "", contents["images"])
+    contents["images"][0]["file_name"] = said
+    for name in ("train", "val"):
+        (root / f"annotations/instances_{name}.json").write_text(json.dumps(contents))
+    found = read(root)
+    assert found.load_image.names[0] == on_disk
+    assert found.load_image(0).shape == (30, 40, 3)
 
 
 def test_the_two_flaws_of_train2017_are_dropped_there_and_refused_elsewhere(tmp_path):

@@ -27,6 +27,25 @@ def test_every_colour_mode_becomes_rgb(tmp_path, mode):
     assert pixels.flags.writeable  # torch warns of arrays that are not
 
 
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+@pytest.mark.parametrize("transparency", [0, bytes(range(100))])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.filterwarnings("error")
+def test_transparent_pictures_are_read_without_a_warning_in_their_colours(tmp_path, mode, transparency, orientation):
+    colours = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(colours).quantize(40) if mode == "P" else Image.fromarray(colours).convert(mode)
+    if mode == "RGB":
+        transparency = (1, 2, 3)
+    elif mode == "L":
+        transparency = 7
+    picture.save(tmp_path / "image.png", transparency=transparency, exif=exif)
+    expected = np.array(ImageOps.exif_transpose(picture if mode == "RGB" else picture.convert("RGB")))
+    expected = expected if orientation == 1 else np.rot90(expected, -1)
+    assert np.array_equal(one_file(tmp_path / "image.png", *expected.shape[:2])(0), expected)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".mpo", ".png", ".tif", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_picture_comes_upright_and_its_size_too(tmp_path, suffix, orientation):

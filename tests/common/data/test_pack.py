@@ -1,5 +1,7 @@
 """A set with small pictures has the same objects in the same places of the same pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,9 @@ from PIL import Image
 from common.cli import run
 from common.data import pack as command
 from common.data.pack import pack
-from common.data.source import load
+from common.data.source import load, pictures_of
+from common.plain import InputError
+from tests.common.data import forms
 from tests.common.data.forms import refused, write_coco
 
 CONTENTS = {
@@ -48,7 +52,8 @@ def test_boxes_areas_and_pictures_shrink_alike(pets, tmp_path):
         picture = after.load_image(index).astype(int)
         whole = Image.fromarray(before.load_image(index)).resize(picture.shape[1::-1], Image.Resampling.BILINEAR)
         assert np.abs(picture - np.asarray(whole).astype(int)).max() <= 12  # what JPEG leaves out
-    assert sum(path.stat().st_size for path in (tmp_path / "out/images/train").iterdir()) == written["train"]["bytes"]
+    sizes = [path.stat().st_size for path in (tmp_path / "out/images/train").rglob("*.jpg")]
+    assert (len(sizes), sum(sizes)) == (3, written["train"]["bytes"])
 
 
 def test_what_is_packed_already_stays_as_it_is(pets, tmp_path):
@@ -79,3 +84,66 @@ def test_what_cannot_be_packed_is_refused(pets, tmp_path, change, says):
     with refused(says):
         pack(**asked | {"out": tmp_path / asked["out"]})
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_keep_their_names_so_that_copies_of_one_stay_together(tmp_path):
+    """Roboflow names copies NAME.rf.HASH; two pictures of one name in different formats are two pictures."""
+    names = [f"{k // 3}_jpg.rf.{k}.{('jpg', 'png', 'PNG')[k % 3]}" for k in range(9)]
+    names += ["a.png", "a.jpg", "A.jpeg", "deep/b.v2.bmp", "x_jpg.rf.1.png", "x_jpg.rf.1.jpg"]
+    pictures = {name: ((40, 20), [("car", (4, 4, 20, 16))]) for name in names}
+    (tmp_path / "set/train/deep").mkdir(parents=True)
+    forms.write(tmp_path / "set", "roboflow", "train", pictures, ["car"])
+    forms.write(tmp_path / "set", "roboflow", "val", {"v.jpg": ((40, 20), [("car", (4, 4, 20, 16))])}, ["car"])
+    pack(f"coco:{tmp_path / 'set'}", tmp_path / "out", 16)
+    before, after = (load(f"coco:{tmp_path / name}", "train") for name in ("set", "out"))
+    packed = [name.removeprefix("train/") for name in after.load_image.names]
+    assert packed[:9] == [f"{k // 3}_jpg.rf.{k}.jpg" for k in range(9)]
+    assert packed[9:] == ["a.jpg", "a.2.jpg", "A.3.jpg", "deep/b.v2.jpg", "x_jpg.rf.1.jpg", "x_jpg.rf.1.2.jpg"]
+    groups = [pictures_of(dataset) for dataset in (before, after)]
+    same = [[[one == other for other in group] for one in group] for group in groups]
+    assert same[0] == same[1]
+
+
+def test_the_folders_that_all_pictures_share_are_left_out(tmp_path):
+    for split in ("train", "val"):
+        forms.write(tmp_path / "set", "voc", split, {f"{split}.jpg": ((40, 20), [("car", (4, 4, 20, 16))])}, ["car"])
+    pack(f"voc:{tmp_path / 'set'}", tmp_path / "out", 16)
+    assert load(f"coco:{tmp_path / 'out'}", "train").load_image.names == ("train/train.jpg",)
+
+
+@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize("stop", [InputError("bad"), KeyboardInterrupt()])
+def test_what_fails_leaves_nothing_and_can_be_tried_again(pets, tmp_path, monkeypatch, made, stop):
+    out = tmp_path / "out"
+    if made:
+        out.mkdir()
+    write = command._write
+
+    def fail_at_val(dataset, *rest):
+        if dataset.split == "val":
+            raise stop
+        return write(dataset, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_write", fail_at_val)
+        with pytest.raises(type(stop)):
+            pack(f"coco:{pets}", out, 32)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pets"][0 if made else 1 :]
+    assert not made or not [*out.iterdir()]
+    (pets / "images/small.png").write_bytes((pets / "images/small.png").read_bytes()[:-40])
+    with refused(r"small\.png cannot be decoded"):
+        pack(f"coco:{pets}", out, 32)
+    write_coco(pets, CONTENTS, CONTENTS["images"])
+    monkeypatch.chdir(tmp_path)
+    pack(f"coco:{pets}", Path("out"), 32)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pets"]
+    assert sorted(path.name for path in out.iterdir()) == ["annotations", "images"]
+
+
+def test_the_folder_may_be_that_in_which_the_command_is_given_and_no_file(pets, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    pack(f"coco:{pets}", Path("."), 32)
+    assert sorted(path.name for path in Path().iterdir()) == ["annotations", "images"]
+    with refused("holds something"):
+        pack(f"coco:{pets}", pets / "images/wide.png", 32)

@@ -1,6 +1,7 @@
 """The VOC reader: the challenge's layout, plain folders, a round trip from COCO, and every kind of bad input."""
 
 import shutil
+import unicodedata
 
 import pytest
 from PIL import Image
@@ -225,3 +226,77 @@ def test_lists_of_annotation_tools(tmp_path, lists, expected):
         write_list(tmp_path, name, [f"photo{k}" for k in which])
     splits = ("train", "val", "test")
     assert tuple(len(read(tmp_path, split)) for split in splits[: len(expected)]) == expected
+
+
+# ---- corners that count from 0
+
+
+TOOL = "<source><database>Unknown</database></source>"
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "from_0"),
+    [
+        (voc_object("dog", (0, 7, 9, 9)), True),
+        (voc_object("dog", (7, "0.0", 9, 9)), True),
+        (voc_object("dog", (7, " 0.4 ", 9, 9)), True),
+        (TOOL + voc_object("dog", (1, 7, 9, 9)), True),  # LabelImg makes each 0 a 1
+        (voc_object("dog", (1, 10, 10, 20)), False),
+        ("<source><database>The VOC2007 Database</database></source>" + CAT, False),
+        ("<segmented>0</segmented>" + CAT, False),
+    ],
+)
+def test_a_set_with_a_corner_at_0_or_of_a_tool_counts_from_0(tmp_path, elsewhere, from_0):
+    """In all its splits, whichever of them has it."""
+    write_image(tmp_path, "a", [voc_object("cat", (11, 6, 30, 25.5))])
+    write_image(tmp_path, "b", [], xml=f"<annotation>{elsewhere}{CAT}</annotation>")
+    for name, stem in (("train", "a"), ("val", "b")):
+        write_list(tmp_path, name, [stem])
+    found = read(tmp_path)
+    assert found.boxes.tolist() == [[11, 6, 30, 25.5] if from_0 else [10, 5, 30, 25.5]]
+    assert ("corners counted from 0, as labelling tools do" in found.notes) == from_0
+    assert read(tmp_path, "val").boxes[-1].tolist() == ([1, 1, 40, 30] if from_0 else [0, 0, 40, 30])
+
+
+def test_the_challenge_counts_from_1_whatever_it_says(challenge):
+    write_image(challenge / "VOCdevkit" / "VOC2007", "000001", [TOOL, voc_object("dog", (0, 0, 3, 3))])
+    assert read(challenge).boxes[0].tolist() == [0, 0, 40, 30]
+
+
+# ---- other layouts, and names
+
+
+@pytest.mark.parametrize("folders", [("annotations", "images"), ("annotations", "Images"), ("ANNOTATIONS", ".")])
+def test_annotations_in_another_case(tmp_path, folders):
+    for k in range(10):
+        write_image(tmp_path / "made", f"photo{k}", [CAT])
+    shutil.copytree(tmp_path / "made/Annotations", tmp_path / "set" / folders[0])
+    shutil.copytree(tmp_path / "made/JPEGImages", tmp_path / "set" / folders[1], dirs_exist_ok=True)
+    assert [len(load(f"auto:{tmp_path / 'set'}", split)) for split in ("train", "val")] == [8, 2]
+
+
+@pytest.mark.parametrize("place", [".", "images", "images/train"])
+def test_xml_files_beside_their_images(tmp_path, place):
+    for k in range(10):
+        write_image(tmp_path / "made", f"photo{k}", [CAT], suffix=".PNG")
+    for folder in ("Annotations", "JPEGImages"):
+        shutil.copytree(tmp_path / "made" / folder, tmp_path / "set" / place, dirs_exist_ok=True)
+    assert [len(load(f"auto:{tmp_path / 'set'}", split)) for split in ("train", "val")] == [8, 2]
+    if place == "images/train":
+        shutil.copytree(tmp_path / "set/images/train", tmp_path / "set/images/test")
+        assert [len(load(f"auto:{tmp_path / 'set'}", split)) for split in ("train", "val", "test")] == [8, 2, 10]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("forms", [("NFC", "NFD", "NFD"), ("NFD", "NFC", "NFC"), ("NFC", "NFD", "NFC")])
+def test_names_in_either_form_of_unicode(tmp_path, forms, listed):
+    picture, xml, line = (unicodedata.normalize(form, "Fuß à côté") for form in forms)
+    write_image(tmp_path, picture, [CAT])
+    (tmp_path / f"Annotations/{picture}.xml").rename(tmp_path / f"Annotations/{xml}.xml")
+    if listed:
+        write_lists(tmp_path, [line])
+    else:
+        write_image(tmp_path, "b", [CAT])
+    assert f"JPEGImages/{picture}.jpg" in {
+        name for split in ("train", "val") for name in read(tmp_path, split).load_image.names
+    }

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,85 @@ def test_lists_of_images(tmp_path):
         (tmp_path / "val.txt").write_text(line)
         with refused(sentence):
             read(tmp_path, "val")
+
+
+@pytest.mark.parametrize("place", ["train.txt", "lists/train.txt"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{root}/images/train/{k} a.jpg",
+        "{link}/images/train/{k} a.jpg",
+        "/elsewhere/set/images/train/{k} a.jpg",
+        "D:\\set\\images\\train\\{k} a.jpg",
+        "data/images/train/{k} a.jpg",
+        "{up}images/train/{k} a.jpg",
+        "../{name}/images/train/{k} a.jpg",
+    ],
+)
+def test_lines_of_lists_are_absolute_or_relative_to_the_list(tmp_path, monkeypatch, place, line):
+    root, link = tmp_path / "set", tmp_path / "link"
+    link.symlink_to(root)
+    write(root, f"train: {place}\nval: images/val\n{NAMES}")
+    (root / place).parent.mkdir(exist_ok=True)
+    parts = {"root": root, "link": link, "name": root.name, "up": "../" if place.startswith("lists") else "./"}
+    (root / place).write_text("".join(line.format(k=k, **parts) + "\n" for k in range(3)))
+    monkeypatch.chdir(tmp_path)
+    for folder in (root, link, "set") if "{link}" not in line else (link,):
+        found = read(folder)
+        assert found.load_image.names == tuple(f"images/train/{k} a.jpg" for k in range(3))
+        assert len(found.boxes) == 2
+
+
+@pytest.mark.parametrize("path", ["inner", "./inner/", "{root}/inner", "../set/inner"])
+@pytest.mark.parametrize("train", ["images/train", "train", "train.txt", "{root}/inner/images/train", ""])
+def test_paths_are_relative_to_path(tmp_path, path, train):
+    root = tmp_path / "set"
+    write(root / "inner")
+    (root / "inner/data.yaml").unlink()
+    (root / "inner/train.txt").write_text("".join(f"./images/train/{k} a.jpg\n" for k in range(3)))
+    settings = f"path: {path}\ntrain: {train}\nval: images/val\n{NAMES}"
+    (root / "data.yaml").write_text(settings.format(root=root))
+    assert [(len(found), len(found.boxes)) for found in (read(root), read(root, "val"))] == [(3, 2), (2, 2)]
+    assert read(root).load_image.names[0] == "inner/images/train/0 a.jpg"
+
+
+def test_cvats_export(tmp_path):
+    for split, count in (("train", 6), ("valid", 3)):
+        for k in range(count):
+            write_image(tmp_path, f"obj_{split}_data/{k}.jpg")
+            (tmp_path / f"obj_{split}_data/{k}.txt").write_text("1 .5 .5 .25 .5")
+        lines = "".join(f"data/obj_{split}_data/{k}.jpg\n" for k in range(count))
+        (tmp_path / f"{split}.txt").write_text(lines)
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    said = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n"
+    (tmp_path / "obj.data").write_text(said)
+    train, val = (load(f"auto:{tmp_path}", split) for split in ("train", "val"))
+    assert (len(train), len(val), train.categories) == (6, 3, ("cat", "dog"))
+    assert train.boxes.tolist() == [[15, 5, 25, 15]] * 6
+    for name in ("obj.data", "train.txt", "valid.txt"):
+        (tmp_path / name).unlink()
+    assert [len(read(tmp_path, split)) for split in ("train", "val")] == [6, 3]
+
+
+def test_classes_txt_among_the_labels(tmp_path):
+    for k in range(10):
+        write_image(tmp_path, f"images/{k}.jpg", "1 .5 .5 .25 .5")
+    (tmp_path / "labels/classes.txt").write_text("a\nb\n")
+    assert [len(load(f"auto:{tmp_path}", split)) for split in ("train", "val")] == [8, 2]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("forms", [("NFC", "NFD", "NFD"), ("NFD", "NFC", "NFC"), ("NFC", "NFD", "NFC")])
+def test_names_in_either_form_of_unicode(tmp_path, forms, listed):
+    picture, label, line = (unicodedata.normalize(form, "Bäume/Fuß à côté") for form in forms)
+    write(tmp_path, f"train: {'train.txt' if listed else 'images/train'}\nval: images/val\n{NAMES}")
+    write_image(tmp_path, f"images/train/{picture}.jpg")
+    (tmp_path / f"labels/train/{label}.txt").parent.mkdir()
+    (tmp_path / f"labels/train/{label}.txt").write_text("1 .5 .5 .25 .5")
+    (tmp_path / "train.txt").write_text(f"images/train/{line}.jpg\n")
+    found = read(tmp_path)
+    assert found.load_image.names[-1] == f"images/train/{picture}.jpg"
+    assert found.boxes[-1].tolist() == [15, 5, 25, 15]
 
 
 @pytest.mark.parametrize("settings", ["data.yaml", "classes.txt"])
