@@ -13,7 +13,7 @@ import select
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import tyro
 
-from common.plain import InputError, to_json
+from common.plain import InputError, make_folder, to_json
 from common.settings import Precision, StudyPreset
 
 Options = TypeVar("Options")
@@ -110,6 +110,11 @@ class StudyOptions:
     def changed(self) -> dict[str, Any]:
         """Fields of the preset that differ from the named scale's, dotted name -> value as plain JSON."""
         return {name: to_json(value) for name, value in _differences(self.preset, self.PRESETS[self.scale])}
+
+    @property
+    def trains(self) -> bool:
+        """Whether the command trains anything, unless it is asked to describe or to list."""
+        return True
 
     @property
     def run_folder(self) -> str:
@@ -207,7 +212,7 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
     Its --help leaves the settings of the scale to --help-all, for they are hundreds.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    default = None
+    default, only_tried_out = None, False
     if not {"-h", "--help", _HELP_ALL}.isdisjoint(arguments):
         options_class = _as_told(options_class, briefly=_HELP_ALL not in arguments)
     arguments = ["--help" if each == _HELP_ALL else each for each in arguments]
@@ -223,9 +228,15 @@ def parse(options_class: type[Options], arguments: Sequence[str] | None = None) 
         scale = given["scale"][0] if given["scale"] else unsaid
         if scale in options_class.PRESETS:
             default = options_class(scale=scale, preset=options_class.PRESETS[scale])
-        if scale == "smoke" and photographs:
-            print("--scale smoke only tries the commands out: what it trains finds nothing", file=sys.stderr)
-    return tyro.cli(options_class, default=default, args=arguments, prog=program())
+        only_tried_out = scale == "smoke" and photographs and {"--describe", "--list"}.isdisjoint(arguments)
+    options = tyro.cli(options_class, default=default, args=arguments, prog=program())
+    if only_tried_out and options.trains:
+        print(
+            "--scale smoke only tries the commands out: what it trains finds nothing; give another scale for a "
+            "detector of use",
+            file=sys.stderr,
+        )
+    return options
 
 
 def _as_told(options_class: type[Options], briefly: bool) -> type[Options]:
@@ -279,6 +290,22 @@ def words_for(module: str) -> list[str]:
     if program().partition(" ")[0] == PROGRAM:
         return [PROGRAM, *module.removeprefix("common.").split(".")]
     return ["python", "-m", module]
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[None]:
+    """Make a folder before the work, so that one that cannot be made is told in time.
+
+    What was made of it and is empty at the end, such as after an error, is removed.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    make_folder(path)
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def next_with(detector: Path | str, data: str) -> str:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from common.cli import Switch, run
+from common.cli import Switch, output_folder, run
 from common.cost import parse_size
-from common.plain import InputError, cannot_write, write_atomically
+from common.plain import InputError, write_atomically
 from common.settings import SIDE_MULTIPLE
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ said = {{key: json.loads(text) for key, text in session.get_modelmeta().custom_m
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 canvas = Image.new("RGB", said["input_size"], tuple(said["padding"]))
 scale = min(canvas.width / photo.width, canvas.height / photo.height)
-size = [int(side * scale + 1e-6) for side in photo.size]
+size = [max(1, int(side * scale + 1e-6)) for side in photo.size]
 box = [0, 0, *(min(side, part / scale) for side, part in zip(photo.size, size))]
 canvas.paste(photo.resize(size, Image.Resampling.BILINEAR, box))
 pixels = ((numpy.array(canvas) / 255 - said["mean"]) / said["deviation"]).astype("float32").transpose(2, 0, 1)
 boxes, scores, labels, valid = session.run({outputs}, {{"images": pixels[None]}})
-for box, score, label in zip(boxes[valid] / scale, scores[valid], labels[valid]):
+boxes = (boxes / scale).clip(0, photo.size * 2)
+valid &= (boxes[..., 2:] > boxes[..., :2]).all(-1)
+for box, score, label in zip(boxes[valid], scores[valid], labels[valid]):
     print(said["categories"][label], score, box)"""
 
 
@@ -238,12 +240,9 @@ def main(config: ExportCommand) -> None:
         raise InputError(f"--out must be a file that ends in .onnx, got {config.out}")
     size = canvas_of(detector.input_size) if config.size is None else parse_size(config.size)
     pictures = pictures_of(detector, config.images) if config.check else []  # before minutes of work
-    try:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(config.out, error) from error
-    content = onnx_of(detector, size)
-    write_atomically(config.out, content)
+    with output_folder(config.out.parent):
+        content = onnx_of(detector, size)
+        write_atomically(config.out, content)
     print(f"{config.out}: {len(content) / 1e6:.1f} MB, images Bx3x{size[1]}x{size[0]} to {', '.join(OUTPUTS)}")
     if pictures:
         print(check(replace(detector, input_size=size), load_detector(config.out), pictures))

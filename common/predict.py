@@ -12,7 +12,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from common.cli import run
+from common.cli import output_folder, run
 from common.plain import InputError, cannot_write, make_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 _BATCH = 8
 """Pictures that are decoded and looked at together."""
 COLUMNS = ("file", "class", "score", "left", "top", "right", "bottom")
-NOT_READ = (".arw", ".avif", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef")
-"""Photographs of kinds that need more than Pillow."""
+_JPEG = (".jpg", ".jpeg")
+_COMMENT = b"drawn by common.predict"
+"""Stands in every picture with boxes on it, by which it is told from a photograph."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,19 @@ def main(options: PredictCommand) -> None:
     detector = load_detector(options.detector, usable_device(options.device))
     # names are those below the folder that holds them all
     root = os.path.commonpath([os.path.abspath(each if each.is_dir() else each.parent) for each in options.images])
-    made = (make_folder(options.out) / "drawn").resolve()
     named = {os.path.relpath(path, root): path for place in options.images for path in picture_files(place)}
-    paths = [(Path(name), path) for name, path in named.items() if made not in path.resolve().parents]
+    paths = [(Path(name), path) for name, path in named.items() if not _is_drawing(path)]
+    if not paths:
+        first = next(iter(named.values()))
+        raise InputError(f"all pictures given, such as {first}, were drawn by predict; give the photographs themselves")
+    drawings = _drawings([name for name, _ in paths], options.out / "drawn") if options.draw else {}
     results = _Results(list(detector.categories))
     interrupted = False
-    with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc="pictures", disable=None) as bar:
+    with (
+        output_folder(options.out),
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(paths), desc="pictures", disable=None) as bar,
+    ):
         try:
             for chunk in (paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)):
                 pixels_of = pool.map(_read, (path for _, path in chunk))
@@ -86,7 +94,7 @@ def main(options: PredictCommand) -> None:
                     [each for each in found.image(place) if each.score >= options.score] for place in range(len(read))
                 ]
                 if options.draw:
-                    places = [_drawing_of(made, name) for name, _ in read]
+                    places = [drawings[name] for name, _ in read]
                     list(pool.map(_draw, places, (pixels for _, pixels in read), kept))
                     results.drawn += places
                 for (name, pixels), each in zip(read, kept, strict=True):
@@ -96,12 +104,12 @@ def main(options: PredictCommand) -> None:
             if not results.pictures:
                 raise
             interrupted = True
-    results.write(options.out)
-    _tell(results, options, len(paths), interrupted)
+        if not results.pictures:
+            raise InputError("none of the pictures can be read: see above")
+        results.write(options.out)
+    _tell(results, options, len(paths), len(named) - len(paths), interrupted)
     if interrupted:
         raise SystemExit(130)
-    if not results.pictures:
-        raise InputError("none of the pictures can be read: see above")
 
 
 @dataclass
@@ -137,9 +145,12 @@ class _Results:
             write_atomically(folder / name, text.encode("utf-8", "replace"))
 
 
-def _tell(results: _Results, options: PredictCommand, asked: int, interrupted: bool) -> None:
-    """How much was found, and in what; what was not looked at, or is of an earlier call."""
-    from common.data.image_files import files_below
+def _tell(results: _Results, options: PredictCommand, asked: int, drawings: int, interrupted: bool) -> None:
+    """How much was found, and in what; what was not looked at, or is of an earlier call.
+
+    drawings: pictures left out because an earlier call drew them.
+    """
+    from common.data.image_files import OTHER_KINDS, files_below
 
     looked_at, objects = len(results.pictures), len(results.records)
     left_out = asked - looked_at
@@ -149,12 +160,14 @@ def _tell(results: _Results, options: PredictCommand, asked: int, interrupted: b
         said = f"interrupted with {left_out} pictures left: {said}"
     elif left_out:
         said += f"; {left_out} left out that cannot be read"
-    print(said if objects or not looked_at else f"{said}; a lower --score may show some")
+    print(said if objects else f"{said}; a lower --score may show some")
     print(f"wrote {options.out}: {'drawn/, ' if results.drawn else ''}detections.json, images.json, detections.csv")
     there, drawn = options.out / "drawn", set(results.drawn)
-    if earlier := sum(path.resolve() not in drawn for path in files_below(there, (".jpg", ".jpeg"))):
+    if earlier := sum(path not in drawn and _is_drawing(path) for path in files_below(there, _JPEG)):
         print(f"{there} also holds {earlier} of an earlier call")
-    photographs = [each for place in options.images if place.is_dir() for each in files_below(place, NOT_READ)]
+    if drawings:
+        print(f"left out: {drawings} that an earlier call of predict drew", file=sys.stderr)
+    photographs = [each for place in options.images if place.is_dir() for each in files_below(place, OTHER_KINDS)]
     if photographs:
         kinds = ", ".join(sorted({path.suffix.lower().removeprefix(".") for path in photographs}))
         print(
@@ -188,9 +201,32 @@ def _records(picture: dict, found: "list[Found]") -> Iterator[dict]:
         }
 
 
-def _drawing_of(folder: Path, name: Path) -> Path:
-    path = folder / name
-    return path if path.suffix.lower() in (".jpg", ".jpeg") else path.with_name(f"{path.name}.jpg")
+def _drawings(names: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where each picture is drawn, as a JPEG: under its own name, or with .jpg behind it until no other has that name.
+
+    Raises `InputError` where a file lies there that predict did not draw.
+    """
+    jpegs, drawings = {name for name in names if name.suffix.lower() in _JPEG}, {}
+    for name in names:
+        drawing = name
+        while name not in jpegs and (drawing == name or drawing in jpegs):
+            drawing = drawing.with_name(f"{drawing.name}.jpg")
+        path = drawings[name] = folder / drawing
+        if path.exists() and path.stat().st_size and not _is_drawing(path):  # a full disk leaves empty ones
+            raise InputError(f"{path} is there and was not drawn by predict; give another folder with --out")
+    return drawings
+
+
+def _is_drawing(path: Path) -> bool:
+    from PIL import Image
+
+    if path.suffix.lower() not in _JPEG:
+        return False
+    try:
+        with Image.open(path, formats=["JPEG"]) as image:  # its header alone
+            return image.info.get("comment") == _COMMENT
+    except Exception:  # Pillow raises nearly anything for a damaged file
+        return False
 
 
 def _draw(path: Path, pixels: "np.ndarray", found: "list[Found]") -> None:
@@ -201,7 +237,7 @@ def _draw(path: Path, pixels: "np.ndarray", found: "list[Found]") -> None:
     ]
     make_folder(path.parent)
     try:
-        outlined(pixels, outlines).save(path, "JPEG", quality=90)
+        outlined(pixels, outlines).save(path, "JPEG", quality=90, comment=_COMMENT)
     except OSError as error:
         raise cannot_write(path, error) from error
 

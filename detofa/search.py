@@ -31,7 +31,7 @@ class Options:
     """Find the best networks of a finished supernet for given budgets, and write them as detectors."""
 
     run: Path | None = None
-    """Run folder of the supernet, as python -m detofa.train names it at its end."""
+    """Run folder of the supernet, as its training names it at its end."""
     budget: tuple[Quantity, ...] = ()
     """Largest costs, one network each: multiply-accumulates, parameters or ms, such as 25M (default: the run's own
     budgets)."""

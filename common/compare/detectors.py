@@ -11,6 +11,7 @@ from common.compare.exhibits import bands
 from common.compare.measure import Record, detectors_in, key_of, measured
 from common.compare.methods import STANDARD, by_label, methods, printed_points
 from common.compare.presets import Options
+from common.data.detection_set import counted
 from common.data.source import load
 from common.models.mode import usable_device
 from common.plain import InputError, read_json, write_atomically
@@ -41,7 +42,8 @@ def compare(options: Options) -> None:
     files = detectors_in(options.detectors)
     dataset, device = load(options.data, options.split), usable_device(options.device)
     folder = options.out / "compare" / f"{short_name(options.data)}-{options.split}"
-    print(f"{len(files)} detectors on {len(dataset)} images of {options.data}, {options.split}", file=sys.stderr)
+    compared, images = counted(len(files), "detector", "detectors"), counted(len(dataset), "image", "images")
+    print(f"{compared} on {images} of {options.data}, {options.split}", file=sys.stderr)
     shown: dict[str, Path] = {}
     twins = [
         f"{file} has the weights and input size of {first}, which is shown"

@@ -70,6 +70,11 @@ class Options(ReproduceOptions, StudyOptions, Parallel):
     """The settings of the scale."""
 
     @property
+    def trains(self) -> bool:
+        """Not where detectors are compared that are there."""
+        return super().trains and not self.detectors
+
+    @property
     def seconds(self) -> float:
         """The budget of a front."""
         return self.preset.budget if self.budget is None else self.budget

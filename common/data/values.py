@@ -28,6 +28,7 @@ class BadRecord(Exception):
 _REQUIRED: Any = object()
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 2
 
 
 def shown(value: Any) -> str:

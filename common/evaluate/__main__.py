@@ -5,13 +5,14 @@ python -m common.evaluate DETECTOR --data coco:DIR --split test --out evaluation
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from common.cli import DATA_FORMS, Switch, run, show
+from common.cli import DATA_FORMS, Switch, output_folder, run, show
 from common.plain import InputError
 
 
@@ -58,8 +59,10 @@ def main(options: EvaluateCommand) -> None:
         return
     if options.score is not None and not 0 <= options.score <= 1:
         raise InputError(f"--score must be from 0 to 1, got {options.score:g}")
-    if files or options.data is None:
-        raise InputError(f"{options.detector} is evaluated on a set that --data names: {DATA_FORMS}; no --gt or --dt")
+    if files:
+        raise InputError("--gt and --dt compare two files without a DETECTOR: leave it out, or give --data instead")
+    if options.data is None:
+        raise InputError(f"say on which set to evaluate {options.detector} with --data: {DATA_FORMS}")
 
     from common.data.source import load
     from common.evaluate.inspection import inspect, write
@@ -68,8 +71,9 @@ def main(options: EvaluateCommand) -> None:
 
     detector = load_detector(options.detector, usable_device(options.device))
     dataset = load(options.data, options.split)
-    report = inspect(detector, dataset, options.score)
-    written = [] if options.out is None else write(options.out, report, dataset)
+    with nullcontext() if options.out is None else output_folder(options.out):
+        report = inspect(detector, dataset, options.score)
+        written = [] if options.out is None else write(options.out, report, dataset)
     said = {name: value for name, value in report.items() if name != "pictures"}
     show(said, options.json, _inspection)
     if written and not options.json:

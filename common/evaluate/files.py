@@ -60,7 +60,13 @@ def read_detections(path: Path, truth: CocoFile) -> np.ndarray:
         category = category_of[_named(record, "category", "category_id", category_of, categories)]
         rows.append([image, *read_field(record, "bbox", sized_box), read_field(record, "score", number), category])
 
-    read_each(read_unicode_json(path), f"the detections of {path}", detection, Faults())
+    content = read_unicode_json(path)
+    if isinstance(content, dict):
+        what = "a ground truth" if "annotations" in content else "an object"
+        raise InputError(
+            f"{path} holds {what}, not detections; give --dt a JSON list of image_id, category_id, bbox and score"
+        )
+    read_each(content, f"the detections of {path}", detection, Faults())
     return np.array(rows, np.float64).reshape(-1, 7)
 
 

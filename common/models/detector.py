@@ -195,7 +195,8 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
         if not each.is_file():
             found = sorted(Path(path).glob("**/detector*/*.safetensors"))
             if whole := [weights for weights in found if weights.with_suffix(".json").is_file()]:
-                raise InputError(f"{path} is not one detector but holds {len(whole)}: name one, such as {whole[0]}")
+                example = "" if len(whole) == 1 else "one of them, such as "
+                raise InputError(f"{path} is no detector but holds {len(whole)}: give {example}{whole[0]}")
             raise InputError(f"{each} is not there: a detector is a .safetensors file with its .json beside it")
     description = read_json(description_path)
     if not isinstance(description, dict) or description.get("format") != FORMAT:

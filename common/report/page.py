@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.cli import words_for
 from common.plain import InputError, write_atomically
 from common.report.card import TEMPLATES, Card, card_of, draw
 from common.report.exhibit import setting_in_words
@@ -87,7 +88,7 @@ def build_page(roots: Sequence[Path], command: str = "", title: str = "") -> str
 
 def write_page_of_run(folder: Path) -> None:
     """Put the page of a run into its folder, as index.html."""
-    command = shlex.join(["python", "-m", "common.report", str(folder), "--out", str(folder)])
+    command = shlex.join([*words_for("common.report"), str(folder), "--out", str(folder)])
     write_atomically(folder / "index.html", build_page([folder], command, folder.resolve().name).encode())
 
 

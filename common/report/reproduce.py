@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from common import progress
-from common.cli import StudyOptions, Switch, command, short_name, typed_command, words_for
+from common.cli import StudyOptions, Switch, command, program, short_name, typed_command, words_for
 from common.plain import (
     InputError,
     first_difference,
@@ -112,9 +112,10 @@ class Paper:
 def reproduce(paper: Paper, options: ReproduceOptions) -> None:
     """What the options ask for. `InputError`, at the end, when some exhibit could not be measured."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        by_itself = f", or train with torchrun -m {paper.name}.train, whose finished runs are taken as they are"
         raise InputError(
-            "reproduce cannot run under torchrun: start one process, with --workers for several candidates, or train "
-            f"under torchrun with python -m {paper.name}.train, whose finished runs are taken as they are"
+            f"{program()} cannot run under torchrun: start one process, with --workers for several candidates"
+            f"{'' if paper.module else by_itself}"
         )
     chosen = _checked(paper, options)
     folder = options.out / paper.name / options.run_folder

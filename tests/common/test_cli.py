@@ -11,11 +11,13 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from common.cli import StudyOptions, Switch, command, exact, metric, parse, quantity, run
+from common.cli import StudyOptions, Switch, command, exact, metric, output_folder, parse, quantity, run
+from common.compare.presets import Options as CompareOptions
 from common.plain import InputError
 from common.predict import PredictCommand
 from common.settings import Augmentation, Optimisation, StudyPreset
 from sm_nas.presets import PRESETS, SearchOptions
+from sm_nas.search import Options as SMNASOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +116,33 @@ def test_photographs_may_have_a_scale_of_their_own_where_none_is_given(capsys):
     assert not capsys.readouterr().err
     assert parse(Training, ["--data", "coco:DIR", "--scale", "smoke"]).scale == "smoke"
     assert "finds nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "typed", "trains"),
+    [
+        (SMNASOptions, "--scale smoke", True),
+        (SMNASOptions, "--scale smoke --describe", False),
+        (CompareOptions, "", True),
+        (CompareOptions, "--list", False),
+        (CompareOptions, "runs/best", False),
+    ],
+)
+def test_only_what_trains_is_said_to_find_nothing(kind, typed, trains, capsys):
+    parse(kind, [*typed.split(), "--data", "coco:DIR"])
+    assert ("finds nothing" in capsys.readouterr().err) == trains
+
+
+def test_a_folder_is_made_before_the_work_and_is_gone_where_nothing_is_written(tmp_path):
+    with output_folder(tmp_path / "kept" / "folder"):
+        (tmp_path / "kept" / "folder" / "file").touch()
+    with pytest.raises(InputError, match="refused"), output_folder(tmp_path / "new" / "folder"):
+        raise InputError("refused")
+    with output_folder(tmp_path / "made"):
+        assert (tmp_path / "made").is_dir()
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["kept", "folder", "file"]
+    with pytest.raises(InputError, match="there is a file where a folder is needed"):
+        output_folder(tmp_path / "kept" / "folder" / "file").__enter__()
 
 
 def test_what_is_default_is_not_said_but_for_scale_and_data():

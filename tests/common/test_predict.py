@@ -57,6 +57,7 @@ def test_what_is_found_is_drawn_and_written(detector, photos, capsys):
         printed = capsys.readouterr()
         assert printed.err.count("left out: image ") == 1
         assert "c.jpg cannot be decoded" in printed.err
+    assert "left out: 3 that an earlier call of predict drew" in printed.err
     images = json.loads((out / "images.json").read_text())
     names = ["a.jpg", "b.JPG", "more/a.png"]
     assert [each["file_name"] for each in images["images"]] == names
@@ -110,6 +111,43 @@ def test_several_pictures_keep_the_names_that_tell_them_apart(detector, photos, 
     assert "no pictures are given" in capsys.readouterr().err
 
 
+def test_every_picture_has_a_drawing_of_its_own(detector, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "found"
+    photos.mkdir()
+    names = ["a.png", "a.png.jpg", "a.png.jpg.JPG", "a.jpg", "a.jpeg", "a.webp", "b"]
+    for number, name in enumerate(names):
+        Image.new("RGB", (40 + number, 40)).save(photos / name, "PNG")
+    places = [str(photos), str(photos / "b")]
+    run(main, PredictCommand, [str(detector), *places, "--out", str(out), "--score", "1"])
+    drawn = {path.name: Image.open(path).width - 40 for path in (out / "drawn").iterdir()}
+    assert sorted(drawn.values()) == list(range(len(names)))
+    assert all(drawn[name] == names.index(name) for name in names[1:5])
+    assert (drawn["a.png.jpg.jpg"], drawn["b.jpg"]) == (0, 6)
+
+
+def test_what_predict_drew_is_no_photograph_and_what_it_did_not_draw_stays(detector, photos, capsys):
+    def found_in(place, out):
+        run(main, PredictCommand, [str(detector), str(place), "--out", str(out), "--score", "1"])
+        return [each["file_name"] for each in json.loads((out / "images.json").read_text())["images"]]
+
+    found_in(photos, photos)
+    for out in (photos, photos.parent / "found"):
+        assert found_in(photos, out) == ["a.jpg", "b.JPG", "more/a.png"]
+        assert "left out: 3 that an earlier call of predict drew" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        found_in(photos / "drawn", photos.parent / "other")
+    assert "were drawn by predict; give the photographs themselves" in capsys.readouterr().err
+
+    theirs = photos / "more" / "drawn" / "a.png.jpg"
+    theirs.parent.mkdir()
+    theirs.write_bytes(before := (photos / "a.jpg").read_bytes())
+    with pytest.raises(SystemExit):
+        found_in(photos / "more", photos / "more")
+    assert f"{theirs} is there and was not drawn by predict" in capsys.readouterr().err
+    assert theirs.read_bytes() == before
+    assert found_in(photos / "more", photos.parent / "other") == ["a.png", "drawn/a.png.jpg"]
+
+
 def test_what_was_found_before_an_interruption_is_written(detector, photos, capsys, monkeypatch):
     asked, detect = [], Detector.detect
 
@@ -157,6 +195,7 @@ def test_what_cannot_be_done_is_one_sentence(detector, photos, tmp_path, images,
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
     assert says in last
+    assert not (tmp_path / "found").exists()
 
 
 def test_boxes_are_drawn_where_they_are():

@@ -133,7 +133,9 @@ def test_the_command_says_what_is_shown_once_and_which_classes_a_detector_does_n
     cards = {"one": (0, {}), "two": (0, {}), "three": (1, {"categories": [*others, "cell"]})}
     files = {place: write(tmp_path / "runs" / place, seed, **card) for place, (seed, card) in cards.items()}
     compare(Options(detectors=(tmp_path / "runs",), data="scenes:val=3", out=tmp_path / "out", device="cpu"))
-    said = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err.startswith("3 detectors on 3 images of scenes:val=3, val\n")
+    said = printed.out.splitlines()
     assert said[:2] == [
         f"{files['two']} has the weights and input size of {files['one']}, which is shown",
         f"ours-s1/detector does not know {last}",

@@ -203,16 +203,18 @@ def test_precision_at_each_recall_is_that_of_pycocotools_mean():
         ([], "say what to evaluate"),
         (["--gt", "a.json"], "say what to evaluate"),
         (["--gt", "a.json", "--dt", "b.json", "--out", "found"], "are about a DETECTOR"),
-        (["best"], "best is evaluated on a set that --data names"),
-        (["best", "--data", "scenes", "--gt", "a.json"], "no --gt or --dt"),
-        (["best", "--data", "scenes:val=2"], "no class has the same name"),
+        (["best"], "say on which set to evaluate best with --data"),
+        (["best", "--data", "scenes", "--gt", "a.json"], "--gt and --dt compare two files without a DETECTOR"),
+        (["best", "--data", "scenes:val=2", "--out", "found"], "no class has the same name"),
         (["best", "--data", "scenes:val=2", "--score", "30"], "--score must be from 0 to 1, got 30"),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_sentence(flags, says, monkeypatch, capsys):
+def test_what_cannot_be_evaluated_is_one_sentence(flags, says, tmp_path, monkeypatch, capsys):
     told = Detector(nn.Identity(), ("bolt",), 64, IMAGE_MEAN, IMAGE_STD, {})
     monkeypatch.setattr(detectors, "load_detector", lambda *_: told)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         run(main, EvaluateCommand, flags)
     assert ended.value.code == 2
     assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

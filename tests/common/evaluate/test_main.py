@@ -195,3 +195,11 @@ def test_unreadable_files_give_a_sentence(tmp_path):
         dt.write_bytes(content)
         with pytest.raises(InputError, match="not valid JSON"):
             main(EvaluateCommand(gt=gt, dt=dt))
+
+
+def test_what_is_no_list_of_detections_is_one_short_sentence(tmp_path):
+    gt, dt = make_files(tmp_path)
+    for file, says in {gt: "holds a ground truth, not detections", dt: "must hold an object with images"}.items():
+        with pytest.raises(InputError, match=says) as told:
+            main(EvaluateCommand(gt=file, dt=file))
+        assert len(str(told.value)) < 120 + len(str(file))

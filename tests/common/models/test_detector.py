@@ -86,11 +86,14 @@ def test_every_way_to_name_a_detector(tmp_path, name, stem):
 def test_a_folder_of_several_detectors_says_how_to_name_one(tmp_path):
     for name in ("macs-1.5M", "macs-2M"):
         save_detector(tmp_path / "run" / "detectors" / name, small_detector(), DESCRIPTION)
-    with pytest.raises(InputError, match="holds 2: name one, such as") as raised:
+    with pytest.raises(InputError, match="holds 2: give one of them, such as") as raised:
         load_detector(tmp_path)
     named = str(raised.value).rpartition(" ")[2]
     assert named == str(tmp_path / "run" / "detectors" / "macs-1.5M.safetensors")
     assert load_detector(named).input_size == 64
+    (tmp_path / "run" / "detectors" / "macs-1.5M.safetensors").unlink()
+    with pytest.raises(InputError, match=r"holds 1: give .*/macs-2M\.safetensors"):
+        load_detector(tmp_path)
 
 
 def test_the_folder_of_a_run_names_its_detector(tmp_path):

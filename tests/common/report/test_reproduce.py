@@ -242,6 +242,16 @@ def test_it_says_what_it_runs_and_what_is_next_and_runs_keep_the_command_as_type
     assert command.endswith(" --seeds 1 --only table2")
 
 
+def test_under_torchrun_a_reproduction_says_what_can_be_started_instead(toy, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["detnas toynas reproduce"])
+    with pytest.raises(InputError, match=r"^detnas toynas reproduce cannot .* or train with torchrun -m toynas\.train"):
+        reproduce(toy.paper, toy.options())
+    monkeypatch.setattr(sys, "argv", ["detnas compare"])
+    with pytest.raises(InputError, match=r"^detnas compare cannot run under .* for several candidates$"):
+        reproduce(replace(toy.paper, module="common.compare"), toy.options())
+
+
 def test_seeds_one_by_one_then_the_whole_and_what_is_printed_next_can_be_typed(toy, capsys, monkeypatch):
     def following(**given) -> str:
         return said_by(toy, capsys, seeds=2, only=("figure1",), out=runs, **given)[-1]
