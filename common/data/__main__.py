@@ -38,7 +38,7 @@ UNLISTED = {
     "yolo": "no list names it",
     "bdd": "no JSON file has an entry of it",
 }
-"""Form -> why a picture beside those of a set is none of it."""
+"""Form -> why a picture that lies beside those of a set does not belong to it."""
 SMALL = 4.0  # pixels; a thinner object shows no class
 PYRAMID = (4, 8, 16, 32, 64)  # strides of an RPN's levels
 INPUT_SIZE, ANCHOR_SCALE = 256, 3.0  # of the first detector that photographs are trained with: SM-NAS's E0, scale photo
