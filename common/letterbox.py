@@ -1,4 +1,5 @@
-"""Fitting an image into the canvas that a network takes: once, for training data and for finished detectors.
+"""Fitting an image into the canvas that a network takes, and boxes back into the image: once, for training data, for
+AP, and for finished detectors.
 
 A canvas is given as `Size`: the side of a square, or its width and height. An image is scaled, aspect kept, until it
 fills the canvas in one direction; so a portrait image in a landscape canvas becomes small, with much padding beside it.

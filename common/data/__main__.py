@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 import tyro
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ from common.data.source import SPLITS, find, pictures_of, read_split
 from common.data.splits import SEARCH_SHARE
 from common.data.values import names_in
 from common.letterbox import letterbox_scale, padded
+from common.models.anchors import Anchors, unreached
 from common.plain import InputError
 
 UNREADABLE = ("fault that stops the reading", "faults that stop the reading")
@@ -134,9 +136,6 @@ def _contents(dataset: DetectionSet, input_size: int, anchor_scale: float) -> di
 
     "unreached": the share of objects that no anchor on a pyramid of strides 4 to 64 overlaps enough to be a positive.
     """
-    import torch  # --help answers without it
-
-    from common.models.anchors import Anchors, unreached
 
     objects = ~dataset.crowd
     labels = np.bincount(dataset.labels[objects], minlength=len(dataset.categories))
